@@ -1,0 +1,78 @@
+# Everything a newcomer types. `make quickstart` and `make test` need python3 (3.11 or 3.12) and make, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+UV_VERSION := 0.13.8
+export UV_COMPILE_BYTECODE = 1
+export UV_PYTHON_DOWNLOADS = never
+
+UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock
+
+.PHONY: help quickstart test test-all check format lock docs bench torch clean
+
+help:
+	@echo "make quickstart   raw text to a trained, verified, evaluated, reported model"
+	@echo "make test         the tests, under 10 minutes on 2 cores"
+	@echo "make test-all     the slow ones too"
+	@echo "make check        formatting, lint, types, dependencies"
+	@echo "make format       format the code"
+	@echo "make lock         renew requirements.lock from pyproject.toml"
+	@echo "make docs         build the documentation into site/"
+	@echo "make bench        benchmarks (need torch: make torch)"
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "marin needs Python 3.11 or 3.12, and $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
+	@echo "setting up $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/run: $(STAMPS)/venv pyproject.toml requirements.lock
+	@echo "installing marin with what the quickstart needs (once)"
+	@$(UV_INSTALL) -e '.[train,report]'
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/venv pyproject.toml requirements.lock
+	@echo "installing marin with what the tests need (once)"
+	@$(UV_INSTALL) -e '.[train,report,docs,dev]'
+	@touch $@ $(STAMPS)/run
+
+# PyTorch is a peer and an oracle of tests and benchmarks, never a dependency; pip finds the CPU build where one is offered.
+$(STAMPS)/torch: $(STAMPS)/dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@touch $@
+
+quickstart: $(STAMPS)/run
+	@$(BIN)/python experiments/quickstart.py $(ARGS)
+
+test: $(STAMPS)/dev
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-all: $(STAMPS)/dev
+	@$(BIN)/python -m pytest -n 2 -m '' $(ARGS)
+
+torch: $(STAMPS)/torch
+
+check: $(STAMPS)/dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+	@$(BIN)/deptry src
+
+format: $(STAMPS)/dev
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: $(STAMPS)/venv
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header --no-emit-index-url --no-annotate --quiet --output-file requirements.lock
+
+docs: $(STAMPS)/dev
+	@$(BIN)/mkdocs build --strict
+
+bench: $(STAMPS)/torch
+	@$(BIN)/python benchmarks/bench_train_cpu.py
+
+clean:
+	rm -rf $(VENV) site dist build

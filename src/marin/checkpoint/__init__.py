@@ -1,0 +1,1 @@
+"""Training state to disk and back, whole or not at all."""

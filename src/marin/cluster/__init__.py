@@ -1,0 +1,1 @@
+"""Where code runs: resources and the ways to start a job."""

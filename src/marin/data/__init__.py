@@ -1,0 +1,1 @@
+"""Tokens to batches by index arithmetic; no text, no executor."""

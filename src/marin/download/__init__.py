@@ -1,0 +1,1 @@
+"""Raw text in, with where it came from."""

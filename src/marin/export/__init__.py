@@ -1,0 +1,1 @@
+"""Checkpoints to the Hugging Face format and back, verified."""

@@ -1,0 +1,1 @@
+"""Bytes on disk: atomic writes, hashes, record files. Knows nothing of language models."""

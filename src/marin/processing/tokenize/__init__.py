@@ -1,0 +1,1 @@
+"""Documents to tokens: train a tokenizer, write token stores."""
