@@ -1,0 +1,92 @@
+"""What every model config offers, and the names under which configs are written in YAML.
+
+The protocol stands apart from `marin.models.lm` so that training configs can be written, read and planned without
+loading a tensor library. The price is that its signatures name arrays loosely; each model's own are exact.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+from marin.config import register_choice
+
+
+@runtime_checkable
+class LmConfig(Protocol):
+    """A decoder-only language model: a frozen, hashable dataclass, static under `jax.jit`.
+
+    Parameters are a pytree of frozen dataclasses; everything that belongs to one layer is stacked along a leading
+    axis of length `num_layers`. `tokens` are int32 `(batch, seq)` with `seq <= seq_len`.
+    """
+
+    @property
+    def seq_len(self) -> int:
+        """The longest sequence, in tokens, that the model takes."""
+        ...
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the residual stream."""
+        ...
+
+    @property
+    def num_layers(self) -> int:
+        """Number of blocks."""
+        ...
+
+    @property
+    def num_heads(self) -> int:
+        """Number of query heads."""
+        ...
+
+    def init(self, vocab_size: int, *, key: Any) -> Any:
+        """Random float32 parameters for `vocab_size` tokens from a JAX PRNG key."""
+        ...
+
+    def hidden_states(
+        self,
+        params: Any,
+        tokens: Any,
+        *,
+        positions: Any = None,
+        segment_ids: Any = None,
+        compute_dtype: Any = "float32",
+        remat: bool = False,
+        scan_layers: bool | None = None,
+    ) -> Any:
+        """States `(batch, seq, hidden)` after the final norm, in `compute_dtype`.
+
+        `segment_ids` int32 `(batch, seq)`: a token attends only to earlier tokens of its own segment, and, unless
+        `positions` int32 `(batch, seq)` are given, positions restart at 0 with each segment. `remat` recomputes each
+        layer in the backward pass. `scan_layers` compiles one layer and loops over it; None: only on accelerators
+        with many layers.
+        """
+        ...
+
+    def unembedding(self, params: Any) -> Any:
+        """The matrix `(hidden, vocab)` from states to logits, tied to the embedding or not."""
+        ...
+
+    def init_cache(self, batch_size: int, max_len: int, dtype: Any = "float32") -> Any:
+        """An empty key-value cache for `max_len` positions."""
+        ...
+
+    def hidden_states_cached(
+        self, params: Any, tokens: Any, cache: Any, *, positions: Any, compute_dtype: Any = "float32"
+    ) -> tuple[Any, Any]:
+        """States of `tokens` at `positions`, which attend to what the cache holds before them; and the new cache."""
+        ...
+
+    def num_params(self, vocab_size: int) -> int:
+        """Exact number of parameters of `init(vocab_size)`."""
+        ...
+
+    def flops_per_token(self, vocab_size: int, seq_len: int) -> float:
+        """Floating-point operations of one training step per token; `marin.models.layers.training_flops` says how."""
+        ...
+
+    def weight_decay_mask(self, params: Any) -> Any:
+        """The pytree of `params` with True where weight decay applies: matrices, not embeddings, norms or biases."""
+        ...
+
+
+register_choice(LmConfig, "llama", "marin.models.llama:LlamaConfig")
+register_choice(LmConfig, "gpt2", "marin.models.gpt2:Gpt2Config")
