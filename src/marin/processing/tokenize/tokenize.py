@@ -30,6 +30,7 @@ from marin.io.atomic import fsync_directory, write_text
 from marin.io.hashing import sha256_file
 from marin.io.records import LineReader, find_record_files, write_records
 from marin.processing.document import BadRow, Document, parse_documents
+from marin.processing.tokenize.config import TokenizeConfig
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 # Part of every shard's manifest: raised when the same input would give other bytes, so that old shards are redone.
@@ -45,30 +46,6 @@ ROUND_TRIP_DOCUMENTS = 8  # of each shard that are decoded again
 PROGRESS_INTERVAL_S = 10.0
 
 Report = Callable[[int, int], None]  # (bytes of the file read, bytes of text encoded) since the last report
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizeConfig:
-    """Which text, which tokenizer, and where the store goes."""
-
-    # Folder with documents (*.jsonl, *.jsonl.gz, *.jsonl.zst, at any depth), or one such file.
-    input_path: str
-    # Folder of the token store.
-    output_path: str
-    # Folder of the tokenizer, or its tokenizer.json.
-    tokenizer: str
-    # Largest share of rows that may be no documents before the run fails.
-    max_bad: float = 0.01
-    # Whether a sample of every shard is decoded and compared with its text. A tokenizer that normalizes fails this.
-    check_round_trip: bool = True
-    # Processes; None: one a CPU, at most one a file. Says how, not what: the store does not depend on it.
-    num_workers: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_bad <= 1:
-            raise ValueError(f"max_bad is {self.max_bad}; it is a share of the rows, between 0 and 1")
-        if self.num_workers is not None and self.num_workers < 1:
-            raise ValueError(f"num_workers is {self.num_workers}; at least one is needed, None means one a CPU")
 
 
 @dataclass(frozen=True, kw_only=True)
