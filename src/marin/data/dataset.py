@@ -13,7 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from marin.data.packing import PACKING_MODES, PackingMode, PackingStats, concatenation_stats, pack
+from marin.data.config import PACKING_MODES, PackingMode
+from marin.data.packing import PackingStats, concatenation_stats, pack
 from marin.data.store import TokenStore
 
 PADDING_SEGMENT = -1

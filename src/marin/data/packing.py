@@ -21,9 +21,6 @@ from typing import Literal
 
 import numpy as np
 
-PackingMode = Literal["concatenate", "greedy", "best_fit"]
-PACKING_MODES: tuple[PackingMode, ...] = ("concatenate", "greedy", "best_fit")
-
 
 @dataclass(frozen=True, kw_only=True)
 class PackingStats:
