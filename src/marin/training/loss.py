@@ -100,7 +100,9 @@ def _fused_forward(states, unembedding, targets, weights, z_loss_weight, chunk_t
 
     zero = jnp.zeros((), wide)
     start = (zero, zero, jnp.zeros(unembedding.shape, wide))
-    (total, nll, matrix_gradient), states_gradient = _over_chunks(chunk, start, (states, targets, weights), chunk_tokens)
+    (total, nll, matrix_gradient), states_gradient = _over_chunks(
+        chunk, start, (states, targets, weights), chunk_tokens
+    )
     return (total, nll), (states_gradient, matrix_gradient.astype(unembedding.dtype))
 
 
