@@ -34,6 +34,8 @@ class Quickstart:
     """Tokens of the byte-level BPE, specials included."""
     model: LlamaConfig
     train: SimpleTrainConfig
+    num_questions: int
+    """Multiple-choice questions made from held-out text."""
     max_documents: int | None = None
     """Take only the first so many documents, for a quick look."""
 
@@ -41,6 +43,7 @@ class Quickstart:
 QUICKSTART = Quickstart(
     validation_fraction=0.08,
     vocab_size=4096,
+    num_questions=300,
     model=LlamaConfig(
         seq_len=256,
         hidden_dim=192,
@@ -82,7 +85,13 @@ def quickstart(config: Quickstart) -> ExecutorStep:
     )
     exported = export_step("exports/quickstart", trained=trained, tokenizer=tokenizer)
     evaluation = evaluate_heldout(
-        "evaluations/quickstart", model=exported, documents=documents / "validation", train_documents=documents / "train"
+        "evaluations/quickstart",
+        model=exported,
+        documents=documents / "validation",
+        train_documents=documents / "train",
+        seed=0,
+        max_bytes=None,
+        num_questions=config.num_questions,
     )
     return report(
         "reports/quickstart",

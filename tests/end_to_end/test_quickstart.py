@@ -27,8 +27,7 @@ TOY = [
     "train.warmup=5",
     "train.steps_per_eval=10",
     "train.steps_per_checkpoint=10",
-    "evaluation.num_questions=20",
-    "evaluation.max_documents=4",
+    "num_questions=20",
 ]
 STEPS = [
     "documents/python",
@@ -70,7 +69,7 @@ def registers(prefix: Path) -> dict[str, list[dict]]:
 
 def output_of(prefix: Path, name: str) -> Path:
     (state,) = registers(prefix)[name]
-    return prefix / state["data_root"]
+    return prefix / state["record"]["path"] / state["data_root"]
 
 
 @pytest.fixture(scope="module")
