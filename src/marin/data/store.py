@@ -22,6 +22,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from marin.io.atomic import open_atomic, write_text
+from marin.io.hashing import sha256_file
+
 FORMAT = "marin-token-store"
 VERSION = 1
 LEDGER = "store.json"
@@ -162,18 +165,17 @@ def write_ledger(
     if lengths.shape != (vocab_size,):
         raise ValueError(f"token_byte_lengths has shape {lengths.shape}, expected ({vocab_size},), one a token")
     folder = Path(path)
-    np.save(folder / BYTE_LENGTHS, lengths)
+    with open_atomic(folder / BYTE_LENGTHS) as file:
+        np.save(file, lengths)
     text = ledger_text(
         shards,
         vocab_size=vocab_size,
         tokenizer_digest=tokenizer_digest,
         eos_id=eos_id,
         bos_id=bos_id,
-        byte_lengths_sha256=_file_sha256(folder / BYTE_LENGTHS),
+        byte_lengths_sha256=sha256_file(folder / BYTE_LENGTHS)[1],
     )
-    temporary = folder / f".{LEDGER}.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(folder / LEDGER)
+    write_text(folder / LEDGER, text)
 
 
 class TokenStore:
@@ -369,7 +371,7 @@ class TokenStore:
         for file, expected in self._files():
             if not file.is_file():
                 raise CorruptStoreError(f"{file} is missing. {_REMEDY}")
-            found = _file_sha256(file)
+            found = sha256_file(file)[1]
             if found != expected:
                 raise CorruptStoreError(
                     f"{file} is damaged: its sha256 is {found[:16]}..., the ledger says {expected[:16]}.... {_REMEDY}"
@@ -398,11 +400,6 @@ def _map(path: Path, dtype: np.dtype, length: int) -> np.ndarray:
 
 def _checksum(ledger: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(ledger, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_ledger(path: Path) -> dict[str, Any]:
