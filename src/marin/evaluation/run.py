@@ -10,12 +10,10 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from marin.evaluation.baselines import NgramByteModel, UniformByteModel
 from marin.evaluation.config import EvaluationConfig
@@ -41,7 +39,8 @@ from marin.evaluation.statistics import compare_answers, compare_ratios, proport
 from marin.evaluation.tasks import MultipleChoiceTask, prompt_hash
 from marin.export.hf import LoadedModel, load_hf
 from marin.inference.generate import generate
-from marin.io.records import read_documents
+from marin.io.records import LineReader, find_record_files
+from marin.processing.document import BadRow, Document, parse_documents
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["EvaluationConfig", "run"]
@@ -63,12 +62,13 @@ def run(config: EvaluationConfig) -> Path:
     tokenizer = load_tokenizer(config.model_path)
     model = scored_model(loaded.config, loaded.params, loaded.vocab_size, config.tokens_per_batch)
     check_vocabulary(model, tokenizer)
-    documents, num_documents = held_out_documents(config)
+    held_out = held_out_documents(config)
+    documents = held_out.documents
     total = sum(len(text.encode("utf-8")) for _, text in documents)
-    print(f"evaluating on {len(documents)} of {num_documents} held-out documents, {total:,} bytes", flush=True)
+    print(f"evaluating on {len(documents)} of {held_out.num_all} held-out documents, {total:,} bytes", flush=True)
     ngram = _train_ngram(config)
 
-    tasks, comparisons, samples = _bits_per_byte(model, tokenizer, ngram, documents, num_documents, config)
+    tasks, comparisons, samples = _bits_per_byte(model, tokenizer, ngram, held_out, config)
     if config.num_questions:
         task = continuation_choice(
             documents,
@@ -117,17 +117,31 @@ def check_parity(model_path: str | Path, allow_unverified: bool = False) -> dict
     return parity
 
 
-def held_out_documents(config: EvaluationConfig) -> tuple[list[tuple[str, str]], int]:
-    """The documents (id, text) to score, and how many there are in all.
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The documents to score, and what they were taken from."""
+
+    documents: tuple[tuple[str, str], ...]
+    """(id, text) of each."""
+    num_all: int
+    """How many there were to choose from."""
+    num_bad: int
+    """Lines that were no documents."""
+
+
+def held_out_documents(config: EvaluationConfig) -> HeldOut:
+    """The documents to score.
 
     They are ordered by a hash of (seed, id), cut at max_document_bytes, and taken until they hold max_bytes, two at
     least; to pass over one that is too long would favour short ones. Blank documents are not counted.
     """
-    documents = [(row["id"], row["text"]) for row in read_documents(config.documents_path) if row["text"].strip()]
+    rows = list(_rows(config.documents_path))
+    documents = [(row.id, row.text) for row in rows if isinstance(row, Document) and row.text.strip()]
+    num_bad = sum(isinstance(row, BadRow) for row in rows)
     if len(documents) < 2:
         raise ValueError(
-            f"{config.documents_path} has {len(documents)} documents with text; an evaluation needs at least two, "
-            "since the error bar of a score comes from the differences between documents"
+            f"{config.documents_path} has {len(documents)} documents with text (and {num_bad} lines that are none); an "
+            "evaluation needs at least two, since the error bar of a score comes from the differences between documents"
         )
     documents.sort(key=lambda document: hashlib.sha256(f"{config.seed} {document[0]}".encode()).digest())
     chosen: list[tuple[str, str]] = []
@@ -138,7 +152,17 @@ def held_out_documents(config: EvaluationConfig) -> tuple[list[tuple[str, str]],
         text = cut_at_line_end(text, config.max_document_bytes)
         chosen.append((document_id, text))
         num_bytes += len(text.encode("utf-8"))
-    return chosen, len(documents)
+    return HeldOut(documents=tuple(chosen), num_all=len(documents), num_bad=num_bad)
+
+
+def _rows(folder: str) -> Iterator[Document | BadRow]:
+    """Every row of the record files in a folder, in the order of their names."""
+    files = find_record_files(folder)
+    if not files:
+        raise FileNotFoundError(f"no documents in {folder}: expected files that end in .jsonl, .jsonl.gz or .jsonl.zst")
+    for file in files:
+        with LineReader(file) as lines:
+            yield from parse_documents(lines, file=file.name)
 
 
 def cut_at_line_end(text: str, max_bytes: int | None) -> str:
@@ -151,7 +175,8 @@ def cut_at_line_end(text: str, max_bytes: int | None) -> str:
 
 
 def _train_ngram(config: EvaluationConfig) -> NgramByteModel:
-    texts = (row["text"].encode("utf-8") for row in read_documents(config.train_documents_path))
+    rows = _rows(config.train_documents_path)
+    texts = (row.text.encode("utf-8") for row in rows if isinstance(row, Document))
     model = NgramByteModel.train(texts, config.max_ngram_train_bytes)
     print(f"n-gram baseline: counted {model.num_train_bytes:,} bytes of training documents", flush=True)
     return model
@@ -161,10 +186,10 @@ def _bits_per_byte(
     model: ScoredModel,
     tokenizer: Encoder,
     ngram: NgramByteModel,
-    documents: Sequence[tuple[str, str]],
-    num_documents: int,
+    held_out: HeldOut,
     config: EvaluationConfig,
 ) -> tuple[dict[str, TaskResult], list[dict[str, Any]], list[dict[str, Any]]]:
+    documents = held_out.documents
     texts = [text for _, text in documents]
     data = [text.encode("utf-8") for text in texts]
     scored = document_bits(model, tokenizer, texts, config.stride, _ProgressLines("bits per byte"))
@@ -173,7 +198,9 @@ def _bits_per_byte(
         UNIFORM: UniformByteModel().document_bits(data),
         NGRAM: ngram.document_bits(data),
     }
-    note = f"{len(documents)} of {num_documents} held-out documents"
+    note = f"{len(documents)} of {held_out.num_all} held-out documents"
+    if held_out.num_bad:
+        note += f" ({held_out.num_bad} lines were no documents and are left out)"
     if config.max_document_bytes is not None:
         note += f", each up to the last line end within {config.max_document_bytes:,} bytes"
     notes = {
