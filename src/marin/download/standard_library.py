@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from marin.io.atomic import write_atomic
+from marin.io.atomic import write_bytes, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def collect_standard_library(config: StandardLibraryConfig) -> dict[str, Any]:
         for shard, start in enumerate(range(0, len(chosen), size)):
             path = Path(config.output_path) / split / f"documents-{shard:05d}.jsonl.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, _gzip_lines(chosen[start : start + size]))
+            write_bytes(path, _gzip_lines(chosen[start : start + size]))
         text = "".join(d["text"] for d in chosen).encode()
         provenance["splits"][split] = {
             "num_documents": len(chosen),
@@ -81,7 +81,7 @@ def collect_standard_library(config: StandardLibraryConfig) -> dict[str, Any]:
         }
         print(f"{split}: {len(chosen)} documents, {len(text) / 1e6:.1f} MB", flush=True)
     provenance["config"] = {k: v for k, v in asdict(config).items() if k != "output_path"}
-    write_atomic(Path(config.output_path) / "provenance.json", json.dumps(provenance, indent=2).encode())
+    write_text(Path(config.output_path) / "provenance.json", json.dumps(provenance, indent=2))
     return provenance
 
 

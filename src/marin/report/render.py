@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from marin.io.atomic import write_atomic
+from marin.io.atomic import write_text
 from marin.report.collect import Collected, StepRecord, collect
 from marin.report.config import ReportConfig
 from marin.report.dag import dag_picture
@@ -29,10 +29,10 @@ def write_report(config: ReportConfig) -> Path:
     folder = Path(config.output_path)
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
-        write_atomic(folder / name, picture.encode())
-    write_atomic(folder / "report.md", markdown.encode())
+        write_text(folder / name, picture)
+    write_text(folder / "report.md", markdown)
     html = folder / "report.html"
-    write_atomic(html, _html(config.title, markdown, pictures).encode())
+    write_text(html, _html(config.title, markdown, pictures))
     print(f"report: {html}", flush=True)
     return html
 
@@ -78,11 +78,12 @@ def _headline(data: Collected) -> str:
     tasks = data.evaluation.get("tasks", {})
     lines = []
     for comparison in data.evaluation.get("comparisons", []):
-        low, high = comparison["ci95"]
+        interval = comparison["ci95"]
+        between = f", 95% from {interval[0]:+.4f} to {interval[1]:+.4f}" if interval else ""
         lines.append(
-            f"- **{comparison['model']}** against **{comparison['baseline']}**: {comparison['difference']:+.4f} "
-            f"± {comparison['stderr']:.4f} {comparison['metric'].replace('_', ' ')} over {comparison['n']} documents, "
-            f"paired (95% from {low:+.4f} to {high:+.4f}): {comparison['verdict']}"
+            f"- **{comparison['model']}** beside **{comparison['baseline']}**: "
+            f"{comparison['difference']:+.4f} ± {comparison['stderr'] or 0:.4f} {comparison['metric'].replace('_', ' ')} "
+            f"(paired over {comparison['n']} {comparison['unit']}{between}): {comparison['verdict']}"
         )
     for task, result in tasks.items():
         if "acc" in result["metrics"]:
