@@ -1,5 +1,6 @@
 """Evaluation steps."""
 
+from marin.cluster.resources import ResourceConfig
 from marin.evaluation.config import EvaluationConfig
 from marin.execution.executor import ExecutorStep, InputName, this_output_path
 
@@ -13,14 +14,15 @@ def evaluate_heldout(
     seed: int,
     max_bytes: int | None,
     num_questions: int,
+    resources: ResourceConfig | None = None,
     description: str = "Bits per byte beside two baselines, multiple choice and completions, on held-out text",
     **settings,
 ) -> ExecutorStep:
     """A step whose output has results.json and samples.jsonl of an exported model on held-out documents.
 
     documents and train_documents are folders of document shards, such as `collected / "validation"` and
-    `collected / "train"`. The other arguments, and every further field of EvaluationConfig as a keyword, say what is
-    scored.
+    `collected / "train"`. With resources the step is a job of its own; without, it shares the executor's process. The
+    other arguments, and every further field of EvaluationConfig as a keyword, say what is scored.
 
     Example:
         >>> from marin.execution.executor import ExecutorStep
@@ -44,5 +46,6 @@ def evaluate_heldout(
             num_questions=num_questions,
             **settings,
         ),
+        resources=resources,
         description=description,
     )
