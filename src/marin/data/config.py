@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 # How documents become rows; the trade between them is told in marin.data.packing.
-PackingMode = Literal["concatenate", "greedy", "best_fit"]
+LaidOutMode = Literal["greedy", "best_fit"]
+PackingMode = Literal["concatenate", LaidOutMode]
 PACKING_MODES: tuple[PackingMode, ...] = ("concatenate", "greedy", "best_fit")
 
 
