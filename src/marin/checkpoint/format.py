@@ -1,0 +1,359 @@
+"""A pytree of arrays on disk, complete or absent, and provably undamaged.
+
+A checkpoint is a folder:
+
+    step-00000500/
+      manifest.json                      step, metadata; per array: path in the tree, shape, dtype, sha256 of each file
+      arrays/params.blocks.wqkv/...      one zarr v3 array per leaf (TensorStore), named by its place in the tree
+
+It is filled under another name, each file is flushed to disk, the manifest is written last, and the folder then gets
+its name by one rename: whoever sees the name sees all of it. Loading reads each file's hash before trusting a byte.
+The price is that every save and load reads all bytes once more to hash them, and that arrays are stored uncompressed
+(trained weights hardly compress). Arrays are split along their first axis into chunks, so that a later reader can
+fetch a part.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import warnings
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorstore as ts
+
+from marin.checkpoint.discover import (
+    DELETING,
+    MANIFEST,
+    WRITING,
+    checkpoint_name,
+    list_checkpoints,
+)
+
+FORMAT = "marin-checkpoint"
+VERSION = 1
+_ARRAYS = "arrays"
+_CHUNK_BYTES = 64 * 2**20
+_HASH_THREADS = 4
+_PART = re.compile(r"[A-Za-z0-9_\-]+")
+
+
+class CorruptCheckpointError(ValueError):
+    """A checkpoint on disk is not what was written. The message names the file and what to do."""
+
+    def __init__(self, checkpoint: str | Path, file: str, problem: str) -> None:
+        self.checkpoint = Path(checkpoint)
+        self.file = file
+        super().__init__(
+            f"checkpoint {checkpoint} is corrupt: file '{file}' {problem}. Delete this folder; training then resumes "
+            "from the checkpoint before it."
+        )
+
+
+class CorruptCheckpointWarning(UserWarning):
+    """A corrupt checkpoint was passed over for the one before it."""
+
+
+class Loaded(NamedTuple):
+    """What `load_latest` found."""
+
+    path: Path
+    """The checkpoint's folder."""
+    step: int
+    """Updates done when it was saved."""
+    state: Any
+    """The pytree asked for."""
+    metadata: dict[str, Any]
+    """What the writer put beside it."""
+
+
+def save(root: str | Path, step: int, state: Any, metadata: Mapping[str, Any] | None = None) -> Path:
+    """Write `state` as the checkpoint of `step` in `root`; returns its folder. Replaces one of the same step.
+
+    `state` is a pytree of arrays (dataclasses, dicts, tuples; keys made of letters, digits, `_` and `-`).
+    `metadata` is any JSON value object. When this returns, the checkpoint has reached the disk; killed at any moment
+    before, it leaves no checkpoint of this step (or the former one) and at most a folder that
+    `discover.remove_leftovers` deletes.
+    """
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    final = root / checkpoint_name(step)
+    folder = root / f"{WRITING}{final.name}-{secrets.token_hex(4)}"
+    folder.mkdir()
+    try:
+        arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state).items()}
+        writes = [_write_array(folder / _ARRAYS / name, array) for name, array in arrays.items()]
+        for write in writes:
+            write.result()
+        files = _hash_files(folder, fsync=True)
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "step": step,
+            "metadata": dict(metadata or {}),
+            "arrays": [
+                {
+                    "path": name,
+                    "shape": list(array.shape),
+                    "dtype": array.dtype.name,
+                    "files": {file: digest for file, digest in files.items() if file.startswith(f"{_ARRAYS}/{name}/")},
+                }
+                for name, array in arrays.items()
+            ],
+        }
+        manifest["sha256"] = _manifest_digest(manifest)
+        _write_durably(folder / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False).encode())
+        for directory, _, _ in os.walk(folder):
+            _fsync_path(directory)
+        if final.exists():
+            replaced = root / f"{DELETING}{final.name}-{secrets.token_hex(4)}"
+            final.rename(replaced)
+            folder.rename(final)
+            shutil.rmtree(replaced)
+        else:
+            folder.rename(final)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    _fsync_path(root)
+    return final
+
+
+def load(path: str | Path, like: Any, prefix: str = "params") -> Any:
+    """Read the part of a checkpoint that lies under `prefix` into a pytree shaped like `like`.
+
+    Args:
+        path: folder of one checkpoint, as `latest` returns it.
+        like: pytree whose leaves have `.shape` and `.dtype` (arrays, or `jax.eval_shape` of what makes them).
+        prefix: dotted place in the saved tree; "" is the whole of it.
+
+    Returns:
+        A pytree with the structure of `like` and jax arrays as leaves, bit for bit what was saved.
+
+    Raises:
+        CorruptCheckpointError: a file of this part (or the manifest) is missing or its bytes changed.
+        ValueError: the saved part has other leaves, shapes or dtypes than `like`.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    saved = {entry["path"]: entry for entry in manifest["arrays"]}
+    if prefix:
+        saved = {name: entry for name, entry in saved.items() if name == prefix or name.startswith(f"{prefix}.")}
+    wanted = _named_leaves(like, prefix)
+    _check_same_leaves(path, wanted, saved)
+    _verify_files(path, saved.values())
+    reads = [_read_array(path / _ARRAYS / name) for name in wanted]
+    # copied, since a jax array that borrows numpy's memory could not be donated to a training step
+    leaves = [jnp.array(read.result()) for read in reads]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def latest(root: str | Path) -> Path | None:
+    """Folder of the newest checkpoint in `root` that is complete and undamaged; None where there is none.
+
+    Reads every byte of it to know. Warns (`CorruptCheckpointWarning`) for each newer one that is damaged.
+    """
+    for folder in reversed(list_checkpoints(root)):
+        try:
+            verify(folder.path)
+        except CorruptCheckpointError as error:
+            _warn_passed_over(error)
+        else:
+            return folder.path
+    return None
+
+
+def load_latest(root: str | Path, like: Any, prefix: str = "") -> Loaded | None:
+    """`load` of the newest checkpoint in `root` that is undamaged; None where there is none.
+
+    Warns (`CorruptCheckpointWarning`) for each newer one that is damaged. Cheaper than `latest` and then `load`:
+    bytes are hashed once.
+    """
+    for folder in reversed(list_checkpoints(root)):
+        try:
+            state = load(folder.path, like, prefix)
+            return Loaded(folder.path, folder.step, state, _read_manifest(folder.path)["metadata"])
+        except CorruptCheckpointError as error:
+            _warn_passed_over(error)
+    return None
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """`{"step": updates done, **metadata}` of the checkpoint in folder `path`."""
+    manifest = _read_manifest(Path(path))
+    return {**manifest["metadata"], "step": manifest["step"]}
+
+
+def verify(path: str | Path) -> None:
+    """Read every byte of the checkpoint in folder `path`; raises CorruptCheckpointError at the first wrong file."""
+    path = Path(path)
+    _verify_files(path, _read_manifest(path)["arrays"])
+
+
+def _named_leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of a pytree by dotted path, in the tree's own order."""
+    named = {}
+    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        parts = [_key_text(key) for key in keys]
+        bad = [part for part in parts if not _PART.fullmatch(part)]
+        if bad:
+            raise ValueError(
+                f"cannot name leaf {jax.tree_util.keystr(keys)} on disk: key {bad[0]!r} has characters other than "
+                "letters, digits, '_' and '-'. Rename the key."
+            )
+        name = ".".join(([prefix] if prefix else []) + parts)
+        if not name:
+            raise ValueError("a checkpoint's state needs named leaves: pass {'name': array} instead of a bare array")
+        named[name] = leaf
+    return named
+
+
+def _key_text(key: Any) -> str:
+    """`attr`, `key` or `3` of one step of a jax key path."""
+    for attribute in ("name", "key", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    raise ValueError(f"cannot name a leaf below pytree key {key!r}: register the node type with keys")
+
+
+def _write_array(folder: Path, array: np.ndarray) -> ts.Future:
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": f"{folder}/"},
+        "context": {"file_io_sync": False},  # `_hash_files` flushes each file once, when it is whole
+        # a chunk of zeros is written too: every file in the manifest exists
+        "store_data_equal_to_fill_value": True,
+        "metadata": {
+            "shape": list(array.shape),
+            "data_type": array.dtype.name,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": _chunk_shape(array)}},
+            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+        },
+    }
+    if array.dtype.itemsize == 1:
+        spec["metadata"]["codecs"] = [{"name": "bytes"}]
+    return ts.open(spec, create=True).result().write(array)
+
+
+def _chunk_shape(array: np.ndarray) -> list[int]:
+    """The whole array, or as many rows of its first axis as stay within the chunk size."""
+    shape = [max(1, extent) for extent in array.shape]
+    if shape:
+        row_bytes = math.prod(shape[1:]) * array.dtype.itemsize
+        shape[0] = max(1, min(shape[0], _CHUNK_BYTES // row_bytes))
+    return shape
+
+
+def _read_array(folder: Path) -> ts.Future:
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/"}}
+    return ts.open(spec, open=True).result().read()
+
+
+def _check_same_leaves(path: Path, wanted: Mapping[str, Any], saved: Mapping[str, Mapping[str, Any]]) -> None:
+    missing = sorted(set(wanted) - set(saved))
+    unexpected = sorted(set(saved) - set(wanted))
+    if missing or unexpected:
+        raise ValueError(
+            f"checkpoint {path} holds another model or optimizer: "
+            f"it lacks {_some(missing)} and has beyond what is asked for {_some(unexpected)}. "
+            "Load it with the config it was trained with (config.yaml beside the checkpoints)."
+        )
+    for name, leaf in wanted.items():
+        given = (tuple(saved[name]["shape"]), saved[name]["dtype"])
+        expected = (tuple(leaf.shape), np.dtype(leaf.dtype).name)
+        if given != expected:
+            raise ValueError(
+                f"checkpoint {path}: array '{name}' has shape {given[0]} and dtype {given[1]}, expected {expected[0]} "
+                f"and {expected[1]}. Load it with the config it was trained with (config.yaml beside the checkpoints)."
+            )
+
+
+def _some(names: list[str]) -> str:
+    """At most four names, and how many more there are."""
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(f"'{name}'" for name in names[:4]) + more
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        digest = manifest.pop("sha256")
+    except FileNotFoundError:
+        raise CorruptCheckpointError(path, MANIFEST, "is missing") from None
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CorruptCheckpointError(path, MANIFEST, f"cannot be read ({error})") from error
+    if _manifest_digest(manifest) != digest:
+        raise CorruptCheckpointError(path, MANIFEST, "does not match its own sha256")
+    if manifest["format"] != FORMAT or manifest["version"] != VERSION:
+        raise ValueError(
+            f"checkpoint {path} has format {manifest['format']!r} version {manifest['version']!r}, this marin reads "
+            f"{FORMAT!r} version {VERSION}. Use the marin version named in its record."
+        )
+    return manifest
+
+
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _verify_files(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    expected = {file: digest for entry in entries for file, digest in entry["files"].items()}
+
+    def check(file: str) -> None:
+        try:
+            found = _sha256(path / file)
+        except OSError as error:
+            raise CorruptCheckpointError(path, file, f"cannot be read ({error.strerror})") from error
+        if found != expected[file]:
+            raise CorruptCheckpointError(path, file, f"has sha256 {found[:12]}..., expected {expected[file][:12]}...")
+
+    with ThreadPoolExecutor(_HASH_THREADS) as pool:
+        list(pool.map(check, sorted(expected)))
+
+
+def _hash_files(folder: Path, *, fsync: bool) -> dict[str, str]:
+    """sha256 of each file below `folder` by relative path, sorted."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(_HASH_THREADS) as pool:
+        digests = list(pool.map(lambda path: _sha256(path, fsync=fsync), files))
+    return {path.relative_to(folder).as_posix(): digest for path, digest in zip(files, digests, strict=True)}
+
+
+def _sha256(path: Path, *, fsync: bool = False) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if fsync:
+            os.fsync(file.fileno())
+    return digest
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fsync_path(path: str | Path) -> None:
+    """Flush a folder's list of names to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _warn_passed_over(error: CorruptCheckpointError) -> None:
+    warnings.warn(f"{error} Passing over it for the checkpoint before it.", CorruptCheckpointWarning, stacklevel=3)

@@ -1,0 +1,41 @@
+"""Which checkpoints to keep.
+
+Two kinds: the newest few, there to resume from, and every N-th step, there for good. At least two of the newest are
+kept, so that one damaged on disk costs the steps since the one before it and never the run.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from marin.checkpoint.discover import list_checkpoints, remove_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepPolicy:
+    """What survives when a newer checkpoint has been saved."""
+
+    keep_last: int = 2
+    """How many of the newest to keep, at least 1; with 1 a damaged checkpoint means starting anew."""
+    keep_every: int | None = None
+    """Keep for good each checkpoint whose step is a multiple of this; None keeps only the newest."""
+
+    def __post_init__(self) -> None:
+        if self.keep_last < 1:
+            raise ValueError(f"keep_last must be 1 or more (a run resumes from the newest), got {self.keep_last}")
+        if self.keep_every is not None and self.keep_every < 1:
+            raise ValueError(f"keep_every counts steps and must be 1 or more, or None; got {self.keep_every}")
+
+    def removable(self, steps: Iterable[int]) -> list[int]:
+        """The steps whose checkpoints this policy no longer needs, oldest first."""
+        ordered = sorted(steps)
+        return [step for step in ordered[: -self.keep_last] if self.keep_every is None or step % self.keep_every]
+
+
+def apply_policy(root: str | Path, policy: KeepPolicy) -> list[int]:
+    """Delete from `root` what `policy` lets go; the steps deleted."""
+    folders = {folder.step: folder.path for folder in list_checkpoints(root)}
+    doomed = policy.removable(folders)
+    for step in doomed:
+        remove_checkpoint(folders[step])
+    return doomed

@@ -1,0 +1,168 @@
+"""Rows of a token store: tokens, targets, weights and segments of any rows, a whole batch at a time.
+
+A row is index arithmetic over the memory-mapped store; no row is ever materialised before it is asked for, and no
+Python runs per token or, in `concatenate`, per row. See `marin.data.packing` for what a slot is and for the trade
+between the ways of packing.
+
+Segments: slot t belongs to the document of its *target*. The end-of-text token that precedes a document is therefore
+the first input of that document's segment, and a model that masks attention by segment sees no stranger's token.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from marin.data.config import PACKING_MODES, PackingMode
+from marin.data.packing import PackingStats, concatenation_stats, pack
+from marin.data.store import TokenStore
+
+PADDING_SEGMENT = -1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Rows ready for a training or an evaluation step; B rows of T slots."""
+
+    tokens: np.ndarray  # int32 (B, T): inputs; end-of-text where a slot is padding
+    targets: np.ndarray  # int32 (B, T): what follows each input; end-of-text where a slot is padding
+    loss_weights: np.ndarray  # float32 (B, T): 1 where the target counts, 0 on padding
+    segment_ids: np.ndarray  # int32 (B, T): 0, 1, ... by document from the left of each row, -1 on padding
+
+    @property
+    def num_rows(self) -> int:
+        return self.tokens.shape[0]
+
+
+class RowDataset(Protocol):
+    """A fixed number of rows, each a pure function of its index."""
+
+    store: TokenStore
+    seq_len: int
+    num_rows: int
+
+    def rows(self, indices: np.ndarray) -> Batch:
+        """The rows with these indices: int64 (B,), each in [0, num_rows)."""
+        ...
+
+    def stats(self) -> PackingStats: ...
+
+
+def row_dataset(store: TokenStore, seq_len: int, packing: PackingMode) -> RowDataset:
+    """Rows of `seq_len` slots over a store."""
+    if packing == "concatenate":
+        return ConcatenatedRows(store, seq_len)
+    if packing in PACKING_MODES:
+        return PackedRows(store, seq_len, packing)
+    raise ValueError(f"unknown packing {packing!r}; expected one of {', '.join(map(repr, PACKING_MODES))}")
+
+
+class ConcatenatedRows:
+    """All documents end to end, cut every `seq_len` targets; the last row is filled up with padding."""
+
+    def __init__(self, store: TokenStore, seq_len: int):
+        _check_seq_len(seq_len)
+        self.store = store
+        self.seq_len = seq_len
+        self.num_rows = -(-store.num_tokens // seq_len)
+
+    def rows(self, indices: np.ndarray) -> Batch:
+        indices = _checked(indices, self.num_rows)
+        length = self.seq_len
+        starts = indices * length  # positions of the first targets; the inputs begin one earlier
+        inner = (starts > 0) & (starts + length <= self.store.num_tokens)
+        if inner.all():
+            window = self.store.gather(starts - 1, length + 1)  # (B, T + 1)
+            weights = np.ones((indices.size, length), np.float32)
+        else:
+            window = np.full((indices.size, length + 1), self.store.eos_id, np.int32)
+            window[inner] = self.store.gather(starts[inner] - 1, length + 1)
+            for row in np.flatnonzero(~inner).tolist():  # the store's first row and its last
+                first, end = max(int(starts[row]) - 1, 0), min(int(starts[row]) + length, self.store.num_tokens)
+                at = first - (int(starts[row]) - 1)
+                window[row, at : at + end - first] = self.store.gather(np.array([first]), end - first)[0]
+            weights = (starts[:, None] + np.arange(length) < self.store.num_tokens).astype(np.float32)
+        segments = self._segments(starts)
+        if not inner.all():
+            segments[weights == 0] = PADDING_SEGMENT
+        return Batch(
+            tokens=np.ascontiguousarray(window[:, :-1]),
+            targets=np.ascontiguousarray(window[:, 1:]),
+            loss_weights=weights,
+            segment_ids=segments,
+        )
+
+    def _segments(self, starts: np.ndarray) -> np.ndarray:
+        """How many documents begin after a row's first target, up to each slot: int32 (B, T)."""
+        offsets = self.store.document_offsets
+        low = np.searchsorted(offsets, starts, side="right")
+        high = np.searchsorted(offsets, starts + self.seq_len, side="left")
+        row, document = _ragged(low, high - low)
+        begins = np.zeros((starts.size, self.seq_len), np.int32)
+        begins[row, offsets[document] - starts[row]] = 1
+        return np.cumsum(begins, axis=1, dtype=np.int32)
+
+    def stats(self) -> PackingStats:
+        return concatenation_stats(self.store.document_offsets, self.seq_len)
+
+
+class PackedRows:
+    """Documents laid into rows whole, by `greedy` or `best_fit`; laid out when opened."""
+
+    def __init__(self, store: TokenStore, seq_len: int, packing: PackingMode):
+        _check_seq_len(seq_len)
+        self.store = store
+        self.seq_len = seq_len
+        offsets = store.document_offsets
+        layout = pack(np.diff(offsets), seq_len, packing)
+        self._stats = layout.stats()
+        self._row_offsets = layout.row_offsets
+        self._length = layout.length
+        self._position = offsets[layout.document] + layout.start  # of a piece's first target
+        self._slot = np.cumsum(layout.length) - layout.length  # of a piece's first target, counted over all rows
+        row_starts = np.append(self._slot, layout.length.sum())[layout.row_offsets[:-1]]
+        self._slot -= np.repeat(row_starts, np.diff(layout.row_offsets))  # now counted from its row's first slot
+        self.num_rows = layout.num_rows
+
+    def rows(self, indices: np.ndarray) -> Batch:
+        indices = _checked(indices, self.num_rows)
+        shape = indices.size, self.seq_len
+        low = self._row_offsets[indices]
+        row, piece = _ragged(low, self._row_offsets[indices + 1] - low)
+        lengths = self._length[piece]
+        which, slot = _ragged(row * self.seq_len + self._slot[piece], lengths)
+        positions = slot + (self._position[piece] - row * self.seq_len - self._slot[piece])[which]
+        tokens = np.full(shape, self.store.eos_id, np.int32)
+        targets = np.full(shape, self.store.eos_id, np.int32)
+        weights = np.zeros(shape, np.float32)
+        segments = np.full(shape, PADDING_SEGMENT, np.int32)
+        before = self.store.take(np.maximum(positions - 1, 0))
+        tokens.reshape(-1)[slot] = np.where(positions > 0, before, self.store.eos_id)
+        targets.reshape(-1)[slot] = self.store.take(positions)
+        weights.reshape(-1)[slot] = 1
+        segments.reshape(-1)[slot] = (piece - low[row])[which]
+        return Batch(tokens=tokens, targets=targets, loss_weights=weights, segment_ids=segments)
+
+    def stats(self) -> PackingStats:
+        return self._stats
+
+
+def _ragged(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The runs starts[i] .. starts[i] + counts[i] - 1 put end to end: (i of each entry, the entries), both int64."""
+    which = np.repeat(np.arange(counts.size), counts)
+    within = np.arange(which.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    return which, np.repeat(starts, counts) + within
+
+
+def _checked(indices: np.ndarray, num_rows: int) -> np.ndarray:
+    indices = np.asarray(indices, dtype=np.int64)
+    if indices.ndim != 1:
+        raise ValueError(f"row indices have shape {indices.shape}; expected one dimension")
+    if indices.size and not (int(indices.min()) >= 0 and int(indices.max()) < num_rows):
+        raise IndexError(f"a row outside 0..{num_rows - 1} was asked for: {indices.min()}..{indices.max()}")
+    return indices
+
+
+def _check_seq_len(seq_len: int) -> None:
+    if seq_len < 1:
+        raise ValueError(f"seq_len is {seq_len}; a row has at least one slot")

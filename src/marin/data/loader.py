@@ -1,0 +1,126 @@
+"""Batches by step number, made ahead of time in a thread.
+
+`batch(step)` is a pure function of the step, so a resumed run needs one integer and no replay. The thread only runs
+ahead; it never decides an order. Time spent waiting for it is measured, because a slow loader looks like a slow model.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from marin.data.dataset import Batch, RowDataset
+from marin.data.mixture import Mixture
+
+
+class DataLoader:
+    """Batches of `batch_size` rows of a mixture: batch i is rows i * batch_size to (i + 1) * batch_size - 1."""
+
+    def __init__(self, mixture: Mixture, batch_size: int):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; a batch has at least one row")
+        self.mixture = mixture
+        self.batch_size = batch_size
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step, counted from 0."""
+        if step < 0:
+            raise ValueError(f"step {step} was asked for; steps begin at 0")
+        return self.mixture.rows(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
+
+    def iterate(self, start_step: int, *, num_steps: int | None = None, prefetch: int = 2) -> "BatchStream":
+        """Batches from `start_step` on, `num_steps` of them or without end, up to `prefetch` made ahead.
+
+        Use it as a context manager, or call `close`, so that its thread ends::
+
+            with loader.iterate(start_step=resumed_at, num_steps=100) as batches:
+                for batch in batches: ...
+        """
+        return BatchStream(self, start_step, num_steps, prefetch)
+
+
+class BatchStream:
+    """An iterator over batches with a thread that makes them ahead; see `DataLoader.iterate`."""
+
+    stall_s: float  # seconds that the consumer has waited for batches, the first one included
+
+    def __init__(self, loader: DataLoader, start_step: int, num_steps: int | None, prefetch: int):
+        if prefetch < 1:
+            raise ValueError(f"prefetch is {prefetch}; at least one batch is made ahead")
+        self.stall_s = 0.0
+        self._stop = threading.Event()
+        self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=prefetch)
+        end = None if num_steps is None else start_step + num_steps
+        self._thread = threading.Thread(
+            target=self._produce, args=(loader, start_step, end), name="marin-data-loader", daemon=True
+        )
+        self._thread.start()
+
+    def __iter__(self) -> "BatchStream":
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch. An error of the thread is raised here, and the stream has ended."""
+        if self._stop.is_set():
+            raise StopIteration
+        began = time.perf_counter()
+        item = self._queue.get()
+        self.stall_s += time.perf_counter() - began
+        if isinstance(item, Batch):
+            return item
+        self.close()
+        if item is None:
+            raise StopIteration
+        raise item
+
+    def close(self) -> None:
+        """End the thread; safe to call twice. Batches made ahead are dropped: they can be had again by their step."""
+        self._stop.set()
+        while self._thread.is_alive():
+            while not self._queue.empty():  # a producer that waits for room must get it to see the stop
+                self._queue.get_nowait()
+            self._thread.join(timeout=0.01)
+
+    def __enter__(self) -> "BatchStream":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _produce(self, loader: DataLoader, step: int, end: int | None) -> None:
+        try:
+            while not self._stop.is_set() and (end is None or step < end):
+                self._queue.put(loader.batch(step))
+                step += 1
+            self._queue.put(None)
+        except BaseException as error:  # whatever it is, it belongs to the consumer
+            self._queue.put(error)
+
+
+def sequential_batches(dataset: RowDataset, batch_size: int, *, max_batches: int | None = None) -> Iterator[Batch]:
+    """All rows in order, once, for evaluation: every batch has `batch_size` rows, the last one filled up with padding.
+
+    `max_batches` stops early, at the same rows every time.
+    """
+    num_batches = -(-dataset.num_rows // batch_size)
+    for step in range(num_batches if max_batches is None else min(num_batches, max_batches)):
+        indices = np.arange(step * batch_size, min((step + 1) * batch_size, dataset.num_rows))
+        yield _filled_up(dataset.rows(indices), batch_size, dataset.store.eos_id)
+
+
+def _filled_up(batch: Batch, batch_size: int, eos_id: int) -> Batch:
+    missing = batch_size - batch.num_rows
+    if missing == 0:
+        return batch
+
+    def fill(array: np.ndarray, value: int) -> np.ndarray:
+        return np.pad(array, ((0, missing), (0, 0)), constant_values=value)
+
+    return Batch(
+        tokens=fill(batch.tokens, eos_id),
+        targets=fill(batch.targets, eos_id),
+        loss_weights=fill(batch.loss_weights, 0),
+        segment_ids=fill(batch.segment_ids, -1),
+    )

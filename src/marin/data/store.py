@@ -1,0 +1,424 @@
+"""Tokenized documents on disk: written once, memory-mapped by everyone who reads them.
+
+A store is a folder::
+
+    store.json                 the ledger: format, vocabulary, tokenizer digest, counts, a digest of every file
+    token_byte_lengths.npy     int32 (vocab_size,): UTF-8 bytes that each token stands for, 0 for special tokens
+    shard-00000/tokens.bin     token ids, little endian, uint16 where the vocabulary fits, else uint32
+    shard-00000/offsets.bin    int64, num_documents + 1: where each document begins in tokens.bin, and the end
+    shard-00000/documents.jsonl  one line a document: {"id", "source", "num_bytes"}
+
+Every document ends with the end-of-text token, so shards put end to end are one long stream. The decision: readers see
+that stream by position and shards are never consolidated. The price is that a read may touch two shards, and that the
+store knows nothing of sequence lengths, which is what lets one store serve all of them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from marin.io.atomic import open_atomic, write_text
+from marin.io.hashing import sha256_file
+
+FORMAT = "marin-token-store"
+VERSION = 1
+LEDGER = "store.json"
+BYTE_LENGTHS = "token_byte_lengths.npy"
+SHARD_FILES = {"tokens": "tokens.bin", "offsets": "offsets.bin", "documents": "documents.jsonl"}
+OFFSET_DTYPE = np.dtype("<i8")
+HASH_BLOCK = 1 << 20
+
+
+class CorruptStoreError(ValueError):
+    """A token store whose files are not what its ledger says; the message names the shard and the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """What the ledger says of one shard."""
+
+    name: str  # folder name, such as shard-00000
+    num_tokens: int
+    num_documents: int
+    num_bytes: int  # UTF-8 bytes of the documents' text
+    sha256: dict[str, str]  # of the files named in SHARD_FILES
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "num_tokens": self.num_tokens,
+            "num_documents": self.num_documents,
+            "num_bytes": self.num_bytes,
+            "sha256": dict(self.sha256),
+        }
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest of uint16 and uint32, little endian, that holds every id of a vocabulary."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+class ShardWriter:
+    """Write one shard, a document at a time; `close` returns its line for the ledger.
+
+    The folder is the caller's to make and to publish (a temporary folder, renamed when complete). Memory is bounded:
+    only the offsets are held. Bytes are hashed on their way to the files.
+    """
+
+    def __init__(self, folder: str | Path, *, name: str, vocab_size: int, eos_id: int):
+        if not 0 <= eos_id < vocab_size:
+            raise ValueError(f"eos_id {eos_id} lies outside the vocabulary of {vocab_size} tokens")
+        self._folder = Path(folder)
+        self._name = name
+        self._vocab_size = vocab_size
+        self._dtype = token_dtype(vocab_size)
+        self._eos = np.array([eos_id], dtype=self._dtype)
+        self._offsets = [0]
+        self._num_bytes = 0
+        self._hashes = {kind: hashlib.sha256() for kind in SHARD_FILES}
+        self._tokens: IO[bytes] = open(self._folder / SHARD_FILES["tokens"], "wb")  # noqa: SIM115 (closed by close)
+        self._documents: IO[bytes] = open(self._folder / SHARD_FILES["documents"], "wb")  # noqa: SIM115
+
+    def add(self, tokens: np.ndarray, *, document_id: str, source: str = "", num_bytes: int) -> None:
+        """Append one document: its token ids (n,), any integer dtype, without the end-of-text token, which is added."""
+        if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < self._vocab_size):
+            worst = int(tokens.max()) if int(tokens.max()) >= self._vocab_size else int(tokens.min())
+            raise ValueError(
+                f"document {document_id!r}: token id {worst} lies outside the vocabulary of {self._vocab_size}"
+            )
+        row = np.concatenate([tokens.astype(self._dtype), self._eos])
+        self._write("tokens", self._tokens, row.tobytes())
+        self._offsets.append(self._offsets[-1] + row.size)
+        self._num_bytes += num_bytes
+        line = json.dumps({"id": document_id, "source": source, "num_bytes": num_bytes}, ensure_ascii=False)
+        self._write("documents", self._documents, line.encode() + b"\n")
+
+    def _write(self, kind: str, file: IO[bytes], data: bytes) -> None:
+        file.write(data)
+        self._hashes[kind].update(data)
+
+    def close(self) -> ShardInfo:
+        self._tokens.close()
+        self._documents.close()
+        with open(self._folder / SHARD_FILES["offsets"], "wb") as file:
+            self._write("offsets", file, np.array(self._offsets, dtype=OFFSET_DTYPE).tobytes())
+        return ShardInfo(
+            name=self._name,
+            num_tokens=self._offsets[-1],
+            num_documents=len(self._offsets) - 1,
+            num_bytes=self._num_bytes,
+            sha256={kind: digest.hexdigest() for kind, digest in self._hashes.items()},
+        )
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._tokens.close()
+        self._documents.close()
+
+
+def ledger_text(
+    shards: Sequence[ShardInfo],
+    *,
+    vocab_size: int,
+    tokenizer_digest: str,
+    eos_id: int,
+    bos_id: int | None,
+    byte_lengths_sha256: str,
+) -> str:
+    """The text of store.json. It holds no clock and no host, so equal input gives equal bytes."""
+    ledger = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dtype": token_dtype(vocab_size).name,
+        "vocab_size": vocab_size,
+        "tokenizer_digest": tokenizer_digest,
+        "eos_id": eos_id,
+        "bos_id": bos_id,
+        "num_tokens": sum(shard.num_tokens for shard in shards),
+        "num_documents": sum(shard.num_documents for shard in shards),
+        "num_bytes": sum(shard.num_bytes for shard in shards),
+        "token_byte_lengths_sha256": byte_lengths_sha256,
+        "shards": [shard.to_json() for shard in shards],
+    }
+    return json.dumps({**ledger, "checksum": _checksum(ledger)}, indent=1) + "\n"
+
+
+def write_ledger(
+    path: str | Path,
+    shards: Sequence[ShardInfo],
+    *,
+    vocab_size: int,
+    tokenizer_digest: str,
+    eos_id: int,
+    bos_id: int | None,
+    token_byte_lengths: np.ndarray,
+) -> None:
+    """Complete a store whose shards stand in `path`: the byte lengths, then the ledger, which makes it a store."""
+    lengths = np.ascontiguousarray(token_byte_lengths, dtype="<i4")
+    if lengths.shape != (vocab_size,):
+        raise ValueError(f"token_byte_lengths has shape {lengths.shape}, expected ({vocab_size},), one a token")
+    folder = Path(path)
+    with open_atomic(folder / BYTE_LENGTHS) as file:
+        np.save(file, lengths)
+    text = ledger_text(
+        shards,
+        vocab_size=vocab_size,
+        tokenizer_digest=tokenizer_digest,
+        eos_id=eos_id,
+        bos_id=bos_id,
+        byte_lengths_sha256=sha256_file(folder / BYTE_LENGTHS)[1],
+    )
+    write_text(folder / LEDGER, text)
+
+
+class TokenStore:
+    """A store opened for reading. Nothing is loaded: arrays are memory-mapped and shards open when first touched.
+
+    A *position* is a token's place in the stream of all shards end to end, from 0 to num_tokens - 1.
+    """
+
+    path: Path
+    num_tokens: int
+    num_documents: int
+    num_bytes: int
+    vocab_size: int
+    dtype: np.dtype
+    tokenizer_digest: str
+    eos_id: int
+    bos_id: int | None
+    shards: tuple[ShardInfo, ...]
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        ledger = _read_ledger(self.path)
+        self.num_tokens = ledger["num_tokens"]
+        self.num_documents = ledger["num_documents"]
+        self.num_bytes = ledger["num_bytes"]
+        self.vocab_size = ledger["vocab_size"]
+        self.dtype = np.dtype(ledger["dtype"]).newbyteorder("<")
+        self.tokenizer_digest = ledger["tokenizer_digest"]
+        self.eos_id = ledger["eos_id"]
+        self.bos_id = ledger["bos_id"]
+        self.shards = tuple(ShardInfo(**shard) for shard in ledger["shards"])
+        self._byte_lengths_sha256: str = ledger["token_byte_lengths_sha256"]
+        self._shard_starts = np.cumsum([0, *(shard.num_tokens for shard in self.shards)], dtype=np.int64)
+        self._document_starts = np.cumsum([0, *(shard.num_documents for shard in self.shards)], dtype=np.int64)
+        self._tokens: list[np.ndarray | None] = [None] * len(self.shards)
+        self._offsets: np.ndarray | None = None
+        self._documents: dict[int, tuple[bytes, np.ndarray]] = {}
+        self._check_sizes()
+
+    @staticmethod
+    def open(path: str | Path, *, verify: bool = False) -> "TokenStore":
+        """Open the store at `path`; `verify` also reads every byte (about 1 GB/s) and compares digests.
+
+        Raises FileNotFoundError where there is no store, CorruptStoreError where files and ledger differ.
+        """
+        store = TokenStore(path)
+        if verify:
+            store.verify()
+        return store
+
+    def __repr__(self) -> str:
+        return f"TokenStore({str(self.path)!r}, num_tokens={self.num_tokens}, num_documents={self.num_documents})"
+
+    # --- tokens by position ---
+
+    def gather(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Runs of `length` tokens: starts int64 (B,) -> int32 (B, length). Every run must lie inside the store."""
+        starts = np.asarray(starts, dtype=np.int64)
+        if starts.size == 0:
+            return np.empty((0, length), np.int32)
+        low, high = int(starts.min()), int(starts.max()) + length
+        if low < 0 or high > self.num_tokens:
+            raise IndexError(f"{self.path}: tokens {low}..{high} asked for, the store has 0..{self.num_tokens}")
+        if len(self.shards) == 1:
+            return _runs(self._shard(0), starts, length)
+        out = np.empty((starts.size, length), np.int32)
+        first = np.searchsorted(self._shard_starts, starts, side="right") - 1
+        inside = starts + length <= self._shard_starts[first + 1]
+        for shard in np.unique(first[inside]).tolist():
+            rows = inside & (first == shard)
+            out[rows] = _runs(self._shard(shard), starts[rows] - self._shard_starts[shard], length)
+        for row in np.flatnonzero(~inside).tolist():  # runs over a shard's end: one a shard border, so few
+            out[row] = self._read(int(starts[row]), length)
+        return out
+
+    def take(self, positions: np.ndarray) -> np.ndarray:
+        """Single tokens: positions int64, any shape -> int32 of that shape."""
+        positions = np.asarray(positions, dtype=np.int64)
+        if positions.size and not (int(positions.min()) >= 0 and int(positions.max()) < self.num_tokens):
+            raise IndexError(f"{self.path}: a position lies outside 0..{self.num_tokens - 1}")
+        if len(self.shards) == 1:
+            return self._shard(0)[positions].astype(np.int32)
+        out = np.empty(positions.shape, np.int32)
+        shard_of = np.searchsorted(self._shard_starts, positions, side="right") - 1
+        for shard in np.unique(shard_of).tolist():
+            where = shard_of == shard
+            out[where] = self._shard(shard)[positions[where] - self._shard_starts[shard]]
+        return out
+
+    def _read(self, start: int, length: int) -> np.ndarray:
+        """One run, over as many shards as it takes."""
+        out = np.empty(length, np.int32)
+        filled = 0
+        shard = int(np.searchsorted(self._shard_starts, start, side="right")) - 1
+        while filled < length:
+            local = start + filled - int(self._shard_starts[shard])
+            piece = self._shard(shard)[local : local + length - filled]
+            out[filled : filled + piece.size] = piece
+            filled += piece.size
+            shard += 1
+        return out
+
+    def _shard(self, index: int) -> np.ndarray:
+        tokens = self._tokens[index]
+        if tokens is None:
+            shard = self.shards[index]
+            path = self.path / shard.name / SHARD_FILES["tokens"]
+            tokens = _map(path, self.dtype, shard.num_tokens)
+            self._tokens[index] = tokens
+        return tokens
+
+    # --- documents ---
+
+    @property
+    def document_offsets(self) -> np.ndarray:
+        """int64 (num_documents + 1,): the position where each document begins, and num_tokens."""
+        if self._offsets is None:
+            parts = [np.zeros(1, np.int64)]
+            for shard, start in zip(self.shards, self._shard_starts.tolist(), strict=False):
+                path = self.path / shard.name / SHARD_FILES["offsets"]
+                parts.append(_map(path, OFFSET_DTYPE, shard.num_documents + 1)[1:] + start)
+            self._offsets = np.concatenate(parts)
+        return self._offsets
+
+    def document(self, index: int) -> np.ndarray:
+        """Token ids of one document, int32 (n,), with its end-of-text token."""
+        self._check_document(index)
+        start, end = self.document_offsets[index : index + 2].tolist()
+        return self._read(start, end - start)
+
+    def document_index(self, positions: np.ndarray) -> np.ndarray:
+        """Which document holds each position: int64 of the same shape."""
+        return np.searchsorted(self.document_offsets, np.asarray(positions, np.int64), side="right") - 1
+
+    def document_id(self, index: int) -> tuple[str, str]:
+        """(source, id) of one document, as its text came with them."""
+        record = self._document_record(index)
+        return record["source"], record["id"]
+
+    def document_num_bytes(self, index: int) -> int:
+        """UTF-8 bytes of one document's text."""
+        return self._document_record(index)["num_bytes"]
+
+    def _document_record(self, index: int) -> dict[str, Any]:
+        self._check_document(index)
+        shard = int(np.searchsorted(self._document_starts, index, side="right")) - 1
+        if shard not in self._documents:
+            data = (self.path / self.shards[shard].name / SHARD_FILES["documents"]).read_bytes()
+            ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+            self._documents[shard] = data, np.concatenate([[-1], ends])
+        data, ends = self._documents[shard]
+        local = index - int(self._document_starts[shard])
+        return json.loads(data[ends[local] + 1 : ends[local + 1]])
+
+    def _check_document(self, index: int) -> None:
+        if not 0 <= index < self.num_documents:
+            raise IndexError(f"{self.path}: document {index} asked for, the store has 0..{self.num_documents - 1}")
+
+    # --- vocabulary ---
+
+    @property
+    def token_byte_lengths(self) -> np.ndarray:
+        """int32 (vocab_size,): UTF-8 bytes each token stands for, 0 for special tokens (what bits per byte needs)."""
+        lengths = np.load(self.path / BYTE_LENGTHS)
+        if lengths.shape != (self.vocab_size,):
+            raise CorruptStoreError(f"{self.path / BYTE_LENGTHS}: shape {lengths.shape}, expected ({self.vocab_size},)")
+        return lengths.astype(np.int32)
+
+    # --- integrity ---
+
+    def _files(self) -> Iterator[tuple[Path, str]]:
+        yield self.path / BYTE_LENGTHS, self._byte_lengths_sha256
+        for shard in self.shards:
+            for kind, file in SHARD_FILES.items():
+                yield self.path / shard.name / file, shard.sha256[kind]
+
+    def _check_sizes(self) -> None:
+        """Cheap, so at every opening: each array is there and has the length that the ledger says."""
+        for shard in self.shards:
+            expected = {
+                "tokens": shard.num_tokens * self.dtype.itemsize,
+                "offsets": (shard.num_documents + 1) * OFFSET_DTYPE.itemsize,
+            }
+            for kind, size in expected.items():
+                file = self.path / shard.name / SHARD_FILES[kind]
+                found = file.stat().st_size if file.is_file() else None
+                if found != size:
+                    state = "is missing" if found is None else f"has {found:,} bytes, the ledger says {size:,}"
+                    raise CorruptStoreError(f"{file} {state}. {_REMEDY}")
+
+    def verify(self) -> None:
+        """Read every file and compare its sha256 with the ledger's; one flipped byte is found and its file named."""
+        for file, expected in self._files():
+            if not file.is_file():
+                raise CorruptStoreError(f"{file} is missing. {_REMEDY}")
+            found = sha256_file(file)[1]
+            if found != expected:
+                raise CorruptStoreError(
+                    f"{file} is damaged: its sha256 is {found[:16]}..., the ledger says {expected[:16]}.... {_REMEDY}"
+                )
+
+
+_REMEDY = "Delete the store and run the tokenizing step again, or restore the file from a copy."
+
+
+def _runs(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    """tokens[s : s + length] for every start at once, int32 (B, length).
+
+    The overlapping windows of the array are a view of it, whose rows numpy copies as wholes: the cost is a copy and
+    no index per token is made.
+    """
+    step = tokens.strides[0]
+    windows = np.ndarray((tokens.size - length + 1, length), tokens.dtype, buffer=tokens, strides=(step, step))
+    return windows[starts].astype(np.int32)
+
+
+def _map(path: Path, dtype: np.dtype, length: int) -> np.ndarray:
+    if length == 0:
+        return np.empty(0, dtype)  # an empty file cannot be mapped
+    return np.memmap(path, dtype=dtype, mode="r", shape=(length,)).view(np.ndarray)
+
+
+def _checksum(ledger: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(ledger, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _read_ledger(path: Path) -> dict[str, Any]:
+    file = path / LEDGER
+    if not file.is_file():
+        found = (
+            "the folder has no store.json: its tokenizing step did not finish" if path.is_dir() else "no such folder"
+        )
+        raise FileNotFoundError(f"no token store at {path} ({found})")
+    try:
+        ledger = json.loads(file.read_text(encoding="utf-8"))
+        checksum = ledger.pop("checksum")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise CorruptStoreError(f"{file} is not a ledger: {error}. {_REMEDY}") from error
+    if ledger.get("format") != FORMAT or ledger.get("version") != VERSION:
+        raise ValueError(
+            f"{file} is of format {ledger.get('format')!r} version {ledger.get('version')!r}; "
+            f"this program reads {FORMAT!r} version {VERSION}. Tokenize again with this version."
+        )
+    if _checksum(ledger) != checksum:
+        raise CorruptStoreError(f"{file} does not match its own checksum. {_REMEDY}")
+    return ledger

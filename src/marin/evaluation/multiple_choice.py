@@ -1,0 +1,265 @@
+"""Multiple choice by log-likelihood: the model's answer is the choice that it finds most likely after the query.
+
+Nothing is generated, so nothing is parsed: a small model that cannot follow an instruction still has a score, and a
+score has an exact meaning. The price is that it favours choices that are likely as text; `acc_norm` and `acc_bytes`
+divide by length, which takes away the favour for short ones.
+"""
+
+import bisect
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from marin.evaluation.scoring import Encoder, LogLikelihood, Progress, Request, ScoredModel, log_likelihoods
+from marin.evaluation.tasks import MultipleChoiceTask, Question
+
+CONTINUATION_CHOICE_VERSION = 1
+"""Version of the task that `continuation_choice` makes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """How a model answered one question."""
+
+    question: Question
+    log_probs: tuple[float, ...]
+    """Log-likelihood of each choice, natural."""
+    acc: bool
+    """Whether the likeliest choice is right; the first of equals counts."""
+    acc_norm: bool
+    """The same with log-likelihood divided by the choice's characters."""
+    acc_bytes: bool
+    """The same with log-likelihood divided by the choice's UTF-8 bytes."""
+    num_cut_tokens: int = 0
+    """Most tokens that any of its requests lost on the left."""
+    boundary_merged: bool = False
+    """Whether in any of its requests a token spanned query and choice."""
+
+
+def judge(question: Question, log_probs: Sequence[float]) -> Answer:
+    """The answer that these log-likelihoods, one for each choice, amount to."""
+    if len(log_probs) != len(question.choices):
+        raise ValueError(f"question '{question.id}': {len(log_probs)} scores for {len(question.choices)} choices")
+    scores = np.asarray(log_probs, np.float64)
+    characters = np.array([len(choice.strip()) for choice in question.choices], np.float64)
+    num_bytes = np.array([len(choice.strip().encode("utf-8")) for choice in question.choices], np.float64)
+    return Answer(
+        question=question,
+        log_probs=tuple(float(score) for score in scores),
+        acc=bool(np.argmax(scores) == question.gold),
+        acc_norm=bool(np.argmax(scores / characters) == question.gold),
+        acc_bytes=bool(np.argmax(scores / num_bytes) == question.gold),
+    )
+
+
+def answer_questions(
+    model: ScoredModel, tokenizer: Encoder, task: MultipleChoiceTask, progress: Progress | None = None
+) -> list[Answer]:
+    """The model's answer to each question of the task, in its order."""
+    requests = [
+        Request(context=question.query, continuation=task.delimiter + choice)
+        for question in task.questions
+        for choice in question.choices
+    ]
+    scored = iter(log_likelihoods(model, tokenizer, requests, progress))
+    answers = []
+    for question in task.questions:
+        parts: list[LogLikelihood] = [next(scored) for _ in question.choices]
+        answer = judge(question, [part.log_prob for part in parts])
+        answers.append(
+            Answer(
+                question=question,
+                log_probs=answer.log_probs,
+                acc=answer.acc,
+                acc_norm=answer.acc_norm,
+                acc_bytes=answer.acc_bytes,
+                num_cut_tokens=max(part.num_cut_tokens for part in parts),
+                boundary_merged=any(part.boundary_merged for part in parts),
+            )
+        )
+    return answers
+
+
+def answer_with_bytes(byte_bits: Callable[[bytes, bytes], Any], task: MultipleChoiceTask) -> list[Answer]:
+    """Answers of a byte model, `byte_bits(continuation, context) -> bits of each byte`, to the same questions."""
+    answers = []
+    for question in task.questions:
+        context = question.query.encode("utf-8")
+        continuations = [(task.delimiter + choice).encode("utf-8") for choice in question.choices]
+        bits = [float(np.sum(byte_bits(continuation, context))) for continuation in continuations]
+        answers.append(judge(question, [-value * float(np.log(2)) for value in bits]))
+    return answers
+
+
+def correct(answers: Sequence[Answer], metric: str) -> Bool[np.ndarray, " n"]:
+    """Which answers are right by 'acc', 'acc_norm' or 'acc_bytes'."""
+    return np.array([getattr(answer, metric) for answer in answers], dtype=bool)
+
+
+def groups_of(answers: Sequence[Answer]) -> list[str]:
+    """The cluster of each answer's question; a question without a group is its own."""
+    return [f"group {a.question.group}" if a.question.group else f"question {i}" for i, a in enumerate(answers)]
+
+
+def read_questions(path: str | Path, limit: int | None = None) -> tuple[Question, ...]:
+    """Questions from JSON lines {query, choices, gold}; the first `limit` of them, or all.
+
+    Raises ValueError naming file and line for a row of another form.
+    """
+    questions: list[Question] = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if limit is not None and len(questions) >= limit:
+                break
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                if not isinstance(row, Mapping):
+                    raise ValueError(f"expected an object, got {type(row).__name__}")
+                choices = tuple(str(choice) for choice in row["choices"])
+                questions.append(Question(id=str(number), query=row["query"], choices=choices, gold=int(row["gold"])))
+            except KeyError as missing:
+                raise ValueError(
+                    f"{path}:{number}: row has no {missing}; expected the fields query, choices and gold, "
+                    f"got {', '.join(sorted(row))}"
+                ) from None
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: {error}") from None
+    return tuple(questions)
+
+
+def continuation_choice(
+    documents: Sequence[tuple[str, str]],
+    *,
+    num_questions: int,
+    seed: int,
+    context_bytes: int = 256,
+    choice_bytes: int = 64,
+    num_choices: int = 4,
+    name: str = "continuation_choice",
+) -> MultipleChoiceTask:
+    """Which text goes on? Questions made from documents (id, text), the same for the same arguments everywhere.
+
+    A query is about context_bytes of a document up to the end of a line, beginning at the start of a line. The right
+    choice is the following lines, as few as reach choice_bytes. The wrong ones follow line ends of other documents and
+    are those nearest in length among sixteen drawn for each. Where the right one stands is uniformly random. Questions of
+    one document form a group. Every draw is a hash of (seed, question, purpose), so no library's random numbers
+    can change the task.
+
+    With fewer places than asked for, there are fewer questions, and a note says so. Raises ValueError where the
+    documents allow no question at all.
+    """
+    encoded = [(document_id, text.encode("utf-8")) for document_id, text in documents]
+    places = [
+        (index, cut) for index, (_, data) in enumerate(encoded) for cut in _cuts(data, context_bytes, choice_bytes)
+    ]
+    num_sources = len({index for index, _ in places})
+    if num_sources < 2:
+        raise ValueError(
+            f"{num_sources} of {len(documents)} documents have {context_bytes} bytes, a line end and "
+            f"{choice_bytes} more bytes; a question needs two such documents. Give longer documents, or ask for a "
+            "shorter context_bytes and choice_bytes"
+        )
+    # documents take turns, so that few questions share one; within a document the draw decides
+    rank = {place: _draw(seed, "place", documents[place[0]][0], place[1]) for place in places}
+    turns: dict[int, int] = {}
+    order = []
+    for place in sorted(places, key=lambda place: (rank[place], place)):
+        turns[place[0]] = turns.get(place[0], 0) + 1
+        order.append((turns[place[0]], rank[place], place))
+    chosen = [place for _, _, place in sorted(order)[:num_questions]]
+
+    questions = [
+        _question(encoded, places, place, f"{number:05d}", seed, context_bytes, choice_bytes, num_choices)
+        for number, place in enumerate(chosen)
+    ]
+    kept = tuple(question for question in questions if question is not None)
+    notes = [
+        f"made from held-out text: {context_bytes} bytes of context up to a line end; choices are the next lines and "
+        f"{num_choices - 1} passages of like length from other held-out documents; guessing scores {1 / num_choices:g}",
+    ]
+    if len(kept) < num_questions:
+        notes.append(f"{len(kept)} of the {num_questions} questions asked for: the documents have no more places")
+    return MultipleChoiceTask(name=name, version=CONTINUATION_CHOICE_VERSION, questions=kept, notes=tuple(notes))
+
+
+def _draw(*key: object) -> int:
+    """A uniform 64-bit number that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def _cuts(data: bytes, context_bytes: int, choice_bytes: int) -> list[int]:
+    """Positions just after a line end with enough text before, and enough text other than whitespace behind."""
+    cuts = []
+    position = data.find(b"\n", context_bytes - 1) + 1
+    while 0 < position <= len(data) - choice_bytes:
+        context, choice = _context(data, position, context_bytes), _passage(data, position, choice_bytes)
+        if 2 * len(context) >= context_bytes and 2 * len(choice.strip()) >= choice_bytes:
+            # a line of thousands of bytes is no choice of the size asked for
+            if len(choice) <= 4 * choice_bytes:
+                cuts.append(position)
+        position = data.find(b"\n", position) + 1
+    return cuts
+
+
+def _context(data: bytes, cut: int, context_bytes: int) -> bytes:
+    """The whole lines that begin within the context_bytes before cut."""
+    start = data.find(b"\n", max(0, cut - context_bytes - 1), cut) + 1 if cut > context_bytes else 0
+    return data[start:cut]
+
+
+def _passage(data: bytes, cut: int, choice_bytes: int) -> bytes:
+    """The lines after cut, as few as reach choice_bytes, without the whitespace at their end."""
+    end = data.find(b"\n", cut + choice_bytes - 1)
+    return data[cut : end if end >= 0 else len(data)].rstrip()
+
+
+def _question(
+    documents: Sequence[tuple[str, bytes]],
+    places: Sequence[tuple[int, int]],
+    place: tuple[int, int],
+    question_id: str,
+    seed: int,
+    context_bytes: int,
+    choice_bytes: int,
+    num_choices: int,
+) -> Question | None:
+    """The question at a place, or None where other documents have too few different passages."""
+    index, cut = place
+    document_id, data = documents[index]
+    right = _passage(data, cut, choice_bytes)
+
+    first, last = bisect.bisect_left(places, (index, 0)), bisect.bisect_left(places, (index + 1, 0))
+    num_others = len(places) - (last - first)
+    candidates: dict[bytes, int] = {}
+    for attempt in range(16 * (num_choices - 1)):
+        other = _draw(seed, "distractor", document_id, cut, attempt) % num_others
+        other_index, other_cut = places[other if other < first else other + (last - first)]
+        passage = _passage(documents[other_index][1], other_cut, choice_bytes)
+        if passage.strip() != right.strip():
+            candidates.setdefault(passage, attempt)
+    nearest = sorted(candidates, key=lambda passage: (abs(len(passage) - len(right)), candidates[passage]))
+    wrong: list[bytes] = []
+    for passage in nearest:
+        if passage.strip() not in {other.strip() for other in wrong} and len(wrong) < num_choices - 1:
+            wrong.append(passage)
+    if len(wrong) < num_choices - 1:
+        return None
+
+    gold = _draw(seed, "gold", document_id, cut) % num_choices
+    choices = [passage.decode("utf-8") for passage in sorted(wrong, key=lambda p: _draw(seed, "order", cut, p))]
+    choices.insert(gold, right.decode("utf-8"))
+    return Question(
+        id=question_id,
+        query=_context(data, cut, context_bytes).decode("utf-8"),
+        choices=tuple(choices),
+        gold=gold,
+        group=document_id,
+    )

@@ -1,0 +1,269 @@
+"""Log-probabilities from a model: rows of tokens in whole batches, and (context, continuation) requests on top.
+
+A model is seen here as one function from (tokens, targets) to log-probabilities, so everything above it is tested
+with models whose answers are known. Rows are sorted and padded into a few lengths, each compiled once; padding stands
+to the right, where a causal model cannot see it. What a row scores therefore depends on its own tokens only (to
+rounding), and the order of requests changes nothing at all. The price: a context shared by four choices is read four
+times.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+TokenLogProbs = Callable[[Int32[np.ndarray, "batch seq"], Int32[np.ndarray, "batch seq"]], Any]
+"""(tokens, targets) -> array-like float32[batch, seq]: natural log-probability of each target after its tokens."""
+
+Progress = Callable[[int, int], None]
+"""Called with (rows done, rows in all) after every batch."""
+
+
+class Encoder(Protocol):
+    """What scoring needs of a tokenizer; `marin.processing.tokenize.tokenizer.Tokenizer` has it."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def bos_id(self) -> int | None: ...
+
+    @property
+    def eos_id(self) -> int | None: ...
+
+    def encode_batch(self, texts: list[str]) -> list[Int32[np.ndarray, " tokens"]]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredModel:
+    """A model as scoring sees it."""
+
+    token_log_probs: TokenLogProbs
+    """Log-probability of each target; called with few different shapes."""
+    seq_len: int
+    """Most tokens that the model reads at once."""
+    vocab_size: int
+    """Token ids are below this."""
+    tokens_per_batch: int = 4096
+    """Tokens in one batch; more needs more memory, fewer waste time on call overhead."""
+
+    def __post_init__(self) -> None:
+        if self.seq_len < 1 or self.tokens_per_batch < 1:
+            raise ValueError(
+                f"seq_len={self.seq_len} and tokens_per_batch={self.tokens_per_batch} must be at least one token each"
+            )
+
+
+def scored_model(config: Any, params: Any, vocab_size: int, tokens_per_batch: int = 4096) -> ScoredModel:
+    """A `marin.models` language model, jitted, as scoring sees it; config is its LmConfig."""
+    import jax
+
+    from marin.models import lm
+
+    score = jax.jit(lambda params, tokens, targets: lm.token_log_probs(config, params, tokens, targets))
+    return ScoredModel(
+        token_log_probs=lambda tokens, targets: score(params, tokens, targets),
+        seq_len=config.seq_len,
+        vocab_size=vocab_size,
+        tokens_per_batch=tokens_per_batch,
+    )
+
+
+def check_vocabulary(model: ScoredModel, tokenizer: Encoder) -> None:
+    """Raise ValueError unless every id of the tokenizer is one of the model's."""
+    if tokenizer.vocab_size > model.vocab_size:
+        raise ValueError(
+            f"vocabulary mismatch: the tokenizer has {tokenizer.vocab_size} tokens and the model {model.vocab_size}, "
+            "so some text could not be scored. Evaluate the model with the tokenizer that it was trained with"
+        )
+
+
+def bucket_lengths(seq_len: int, num_buckets: int = 3) -> tuple[int, ...]:
+    """Row lengths that batches are padded to, ascending: seq_len, its half, its quarter, none below 16."""
+    lengths = {max(seq_len >> halving, min(seq_len, 16)) for halving in range(num_buckets)}
+    return tuple(sorted(lengths))
+
+
+def score_rows(
+    model: ScoredModel,
+    rows: Sequence[tuple[np.ndarray, np.ndarray]],
+    progress: Progress | None = None,
+) -> list[Float32[np.ndarray, " tokens"]]:
+    """Log-probabilities, natural, of the targets of each row (tokens int[n], targets int[n]), in the order given.
+
+    Raises ValueError for a row longer than the model reads or an id outside its vocabulary.
+    """
+    for index, (tokens, targets) in enumerate(rows):
+        if len(tokens) != len(targets) or len(tokens) > model.seq_len:
+            raise ValueError(
+                f"row {index} has {len(tokens)} tokens and {len(targets)} targets; expected equally many, at most "
+                f"the {model.seq_len} that the model reads. Cut longer texts into windows"
+            )
+        top = max(int(np.max(part, initial=0)) for part in (tokens, targets))
+        if top >= model.vocab_size:
+            raise ValueError(
+                f"row {index} has token id {top}, outside the model's vocabulary of {model.vocab_size}: it was made "
+                "with another tokenizer"
+            )
+
+    results: list[np.ndarray] = [np.zeros(0, np.float32) for _ in rows]
+    num_done = 0
+    shortest = 0
+    for length in bucket_lengths(model.seq_len):
+        chosen = [index for index, row in enumerate(rows) if shortest < len(row[0]) <= length]
+        shortest = length
+        # ordered by content, so that the batches do not depend on the order of the requests
+        chosen.sort(key=lambda index: (len(rows[index][0]), rows[index][0].tobytes(), rows[index][1].tobytes()))
+        num_rows = max(1, model.tokens_per_batch // length)
+        for start in range(0, len(chosen), num_rows):
+            batch = chosen[start : start + num_rows]
+            tokens = np.zeros((num_rows, length), np.int32)
+            targets = np.zeros((num_rows, length), np.int32)
+            for place, index in enumerate(batch):
+                size = len(rows[index][0])
+                tokens[place, :size], targets[place, :size] = rows[index]
+            log_probs = np.asarray(model.token_log_probs(tokens, targets), dtype=np.float32)
+            for place, index in enumerate(batch):
+                results[index] = log_probs[place, : len(rows[index][0])].copy()
+            num_done += len(batch)
+            if progress is not None:
+                progress(num_done, len(rows))
+    return results
+
+
+def prefix_id(tokenizer: Encoder) -> int:
+    """The token that stands before a text with nothing before it: BOS where the tokenizer has one, else EOS.
+
+    Training puts EOS between documents, so EOS is what the first token of a document follows there.
+    """
+    for token in (tokenizer.bos_id, tokenizer.eos_id):
+        if token is not None:
+            return token
+    raise ValueError(
+        "the tokenizer has neither a BOS nor an EOS token, so the first token of a text cannot be scored. "
+        "Use a tokenizer with an end-of-text token"
+    )
+
+
+def prefix_policy(tokenizer: Encoder) -> str:
+    """How scored texts begin, for the record."""
+    if tokenizer.bos_id is not None:
+        return "one BOS before every text and every context"
+    return (
+        "no BOS in this tokenizer: EOS before every document and before an empty context, nothing before other contexts"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """How likely is this continuation after this context?"""
+
+    context: str
+    """What stands before; may be empty."""
+    continuation: str
+    """What is scored; not empty, delimiter included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedRequest:
+    """A request as tokens."""
+
+    context: Int32[np.ndarray, " context"]
+    """Tokens before, at least one."""
+    continuation: Int32[np.ndarray, " continuation"]
+    """Tokens that are scored, at least one."""
+    boundary_merged: bool
+    """Whether a token spans the boundary, so that the continuation's tokens begin before its text does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLikelihood:
+    """The answer to a request."""
+
+    log_prob: float
+    """Sum of the natural log-probabilities of the continuation's tokens."""
+    num_tokens: int
+    """How many they are."""
+    num_cut_tokens: int
+    """Tokens of the context that the model could not read, cut on the left."""
+    boundary_merged: bool
+    """As in `EncodedRequest`."""
+
+
+def encode_requests(tokenizer: Encoder, requests: Sequence[Request]) -> list[EncodedRequest]:
+    """Split each request into context tokens and continuation tokens.
+
+    Whitespace that ends the context moves into the continuation: tokenizers attach a space to the word after it, so
+    a context that keeps it ends in a token which training never showed there. Context and continuation are then
+    encoded as one text and split where the tokens of the context alone end. Where those are no prefix of the whole (a
+    token spans the boundary), the split is at their longest common prefix, and the request says so. An empty context
+    is BOS, or EOS without one; a tokenizer with BOS has exactly one in front.
+
+    Raises ValueError for an empty continuation.
+    """
+    moved = []
+    for request in requests:
+        if not request.continuation:
+            raise ValueError(f"empty continuation after context {request.context[-60:]!r}: there is nothing to score")
+        context = request.context.rstrip()
+        moved.append((context, request.context[len(context) :] + request.continuation))
+    contexts = sorted({context for context, _ in moved})
+    context_ids = dict(zip(contexts, tokenizer.encode_batch(contexts), strict=True))
+    wholes = tokenizer.encode_batch([context + continuation for context, continuation in moved])
+
+    encoded = []
+    for (context, continuation), whole in zip(moved, wholes, strict=True):
+        alone = context_ids[context]
+        if len(whole) == 0:
+            raise ValueError(f"the tokenizer makes no token of {context + continuation!r}: there is nothing to score")
+        shared = min(len(alone), len(whole))
+        differs = np.flatnonzero(alone[:shared] != whole[:shared])
+        split = int(differs[0]) if len(differs) else shared
+        split = min(split, len(whole) - 1)
+        merged = split < len(alone)
+        before = whole[:split]
+        bos = tokenizer.bos_id
+        if (bos is not None and (len(before) == 0 or before[0] != bos)) or len(before) == 0:
+            before = np.concatenate([[prefix_id(tokenizer)], before])
+        encoded.append(
+            EncodedRequest(
+                context=np.asarray(before, np.int32),
+                continuation=np.asarray(whole[split:], np.int32),
+                boundary_merged=merged,
+            )
+        )
+    return encoded
+
+
+def log_likelihoods(
+    model: ScoredModel, tokenizer: Encoder, requests: Sequence[Request], progress: Progress | None = None
+) -> list[LogLikelihood]:
+    """Log-likelihood of each continuation after its context, in the order of the requests.
+
+    A context too long for the model loses tokens on its left, which the answer counts. Raises ValueError where a
+    continuation alone is longer than the model reads, since a cut one would be no score of the same text.
+    """
+    rows, encoded = [], encode_requests(tokenizer, requests)
+    for request, tokens in zip(requests, encoded, strict=True):
+        if len(tokens.continuation) > model.seq_len:
+            raise ValueError(
+                f"continuation {request.continuation[:60]!r}... has {len(tokens.continuation)} tokens and the model "
+                f"reads {model.seq_len}: shorten it, or measure long texts in bits per byte"
+            )
+        whole = np.concatenate([tokens.context, tokens.continuation])
+        rows.append((whole[:-1][-model.seq_len :], whole[1:][-model.seq_len :]))
+
+    answers = []
+    for tokens, log_probs in zip(encoded, score_rows(model, rows, progress), strict=True):
+        num_tokens = len(tokens.continuation)
+        answers.append(
+            LogLikelihood(
+                log_prob=float(log_probs[-num_tokens:].astype(np.float64).sum()),
+                num_tokens=num_tokens,
+                num_cut_tokens=max(0, len(tokens.context) + num_tokens - 1 - model.seq_len),
+                boundary_merged=tokens.boundary_merged,
+            )
+        )
+    return answers

@@ -1,0 +1,222 @@
+"""Standard errors, intervals and paired tests for scores.
+
+Every score of a report is an estimate from a sample of questions or documents, so every score carries how far
+it may be off by chance of the sample. The unit of sampling is the document: where several questions come from
+one document they are one cluster, and where a score is a ratio (bits per byte) numerator and denominator are
+both random. The normal approximation is used throughout, except for proportions near 0 or 1, where it would
+give an interval of width zero; it is too narrow for fewer than about twenty clusters.
+
+Nothing here knows of models; numpy and the standard library are enough.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Z95 = 1.959963984540054
+"""Two-sided 95% point of the standard normal distribution."""
+
+# Below this many successes or failures a proportion's interval is Wilson's.
+_FEW = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number measured on a sample, and how far it may be from the number on the whole population."""
+
+    value: float
+    """The estimate."""
+    stderr: float | None
+    """Its standard error; None where the sample has fewer than two units, so that nothing can be said."""
+    ci95: tuple[float, float] | None
+    """95% confidence interval; None where stderr is and no better interval is known."""
+    n: int
+    """Number of observations (questions, documents)."""
+    num_clusters: int
+    """Number of independent units among them; n where every observation is its own."""
+    interval: str = "normal"
+    """How ci95 was made: 'normal' (value +- 1.96 SE), 'wilson' or 'none'."""
+
+
+def _normal(value: float, stderr: float | None, n: int, num_clusters: int) -> Estimate:
+    if stderr is None:
+        return Estimate(value=value, stderr=None, ci95=None, n=n, num_clusters=num_clusters, interval="none")
+    ci95 = (value - Z95 * stderr, value + Z95 * stderr)
+    return Estimate(value=value, stderr=stderr, ci95=ci95, n=n, num_clusters=num_clusters)
+
+
+def _clustered_stderr(residuals: np.ndarray, denominator: float, groups: Sequence[Hashable] | None):
+    """Linearised standard error of a mean or ratio: residuals float64[n] already sum to about zero."""
+    if groups is not None:
+        if len(groups) != len(residuals):
+            raise ValueError(f"{len(groups)} group names for {len(residuals)} observations; give one name for each")
+        index: dict[Hashable, int] = {}
+        codes = np.array([index.setdefault(group, len(index)) for group in groups], dtype=np.int64)
+        residuals = np.bincount(codes, weights=residuals, minlength=len(index))
+    num_clusters = len(residuals)
+    if num_clusters < 2:
+        return None, num_clusters
+    variance = float(np.sum(residuals**2)) * num_clusters / (num_clusters - 1)
+    return math.sqrt(variance) / denominator, num_clusters
+
+
+def mean_estimate(values: Sequence[float] | np.ndarray, groups: Sequence[Hashable] | None = None) -> Estimate:
+    """Mean of values with its standard error, clustered by group where groups are given.
+
+    Without groups the standard error is `sample sd / sqrt(n)`. With groups g it is
+    `sqrt(G/(G-1) * sum_g (sum_{i in g} (x_i - mean))^2) / n`, the cluster-robust form (Miller, "Adding Error Bars
+    to Evals", 2024, section 2.2, with the small-sample factor G/(G-1)); every group of size one gives the former.
+
+    Raises ValueError for no values, or groups of another length.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if x.size == 0:
+        raise ValueError("the mean of no values is not a number; give at least one value")
+    mean = float(x.mean())
+    stderr, num_clusters = _clustered_stderr(x - mean, float(x.size), groups)
+    return _normal(mean, stderr, x.size, num_clusters)
+
+
+def ratio_estimate(
+    numerators: Sequence[float] | np.ndarray,
+    denominators: Sequence[float] | np.ndarray,
+    groups: Sequence[Hashable] | None = None,
+) -> Estimate:
+    """Ratio of sums R = sum(y) / sum(x), such as bits per byte over documents, with its standard error.
+
+    `SE = sqrt(n/(n-1) * sum_i (y_i - R x_i)^2) / sum(x)`, the linearised variance of a ratio estimator (Cochran,
+    Sampling Techniques, 3rd ed., eq. 2.46 without the finite population factor). Long documents count by length.
+
+    Raises ValueError for empty or unequal inputs and for a total denominator that is not positive.
+    """
+    y, x = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if y.shape != x.shape or y.ndim != 1 or y.size == 0:
+        raise ValueError(f"numerators {y.shape} and denominators {x.shape} must be two equally long, non-empty lists")
+    total = float(x.sum())
+    if not total > 0:
+        raise ValueError(f"denominators sum to {total}; a ratio needs a positive total (are all documents empty?)")
+    ratio = float(y.sum()) / total
+    stderr, num_clusters = _clustered_stderr(y - ratio * x, total, groups)
+    return _normal(ratio, stderr, y.size, num_clusters)
+
+
+def wilson_interval(successes: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval for a proportion (Wilson 1927): `(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)`.
+
+    Unlike value +- z SE it stays within [0, 1] and has a width where all n observations agree.
+    """
+    if not n > 0 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n}: expected 0 <= successes <= n and n > 0")
+    p = successes / n
+    centre = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # the ends that are exactly 0 and 1 in real numbers are exactly that here
+    low = 0.0 if successes == 0 else max(0.0, (centre - half) / scale)
+    high = 1.0 if successes == n else min(1.0, (centre + half) / scale)
+    return low, high
+
+
+def proportion_estimate(correct: Sequence[bool] | np.ndarray, groups: Sequence[Hashable] | None = None) -> Estimate:
+    """Share of correct answers: mean and standard error of `mean_estimate`, Wilson's interval near 0 or 1.
+
+    Near means fewer than ten right or fewer than ten wrong. Clustered answers are then counted as one observation
+    per cluster, the cautious choice, because answers that all agree do not show how far clusters matter.
+    """
+    hits = np.asarray(correct, dtype=np.float64)
+    plain = mean_estimate(hits, groups)
+    num_right = float(hits.sum())
+    if min(num_right, hits.size - num_right) >= _FEW and plain.stderr is not None:
+        low, high = plain.ci95 or (0.0, 1.0)
+        ci95, interval = (max(0.0, low), min(1.0, high)), "normal"
+    else:
+        ci95, interval = wilson_interval(plain.value * plain.num_clusters, plain.num_clusters), "wilson"
+    return Estimate(
+        value=plain.value,
+        stderr=plain.stderr,
+        ci95=ci95,
+        n=plain.n,
+        num_clusters=plain.num_clusters,
+        interval=interval,
+    )
+
+
+def mcnemar_exact(correct_a: Sequence[bool] | np.ndarray, correct_b: Sequence[bool] | np.ndarray) -> float:
+    """Two-sided exact p-value that two models, asked the same questions, are equally often right (McNemar 1947).
+
+    Only questions that exactly one of them answers right count; under the hypothesis each falls to either side
+    with probability 1/2, so p is twice the binomial tail, at most 1.
+    """
+    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
+    if a.shape != b.shape:
+        raise ValueError(f"{a.size} answers against {b.size}: a paired test needs the same questions in the same order")
+    only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    total = only_a + only_b
+    tail = sum(math.comb(total, k) for k in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * tail / 2**total) if total else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two systems on the same sample: difference `a - b` of their scores, paired by document or question."""
+
+    a: str
+    """Name of the first system."""
+    b: str
+    """Name of the second system."""
+    metric: str
+    """What was compared, such as 'bits_per_byte'."""
+    difference: Estimate
+    """Score of a minus score of b."""
+    smallest_detectable: float | None
+    """Difference that this sample would show at 80% power: 2.8 standard errors; None without a standard error."""
+    p_value: float | None = None
+    """Exact McNemar p for right / wrong answers; None for other metrics."""
+
+    @property
+    def seen(self) -> bool:
+        """Whether the difference is at least two paired standard errors."""
+        stderr = self.difference.stderr
+        return stderr is not None and self.difference.value != 0 and abs(self.difference.value) >= 2 * stderr
+
+
+def _comparison(a: str, b: str, metric: str, difference: Estimate, p_value: float | None = None) -> Comparison:
+    smallest = None if difference.stderr is None else 2.8 * difference.stderr
+    return Comparison(a=a, b=b, metric=metric, difference=difference, smallest_detectable=smallest, p_value=p_value)
+
+
+def compare_ratios(
+    a: tuple[str, np.ndarray],
+    b: tuple[str, np.ndarray],
+    denominators: np.ndarray,
+    metric: str,
+    groups: Sequence[Hashable] | None = None,
+) -> Comparison:
+    """Paired difference of two ratios with one denominator, such as two models' bits on the same documents.
+
+    The difference of ratios is the ratio of differences, so its standard error is that of `ratio_estimate` on
+    `y_a - y_b`: what both find hard alike cancels, and the error is far below that of either score.
+    """
+    (name_a, values_a), (name_b, values_b) = a, b
+    if len(values_a) != len(values_b):
+        raise ValueError(
+            f"'{name_a}' has {len(values_a)} documents and '{name_b}' has {len(values_b)}; "
+            "a paired comparison needs the same documents in the same order"
+        )
+    difference = ratio_estimate(np.asarray(values_a) - np.asarray(values_b), denominators, groups)
+    return _comparison(name_a, name_b, metric, difference)
+
+
+def compare_answers(
+    a: tuple[str, np.ndarray],
+    b: tuple[str, np.ndarray],
+    metric: str,
+    groups: Sequence[Hashable] | None = None,
+) -> Comparison:
+    """Paired difference of two accuracies on the same questions, with McNemar's exact p."""
+    (name_a, hits_a), (name_b, hits_b) = a, b
+    p_value = mcnemar_exact(hits_a, hits_b)
+    difference = mean_estimate(np.asarray(hits_a, dtype=np.float64) - np.asarray(hits_b, dtype=np.float64), groups)
+    return _comparison(name_a, name_b, metric, difference, p_value)

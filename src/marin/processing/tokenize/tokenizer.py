@@ -1,0 +1,189 @@
+"""A tokenizer folder in Hugging Face format, as the rest of marin sees it.
+
+Text is only text here: a document that spells `<|endoftext|>` is encoded as those characters, never as the special
+token, so no document can end itself. Ids go to numpy at once. The digest covers what decides which ids a text gets
+(the model, its merges, normalizing, splitting, decoding, added tokens), in a form that does not change when a library
+rewrites the file. The price: only byte-level BPE is taken (GPT-2, Llama 3, our own), since only there are the bytes of
+every token known exactly, which bits per byte needs.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer as HfTokenizer
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+SIDE_FILES = (CONFIG_FILE, "special_tokens_map.json")
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The printable character that byte-level BPE writes for each of the 256 bytes -> that byte.
+
+    Printable Latin-1 characters stand for their own byte; the other bytes, in order, for U+0100 onwards (the scheme of
+    GPT-2's encoder).
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in sorted(printable)} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+class Tokenizer:
+    """Text to ids and back. Make it with `load_tokenizer`."""
+
+    vocab_size: int  # one more than the largest id
+    eos_id: int  # the end-of-text token, which closes every document in a store
+    bos_id: int | None
+    digest: str  # sha256 of what decides the ids; equal for equal tokenizers
+
+    def __init__(self, hf: HfTokenizer, *, eos_token: str, bos_token: str | None, folder: Path | None):
+        hf.no_padding()
+        hf.no_truncation()
+        hf.encode_special_tokens = True  # special tokens spelled in a text stay text
+        self._hf = hf
+        self._folder = folder
+        self._description: dict[str, Any] = json.loads(hf.to_str())
+        vocabulary = hf.get_vocab(with_added_tokens=True)
+        if not vocabulary:
+            raise ValueError(f"the tokenizer at {folder} has an empty vocabulary")
+        self.vocab_size = max(vocabulary.values()) + 1
+        self.eos_token = eos_token
+        self.bos_token = bos_token
+        self.eos_id = _token_id(vocabulary, eos_token, "eos_token", folder)
+        self.bos_id = None if bos_token is None else _token_id(vocabulary, bos_token, "bos_token", folder)
+        self.digest = _digest(self._description)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer(vocab_size={self.vocab_size}, digest={self.digest[:12]!r}, folder={str(self._folder)!r})"
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids of a text, int32 (n,); no special token is added or recognised."""
+        return np.array(self._hf.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        """`encode` of every text; the library spreads them over threads unless TOKENIZERS_PARALLELISM=false."""
+        encodings = self._hf.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def decode(self, ids: np.ndarray | list[int]) -> str:
+        """The text of ids. Special tokens are written out; bytes that are no UTF-8 become U+FFFD."""
+        return self._hf.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def token_byte_lengths(self) -> np.ndarray:
+        """int32 (vocab_size,): how many UTF-8 bytes of text each token stands for; 0 for special tokens and unused ids.
+
+        The lengths of a text's tokens sum to the text's UTF-8 bytes.
+        """
+        alphabet = byte_alphabet()
+        lengths = np.zeros(self.vocab_size, np.int32)
+        added = {token["id"]: token for token in self._description["added_tokens"]}
+        for token, token_id in self._hf.get_vocab(with_added_tokens=True).items():
+            if token_id in added:
+                lengths[token_id] = 0 if added[token_id]["special"] else len(token.encode())
+            elif all(character in alphabet for character in token):
+                lengths[token_id] = len(token)  # one character a byte
+            else:
+                raise ValueError(f"token {token!r} (id {token_id}) of {self._folder} is not written in byte-level BPE")
+        return lengths
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that `load_tokenizer` and transformers' AutoTokenizer read.
+
+        Files that came with the tokenizer are copied as they are.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        if self._folder is not None and (self._folder / CONFIG_FILE).is_file():
+            for name in (TOKENIZER_FILE, *SIDE_FILES):
+                if (self._folder / name).is_file():
+                    shutil.copyfile(self._folder / name, target / name)
+            return
+        write_tokenizer_folder(target, self._hf.to_str(pretty=True), eos_token=self.eos_token, bos_token=self.bos_token)
+
+
+def write_tokenizer_folder(folder: Path, tokenizer_json: str, *, eos_token: str, bos_token: str | None = None) -> None:
+    """The two files of a tokenizer folder: the text of tokenizer.json, and tokenizer_config.json made to go with it."""
+    config = {
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "bos_token": bos_token,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": eos_token,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    (folder / TOKENIZER_FILE).write_text(tokenizer_json, encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load_tokenizer(path: str | Path, *, eos_token: str | None = None, bos_token: str | None = None) -> Tokenizer:
+    """The tokenizer in a folder with tokenizer.json and tokenizer_config.json, or in one tokenizer.json.
+
+    `eos_token` and `bos_token` (their text) override tokenizer_config.json and are needed where there is none.
+
+    Raises FileNotFoundError where there is no tokenizer, ValueError where it is not byte-level BPE or has no
+    end-of-text token.
+    """
+    path = Path(path)
+    file = path / TOKENIZER_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"no tokenizer at {path}: expected a folder with {TOKENIZER_FILE}, or that file itself")
+    try:
+        hf = HfTokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"{file} is not a tokenizer that the tokenizers library reads: {error}") from error
+    description = json.loads(hf.to_str())
+    if description["model"]["type"] != "BPE" or not _is_byte_level(description):
+        raise ValueError(
+            f"{file} is of type {description['model']['type']} and not byte-level BPE; only that is supported, since "
+            "the bytes of each token must be known"
+        )
+    config_file = file.parent / CONFIG_FILE
+    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    eos_token = eos_token or _content(config.get("eos_token"))
+    if eos_token is None:
+        special = [token["content"] for token in description["added_tokens"] if token["special"]]
+        raise ValueError(
+            f"{file.parent} does not say which token ends a text (eos_token in {CONFIG_FILE}). "
+            f"Give eos_token=...; its special tokens are {special}"
+        )
+    return Tokenizer(
+        hf, eos_token=eos_token, bos_token=bos_token or _content(config.get("bos_token")), folder=file.parent
+    )
+
+
+def _content(token: str | dict[str, Any] | None) -> str | None:
+    """tokenizer_config.json writes a token as text or as an object with its text."""
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _token_id(vocabulary: dict[str, int], token: str, role: str, folder: Path | None) -> int:
+    if token not in vocabulary:
+        raise ValueError(f"{role} {token!r} is not in the vocabulary of the tokenizer at {folder}")
+    return vocabulary[token]
+
+
+def _is_byte_level(description: dict[str, Any]) -> bool:
+    steps = description.get("pre_tokenizer") or {}
+    return any(step.get("type") == "ByteLevel" for step in steps.get("pretokenizers", [steps]))
+
+
+def _digest(description: dict[str, Any]) -> str:
+    """sha256 over the parts of tokenizer.json that decide ids, written the same whichever library version wrote them.
+
+    Left out: truncation and padding (never used), the post-processor (it only adds special tokens, which we do not
+    ask for), and model settings that are off.
+    """
+    model = {key: value for key, value in description["model"].items() if value not in (None, False, "")}
+    model["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", [])]
+    behaviour = {
+        "model": model,
+        "normalizer": description.get("normalizer"),
+        "pre_tokenizer": description.get("pre_tokenizer"),
+        "decoder": description.get("decoder"),
+        "added_tokens": sorted(description.get("added_tokens", []), key=lambda token: token["id"]),
+    }
+    return hashlib.sha256(json.dumps(behaviour, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

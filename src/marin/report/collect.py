@@ -1,0 +1,156 @@
+"""Gather what the steps left on disk: records, metrics, scores. No number of a report comes from anywhere else.
+
+The executor is not imported. Its records are JSON with a published schema (docs/explanations/executor.md), found from
+the path of any output: `<prefix>/<step>/attempts/<attempt>/` or `<prefix>/<step>/` belongs to `<prefix>/<step>/.exec/state.json`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """What the executor recorded of one committed step."""
+
+    name: str
+    digest: str
+    """Identity of the step, 64 hex digits."""
+    path: str
+    """Output folder of the step, relative to the prefix."""
+    inputs: tuple[str, ...]
+    """Digests of the steps whose outputs this one read."""
+    wall_s: float
+    cpu_s: float | None
+    max_rss: int | None
+    """Peak memory of the step's process, bytes; None where it shared a process."""
+    num_files: int
+    num_bytes: int
+    attempts: int
+    """How many attempts it took, those that died included."""
+    started: str
+    root_digest: str
+    """sha256 over the manifest of the output."""
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """Everything a report shows; what a run did not have is empty."""
+
+    lineage: tuple[StepRecord, ...]
+    """The steps that led to the report, each after its inputs."""
+    metrics: tuple[Mapping[str, Any], ...]
+    """Rows of the training run's metrics.jsonl."""
+    timing: tuple[Mapping[str, Any], ...]
+    summary: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    parity: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    tokens: Mapping[str, Mapping[str, Any]]
+    """Ledger of each token store, by role."""
+    config_yaml: str
+
+
+def register_of(path: str | Path) -> Path:
+    """The register of the step that wrote an output path (or a file in it).
+
+    Raises FileNotFoundError naming the path if no step of an executor wrote it.
+    """
+    for folder in [Path(path), *Path(path).parents]:
+        register = folder / ".exec" / "state.json"
+        if register.is_file():
+            return register
+    raise FileNotFoundError(f"{path} is not the output of a recorded step: no .exec/state.json beside or above it")
+
+
+def read_step_record(register: Path) -> StepRecord:
+    """The record in a register; ValueError if the step is not committed."""
+    state = json.loads(register.read_text(encoding="utf-8"))
+    record = state.get("record")
+    if state["status"] != "SUCCEEDED" or not record:
+        raise ValueError(f"{register.parent.parent}: the step is {state['status']}, a report needs committed steps")
+    return StepRecord(
+        name=record["name"],
+        digest=record["digest"],
+        path=record["path"],
+        inputs=tuple(i["digest"] for i in record["inputs"]),
+        wall_s=record["wall_s"],
+        cpu_s=record.get("cpu_s"),
+        max_rss=record.get("max_rss"),
+        num_files=record["files"],
+        num_bytes=record["bytes"],
+        attempts=state["epoch"],
+        started=record["started"],
+        root_digest=record["root_digest"],
+        environment=record["env"],
+    )
+
+
+def read_lineage(paths: Mapping[str, str]) -> tuple[StepRecord, ...]:
+    """Records of the steps behind these outputs and of all their inputs, each after its inputs."""
+    registers = [register_of(path) for path in paths.values()]
+    prefix_of: dict[str, StepRecord] = {}
+    order: list[str] = []
+    stack = [(register, False) for register in reversed(registers)]
+    while stack:
+        register, inputs_done = stack.pop()
+        record = read_step_record(register)
+        if record.digest in prefix_of and (inputs_done is False or record.digest in order):
+            continue
+        prefix_of[record.digest] = record
+        if inputs_done:
+            order.append(record.digest)
+            continue
+        stack.append((register, True))
+        prefix = _prefix_of(register, record.path)
+        raw_inputs = json.loads(register.read_text(encoding="utf-8"))["record"]["inputs"]
+        for recorded in reversed(raw_inputs):
+            if recorded["digest"] not in order:
+                stack.append((register_of(prefix / recorded["path"]), False))
+    return tuple(prefix_of[digest] for digest in order)
+
+
+def _prefix_of(register: Path, step_path: str) -> Path:
+    folder = register.parent.parent
+    for _ in Path(step_path).parts:
+        folder = folder.parent
+    return folder
+
+
+def collect(steps: Mapping[str, str]) -> Collected:
+    """Read the outputs of steps by role.
+
+    Roles that are looked into: `documents`, `train`, `export`, `evaluation`, and any whose folder is a token store.
+    """
+    tokens = {
+        role: json.loads((Path(path) / "store.json").read_text(encoding="utf-8"))
+        for role, path in steps.items()
+        if (Path(path) / "store.json").is_file()
+    }
+    return Collected(
+        lineage=read_lineage(steps),
+        metrics=_read_lines(steps, "train", "metrics.jsonl"),
+        timing=_read_lines(steps, "train", "timing.jsonl"),
+        summary=_read_json(steps, "train", "summary.json"),
+        evaluation=_read_json(steps, "evaluation", "results.json"),
+        parity=_read_json(steps, "export", "parity.json"),
+        provenance=_read_json(steps, "documents", "provenance.json"),
+        tokens=tokens,
+        config_yaml=_read_text(steps, "train", "config.yaml"),
+    )
+
+
+def _read_text(steps: Mapping[str, str], role: str, name: str) -> str:
+    """The file of a role, or nothing if the report has no such role; a role without its file is an error."""
+    return (Path(steps[role]) / name).read_text(encoding="utf-8") if role in steps else ""
+
+
+def _read_json(steps: Mapping[str, str], role: str, name: str) -> dict[str, Any]:
+    return json.loads(_read_text(steps, role, name) or "{}")
+
+
+def _read_lines(steps: Mapping[str, str], role: str, name: str) -> tuple[dict[str, Any], ...]:
+    return tuple(json.loads(line) for line in _read_text(steps, role, name).splitlines())

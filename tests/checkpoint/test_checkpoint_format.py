@@ -1,0 +1,197 @@
+"""A checkpoint is complete or absent, and a damaged one is never loaded."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marin.checkpoint import format as checkpoint
+from marin.checkpoint.discover import list_checkpoints, remove_leftovers
+from marin.checkpoint.format import CorruptCheckpointError, CorruptCheckpointWarning
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    embedding: jax.Array
+    scale: jax.Array
+
+
+def state(value: float = 1.0):
+    rng = np.random.default_rng(0)
+    return {
+        "params": Weights(
+            embedding=jnp.asarray(rng.normal(size=(5, 3)), jnp.float32) * value, scale=jnp.asarray(value, jnp.bfloat16)
+        ),
+        "optimizer": (jnp.zeros((2, 3)), {"count": jnp.asarray(7, jnp.int32)}),
+    }
+
+
+def assert_same_bits(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        assert a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def files_of(path):
+    return sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def test_what_is_loaded_is_bit_for_bit_what_was_saved(tmp_path):
+    saved = state(0.1)
+    path = checkpoint.save(tmp_path, 500, saved, {"loader_position": 500})
+    assert path == tmp_path / "step-00000500"
+    assert_same_bits(checkpoint.load(path, saved, prefix=""), saved)
+    assert checkpoint.read_metadata(path) == {"step": 500, "loader_position": 500}
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    shape=st.lists(st.integers(0, 4), max_size=3),
+    dtype=st.sampled_from(["float32", "bfloat16", "int32", "uint32", "bool", "uint8"]),
+    seed=st.integers(0, 99),
+)
+def test_any_shape_and_dtype_survives(tmp_path_factory, shape, dtype, seed):
+    bits = np.random.default_rng(seed).integers(0, 2, size=shape)
+    tree = {"params": {"x": jnp.asarray(bits, dtype)}}
+    path = checkpoint.save(tmp_path_factory.mktemp("any"), 1, tree)
+    assert_same_bits(checkpoint.load(path, tree, prefix=""), tree)
+
+
+def test_nan_infinity_and_signed_zero_survive(tmp_path):
+    tree = {"x": jnp.asarray([np.nan, np.inf, -np.inf, -0.0, 0.0], jnp.float32)}
+    assert_same_bits(checkpoint.load(checkpoint.save(tmp_path, 1, tree), tree, prefix=""), tree)
+
+
+def test_an_array_larger_than_a_chunk_is_split_and_survives(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_CHUNK_BYTES", 64)
+    tree = {"params": {"x": jnp.arange(7 * 6, dtype=jnp.float32).reshape(7, 6)}}
+    path = checkpoint.save(tmp_path, 1, tree)
+    assert len(list((path / "arrays" / "params.x" / "c").rglob("0"))) > 1
+    assert_same_bits(checkpoint.load(path, tree, prefix=""), tree)
+
+
+def test_the_parameters_alone_can_be_loaded_from_their_shapes(tmp_path):
+    saved = state()
+    path = checkpoint.save(tmp_path, 1, saved)
+    shapes = jax.eval_shape(lambda: saved["params"])
+    assert_same_bits(checkpoint.load(path, shapes), saved["params"])
+
+
+def test_every_flipped_byte_is_found_and_its_file_named(tmp_path):
+    saved = state()
+    path = checkpoint.save(tmp_path, 3, saved)
+    for file in files_of(path):
+        content = file.read_bytes()
+        for position in {0, len(content) // 2, len(content) - 1}:
+            damaged = bytearray(content)
+            damaged[position] ^= 1
+            file.write_bytes(damaged)
+            with pytest.raises(CorruptCheckpointError) as caught:
+                checkpoint.load(path, saved, prefix="")
+            assert caught.value.file == file.relative_to(path).as_posix()
+            assert caught.value.file in str(caught.value)
+        file.write_bytes(content)
+    checkpoint.verify(path)
+
+
+def test_a_missing_file_is_found(tmp_path):
+    path = checkpoint.save(tmp_path, 3, state())
+    chunk = files_of(path / "arrays" / "optimizer.0")[0]
+    chunk.unlink()
+    with pytest.raises(CorruptCheckpointError, match="arrays/optimizer.0/c/0/0.*No such file"):
+        checkpoint.verify(path)
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_with_a_warning(tmp_path):
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, step, state(step), {"note": step})
+    (tmp_path / "step-00000003" / "arrays" / "params.embedding" / "c" / "0" / "0").write_bytes(b"\0" * 60)
+    with pytest.warns(CorruptCheckpointWarning, match=r"step-00000003.*params\.embedding.*checkpoint before it"):
+        loaded = checkpoint.load_latest(tmp_path, state())
+    assert (loaded.step, loaded.metadata) == (2, {"note": 2})
+    assert_same_bits(loaded.state, state(2))
+    with pytest.warns(CorruptCheckpointWarning):
+        assert checkpoint.latest(tmp_path) == tmp_path / "step-00000002"
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert checkpoint.latest(tmp_path / "nowhere") is None
+    assert checkpoint.load_latest(tmp_path, state()) is None
+
+
+def test_another_models_checkpoint_is_refused_with_the_names(tmp_path):
+    path = checkpoint.save(tmp_path, 1, {"params": {"wq": jnp.ones(2), "wk": jnp.ones(2)}})
+    with pytest.raises(ValueError, match=r"lacks 'params\.wv' .* 'params\.wk'"):
+        checkpoint.load(path, {"wq": jnp.ones(2), "wv": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r"'params\.wk' has shape \(2,\) and dtype float32, expected \(3,\)"):
+        checkpoint.load(path, {"wq": jnp.ones(2), "wk": jnp.ones(3)})
+
+
+def test_a_checkpoint_of_a_later_format_is_refused_without_calling_it_corrupt(tmp_path):
+    path = checkpoint.save(tmp_path, 1, state())
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["version"] = 2
+    del manifest["sha256"]
+    manifest["sha256"] = checkpoint._manifest_digest(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="version 2.*reads.*version 1") as caught:
+        checkpoint.verify(path)
+    assert not isinstance(caught.value, CorruptCheckpointError)
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    checkpoint.save(tmp_path, 1, state(1))
+    path = checkpoint.save(tmp_path, 1, state(2))
+    assert_same_bits(checkpoint.load(path, state(), prefix=""), state(2))
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_failed_save_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="'a/b' has characters other than"):
+        checkpoint.save(tmp_path, 1, {"a/b": jnp.ones(1)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_killed_at_any_moment_leaves_only_complete_checkpoints(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import jax.numpy as jnp
+        from marin.checkpoint import format as checkpoint
+        step = 0
+        while True:
+            step += 1
+            checkpoint.save({str(tmp_path)!r}, step % 3, {{f"a{{i}}": jnp.full((1000,), step) for i in range(20)}})
+            print(step, flush=True)
+        """
+    )
+    like = {f"a{i}": jnp.zeros((1000,), jnp.int32) for i in range(20)}
+    for moment_s in (0.003, 0.031):
+        writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        for _ in range(3):
+            writer.stdout.readline()
+        time.sleep(moment_s)
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # nothing that has its name is damaged
+            found = list_checkpoints(tmp_path)
+            assert found
+            for folder in found:
+                loaded = checkpoint.load(folder.path, like, prefix="")
+                assert len({int(leaf[0]) for leaf in loaded.values()}) == 1
+        remove_leftovers(tmp_path)
+        assert all(path.name.startswith("step-") for path in tmp_path.iterdir())

@@ -1,0 +1,36 @@
+"""What every committed file must keep to."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+# Written so that this file does not name them itself.
+REGISTRY_HOSTS = re.compile(
+    "|".join(["pypi" + r"\.org", "python" + "hosted", "npm" + r"js\.(org|com)", "deb" + r"\.debian\.org"])
+)
+
+
+@pytest.fixture(scope="module")
+def committed(repository: Path) -> list[Path]:
+    run = subprocess.run(["git", "ls-files"], cwd=repository, capture_output=True, text=True)
+    if run.returncode:
+        pytest.skip("not a git checkout, so there is no list of committed files")
+    return [repository / name for name in run.stdout.splitlines() if (repository / name).is_file()]
+
+
+def test_no_committed_file_names_a_package_registry(committed: list[Path]):
+    naming = [p for p in committed if REGISTRY_HOSTS.search(p.read_text(encoding="utf-8", errors="ignore"))]
+    assert not naming
+
+
+def test_the_lock_pins_every_requirement_with_a_hash(repository: Path):
+    lines = (repository / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    requirements = [i for i, line in enumerate(lines) if "==" in line]
+    assert len(requirements) > 50
+    assert all(lines[i].endswith("\\") and "--hash=sha256:" in lines[i + 1] for i in requirements)
+
+
+def test_large_files_stay_out_of_the_repository(committed: list[Path]):
+    assert not [p for p in committed if p.stat().st_size > 1_000_000]
