@@ -119,8 +119,7 @@ def test_the_future_changes_nothing(config, params):
         assert (out[cut:] != other[cut:]).any(axis=-1).all()
 
 
-@pytest.mark.parametrize("use_flash_attention", [True, False])
-def test_packed_documents_score_as_they_do_alone(config, params, use_flash_attention):
+def test_packed_documents_score_as_they_do_alone(config, params):
     lengths = (3, 97, 1, 39)
     tokens = np.asarray(random_tokens(1, SEQ))
     segments = np.repeat([4, 1, 7, 2], lengths)[None]
@@ -131,9 +130,9 @@ def test_packed_documents_score_as_they_do_alone(config, params, use_flash_atten
         row[:length] = tokens[0, end - length : end]
     expected = jitted_logits(config, params, alone)
     expected = jnp.concatenate([row[:length] for row, length in zip(expected, lengths, strict=True)])
-    config = replace(config, use_flash_attention=use_flash_attention)
-    for where in (None, positions):
-        packed = jitted_logits(config, params, tokens, segment_ids=segments, positions=where)[0]
+    naive = replace(config, use_flash_attention=False)
+    for way, where in ((config, None), (config, positions), (naive, None)):
+        packed = jitted_logits(way, params, tokens, segment_ids=segments, positions=where)[0]
         np.testing.assert_allclose(packed, expected, atol=2e-5)
 
 
@@ -142,8 +141,8 @@ def test_every_way_to_run_it_gives_the_same_logits(config, params):
     expected = jitted_logits(config, params, tokens)
     naive = replace(config, use_flash_attention=False)
     np.testing.assert_allclose(jitted_logits(naive, params, tokens), expected, atol=2e-5)
-    for way in ({"scan_layers": True}, {"remat": True}):
-        np.testing.assert_allclose(jitted_logits(config, params, tokens, **way), expected, atol=2e-5)
+    scanned = jitted_logits(config, params, tokens, scan_layers=True, remat=True)
+    np.testing.assert_allclose(scanned, expected, atol=2e-5)
 
 
 def test_the_cache_gives_what_recomputing_gives(config, params):
@@ -175,9 +174,7 @@ def test_rows_of_a_cache_may_be_at_different_positions(config, params):
         np.testing.assert_allclose(out, expected[np.arange(2), where[:, 0]], atol=2e-5)
 
 
-@pytest.mark.parametrize("use_flash_attention", [True, False])
-def test_gradients_are_those_of_finite_differences(config, params, use_flash_attention):
-    config = replace(config, use_flash_attention=use_flash_attention)
+def test_gradients_are_those_of_finite_differences(config, params):
     tokens, targets = random_tokens(2, SEQ), random_tokens(2, SEQ, seed=3)
     segments = (jnp.arange(SEQ)[None] >= jnp.array([[50], [SEQ]])).astype(jnp.int32)
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from marin.data.config import PACKING_MODES, PackingMode
+from marin.data.config import PACKING_MODES, LaidOutMode, PackingMode
 from marin.data.packing import PackingStats, concatenation_stats, pack
 from marin.data.store import TokenStore
 
@@ -52,7 +52,7 @@ def row_dataset(store: TokenStore, seq_len: int, packing: PackingMode) -> RowDat
     """Rows of `seq_len` slots over a store."""
     if packing == "concatenate":
         return ConcatenatedRows(store, seq_len)
-    if packing in PACKING_MODES:
+    if packing == "greedy" or packing == "best_fit":
         return PackedRows(store, seq_len, packing)
     raise ValueError(f"unknown packing {packing!r}; expected one of {', '.join(map(repr, PACKING_MODES))}")
 
@@ -109,7 +109,7 @@ class ConcatenatedRows:
 class PackedRows:
     """Documents laid into rows whole, by `greedy` or `best_fit`; laid out when opened."""
 
-    def __init__(self, store: TokenStore, seq_len: int, packing: PackingMode):
+    def __init__(self, store: TokenStore, seq_len: int, packing: LaidOutMode):
         _check_seq_len(seq_len)
         self.store = store
         self.seq_len = seq_len
