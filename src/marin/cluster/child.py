@@ -1,0 +1,133 @@
+"""The process at the other end of `LocalCluster.launch`: a supervisor that forks the worker and outlives it.
+
+The supervisor is what makes a job end as one: it dies when its launcher dies, however that died (the kernel tells it,
+on Linux), and takes the worker and everything the worker started with it. The price is one more small process and a
+fork for each job. It stays free of threads and of imports, for it forks.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import sys
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent(parent: int, signal_number: int) -> None:
+    """Have the kernel send this process a signal when its parent ends (Linux; elsewhere nothing happens)."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+    except (ImportError, AttributeError, OSError):
+        return
+    if os.getppid() != parent:  # it died before the kernel was asked
+        os._exit(128 + signal.SIGKILL)
+
+
+def _read_all(descriptor: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(0)
+        return file.read()
+
+
+def _import_main(kind: str, where: str) -> None:
+    """Run the launcher's script again under the name `__mp_main__`, so that what it defines can be found here."""
+    import runpy
+    import types
+
+    if kind == "module":
+        content = runpy.run_module(where, run_name="__mp_main__", alter_sys=True)
+    else:
+        content = runpy.run_path(where, run_name="__mp_main__")
+    module = types.ModuleType("__mp_main__")
+    module.__dict__.update(content)
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+
+
+def _work(task: dict[str, Any], result_fd: int) -> int:
+    """Do the job; its exit code. Whatever it raises goes to stderr, and in short to `result_fd`."""
+    if task["command"] is not None:
+        command = task["command"]
+        try:
+            os.execvp(command[0], command)
+        except OSError as error:
+            answer = {"error": {"type": type(error).__name__, "message": f"{command[0]}: {error.strerror}"}}
+            os.write(result_fd, json.dumps(answer).encode())
+            return 127
+    import faulthandler
+    from dataclasses import asdict
+
+    from marin.cluster.job import error_of, plain_value, resolve_function
+
+    faulthandler.enable()
+    sys.argv = task["argv"]
+    answer: dict[str, Any]
+    try:
+        if task["main"] is not None:
+            _import_main(*task["main"])
+        function, args, kwargs = pickle.loads(task["call"])
+        answer = {"value": plain_value(resolve_function(function)(*args, **kwargs))}
+        code = 0
+    except BaseException as error:
+        import traceback
+
+        # error_of first: it cuts this function's own frame off the traceback
+        answer, code = {"error": asdict(error_of(error))}, 1
+        traceback.print_exception(error)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    with os.fdopen(result_fd, "wb") as file:
+        file.write(json.dumps(answer).encode())
+    return code
+
+
+def main(payload_fd: int, result_fd: int, launcher: int) -> None:
+    """Supervise one job; leaves by `os._exit` or `sys.exit` with the worker's exit code (128 + signal if killed)."""
+    worker = 0
+
+    def kill_group(number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker, number)
+
+    def on_signal(number: int, _: object) -> None:
+        if worker:
+            orphaned = os.getppid() != launcher
+            kill_group(signal.SIGKILL if orphaned or number == signal.SIGUSR1 else signal.SIGTERM)
+
+    # SIGTERM: ask the worker to stop, or, when the launcher is gone, kill it. SIGUSR1: kill it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGUSR1, on_signal)
+    _die_with_parent(launcher, signal.SIGTERM)
+    task = pickle.loads(_read_all(payload_fd))
+    os.set_inheritable(result_fd, False)
+    sys.path[:] = task["sys_path"]
+    supervisor = os.getpid()
+    worker = os.fork()
+    if worker == 0:
+        os.setpgid(0, 0)
+        _die_with_parent(supervisor, signal.SIGKILL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR1))
+        sys.exit(_work(task, result_fd))
+    with contextlib.suppress(OSError):  # both set it, so that neither depends on who runs first
+        os.setpgid(worker, worker)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR1))
+    # Output belongs to the worker: the launcher reads until everyone who could write has closed.
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
+    kill_group(signal.SIGKILL)  # what the worker started and left behind
+    _, status, usage = os.wait4(worker, 0)
+    code = os.waitstatus_to_exitcode(status)
+    # Measured here: what the launcher sees of this process includes the launcher's own memory, inherited over exec.
+    measured = {"max_rss": usage.ru_maxrss, "cpu_s": usage.ru_utime + usage.ru_stime}
+    os.write(result_fd, b"\n" + json.dumps(measured).encode())
+    os._exit(code if code >= 0 else 128 - code)

@@ -1,0 +1,308 @@
+"""Jobs on this machine: each in a process of its own, or right here in the calling thread.
+
+A process of its own costs a start (tens of milliseconds before imports) and buys isolation: its output is captured,
+its memory measured, it can be stopped, and it ends when its launcher ends. Right here costs nothing and buys nothing.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any
+
+from marin.cluster.job import JobError, JobHandle, JobRequest, JobResult, error_of, plain_value, resolve_function
+
+_SIGNALS = {6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM", 25: "SIGXFSZ"}
+
+
+class EndedJob:
+    """The handle of a job that has ended already."""
+
+    def __init__(self, name: str, result: JobResult) -> None:
+        self.name = name
+        self.pid: int | None = None
+        self._result = result
+
+    def wait(self, timeout_s: float | None = None) -> JobResult:
+        return self._result
+
+    def cancel(self, grace_s: float = 10.0) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def _environment(env: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in env}
+    os.environ.update(env)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _max_rss_bytes(maxrss: int) -> int:
+    return maxrss if sys.platform == "darwin" else maxrss * 1024
+
+
+class InProcessCluster:
+    """Calls the job's function in the calling thread; `launch` returns when it has ended.
+
+    What the function prints goes where the process prints; the log file gets its start, its end and its exception.
+    One job at a time: environment variables belong to the whole process. Ctrl-C stops the job and makes it
+    cancelled. Memory and processor time are those of the process, for they cannot be told apart.
+    """
+
+    def launch(
+        self,
+        request: JobRequest,
+        *,
+        on_output: Callable[[bytes], None] | None = None,
+        on_end: Callable[[JobResult], None] | None = None,
+    ) -> JobHandle:
+        """Run the job to its end. `on_output` is never called."""
+        import resource
+
+        if request.entrypoint.function is None:
+            raise ValueError(f"job {request.name!r} is a command and needs a process: launch it on a LocalCluster")
+        entry = request.entrypoint
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(open(request.log_path, "a", encoding="utf-8")) if request.log_path else None
+            self._note(log, f"{request.name} started in the runner's process; what it prints is not captured")
+            stack.enter_context(_environment(request.env))
+            value, error, cancelled = None, None, False
+            started, cpu = time.monotonic(), time.process_time()
+            try:
+                value = plain_value(resolve_function(entry.function)(*entry.args, **entry.kwargs))
+            except KeyboardInterrupt as interrupt:
+                error, cancelled = error_of(interrupt), True
+            except BaseException as raised:
+                error = error_of(raised)
+            result = JobResult(
+                error=error,
+                value=value,
+                cancelled=cancelled,
+                wall_s=time.monotonic() - started,
+                cpu_s=time.process_time() - cpu,
+                max_rss=_max_rss_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss),
+                max_rss_scope="process",
+            )
+            outcome = f"failed\n{error.traceback}" if error else "ended"
+            self._note(log, f"{request.name} {outcome}")
+        if on_end is not None:
+            on_end(result)
+        return EndedJob(request.name, result)
+
+    @staticmethod
+    def _note(log: IO[str] | None, text: str) -> None:
+        if log is not None:
+            with contextlib.suppress(OSError):  # a full disk must not hide how the job ended
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+                log.flush()
+
+
+def _anonymous_file(content: bytes = b"") -> int:
+    """Descriptor of a nameless file in memory (or the temporary folder) that holds `content`."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("marin-job")
+    else:
+        import tempfile
+
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    return descriptor
+
+
+def _main_of(call: bytes) -> tuple[str, str] | None:
+    """How the child finds again what the pickle `call` names in `__main__`; None if it names nothing there."""
+    if b"__main__" not in call:
+        return None
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name:
+        return ("module", spec.name)
+    path = getattr(main, "__file__", None)
+    if path is None:
+        raise ValueError(
+            "its function or a class in its arguments is defined in an interactive session, where another process "
+            "cannot find it: put it into a file"
+        )
+    return ("path", os.path.abspath(path))
+
+
+def _payload(request: JobRequest) -> bytes:
+    entry = request.entrypoint
+    call, main = None, None
+    if entry.command is None:
+        if entry.function is None:
+            raise ValueError(f"job {request.name!r} has neither a function nor a command")
+        try:
+            call = pickle.dumps((entry.function, entry.args, dict(entry.kwargs)))
+            main = _main_of(call)
+        except Exception as error:
+            raise ValueError(
+                f"job {request.name!r} cannot be sent to another process: {error}. Its function must stand at the top "
+                "level of a module or script, and its arguments must be picklable; or run it without resources"
+            ) from error
+    return pickle.dumps(
+        {"sys_path": sys.path[:], "argv": sys.argv[:], "main": main, "call": call, "command": entry.command}
+    )
+
+
+def _read_answer(text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(what the worker answered, what its supervisor measured); {} for what a killed process could not say."""
+    answer, _, measured = text.partition(b"\n")
+    values: list[dict[str, Any]] = []
+    for part in (answer, measured):
+        try:
+            values.append(json.loads(part))
+        except ValueError:
+            values.append({})
+    return values[0], values[1]
+
+
+class LocalProcess:
+    """The handle of a job in a process of its own."""
+
+    def __init__(self, request: JobRequest, on_output, on_end) -> None:
+        import subprocess
+
+        self.name = request.name
+        self._on_output = on_output
+        self._on_end = on_end
+        self._log_path = request.log_path
+        self._result: JobResult | None = None
+        self._ended = threading.Event()
+        self._cancelled = False
+        self._kill_timer: threading.Timer | None = None
+        source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        payload, self._answer = _anonymous_file(_payload(request)), _anonymous_file()
+        output, write_end = os.pipe()
+        code = (
+            f"import sys; sys.path.insert(0, {source!r}); import marin.cluster.child as child; "
+            f"child.main({payload}, {self._answer}, {os.getpid()})"
+        )
+        try:
+            self._started = time.monotonic()
+            self._process = subprocess.Popen(
+                [sys.executable, "-u", "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=write_end,
+                pass_fds=(payload, self._answer),
+                env={**os.environ, **request.env},
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(output)
+            os.close(self._answer)
+            raise
+        finally:
+            os.close(payload)
+            os.close(write_end)
+        self.pid: int | None = self._process.pid
+        reader = threading.Thread(target=self._read, args=(output,), name=f"output of {self.name}", daemon=True)
+        reader.start()
+        threading.Thread(target=self._watch, args=(reader,), name=f"job {self.name}", daemon=True).start()
+
+    def wait(self, timeout_s: float | None = None) -> JobResult | None:
+        self._ended.wait(timeout_s)
+        return self._result
+
+    def cancel(self, grace_s: float = 10.0) -> None:
+        import signal
+
+        self._cancelled = True
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        if grace_s > 0:
+            self._signal(signal.SIGTERM)
+            self._kill_timer = threading.Timer(grace_s, self._signal, (signal.SIGUSR1,))
+            self._kill_timer.daemon = True
+            self._kill_timer.start()
+        else:
+            self._signal(signal.SIGUSR1)
+
+    def _signal(self, number: int) -> None:
+        if not self._ended.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
+
+    def _read(self, descriptor: int) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, descriptor)
+            log = stack.enter_context(open(self._log_path, "ab", buffering=0)) if self._log_path else None
+            while chunk := os.read(descriptor, 1 << 16):
+                if log is not None:
+                    try:
+                        log.write(chunk)
+                    except OSError:  # the disk is full: the job shall not stall on its own log
+                        log = None
+                if self._on_output is not None:
+                    self._on_output(chunk)
+
+    def _watch(self, reader: threading.Thread) -> None:
+        _, status, usage = os.wait4(self._process.pid, 0)
+        wall_s = time.monotonic() - self._started
+        code = os.waitstatus_to_exitcode(status)
+        self._process.returncode = code
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        # Something that left the job's group may still hold the pipe; it is not worth waiting for.
+        reader.join(timeout=2.0)
+        with open(self._answer, "rb") as file:
+            file.seek(0)
+            answer, measured = _read_answer(file.read())
+        self._result = JobResult(
+            error=self._error(answer, code if code >= 0 else 128 - code),
+            value=answer.get("value"),
+            cancelled=self._cancelled,
+            exit_code=code if code >= 0 else 128 - code,
+            wall_s=wall_s,
+            cpu_s=measured.get("cpu_s", usage.ru_utime + usage.ru_stime),
+            max_rss=_max_rss_bytes(measured["max_rss"]) if "max_rss" in measured else None,
+        )
+        if self._on_end is not None:
+            self._on_end(self._result)
+        self._ended.set()
+
+    @staticmethod
+    def _error(answer: Mapping[str, Any], code: int) -> JobError | None:
+        if "error" in answer:
+            return JobError(**answer["error"])
+        if code == 0:
+            return None
+        if code > 128:
+            name = _SIGNALS.get(code - 128, f"signal {code - 128}")
+            hint = " (the system kills so when memory runs out)" if name == "SIGKILL" else ""
+            return JobError(type="Killed", message=f"the process was killed by {name}{hint}")
+        return JobError(type="ExitCode", message=f"the process ended with exit code {code}")
+
+
+class LocalCluster:
+    """Runs each job in a process of its own on this machine.
+
+    The job has its own session, gets a pickle of its function's name and arguments (a function of the running script
+    is found by importing the script again, as `multiprocessing` does), and is killed, with all that it started, when
+    the launching thread's process ends. Launch from a thread that lives as long as the job: on Linux the kernel
+    counts the end of the launching thread as the end of the parent.
+    """
+
+    def launch(
+        self,
+        request: JobRequest,
+        *,
+        on_output: Callable[[bytes], None] | None = None,
+        on_end: Callable[[JobResult], None] | None = None,
+    ) -> JobHandle:
+        """Start the job; its output goes to the log file and to `on_output`, stdout and stderr in one stream."""
+        return LocalProcess(request, on_output, on_end)

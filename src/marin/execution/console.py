@@ -1,0 +1,233 @@
+"""What a person sees of a run: one line per event on stderr, and the output of steps that run elsewhere.
+
+Lines, not a live table: they read the same on a terminal, in a log file and in a bug report.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+# A progress bar that redraws itself becomes one line per so many seconds where nobody can see it redraw.
+_REDRAW_EVERY_S = 30.0
+# Above this many cached steps in a run that has other work, they share one line.
+_MAX_CACHED_LINES = 20
+_LOG_TAIL_LINES = 20
+
+
+def duration(seconds: float) -> str:
+    """0.4s, 12s, 1m12s, 3h04m."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+
+
+def tail(path: str, num_lines: int = _LOG_TAIL_LINES) -> list[str]:
+    """The last lines of a text file; of a line that redrew itself, what it showed last. [] if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - (64 << 10)))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")][-num_lines:]
+
+
+_MARKS = {"HIT": ("=", "cached"), "RUN": ("+", "run"), "WAIT": ("w", "wait"), "SKIP": ("-", "not needed")}
+_MARKS |= {"FAILED": ("!", "failed"), "BLOCKED": ("x", "blocked")}
+
+
+def format_plan(plan: Any) -> str:
+    """A plan (`marin.execution.plan.Plan`) as a table with one line per step and a line of totals."""
+    width = max((len(item.node.step.name) for item in plan), default=0)
+    lines = []
+    for item in plan:
+        mark, word = _MARKS[item.action]
+        mark = "~" if item.changes else mark
+        reason = "" if item.action == "HIT" else item.reason
+        lines.append(
+            f"  {mark}  {item.node.step.name:<{width}}  @{item.node.digest[:6]}  {word:<10}  {reason}".rstrip()
+        )
+    totals = [f"{plan.count(action)} {word}" for action, (_, word) in _MARKS.items() if plan.count(action)]
+    return "\n".join([*lines, "", f"Plan: {', '.join(totals)}."])
+
+
+def format_summary(steps: Sequence[Any], wall_s: float) -> str:
+    """One line on what a run did, from its `StepResult`s."""
+    counts = {action: sum(s.action == action for s in steps) for action in _ACTIONS}
+    if all(s.action in ("cached", "skipped") for s in steps):
+        return f"nothing to do: {counts['cached']:,} step{'s' * (counts['cached'] != 1)} cached"
+    shown = [f"{counts[action]:,} {action}" for action in _ACTIONS if counts[action]]
+    text = f"{'  '.join(shown)}    {duration(wall_s)}"
+    if counts["failed"]:
+        text += "\nfailed steps run again with --force_run_failed"
+    return text
+
+
+_ACTIONS = ("ran", "cached", "skipped", "failed", "blocked", "cancelled")
+
+
+def format_outputs(plan: Any, steps: Sequence[Any]) -> str:
+    """Where the outputs of the steps that were asked for are, one line each."""
+    targets = set(plan.targets)
+    found = [s for s in steps if s.digest in targets and s.output_path is not None]
+    width = max((len(s.name) for s in found), default=0)
+    here = os.getcwd() + os.sep
+    return "\n".join(f"{s.name:<{width}}  {s.output_path.removeprefix(here)}" for s in found)
+
+
+class Console:
+    """Prints the events of a run. Safe to use from several threads."""
+
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+        self._stream = stream or sys.stderr
+        self._quiet = quiet
+        self._mutex = threading.RLock()
+        self._half_line = False  # the cursor does not stand at the beginning of a line
+        self._running = 0
+        self.is_terminal = self._stream.isatty()
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        try:
+            "✓▶✗·…".encode(encoding)
+            self._symbols = {"done": "✓", "start": "▶", "fail": "✗", "wait": "·"}
+        except UnicodeEncodeError:
+            self._symbols = {"done": "ok", "start": ">", "fail": "x", "wait": "."}
+
+    def line(self, text: str) -> None:
+        """Print one line (or several)."""
+        if self._quiet:
+            return
+        with self._mutex:
+            if self._half_line:
+                text = "\n" + text
+                self._half_line = False
+            try:
+                self._stream.write(text + "\n")
+                self._stream.flush()
+            except (OSError, ValueError):  # the reader of our stderr is gone; the run is not
+                self._quiet = True
+
+    def through(self, text: str) -> None:
+        """Pass text to the terminal as it is, half lines and redrawn lines too."""
+        with self._mutex:
+            if self._quiet:
+                return
+            try:
+                self._stream.write(text)
+                self._stream.flush()
+                self._half_line = not text.endswith("\n")
+            except (OSError, ValueError):
+                self._quiet = True
+
+    @property
+    def passes_through(self) -> bool:
+        """Whether the one step that runs may use the terminal as if it were its own."""
+        return self.is_terminal and self._running <= 1
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether several steps run at once."""
+        return self._running > 1
+
+    def _event(self, symbol: str, name: str, text: str = "") -> None:
+        self.line(f"{self._symbols[symbol]} {name}  {text}".rstrip())
+
+    def cached(self, names: Sequence[str]) -> None:
+        if len(names) > _MAX_CACHED_LINES:
+            self.line(f"{self._symbols['done']} {len(names):,} steps  cached")
+        else:
+            for name in names:
+                self._event("done", name, "cached")
+
+    def started(self, name: str, note: str = "") -> None:
+        self._running += 1
+        self._event("start", name, note)
+
+    def waiting(self, name: str, text: str) -> None:
+        self._event("wait", name, f"waiting: {text}")
+
+    def done(self, name: str, wall_s: float) -> None:
+        self._running -= 1
+        self._event("done", name, duration(wall_s))
+
+    def shared(self, name: str) -> None:
+        self._event("done", name, "done by another run")
+
+    def cancelled(self, name: str, wall_s: float) -> None:
+        self._running -= 1
+        self._event("fail", name, f"cancelled after {duration(wall_s)}")
+
+    def lost(self, name: str) -> None:
+        self._running -= 1
+        self._event("fail", name, "taken over by another run; this attempt counts for nothing")
+
+    def failed(self, name: str, text: str, *, log: str | None = None, was_running: bool = True) -> None:
+        """A failure with the end of the log, so that its cause is on the screen."""
+        self._running -= was_running
+        lines = tail(log) if log else []
+        with self._mutex:
+            self._event("fail", name, text)
+            for shown in lines:
+                self.line(f"    {shown}")
+            if log:
+                self.line(f"    log: {log}")
+
+    def blocked(self, name: str, on: str) -> None:
+        self._event("wait", name, f"not run: input {on} failed")
+
+    def output_of(self, name: str) -> "StepOutput":
+        """A sink for what a step in another process prints."""
+        return StepOutput(self, name)
+
+
+class StepOutput:
+    """Shows the output of one step as it comes.
+
+    On a terminal, while the step runs alone, everything passes through as it is, progress bars too. Otherwise whole
+    lines are shown, with the step's name in front while several steps run; of a line that redraws itself by carriage
+    returns, what it shows every 30 seconds and at its end.
+    """
+
+    def __init__(self, console: Console, name: str) -> None:
+        import codecs
+
+        self._console = console
+        self._name = name
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""  # an unfinished line
+        self._shown_at = time.monotonic()
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the step's output."""
+        text = self._decoder.decode(chunk)
+        if self._console.passes_through and not self._rest:
+            self._console.through(text)
+            return
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._show(line)
+        if "\r" in self._rest:
+            # only the newest state of a redrawn line matters; the last carriage return may be half of a line end
+            kept = self._rest.rstrip("\r").rpartition("\r")[2]
+            self._rest = kept + ("\r" if self._rest.endswith("\r") else "")
+            if kept and time.monotonic() - self._shown_at >= _REDRAW_EVERY_S:
+                self._show(kept)
+
+    def close(self) -> None:
+        """Show what the step printed last, if no line end followed it."""
+        if self._rest.strip("\r"):
+            self._show(self._rest)
+        self._rest = ""
+
+    def _show(self, line: str) -> None:
+        self._shown_at = time.monotonic()
+        shown = line.rstrip("\r").rpartition("\r")[2]
+        self._console.line(f"{self._name}: {shown}" if self._console.is_crowded else shown)

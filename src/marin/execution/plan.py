@@ -1,0 +1,215 @@
+"""What a run would do, and why, decided from the registers alone and changing nothing.
+
+A step is needed if it was asked for or if a needed step that has to run reads it. What only committed steps read is
+not needed, so an intermediate result that was thrown away after its use is not made again.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from marin.execution.explain import Change, diff_recipes
+from marin.execution.graph import Graph, Node
+from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, LocalStore, Observer, State, StepPaths
+
+HIT = "HIT"  # committed already
+RUN = "RUN"  # will run
+WAIT = "WAIT"  # another runner has it; this one will wait for it
+FAILED_BEFORE = "FAILED"  # failed in an earlier run and will not run again unless forced
+BLOCKED = "BLOCKED"  # reads a step that failed
+SKIP = "SKIP"  # nothing that has to run reads it
+
+
+class DigestCollision(ValueError):
+    """A step's folder holds the output of another recipe."""
+
+
+@dataclass(frozen=True)
+class PlanItem:
+    """One step of a plan."""
+
+    node: Node  # the step
+    action: str  # HIT, RUN, WAIT, FAILED, BLOCKED or SKIP
+    reason: str  # why, in words
+    changes: tuple[Change, ...] = ()  # what differs from the last committed output of this name, if asked for
+    state: State | None = None  # the register as it was read
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do with every step, inputs first."""
+
+    graph: Graph  # all steps
+    items: tuple[PlanItem, ...]  # in the graph's order; only the steps that the targets lead to
+    targets: tuple[str, ...]  # digests asked for
+    prefix: str  # absolute path of the store
+
+    def __iter__(self) -> Iterator[PlanItem]:
+        return iter(self.items)
+
+    def count(self, action: str) -> int:
+        return sum(item.action == action for item in self.items)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing to run, to wait for or to complain about."""
+        return all(item.action in (HIT, SKIP) for item in self.items)
+
+    def paths(self, node: Node) -> StepPaths:
+        return StepPaths(os.path.join(self.prefix, node.path))
+
+
+def select(graph: Graph, patterns: Sequence[str] | None) -> tuple[str, ...]:
+    """Digests of the targets, or of the steps whose name one of the regular expressions is found in."""
+    if not patterns:
+        return graph.targets
+    compiled = []
+    for pattern in patterns:
+        try:
+            compiled.append(re.compile(pattern))
+        except re.error as error:
+            raise ValueError(f"run_only: {pattern!r} is not a regular expression: {error}") from error
+    chosen = tuple(n.digest for n in graph.nodes if any(p.search(n.step.name) for p in compiled))
+    if not chosen:
+        names = sorted({n.step.name for n in graph.nodes})
+        shown = ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
+        raise ValueError(f"run_only: no step's name matches {' or '.join(map(repr, patterns))}; there are {shown}")
+    return chosen
+
+
+def _reachable(graph: Graph, targets: Sequence[str]) -> set[str]:
+    reached, pending = set(targets), list(targets)
+    while pending:
+        node = graph[pending.pop()]
+        new = [d for d in (*node.deps, *node.pseudo) if d not in reached]
+        reached.update(new)
+        pending.extend(new)
+    return reached
+
+
+def _is_live(state: State, paths: StepPaths, observer: Observer) -> bool:
+    return state.status == RUNNING and not observer.is_stale(paths.root, state)
+
+
+def _at_it(state: State) -> str:
+    owner = state.owner
+    return f"run {owner.run_id} (process {owner.pid} on {owner.host}) is at it"
+
+
+def judge(
+    node: Node, state: State | None, paths: StepPaths, *, force_run_failed: bool, observer: Observer
+) -> tuple[str, str]:
+    """(action, reason) for a needed step whose register reads `state`, its inputs aside."""
+    if state is None:
+        return RUN, "no output yet"
+    if state.digest != node.digest:
+        if node.step.override_output_path is not None and _is_live(state, paths, observer):
+            return WAIT, _at_it(state)
+        if node.step.override_output_path is None:
+            raise DigestCollision(
+                f"step '{node.step.name}': {paths.root} belongs to a step with digest {state.digest}, this one has "
+                f"{node.digest}; give one of the two another name"
+            )
+        if node.step.publish == "inplace":
+            raise DigestCollision(
+                f"step '{node.step.name}' publishes in place into override_output_path "
+                f"{node.step.override_output_path!r}, which holds the output of another recipe "
+                f"({state.digest[:10]}, this one is {node.digest[:10]}); the two must not mix. "
+                "Name another output path, or move the old folder away"
+            )
+        return RUN, "its fixed output path holds the output of another recipe"
+    if state.status == SUCCEEDED:
+        if os.path.isdir(paths.data_root(state)):
+            return HIT, "cached"
+        return RUN, "its output folder is gone"
+    if state.status == FAILED:
+        error = state.error or {}
+        if force_run_failed:
+            return RUN, "failed before, forced"
+        return FAILED_BEFORE, f"failed before with {error.get('type')}: {error.get('message')}"
+    if state.status == CANCELLED:
+        return RUN, "was cancelled before"
+    if state.status == RUNNING:
+        return (WAIT, _at_it(state)) if _is_live(state, paths, observer) else (RUN, "its runner is gone")
+    raise ValueError(f"{paths.state}: unknown status {state.status!r}; update marin")
+
+
+class Siblings:
+    """The last committed output of each name: what a changed step is compared with."""
+
+    def __init__(self, store: LocalStore, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._folders: dict[str, list[str]] = {}
+
+    def latest(self, node: Node) -> State | None:
+        """The newest committed register of another recipe with this step's name."""
+        folder, _, base = node.step.name.rpartition("/")
+        if folder not in self._folders:
+            try:
+                self._folders[folder] = os.listdir(os.path.join(self._prefix, folder))
+            except (FileNotFoundError, NotADirectoryError):
+                self._folders[folder] = []
+        best = None
+        for name in self._folders[folder]:
+            if name[:-11] != base or name[-11:-10] != "-":
+                continue
+            state = self._store.read(os.path.join(self._prefix, folder, name))
+            if state is None or state.record is None or state.digest == node.digest:
+                continue
+            if best is None or (state.record["ended"], state.digest) > (best.record["ended"], best.digest):
+                best = state
+        return best
+
+
+def _explain(node: Node, siblings: Siblings) -> tuple[str, tuple[Change, ...]]:
+    old = siblings.latest(node)
+    if old is None or old.record is None:
+        return "new step", ()
+    changes = tuple(diff_recipes(old.record["canonical"], node.canonical))
+    shown = "; ".join(str(change) for change in changes[:3]) + ("; ..." if len(changes) > 3 else "")
+    return f"differs from @{old.digest[:6]}: {shown}", changes
+
+
+def make_plan(
+    graph: Graph,
+    store: LocalStore,
+    prefix: str,
+    *,
+    run_only: Sequence[str] | None = None,
+    force_run_failed: bool = False,
+    explain: bool = False,
+    observer: Observer | None = None,
+) -> Plan:
+    """Decide for every step what a run would do. Reads each register once; `explain` also compares changed steps with
+    the last committed output of their name."""
+    observer = observer or Observer()
+    targets = select(graph, run_only)
+    reached = _reachable(graph, targets)
+    nodes = [node for node in graph.nodes if node.digest in reached]
+    needed = set(targets)
+    decided: dict[str, tuple[str, str, State | None]] = {}
+    for node in reversed(nodes):
+        paths = StepPaths(os.path.join(prefix, node.path))
+        state = store.read(paths.root)
+        action, reason = judge(node, state, paths, force_run_failed=force_run_failed, observer=observer)
+        if node.digest not in needed and action != HIT:
+            action, reason = SKIP, "nothing that has to run reads it"
+        elif action in (RUN, WAIT):  # the one that is waited for may die, and then this run needs the inputs
+            needed.update(node.deps)
+        decided[node.digest] = (action, reason, state)
+    items = []
+    siblings = Siblings(store, prefix)
+    final: dict[str, str] = {}
+    for node in nodes:
+        action, reason, state = decided[node.digest]
+        changes: tuple[Change, ...] = ()
+        broken = [d for d in node.deps if final.get(d) in (FAILED_BEFORE, BLOCKED)] if action in (RUN, WAIT) else []
+        if broken:
+            action, reason = BLOCKED, f"input {graph[broken[0]].step.name} failed"
+        elif action == RUN and state is None and explain:
+            reason, changes = _explain(node, siblings)
+        final[node.digest] = action
+        items.append(PlanItem(node, action, reason, changes, state))
+    return Plan(graph, tuple(items), targets, prefix)

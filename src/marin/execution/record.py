@@ -1,0 +1,196 @@
+"""What is written down about a step and about a run, as JSON that can be read without this package.
+
+A step's record sits in its register and never changes once committed. A run's record (`.exec/runs/<run_id>/`) says
+what was asked, planned and done, failures too; it decides nothing and nobody waits for it, so its writes are not
+flushed to the disk one by one.
+"""
+
+import dataclasses
+import enum
+import hashlib
+import json
+import os
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from marin.io.atomic import write_text
+from marin.io.hashing import sha256_file
+
+_LOCK_FILES = ("uv.lock", "requirements.lock", "pylock.toml")
+# An untracked file above this size enters the hash of a dirty tree by its size only: it is data, not code.
+_MAX_UNTRACKED_BYTES = 1 << 20
+
+
+def utc(seconds: float | None = None) -> str:
+    """A moment (seconds since the epoch; None: now) as 2026-01-31T23:59:59Z."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def new_run_id() -> str:
+    """A name for a run that sorts by time and that no other run has."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(3).hex()}"
+
+
+def script_directory() -> str:
+    """The folder of the running script, or the working directory if there is no script."""
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    return os.path.dirname(os.path.abspath(path)) if path else os.getcwd()
+
+
+def _git(folder: str, *args: str) -> bytes | None:
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            ["git", "-C", folder, *args],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def git_state(folder: str) -> dict[str, str | None] | None:
+    """{commit, dirty_sha256, root} of the git checkout that holds `folder`, or None if none does.
+
+    `dirty_sha256` is None for a clean checkout, else the SHA-256 over the difference to the commit and over the
+    untracked files that git does not ignore: equal digests mean equal code.
+    """
+    head = _git(folder, "rev-parse", "HEAD", "--show-toplevel")
+    if head is None:
+        return None
+    commit, root = head.decode().splitlines()[:2]
+    difference = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color") or b""
+    untracked = (_git(root, "ls-files", "--others", "--exclude-standard", "-z") or b"").split(b"\0")
+    digest = hashlib.sha256(difference)
+    for name in sorted(filter(None, untracked)):
+        path = os.path.join(os.fsencode(root), name)
+        try:
+            size = os.lstat(path).st_size
+            content = sha256_file(path)[1] if size <= _MAX_UNTRACKED_BYTES and os.path.isfile(path) else str(size)
+        except OSError:
+            continue
+        digest.update(b"\0" + name + b"\0" + content.encode())
+    dirty = bool(difference) or any(untracked)
+    return {"commit": commit, "dirty_sha256": digest.hexdigest() if dirty else None, "root": root}
+
+
+def environment() -> dict[str, Any]:
+    """Interpreter, platform, code and lock file of this process, as records keep them."""
+    folder, system = script_directory(), os.uname()
+    git = git_state(folder)
+    root = git["root"] if git and git["root"] else folder
+    lock = next((p for p in (os.path.join(root, name) for name in _LOCK_FILES) if os.path.isfile(p)), None)
+    return {
+        "python": sys.version.split()[0],
+        "platform": f"{system.sysname}-{system.release}-{system.machine}",
+        "cpu_count": os.cpu_count(),
+        "argv": list(sys.argv),
+        "git": {"commit": git["commit"], "dirty_sha256": git["dirty_sha256"]} if git else None,
+        "lock_file": os.path.basename(lock) if lock else None,
+        "lock_sha256": sha256_file(lock)[1] if lock else None,
+    }
+
+
+def readable(value: Any) -> Any:
+    """`value` as plain JSON values, for people to read: what has no such form is shown by its name or `repr`."""
+    if value is None or isinstance(value, bool | int | str):
+        return value.name if isinstance(value, enum.Enum) else value
+    if isinstance(value, float):
+        return value if value - value == 0 else repr(value)  # infinities and NaN have no place in JSON
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: readable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {k if isinstance(k, str) else repr(k): readable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [readable(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted((readable(v) for v in value), key=repr)
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, PurePath):
+        return str(value)
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}:{value.__qualname__}"
+    return repr(value)
+
+
+def inputs_of(canonical: str, digests: Sequence[str], pseudo: Sequence[str]) -> list[tuple[str, str | None, bool]]:
+    """(digest, path inside the input or None, pseudo) for every way in which a recipe uses another step's output.
+
+    `canonical` is the recipe's canonical JSON, `digests` and `pseudo` its blocking and non-blocking inputs.
+    """
+    found: dict[tuple[str, str | None, bool], None] = {}
+    pending = [json.loads(canonical).get("config")] if '"$dep"' in canonical else []
+    while pending:
+        value = pending.pop()
+        if isinstance(value, list):
+            pending.extend(value)
+        elif isinstance(value, dict):
+            if "$dep" in value:
+                of = pseudo if value.get("pseudo") else digests
+                if value["$dep"] < len(of):
+                    found[of[value["$dep"]], value.get("sub") or None, bool(value.get("pseudo"))] = None
+            else:
+                pending.extend(value.values())
+    named = {(digest, is_pseudo) for digest, _, is_pseudo in found}
+    for of, is_pseudo in ((digests, False), (pseudo, True)):
+        for digest in of:
+            if (digest, is_pseudo) not in named:
+                found[digest, None, is_pseudo] = None
+    order = {digest: i for i, digest in enumerate((*digests, *pseudo))}
+    return sorted(found, key=lambda use: (use[2], order[use[0]], use[1] or ""))
+
+
+class RunRecord:
+    """The record of one run: `run.json`, replaced whole at start and end, and `events.jsonl`, a line per event."""
+
+    def __init__(self, folder: str, header: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._header = dict(header)
+        self._mutex = threading.Lock()
+        self._started = time.monotonic()
+        os.makedirs(folder, exist_ok=True)
+        self._events = open(f"{folder}/events.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the run
+
+    @property
+    def run_id(self) -> str:
+        return self._header["run_id"]
+
+    def write(self, **fields: Any) -> None:
+        """Add fields to the record and write it."""
+        with self._mutex:
+            self._header.update(fields)
+            write_text(f"{self.folder}/run.json", json.dumps(self._header) + "\n", fsync=False)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one event. A disk that is full must not stop a run over its diary."""
+        line = json.dumps(
+            {"time": utc(), "elapsed_s": round(time.monotonic() - self._started, 3), "event": kind, **fields}
+        )
+        with self._mutex:
+            try:
+                self._events.write(line + "\n")
+                self._events.flush()
+            except (OSError, ValueError):
+                return
+
+    def close(self) -> None:
+        with self._mutex:
+            try:
+                self._events.close()
+            except OSError:
+                return
+
+
+def command_line() -> str:
+    """This process's command, as one could type it."""
+    return shlex.join([os.path.basename(sys.executable), *sys.argv])
