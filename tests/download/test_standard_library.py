@@ -44,7 +44,9 @@ def test_collecting_twice_writes_the_same_bytes(tmp_path: Path):
 
 
 def test_another_interpreter_than_planned_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=rf"this is Python {platform.python_version()}, the config was made for 3\.0\.0"):
+    with pytest.raises(
+        ValueError, match=rf"this is Python {platform.python_version()}, the config was made for 3\.0\.0"
+    ):
         collect(tmp_path, python="3.0.0")
 
 
