@@ -16,7 +16,8 @@ def collect(path: Path, **changes) -> dict:
 
 
 def read(path: Path) -> dict[str, dict]:
-    rows = [json.loads(line) for f in sorted(path.glob("*.jsonl.gz")) for line in gzip.open(f, "rt", encoding="utf-8")]
+    files = sorted(path.glob("*.jsonl.gz"))
+    rows = [json.loads(line) for f in files for line in gzip.decompress(f.read_bytes()).decode().splitlines()]
     assert len({r["id"] for r in rows}) == len(rows)
     return {r["id"]: r for r in rows}
 
