@@ -86,8 +86,8 @@ class TrainerConfig:
         if self.train_batch_size % (self.microbatch_size or 1):
             whole, left = divmod(self.train_batch_size, self.microbatch_size)
             raise ValueError(
-                f"train_batch_size {self.train_batch_size} is not a multiple of microbatch_size {self.microbatch_size}: "
-                f"{whole} * {self.microbatch_size} = {whole * self.microbatch_size} leaves {left} rows. "
+                f"train_batch_size {self.train_batch_size} is not a multiple of microbatch_size {self.microbatch_size}"
+                f": {whole} * {self.microbatch_size} = {whole * self.microbatch_size} leaves {left} rows. "
                 f"Nearest batch sizes: {whole * self.microbatch_size} and {(whole + 1) * self.microbatch_size}."
             )
 
@@ -186,7 +186,7 @@ class SimpleTrainConfig:
             given = [name for name in _ADAMW_FIELDS if getattr(self, name) is not None]
             if given:
                 raise ValueError(
-                    f"optimizer_config and {', '.join(given)} are both given: set {', '.join(given)} in optimizer_config"
+                    f"optimizer_config and {', '.join(given)} are both given: set the latter in optimizer_config"
                 )
             if getattr(self.optimizer_config, "learning_rate", self.learning_rate) != self.learning_rate:
                 raise ValueError(
