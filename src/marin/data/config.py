@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 # How documents become rows; the trade between them is told in marin.data.packing.
-PackingMode = Literal["concatenate", "greedy", "best_fit"]
+LaidOutMode = Literal["greedy", "best_fit"]
+PackingMode = Literal["concatenate", LaidOutMode]
 PACKING_MODES: tuple[PackingMode, ...] = ("concatenate", "greedy", "best_fit")
 
 
@@ -30,15 +31,15 @@ class LmDataConfig:
     # Folder of the tokenizer that the model will be exported with; its digest must be the stores'.
     tokenizer: str | None = None
     # Read every byte of the stores once before training and compare digests (about 1 GB/s).
-    verify_stores: bool = True
+    verify_stores: bool = field(default=True, metadata={"version": {"exclude": True}})
 
     def __post_init__(self) -> None:
         if not self.train:
             raise ValueError("LmDataConfig.train names no source; give at least one token store")
-        if self.packing not in PACKING_MODES:
+        if isinstance(self.packing, str) and self.packing not in PACKING_MODES:
             modes = ", ".join(map(repr, PACKING_MODES))
             raise ValueError(f"LmDataConfig.packing is {self.packing!r}; expected one of {modes}")
-        if self.weights is not None and set(self.weights) != set(self.train):
+        if isinstance(self.weights, dict) and set(self.weights) != set(self.train):
             raise ValueError(
                 f"LmDataConfig.weights names {sorted(self.weights)}, train has {sorted(self.train)}; "
                 "give every source a weight (0 leaves it out)"

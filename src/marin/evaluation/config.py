@@ -18,7 +18,7 @@ class EvaluationConfig:
     seed: int
     """Decides which documents are taken where not all are, which questions are asked, and the sampled completions."""
     max_bytes: int | None
-    """Held-out text to score, at least two documents; whole documents in an order drawn by seed. None takes all."""
+    """Documents are taken, in an order drawn by seed, until they hold so much text; at least two. None takes all."""
     num_questions: int
     """Multiple-choice questions to make from the held-out text; 0 leaves the task out."""
 

@@ -147,11 +147,10 @@ def continuation_choice(
 ) -> MultipleChoiceTask:
     """Which text goes on? Questions made from documents (id, text), the same for the same arguments everywhere.
 
-    A query is about context_bytes of a document up to the end of a line, beginning at the start of a line. The right
-    choice is the following lines, as few as reach choice_bytes. The wrong ones follow line ends of other documents and
-    are those nearest in length among sixteen drawn for each. Where the right one stands is uniformly random. Questions of
-    one document form a group. Every draw is a hash of (seed, question, purpose), so no library's random numbers
-    can change the task.
+    A query is the whole lines within context_bytes before some line end of a document. The right choice is the lines
+    that follow, as few as reach choice_bytes. The wrong ones follow line ends of other documents and are those nearest
+    in length among sixteen drawn for each. Where the right one stands is uniformly random. Questions of one document
+    form a group. Every draw is a hash of (seed, question, purpose), so no library's random numbers can change the task.
 
     With fewer places than asked for, there are fewer questions, and a note says so. Raises ValueError where the
     documents allow no question at all.
@@ -201,10 +200,10 @@ def _cuts(data: bytes, context_bytes: int, choice_bytes: int) -> list[int]:
     position = data.find(b"\n", context_bytes - 1) + 1
     while 0 < position <= len(data) - choice_bytes:
         context, choice = _context(data, position, context_bytes), _passage(data, position, choice_bytes)
-        if 2 * len(context) >= context_bytes and 2 * len(choice.strip()) >= choice_bytes:
-            # a line of thousands of bytes is no choice of the size asked for
-            if len(choice) <= 4 * choice_bytes:
-                cuts.append(position)
+        enough = 2 * len(context.strip()) >= context_bytes and 2 * len(choice.strip()) >= choice_bytes
+        # a line of thousands of bytes is no choice of the size asked for
+        if enough and len(choice) <= 4 * choice_bytes:
+            cuts.append(position)
         position = data.find(b"\n", position) + 1
     return cuts
 

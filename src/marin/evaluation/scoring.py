@@ -9,7 +9,7 @@ times.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -21,6 +21,7 @@ Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all) after every batch."""
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """What scoring needs of a tokenizer; `marin.processing.tokenize.tokenizer.Tokenizer` has it."""
 

@@ -102,10 +102,11 @@ def ratio_estimate(
     return _normal(ratio, stderr, y.size, num_clusters)
 
 
-def wilson_interval(successes: float, n: float, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval for a proportion (Wilson 1927): `(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)`.
+def wilson_interval(successes: int | float, n: int | float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval for a proportion (Wilson, "Probable Inference", 1927).
 
-    Unlike value +- z SE it stays within [0, 1] and has a width where all n observations agree.
+    `(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)`. Unlike value +- z SE it stays within [0, 1] and has a
+    width where all n observations agree.
     """
     if not n > 0 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n}: expected 0 <= successes <= n and n > 0")

@@ -1,6 +1,10 @@
-"""Configs of the tokenizing stage: plain values, importable without a tokenizer library."""
+"""Configs of the tokenizing stage: plain values, importable without a tokenizer library.
 
-from dataclasses import dataclass
+In a step's config a value may still be wrapped (`versioned(8192)`), so the checks here pass over what is not yet a
+number; they run again when the step does.
+"""
+
+from dataclasses import dataclass, field
 
 NUM_BYTES = 256
 
@@ -27,8 +31,9 @@ class TrainBpeConfig:
     max_bad: float = 0.01
 
     def __post_init__(self) -> None:
+        _check_share("max_bad", self.max_bad)
         least = NUM_BYTES + 1 + len(self.extra_special_tokens)
-        if self.vocab_size < least:
+        if isinstance(self.vocab_size, int) and self.vocab_size < least:
             raise ValueError(
                 f"vocab_size is {self.vocab_size}; at least {least} are needed: 256 bytes and the special tokens"
             )
@@ -48,11 +53,15 @@ class TokenizeConfig:
     max_bad: float = 0.01
     # Whether a sample of every shard is decoded and compared with its text. A tokenizer that normalizes fails this.
     check_round_trip: bool = True
-    # Processes; None: one a CPU, at most one a file. Says how, not what: the store does not depend on it.
-    num_workers: int | None = None
+    # Processes; None: one a CPU, at most one a file. The store does not depend on it, so it is no part of its identity.
+    num_workers: int | None = field(default=None, metadata={"version": {"exclude": True}})
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_bad <= 1:
-            raise ValueError(f"max_bad is {self.max_bad}; it is a share of the rows, between 0 and 1")
-        if self.num_workers is not None and self.num_workers < 1:
+        _check_share("max_bad", self.max_bad)
+        if isinstance(self.num_workers, int) and self.num_workers < 1:
             raise ValueError(f"num_workers is {self.num_workers}; at least one is needed, None means one a CPU")
+
+
+def _check_share(name: str, value: float) -> None:
+    if isinstance(value, int | float) and not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; it is a share of the rows, between 0 and 1")

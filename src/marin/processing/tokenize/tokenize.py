@@ -89,8 +89,10 @@ class ShardJob:
     check_round_trip: bool
 
 
-def tokenize(config: TokenizeConfig) -> dict[str, Any]:
-    """Tokenize all documents of `config.input_path` into a store; returns what is written to tokenize.json.
+def tokenize(config: TokenizeConfig) -> ShardCounts:
+    """Tokenize all documents of `config.input_path` into a store; returns what became of the rows.
+
+    The same counts, and those of each shard with its input, are in tokenize.json beside the store.
 
     Call it again after an interruption: complete shards are kept. Raises ValueError for an empty corpus, for more bad
     rows than `max_bad`, and for a tokenizer that does not give the text back; RuntimeError naming the shards that
@@ -106,6 +108,7 @@ def tokenize(config: TokenizeConfig) -> dict[str, Any]:
         (output / LEDGER).unlink(missing_ok=True)  # not a store while a shard is missing
     progress = _Progress(jobs, pending)
     failures = _run(pending, config, tokenizer, progress)
+    _remove_if_empty(output / BAD_FOLDER)
     if failures:
         listed = "\n".join(f"  {job.label}: {reason}" for job, reason in failures)
         raise RuntimeError(
@@ -119,7 +122,7 @@ def tokenize(config: TokenizeConfig) -> dict[str, Any]:
         "format_version": "1.0",
         "recipe": jobs[0].recipe,
         "counts": asdict(total),
-        "shards": [{"name": job.name, **_read_manifest(job)} for job in jobs],
+        "shards": manifests,
     }
     write_text(output / SUMMARY, json.dumps(summary, indent=1, sort_keys=True) + "\n")
     write_ledger(
@@ -132,7 +135,7 @@ def tokenize(config: TokenizeConfig) -> dict[str, Any]:
         token_byte_lengths=tokenizer.token_byte_lengths(),
     )
     progress.finish(total)
-    return summary
+    return total
 
 
 def tokenize_shard(job: ShardJob, tokenizer: Tokenizer, report: Report) -> None:
@@ -322,8 +325,12 @@ def _clear_leftovers(output: Path, jobs: list[ShardJob]) -> None:
         for file in quarantine.iterdir():
             if file.suffix == ".tmp" or (file.suffix == ".jsonl" and file.stem not in names):
                 file.unlink()
-        with contextlib.suppress(OSError):
-            quarantine.rmdir()  # only where it is empty
+        _remove_if_empty(quarantine)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not empty, or not there
+        folder.rmdir()
 
 
 def _check_totals(total: ShardCounts, config: TokenizeConfig, jobs: list[ShardJob]) -> None:

@@ -1,0 +1,51 @@
+"""Evaluation steps."""
+
+from marin.cluster.resources import ResourceConfig
+from marin.evaluation.config import EvaluationConfig
+from marin.execution.executor import ExecutorStep, InputName, this_output_path
+
+
+def evaluate_heldout(
+    name: str,
+    model: ExecutorStep | InputName,
+    documents: ExecutorStep | InputName,
+    train_documents: ExecutorStep | InputName,
+    *,
+    seed: int,
+    max_bytes: int | None,
+    num_questions: int,
+    resources: ResourceConfig | None = None,
+    description: str = "Bits per byte beside two baselines, multiple choice and completions, on held-out text",
+    **settings,
+) -> ExecutorStep:
+    """A step whose output has results.json and samples.jsonl of an exported model on held-out documents.
+
+    documents and train_documents are folders of document shards, such as `collected / "validation"` and
+    `collected / "train"`. With resources the step is a job of its own; without, it shares the executor's process. The
+    other arguments, and every further field of EvaluationConfig as a keyword, say what is scored.
+
+    Example:
+        >>> from marin.execution.executor import ExecutorStep
+        >>> collected = ExecutorStep(name="documents", fn="package:collect", config=None)
+        >>> exported = ExecutorStep(name="export", fn="package:export", config=None)
+        >>> step = evaluate_heldout("eval/heldout", exported, collected / "validation", collected / "train",
+        ...                         seed=0, max_bytes=400_000, num_questions=200)
+        >>> step.name
+        'eval/heldout'
+    """
+    return ExecutorStep(
+        name=name,
+        fn="marin.evaluation.run:run",
+        config=EvaluationConfig(
+            model_path=model,  # type: ignore[arg-type]  # the executor puts the paths in
+            documents_path=documents,  # type: ignore[arg-type]
+            train_documents_path=train_documents,  # type: ignore[arg-type]
+            output_path=this_output_path(),
+            seed=seed,
+            max_bytes=max_bytes,
+            num_questions=num_questions,
+            **settings,
+        ),
+        resources=resources,
+        description=description,
+    )

@@ -1,0 +1,29 @@
+"""Planning an evaluation needs no tensor library, and its settings are the step's identity."""
+
+import subprocess
+import sys
+
+import pytest
+
+from marin.evaluation.api import evaluate_heldout
+from marin.execution.executor import ExecutorStep
+
+
+def step(**changes) -> ExecutorStep:
+    collected = ExecutorStep(name="documents", fn="marin.nowhere:collect", config=None)
+    exported = ExecutorStep(name="export", fn="marin.nowhere:export", config=None)
+    settings = {"seed": 0, "max_bytes": 1000, "num_questions": 5} | changes
+    return evaluate_heldout("evaluation", exported, collected / "validation", collected / "train", **settings)
+
+
+def test_every_setting_reaches_the_step():
+    config = step(num_prompts=7).config
+    assert (config.seed, config.max_bytes, config.num_questions, config.num_prompts) == (0, 1000, 5, 7)
+    with pytest.raises(TypeError, match="num_prompt"):
+        step(num_prompt=7)
+
+
+def test_building_the_step_loads_no_tensor_library():
+    script = "import sys, marin.evaluation.api; print('jax' in sys.modules or 'numpy' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

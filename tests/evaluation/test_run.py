@@ -1,0 +1,232 @@
+"""An exported model goes in, results with error bars come out, and what must not be scored is refused."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from marin.evaluation.multiple_choice import continuation_choice
+from marin.evaluation.results import read_results, read_samples
+from marin.evaluation.run import EvaluationConfig, check_parity, cut_at_line_end, held_out_documents, run
+from marin.evaluation.scoring import Request, log_likelihoods, score_rows, scored_model
+from marin.export.hf import save_hf
+from marin.models.llama import LlamaConfig
+from marin.processing.tokenize.tokenizer import load_tokenizer
+from marin.testing.tiny import write_byte_tokenizer, write_documents
+
+MODEL = LlamaConfig(seq_len=48, hidden_dim=16, intermediate_dim=24, num_heads=2, num_kv_heads=1, num_layers=2)
+VOCAB_SIZE = 257
+
+
+def long_documents(num_documents: int, seed: int) -> list[dict]:
+    rng = np.random.default_rng(seed)
+    words = ["def", "return", "value", "self", "naïve", "import", "x", "the", "step"]
+    return [
+        {
+            "id": f"{seed}-{number}",
+            "text": "".join(" ".join(rng.choice(words, 6)) + "\n" for _ in range(30)),
+            "source": "test",
+            "metadata": {},
+        }
+        for number in range(num_documents)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("line")
+    tokenizer = write_byte_tokenizer(root / "tokenizer")
+    write_documents(root / "validation", long_documents(5, seed=1))
+    write_documents(root / "train", long_documents(20, seed=2))
+    params = MODEL.init(VOCAB_SIZE, key=jax.random.key(0))
+    save_hf(MODEL, params, VOCAB_SIZE, tokenizer, root / "model")
+    (root / "model" / "parity.json").write_text(json.dumps({"passed": True}))
+    return root
+
+
+def config(root: Path, output: Path, **changes) -> EvaluationConfig:
+    plain = EvaluationConfig(
+        model_path=str(root / "model"),
+        documents_path=str(root / "validation"),
+        train_documents_path=str(root / "train"),
+        output_path=str(output),
+        seed=0,
+        max_bytes=None,
+        num_questions=8,
+        context_bytes=60,
+        choice_bytes=20,
+        num_prompts=1,
+        prompt_characters=60,
+        max_new_tokens=4,
+        tokens_per_batch=384,
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+@pytest.fixture(scope="module")
+def evaluated(folders: Path) -> Path:
+    return run(config(folders, folders / "evaluation")).parent
+
+
+def test_every_score_has_an_error_bar_and_an_n(evaluated: Path):
+    results = read_results(evaluated)
+    assert list(results["tasks"]) == [
+        "heldout_text",
+        "heldout_text/uniform_bytes",
+        "heldout_text/ngram3_bytes",
+        "continuation_choice",
+        "continuation_choice/ngram3_bytes",
+    ]
+    for name, task in results["tasks"].items():
+        assert task["n"] == (5 if name.startswith("heldout") else 8)
+        assert len(task["prompt_hash"]) == 64 and task["version"] == 1
+        for entry in task["metrics"].values():
+            assert math.isfinite(entry["value"]) and math.isfinite(entry["stderr"])
+            assert entry["ci95"] is not None or entry["interval"] == "exact"
+
+
+def test_bits_per_byte_stand_beside_the_baselines_paired(evaluated: Path):
+    results = read_results(evaluated)
+    value = {name: task["metrics"]["bits_per_byte"]["value"] for name, task in list(results["tasks"].items())[:3]}
+    # nothing was learned: a uniform guess over the vocabulary, one byte a token
+    assert value["heldout_text"] == pytest.approx(math.log2(VOCAB_SIZE), abs=0.1)
+    assert value["heldout_text/uniform_bytes"] == 8
+    assert value["heldout_text/ngram3_bytes"] < 2
+    ngram, uniform, choice = results["comparisons"]
+    assert ngram["difference"] == pytest.approx(value["heldout_text"] - value["heldout_text/ngram3_bytes"])
+    assert ngram["verdict"] == "model is worse"
+    assert uniform["n"] == 5 and ngram["stderr"] > 0
+    assert choice["metric"] == "acc" and choice["unit"] == "questions" and 0 < choice["p_value"] <= 1
+
+
+def test_every_score_can_be_computed_again_from_the_samples(evaluated: Path):
+    results, samples = read_results(evaluated), read_samples(evaluated)
+    documents = [row for row in samples if row["task"] == "heldout_text"]
+    questions = [row for row in samples if row["task"] == "continuation_choice"]
+    assert results["num_samples"] == len(documents) + len(questions) == 13
+    bits = sum(row["bits"]["model"] for row in documents) / sum(row["num_bytes"] for row in documents)
+    assert bits == pytest.approx(results["tasks"]["heldout_text"]["metrics"]["bits_per_byte"]["value"])
+    right = [np.argmax(row["log_probs"]["model"]) == row["target"] for row in questions]
+    assert np.mean(right) == results["tasks"]["continuation_choice"]["metrics"]["acc"]["value"]
+    assert results["tasks"]["continuation_choice"]["chance"] == 0.25
+
+
+def test_completions_are_greedy_and_sampled(evaluated: Path):
+    rows = read_results(evaluated)["generations"]
+    assert [row["temperature"] for row in rows] == [0.0, 0.8]
+    assert all(row["prompt"].endswith("\n") and row["reference"] for row in rows)
+
+
+def test_the_rules_of_scoring_and_what_was_scored_are_on_record(evaluated: Path):
+    results = read_results(evaluated)
+    assert results["policy"]["stride"] == 24
+    assert "EOS" in results["policy"]["prefix"]
+    assert results["policy"]["end_of_document_scored"] is False
+    model = results["model"]
+    assert model["verified"] is True
+    assert model["num_params"] == MODEL.num_params(VOCAB_SIZE)
+    assert len(model["tokenizer_digest"]) == 64
+    assert all(len(digest) == 64 for digest in model["weights_sha256"].values()) and model["weights_sha256"]
+    assert results["config"]["num_questions"] == 8
+
+
+def test_the_same_evaluation_writes_the_same_bytes_wherever_it_is(folders: Path, evaluated: Path, tmp_path: Path):
+    again = run(config(folders, tmp_path / "elsewhere")).parent
+    for name in ("results.json", "samples.jsonl"):
+        assert (again / name).read_bytes() == (evaluated / name).read_bytes()
+
+
+def test_a_score_does_not_depend_on_the_batch_it_is_in(folders: Path):
+    tokenizer = load_tokenizer(folders / "tokenizer")
+    params = MODEL.init(VOCAB_SIZE, key=jax.random.key(0))
+    documents = [(row["id"], row["text"]) for row in long_documents(5, seed=1)]
+    task = continuation_choice(documents, num_questions=6, seed=0, context_bytes=40, choice_bytes=16)
+    requests = [Request(context=q.query, continuation=choice) for q in task.questions for choice in q.choices]
+    small, large = (scored_model(MODEL, params, VOCAB_SIZE, size) for size in (1, 512))
+    alone = [log_likelihoods(small, tokenizer, [request])[0].log_prob for request in requests]
+    together = [answer.log_prob for answer in log_likelihoods(large, tokenizer, requests)]
+    np.testing.assert_allclose(alone, together, atol=1e-4)
+
+
+def test_padding_is_not_seen(folders: Path):
+    params = MODEL.init(VOCAB_SIZE, key=jax.random.key(0))
+    model = scored_model(MODEL, params, VOCAB_SIZE, 256)
+    row = np.arange(1, 30, dtype=np.int32)
+    [padded] = score_rows(model, [(row[:-1], row[1:])])
+    exact = model.token_log_probs(row[None, :-1], row[None, 1:])
+    np.testing.assert_allclose(padded, np.asarray(exact)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("parity", [None, {"passed": False}, {}])
+def test_an_export_that_nobody_checked_is_refused_unless_told_otherwise(tmp_path: Path, parity: dict | None):
+    if parity is not None:
+        (tmp_path / "parity.json").write_text(json.dumps(parity))
+    with pytest.raises(ValueError, match="nobody checked.*allow_unverified=true"):
+        check_parity(tmp_path)
+    assert check_parity(tmp_path, allow_unverified=True) == parity
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folders: Path, tmp_path: Path):
+    smaller = MODEL.init(VOCAB_SIZE - 1, key=jax.random.key(0))
+    save_hf(MODEL, smaller, VOCAB_SIZE - 1, folders / "tokenizer", tmp_path / "model")
+    changed = config(folders, tmp_path / "out", model_path=str(tmp_path / "model"), allow_unverified=True)
+    with pytest.raises(ValueError, match="the tokenizer has 257 tokens and the model 256"):
+        run(changed)
+
+
+def test_documents_are_drawn_by_seed_and_cut_at_line_ends(folders: Path, tmp_path: Path):
+    everything = held_out_documents(config(folders, tmp_path))
+    assert len(everything.documents) == everything.num_all == 5
+    some = held_out_documents(config(folders, tmp_path, max_bytes=300, max_document_bytes=200))
+    assert len(some.documents) == 2 and some.num_all == 5
+    for name, text in some.documents:
+        assert text.endswith("\n") and len(text.encode()) <= 200
+        assert dict(everything.documents)[name].startswith(text)
+    orders = {
+        tuple(name for name, _ in held_out_documents(config(folders, tmp_path, seed=s)).documents) for s in range(5)
+    }
+    assert len(orders) > 1
+
+
+def test_a_cut_never_splits_a_character():
+    assert cut_at_line_end("ab\ncd\n", 4) == "ab\n"
+    assert cut_at_line_end("éé", 3) == "é"
+    assert cut_at_line_end("ab\ncd\n", None) == cut_at_line_end("ab\ncd\n", 6) == "ab\ncd\n"
+
+
+def test_one_document_is_too_few_for_an_error_bar(folders: Path, tmp_path: Path):
+    write_documents(tmp_path / "one", long_documents(1, seed=3), num_shards=1)
+    with pytest.raises(ValueError, match="has 1 documents with text.*at least two"):
+        held_out_documents(config(folders, tmp_path, documents_path=str(tmp_path / "one")))
+
+
+def test_lines_that_are_no_documents_are_counted(folders: Path, tmp_path: Path):
+    shard = write_documents(tmp_path / "some", long_documents(3, seed=3), num_shards=1) / "documents-00001.jsonl"
+    shard.write_text('{"no text": 1}\n')
+    held_out = held_out_documents(config(folders, tmp_path, documents_path=str(tmp_path / "some")))
+    assert (len(held_out.documents), held_out.num_bad) == (3, 1)
+
+
+def test_a_folder_without_documents_is_an_error_that_names_it(folders: Path, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no documents in .*empty: expected files that end in"):
+        held_out_documents(config(folders, tmp_path, documents_path=str(tmp_path / "empty")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_questions": -1}, "num_questions is -1"),
+        ({"max_bytes": 0}, "max_bytes is 0"),
+        ({"num_choices": 1}, "num_choices is 1"),
+        ({"temperatures": (-1.0,)}, "temperatures are"),
+        ({"context_bytes": 0}, "context_bytes is 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_at_once(tmp_path: Path, change: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, tmp_path, **change)
