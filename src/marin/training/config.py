@@ -6,17 +6,15 @@ Nothing here loads a tensor library: experiments are described and planned witho
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from marin.checkpoint.policy import KeepPolicy
+from marin.cluster.resources import ResourceConfig
 from marin.data.config import LmDataConfig
 from marin.models.config import LmConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.optimizer import OptimizerConfig
 from marin.optim.schedules import Duration, ScheduleShape
-
-if TYPE_CHECKING:
-    from marin.cluster import ResourceConfig
 
 PRECISIONS = ("p=f32,c=f32", "p=f32,c=bfloat16")
 
@@ -130,7 +128,7 @@ class SimpleTrainConfig:
     """Updates in the run."""
     learning_rate: float
     """Peak learning rate."""
-    resources: "ResourceConfig | None" = None
+    resources: ResourceConfig | None = None
     """What the training step asks of the cluster; None runs in the process of the executor."""
     accelerator_type: str | None = None
     """Short form of resources: a TPU slice by name, like 'v4-128'. Give one of the two."""
