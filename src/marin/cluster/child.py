@@ -105,6 +105,7 @@ def main(payload_fd: int, result_fd: int, launcher: int) -> None:
     signal.signal(signal.SIGUSR1, on_signal)
     _die_with_parent(launcher, signal.SIGTERM)
     task = pickle.loads(_read_all(payload_fd))
+    os.set_inheritable(result_fd, False)
     sys.path[:] = task["sys_path"]
     supervisor = os.getpid()
     worker = os.fork()
@@ -124,6 +125,9 @@ def main(payload_fd: int, result_fd: int, launcher: int) -> None:
     os.dup2(null, 2)
     os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
     kill_group(signal.SIGKILL)  # what the worker started and left behind
-    _, status = os.waitpid(worker, 0)
+    _, status, usage = os.wait4(worker, 0)
     code = os.waitstatus_to_exitcode(status)
+    # Measured here: what the launcher sees of this process includes the launcher's own memory, inherited over exec.
+    measured = {"max_rss": usage.ru_maxrss, "cpu_s": usage.ru_utime + usage.ru_stime}
+    os.write(result_fd, b"\n" + json.dumps(measured).encode())
     os._exit(code if code >= 0 else 128 - code)

@@ -158,6 +158,18 @@ def _payload(request: JobRequest) -> bytes:
     )
 
 
+def _read_answer(text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(what the worker answered, what its supervisor measured); {} for what a killed process could not say."""
+    answer, _, measured = text.partition(b"\n")
+    values: list[dict[str, Any]] = []
+    for part in (answer, measured):
+        try:
+            values.append(json.loads(part))
+        except ValueError:
+            values.append({})
+    return values[0], values[1]
+
+
 class LocalProcess:
     """The handle of a job in a process of its own."""
 
@@ -249,16 +261,15 @@ class LocalProcess:
         reader.join(timeout=2.0)
         with open(self._answer, "rb") as file:
             file.seek(0)
-            text = file.read()
-        answer: dict[str, Any] = json.loads(text) if text else {}
+            answer, measured = _read_answer(file.read())
         self._result = JobResult(
             error=self._error(answer, code if code >= 0 else 128 - code),
             value=answer.get("value"),
             cancelled=self._cancelled,
             exit_code=code if code >= 0 else 128 - code,
             wall_s=wall_s,
-            cpu_s=usage.ru_utime + usage.ru_stime,
-            max_rss=_max_rss_bytes(usage.ru_maxrss),
+            cpu_s=measured.get("cpu_s", usage.ru_utime + usage.ru_stime),
+            max_rss=_max_rss_bytes(measured["max_rss"]) if "max_rss" in measured else None,
         )
         if self._on_end is not None:
             self._on_end(self._result)

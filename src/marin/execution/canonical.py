@@ -1,0 +1,907 @@
+"""The one text that stands for a config: canonical encoder, format 1.
+
+The identity of a step is a hash of this text, so it is the same in every process, on every machine and Python version,
+and two different configs never share it. It is frozen: golden vectors in tests/golden/canonical_v1.json hold it still,
+and a change of it would be a format 2 beside it. What cannot be written exactly is refused with the path of the field;
+there is no fallback to `repr` or pickle, whose text changes from run to run or hides a difference. The cost: configs
+hold plain values, and a value of a new type needs `register_canonical`.
+
+    value                                   canonical form
+    None, bool, int, str                    itself; an int of more than 2048 bits {"$i": hexadecimal}
+    float                                   shortest repr; -0.0 is 0.0; {"$f": "nan" | "inf" | "-inf"}
+    int where the annotation says float     the float, when it is exact
+    list; tuple                             [...]; {"$t": [...]} ([...] too where the annotation says Sequence)
+    dict                                    {"$m": {...}}; keys that are not all str: {"$mi": [[key, value], ...]}
+    set, frozenset                          {"$s": [...]}
+    dataclass, NamedTuple, pydantic model   {"$c": qualname or __version_tag__, field: value, ...}
+    Enum member                             {"$e": "Class.NAME"}
+    function, class, builtin                {"$fn": "module:qualname"}
+    functools.partial, method of a value    {"$partial": [function, args, kwargs]}, {"$method": [value, name]}
+    path, bytes, UUID, Decimal              {"$path": ...}, {"$b": hex}, {"$uuid": ...}, {"$dec": ...}
+    date, datetime, timedelta               {"$date": ISO}, {"$datetime": ISO}, {"$td": [days, seconds, microseconds]}
+    numpy / jax dtype, scalar, array        {"$dtype": name}, {"$n": [dtype, value]}, {"$nd": [dtype, shape, sha256]}
+    ExecutorStep, InputName                 {"$dep": i, "sub": path}, i counts in order of appearance; "pseudo": true
+    InputName.hardcoded; this_output_path   {"$in": path}; {"$out": path}
+    registered type                         {"$x": [tag, value]}
+    versioned(x)                            as x
+    unversioned(x), excluded field          absent; what is versioned(...) within: {"$marked": {path: value}}
+
+Objects are JSON with sorted keys, no spaces, UTF-8.
+"""
+
+import ast
+import builtins
+import collections
+import collections.abc
+import dataclasses
+import enum
+import functools
+import hashlib
+import json
+import os
+import posixpath
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from marin.execution.step import (
+    MISSING,
+    ExecutorStep,
+    InputName,
+    OutputName,
+    UnversionedValue,
+    VersionedValue,
+)
+
+MAX_DEPTH = 200  # levels of nesting in one config
+MAX_ARRAY_BYTES = 1 << 20  # larger arrays belong in a file that a step makes
+_MAX_PLAIN_INT = 1 << 2048  # Python refuses to print longer decimals by default
+
+_JSON = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False
+)
+_ABSENT: Any = object()
+
+
+class UnversionableError(TypeError):
+    """A config holds a value whose identity cannot be written down. The message names the field."""
+
+
+def canonical_json(value: Any) -> str:
+    """The canonical text of a value that refers to no step. Raises UnversionableError, naming the path.
+
+    >>> canonical_json({"b": (1, 2.0), "a": None})
+    '{"$m":{"a":null,"b":{"$t":[1,2.0]}}}'
+    """
+    encoding = Encoding(value, root="value")
+    if encoding.uses:
+        raise UnversionableError("cannot version a value that refers to steps by itself: build a graph of the steps")
+    return to_json(encoding.tree)
+
+
+def canonical_digest(value: Any) -> str:
+    """sha256 of the UTF-8 canonical text of a value that refers to no step: 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def to_json(tree: Any) -> str:
+    """Canonical tree to text: sorted keys, no spaces."""
+    return _JSON.encode(tree)
+
+
+def register_canonical(cls: type, to_plain: Callable[[Any], Any], *, tag: str | None = None) -> None:
+    """Make values of exactly `cls` versionable: `to_plain(value)` is everything that identifies one.
+
+    They are written {"$x": [tag, to_plain(value)]}, with tag the class's qualified name unless given. Registering a
+    class twice replaces the first; built-in types and placeholders cannot be replaced (ValueError).
+
+    >>> register_canonical(complex, lambda z: (z.real, z.imag))
+    >>> canonical_json(1 + 2j)
+    '{"$x":["complex",{"$t":[1.0,2.0]}]}'
+    """
+    if cls in _BUILT_IN or f"{cls.__module__}.{cls.__qualname__}" in _BY_NAME:
+        raise ValueError(f"register_canonical: the form of {cls.__qualname__} is part of the format and cannot change")
+    name = tag if tag is not None else cls.__qualname__
+
+    def handler(encoder: "_Encoder", value: Any, hint: "_Hint | None") -> Any:
+        encoder.push(f"<{name}>", value)
+        tree = encoder.encode(to_plain(value))
+        encoder.path.pop()
+        return {"$x": [name, None if tree is _ABSENT else tree]}
+
+    _HANDLERS[cls] = handler
+
+
+def function_reference(fn: Any) -> str:
+    """'module:qualname' of a module-level function or class, the same however its file was started.
+
+    A script run as `__main__` goes by its path below the nearest folder with a pyproject.toml or .git, so that
+    `python experiments/x.py` and `import experiments.x` mean one function. Raises ValueError with the reason for
+    anything that is not found again by its name.
+    """
+    if isinstance(fn, types.FunctionType):
+        if fn.__name__ == "<lambda>":
+            raise ValueError("a lambda has no name to find it by; define a function at module level")
+        if fn.__closure__:
+            raise ValueError(
+                f"the function {fn.__qualname__} captures {', '.join(fn.__code__.co_freevars)}, which its name does "
+                "not show; define it at module level and pass what it captures in the config"
+            )
+        if "<locals>" in fn.__qualname__ and (fn.__defaults__ or fn.__kwdefaults__):
+            raise ValueError(f"the local function {fn.__qualname__} has defaults; define it at module level")
+    elif isinstance(fn, type):
+        if "<locals>" in fn.__qualname__:
+            raise ValueError(f"the local class {fn.__qualname__} has no name to find it by; define it at module level")
+    elif isinstance(fn, types.MethodDescriptorType | types.WrapperDescriptorType):
+        return f"{fn.__objclass__.__module__}:{fn.__qualname__}"
+    elif isinstance(fn, types.MethodType):
+        if not isinstance(fn.__self__, type):
+            raise ValueError(f"{fn.__qualname__} is a method of a value; use a function at module level")
+        return f"{_module_name(fn.__self__)}:{fn.__self__.__qualname__}.{fn.__name__}"
+    elif not isinstance(fn, types.BuiltinFunctionType):
+        raise ValueError(f"{type(fn).__qualname__} is not a function; use one defined at module level")
+    return f"{_module_name(fn)}:{fn.__qualname__}"
+
+
+def _module_name(obj: Any) -> str:
+    module = obj.__module__
+    if module is None:
+        return "builtins"
+    if module not in ("__main__", "__mp_main__"):
+        return module
+    scope = getattr(obj, "__globals__", None) or vars(sys.modules[module])
+    spec = scope.get("__spec__")
+    if spec is not None and spec.name not in ("__main__", "__mp_main__"):
+        return spec.name
+    file = scope.get("__file__")
+    return "__main__" if file is None else _script_module(os.path.abspath(file))
+
+
+@functools.cache
+def _script_module(file: str) -> str:
+    folder, parts = os.path.split(os.path.splitext(file)[0])
+    names = [parts]
+    here = folder
+    while not any(os.path.exists(os.path.join(here, mark)) for mark in ("pyproject.toml", ".git")):
+        here, name = os.path.split(here)
+        if not name:
+            return names[-1]  # no project around it: the file name alone
+        names.insert(0, name)
+    return ".".join(names[1:] if names[0] == "src" and len(names) > 1 else names)
+
+
+# -- annotations that change the form of a value ----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(slots=True)
+class _Hint:
+    """What a field's annotation says: float coerces exact ints, Sequence writes tuples as lists; nested likewise."""
+
+    is_float: bool = False
+    has_int: bool = False
+    is_sequence: bool = False
+    element: "_Hint | None" = None  # of list, tuple, Sequence, set
+    elements: "tuple[_Hint | None, ...] | None" = None  # of tuple[A, B]
+    value: "_Hint | None" = None  # of dict and Mapping
+
+    def useful(self) -> "_Hint | None":
+        return self if self.is_float or self.is_sequence or self.element or self.elements or self.value else None
+
+
+_SEQUENCES = (list, tuple, set, frozenset, collections.abc.Set, collections.abc.Sequence)
+_MAPPINGS = (dict, collections.abc.Mapping, collections.OrderedDict, collections.defaultdict)
+
+
+def _hint(annotation: Any, scope: Mapping[str, Any], depth: int = 0) -> _Hint | None:
+    """Hint of an annotation, which may be a type or the text of one; what is not understood gives none."""
+    if depth > 20:
+        return None
+    if isinstance(annotation, str):
+        try:
+            annotation = _parse_annotation(ast.parse(annotation.strip(), mode="eval").body, scope)
+        except SyntaxError:
+            return None
+    if annotation is float:
+        return _Hint(is_float=True)
+    if annotation is int:
+        return _Hint(has_int=True)
+    if annotation is collections.abc.Sequence:
+        return _Hint(is_sequence=True)
+    if isinstance(annotation, typing.NewType):
+        return _hint(annotation.__supertype__, scope, depth + 1)
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if isinstance(annotation, _Generic):
+        origin, args = annotation.origin, annotation.args
+    if origin is typing.Annotated:
+        return _hint(args[0], scope, depth + 1)
+    if origin in (typing.Union, types.UnionType, VersionedValue, UnversionedValue):
+        return _merged([_hint(a, scope, depth + 1) for a in args])
+    if origin in _SEQUENCES:
+        hint = _Hint(is_sequence=origin is collections.abc.Sequence)
+        if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
+            found = tuple(_useful(_hint(a, scope, depth + 1)) for a in args)
+            hint.elements = found if any(found) else None
+        elif args:
+            hint.element = _useful(_hint(args[0], scope, depth + 1))
+        return hint
+    if origin in _MAPPINGS and len(args) == 2:
+        return _Hint(value=_useful(_hint(args[1], scope, depth + 1)))
+    return None
+
+
+def _useful(hint: _Hint | None) -> _Hint | None:
+    return hint.useful() if hint else None
+
+
+def _merged(hints: list[_Hint | None]) -> _Hint:
+    """Of a union: where int and float are both allowed, an int stays an int."""
+    merged = _Hint()
+    for hint in filter(None, hints):
+        merged.is_float |= hint.is_float
+        merged.has_int |= hint.has_int
+        merged.is_sequence |= hint.is_sequence
+        merged.element = merged.element or hint.element
+        merged.elements = merged.elements or hint.elements
+        merged.value = merged.value or hint.value
+    if merged.has_int:
+        merged.is_float = False
+    return merged
+
+
+@dataclasses.dataclass(slots=True)
+class _Generic:
+    """A subscripted annotation read from text, which is never evaluated."""
+
+    origin: Any
+    args: tuple[Any, ...]
+
+
+_TYPING_NAMES: dict[str, Any] = {
+    "Sequence": collections.abc.Sequence,
+    "Mapping": collections.abc.Mapping,
+    "List": list,
+    "Tuple": tuple,
+    "Set": set,
+    "FrozenSet": frozenset,
+    "Dict": dict,
+    "Union": typing.Union,
+    "Annotated": typing.Annotated,
+    "VersionedValue": VersionedValue,
+    "UnversionedValue": UnversionedValue,
+}
+
+
+def _parse_annotation(node: ast.expr, scope: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Name | ast.Attribute):
+        name = node.id if isinstance(node, ast.Name) else node.attr
+        known = scope.get(name) if isinstance(node, ast.Name) else None
+        if known is not None and not isinstance(known, str):
+            return typing.get_origin(known) if known in (typing.List, typing.Tuple, typing.Dict) else known  # noqa: UP006
+        return _TYPING_NAMES.get(name, getattr(builtins, name, None) if isinstance(node, ast.Name) else None)
+    if isinstance(node, ast.Constant):
+        if node.value is Ellipsis:
+            return Ellipsis
+        return (
+            _parse_annotation(ast.parse(node.value, mode="eval").body, scope) if isinstance(node.value, str) else None
+        )
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _Generic(typing.Union, (_parse_annotation(node.left, scope), _parse_annotation(node.right, scope)))
+    if isinstance(node, ast.Subscript):
+        origin = _parse_annotation(node.value, scope)
+        items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        is_optional = isinstance(node.value, ast.Name | ast.Attribute) and ast.unparse(node.value).endswith("Optional")
+        args = tuple(_parse_annotation(item, scope) for item in items)
+        return _Generic(typing.Union if is_optional else typing.get_origin(origin) or origin, args)
+    return None
+
+
+# -- the encoder ------------------------------------------------------------------------------------------------------
+
+Handler = Callable[["_Encoder", Any, _Hint | None], Any]
+
+
+class Encoding:
+    """The canonical tree of one config before the digests of the steps it refers to are known.
+
+    Steps appear in the tree as {"$dep": ...} entries that `finish` fills in.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        *,
+        marked: bool = False,
+        root: str = "config",
+        memo: dict[int, tuple[Any, Any]] | None = None,
+        prefix: str | None = None,
+        digest_of: Callable[[ExecutorStep], str] | None = None,
+    ):
+        encoder = _Encoder(root, {} if memo is None else memo, prefix, digest_of)
+        if marked:
+            found: dict[str, Any] = {}
+            encoder.collect(config, found, steps_count=True)
+            self.tree: Any = {"$marked": found}
+        else:
+            tree = encoder.encode(config)
+            self.tree = None if tree is _ABSENT else tree
+        self.uses = encoder.uses  # (entry of the tree, step, is pseudo), in order of appearance
+        self.runtime = encoder.runtime  # (step, is pseudo) in places that are not identity
+        self.needs_digests = encoder.needs_digests  # a set of steps: encode again once their digests are known
+
+    def references(self) -> list[ExecutorStep]:
+        """Every step referred to, each once, in order of appearance."""
+        steps = [step for _, step, _ in self.uses] + [step for step, _ in self.runtime]
+        return list({id(step): step for step in steps}.values())
+
+    def finish(self, digest_of: Callable[[ExecutorStep], str]) -> tuple[list[str], list[str], list[str], list[str]]:
+        """Number the steps in the tree; returns digests (deps, pseudo) of identity, then those needed only to run."""
+        numbered: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        for entry, step, pseudo in self.uses:
+            table = numbered[pseudo]
+            entry["$dep"] = table.setdefault(digest_of(step), len(table))
+        deps, pseudo_deps = list(numbered[False]), list(numbered[True])
+        extra = sorted({digest_of(step) for step, pseudo in self.runtime if not pseudo} - set(deps))
+        extra_pseudo = sorted({digest_of(step) for step, pseudo in self.runtime if pseudo} - set(pseudo_deps))
+        return deps, pseudo_deps, extra, extra_pseudo
+
+
+class _Encoder:
+    __slots__ = ("digest_of", "memo", "needs_digests", "path", "prefix", "root", "runtime", "uses")
+
+    def __init__(self, root: str, memo: dict[int, tuple[Any, Any]], prefix: str | None, digest_of: Any):
+        self.root = root
+        self.path: list[Any] = []  # ".field", 3 (index), ("key",): joined only for messages
+        self.memo = memo
+        self.prefix = prefix.rstrip("/") + "/" if prefix and prefix.strip("/") else None
+        self.digest_of = digest_of
+        self.uses: list[tuple[dict[str, Any], ExecutorStep, bool]] = []
+        self.runtime: list[tuple[ExecutorStep, bool]] = []
+        self.needs_digests = False
+
+    def encode(self, value: Any, hint: _Hint | None = None) -> Any:
+        handler = _HANDLERS.get(type(value))
+        if handler is None:
+            handler = _HANDLERS[type(value)] = _find_handler(self, value)
+        return handler(self, value, hint)
+
+    def where(self) -> str:
+        return self.root + "".join(_path_part(part) for part in self.path)
+
+    def push(self, part: Any, container: Any) -> None:
+        self.path.append(part)
+        if len(self.path) > MAX_DEPTH:
+            path = self.where()
+            self.path.clear()
+            raise UnversionableError(
+                f"cannot version {path[:60]}...: nested deeper than {MAX_DEPTH} levels at a "
+                f"{type(container).__qualname__}; does it contain itself?"
+            )
+
+    def fail(self, value: Any, reason: str = "") -> UnversionableError:
+        if not reason:
+            base = next(
+                (b.__name__ for b in (bool, int, float, str, bytes, list, dict, set) if isinstance(value, b)), ""
+            )
+            base = f", a subclass of {base} that may hold more than one;" if base else ";"
+            reason = (
+                f"{base} use plain values, a frozen dataclass, or register_canonical({type(value).__qualname__}, ...), "
+                "or mark it unversioned(...) if it does not change the result"
+            )
+            return UnversionableError(f"cannot version {self.where()}: {_type_name(value)}{reason}")
+        return UnversionableError(f"cannot version {self.where()}: {reason}")
+
+    def use(self, step: ExecutorStep, sub: str | None, pseudo: bool) -> dict[str, Any]:
+        entry: dict[str, Any] = {"$dep": self.digest_of(step) if self.digest_of else None, "sub": _normal(sub)}
+        if pseudo:
+            entry["pseudo"] = True
+        self.uses.append((entry, step, pseudo))
+        return entry
+
+    def sort(self, trees: list[Any], bounds: list[int]) -> list[Any]:
+        """Trees in order of their text. bounds[i] is len(self.uses) before tree i: the uses move with their tree."""
+        first, end = bounds[0] if bounds else len(self.uses), len(self.uses)
+        if end > first and self.digest_of is None:
+            self.needs_digests = True
+            return trees
+        order = sorted(range(len(trees)), key=lambda i: to_json(trees[i]).encode())
+        if end > first:
+            ends = [*bounds[1:], end]
+            self.uses[first:] = [use for i in order for use in self.uses[bounds[i] : ends[i]]]
+        return [trees[i] for i in order]
+
+    def excluded(self, value: Any) -> Any:
+        """A place that is not identity: only what is versioned(...) in it counts; its steps still run before."""
+        found: dict[str, Any] = {}
+        self.collect(value, found, steps_count=False)
+        return {"$marked": found} if found else _ABSENT
+
+    def collect(self, value: Any, found: dict[str, Any], steps_count: bool) -> None:
+        """Put what is versioned(...) in `value` into `found` by path, and, if steps_count, the steps referred to."""
+        kind = type(value)
+        if kind in _SCALARS:
+            return
+        if kind is VersionedValue or (steps_count and isinstance(value, ExecutorStep | InputName)):
+            tree = self.encode(value)
+            if tree is not _ABSENT:
+                found[self.where()] = tree
+            return
+        if isinstance(value, ExecutorStep | InputName):
+            step, pseudo = (value, False) if isinstance(value, ExecutorStep) else (value.step, not value.block_on_step)
+            if step is not None:
+                self.runtime.append((step, pseudo))
+        elif kind is UnversionedValue:
+            self.collect(value.value, found, False)
+        elif isinstance(value, set | frozenset):
+            trees, bounds = [], []
+            for item in value:
+                bounds.append(len(self.uses))
+                inside: dict[str, Any] = {}
+                self.push("{}", value)
+                self.collect(item, inside, steps_count)
+                self.path.pop()
+                if inside:
+                    trees.append(inside)
+                else:
+                    bounds.pop()
+            if trees:
+                found[self.where()] = {"$s": self.sort(trees, bounds)}
+        else:
+            counts = steps_count and not getattr(kind, "__unversioned__", False)
+            for part, item, is_identity in _children(value, self):
+                self.push(part, value)
+                self.collect(item, found, counts and is_identity)
+                self.path.pop()
+
+
+def _children(value: Any, encoder: _Encoder) -> list[tuple[Any, Any, bool]]:
+    """(path part, item, whether its place counts as identity) of whatever holds other values, in a fixed order."""
+    kind = type(value)
+    if isinstance(value, list | tuple):
+        return [(i, item, True) for i, item in enumerate(value)]
+    if isinstance(value, dict | types.MappingProxyType):
+        items = list(value.items())
+        if all(type(k) is str for k, _ in items):
+            items.sort(key=lambda item: item[0])
+        return [((k,), item, True) for k, item in items]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        plan = _class_plan(kind)
+        return [("." + f.attribute, getattr(value, f.attribute), not f.exclude) for f in plan.fields]
+    if kind is functools.partial:
+        return [(i, item, True) for i, item in enumerate(value.args)] + [
+            ("." + k, value.keywords[k], True) for k in sorted(value.keywords)
+        ]
+    return []
+
+
+def _path_part(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, int):
+        return f"[{part}]"
+    key = part[0]
+    if isinstance(key, str):
+        return f".{key}" if key.isidentifier() else f"[{json.dumps(key)}]"
+    return f"[{key!r}]"
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _normal(sub: str | None) -> str | None:
+    if sub is None:
+        return None
+    sub = posixpath.normpath(sub)
+    return None if sub == "." else sub
+
+
+# -- plain values -----------------------------------------------------------------------------------------------------
+
+
+def _itself(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+    return value
+
+
+def _int(encoder: _Encoder, value: int, hint: _Hint | None) -> Any:
+    if hint is not None and hint.is_float:
+        try:
+            as_float = float(value)
+        except OverflowError:
+            as_float = 0.5
+        if as_float == value:
+            return as_float + 0.0
+    if -_MAX_PLAIN_INT < value < _MAX_PLAIN_INT:
+        return value
+    return {"$i": hex(value)}
+
+
+def _float(encoder: _Encoder, value: float, hint: _Hint | None) -> Any:
+    if value != value:
+        return {"$f": "nan"}
+    if value in (float("inf"), float("-inf")):
+        return {"$f": "inf" if value > 0 else "-inf"}
+    return value + 0.0  # -0.0 becomes 0.0
+
+
+def _str(encoder: _Encoder, value: str, hint: _Hint | None) -> Any:
+    if not value.isascii():
+        _check_unicode(encoder, value)
+    if encoder.prefix is not None and value.startswith(encoder.prefix):
+        raise encoder.fail(value, _under_prefix(encoder, value))
+    return value
+
+
+def _check_unicode(encoder: _Encoder, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise encoder.fail(text, f"{text!r} is not valid Unicode (it holds half of a surrogate pair)") from None
+
+
+def _under_prefix(encoder: _Encoder, text: str) -> str:
+    inside = text[len(encoder.prefix or "") :]
+    return (
+        f"{text!r} is a path under the prefix, which is not part of any identity; use output_path_of(step) if a step "
+        f"makes it, or InputName.hardcoded({inside!r}) if none does"
+    )
+
+
+def _list(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+    element = hint.element if hint is not None else None
+    elements = hint.elements if hint is not None else None
+    result = []
+    for i, item in enumerate(value):
+        encoder.push(i, value)
+        tree = encoder.encode(item, elements[i] if elements is not None and i < len(elements) else element)
+        encoder.path.pop()
+        if tree is not _ABSENT:
+            result.append(tree)
+    return result
+
+
+def _tuple(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+    result = _list(encoder, value, hint)
+    return result if hint is not None and hint.is_sequence else {"$t": result}
+
+
+def _set(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+    element = hint.element if hint is not None else None
+    trees, bounds = [], []
+    for item in value:
+        bounds.append(len(encoder.uses))
+        encoder.push("{}", value)
+        tree = encoder.encode(item, element)
+        encoder.path.pop()
+        if tree is not _ABSENT:
+            trees.append(tree)
+        else:
+            bounds.pop()
+    return {"$s": encoder.sort(trees, bounds)}
+
+
+def _dict(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+    inside = hint.value if hint is not None else None
+    if set(map(type, value)) <= {str}:
+        result = {}
+        for key in sorted(value):
+            encoder.push((key,), value)
+            if not key.isascii():
+                _check_unicode(encoder, key)
+            tree = encoder.encode(value[key], inside)
+            encoder.path.pop()
+            if tree is not _ABSENT:
+                result[key] = tree
+        return {"$m": result}
+    pairs, bounds = [], []
+    for key, item in value.items():
+        bounds.append(len(encoder.uses))
+        encoder.push((key,), value)
+        tree = encoder.encode(item, inside)
+        if tree is not _ABSENT:
+            key_tree = encoder.encode(key)
+            if key_tree is _ABSENT:
+                raise encoder.fail(key, "a key of a dict cannot be unversioned")
+            pairs.append([key_tree, tree])
+        else:
+            bounds.pop()
+        encoder.path.pop()
+    return {"$mi": encoder.sort(pairs, bounds)}
+
+
+def _tagged(name: str, form: Callable[[Any], Any]) -> Handler:
+    return lambda encoder, value, hint: {name: form(value)}
+
+
+def _datetime(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+    text = value.isoformat()
+    return {"$datetime": f"{text}[fold]" if value.fold and value.tzinfo is None else text}
+
+
+def _path(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+    text = value.as_posix()
+    _check_unicode(encoder, text)
+    if encoder.prefix is not None and text.startswith(encoder.prefix):
+        raise encoder.fail(value, _under_prefix(encoder, text))
+    return {"$path": text}
+
+
+def _function(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+    owner = getattr(value, "__self__", None)
+    if owner is not None and not isinstance(owner, type | types.ModuleType):
+        encoder.push(".__self__", value)
+        tree = encoder.encode(owner)
+        encoder.path.pop()
+        return {"$method": [None if tree is _ABSENT else tree, value.__name__]}
+    if isinstance(value, type) and "numpy" in sys.modules:
+        dtype = _dtype_of_class(value)
+        if dtype is not None:
+            return {"$dtype": _dtype_name(encoder, dtype)}
+    try:
+        return {"$fn": function_reference(value)}
+    except ValueError as error:
+        raise encoder.fail(value, str(error)) from None
+
+
+def _partial(encoder: _Encoder, value: functools.partial, hint: _Hint | None) -> Any:
+    parts = []
+    for name, part in (("func", value.func), ("args", value.args), ("keywords", value.keywords)):
+        encoder.push("." + name, value)
+        tree = encoder.encode(part)
+        encoder.path.pop()
+        parts.append(None if tree is _ABSENT else tree)
+    return {"$partial": parts}
+
+
+# -- placeholders -----------------------------------------------------------------------------------------------------
+
+
+def _step(encoder: _Encoder, value: ExecutorStep, hint: _Hint | None) -> Any:
+    return encoder.use(value, None, False)
+
+
+def _input_name(encoder: _Encoder, value: InputName, hint: _Hint | None) -> Any:
+    if value.step is None:
+        _str(encoder, value.name or "", None)
+        return {"$in": value.name}
+    return encoder.use(value.step, value.name, not value.block_on_step)
+
+
+def _versioned(encoder: _Encoder, value: VersionedValue, hint: _Hint | None) -> Any:
+    encoder.push("", value)
+    tree = encoder.encode(value.value, hint)
+    encoder.path.pop()
+    return tree
+
+
+def _unversioned(encoder: _Encoder, value: UnversionedValue, hint: _Hint | None) -> Any:
+    return encoder.excluded(value.value)
+
+
+# -- classes ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(slots=True)
+class _Field:
+    attribute: str
+    key: str  # name in the canonical form
+    hint: _Hint | None
+    exclude: bool
+    omit: str | None  # canonical text of omit_when
+
+
+@dataclasses.dataclass(slots=True)
+class _ClassPlan:
+    tag: str
+    frozen: bool
+    fields: list[_Field]  # by key: the order of definition does not matter
+
+
+def _tag(cls: type) -> str:
+    return cls.__dict__.get("__version_tag__", cls.__qualname__)
+
+
+@functools.cache
+def _class_plan(cls: type) -> _ClassPlan:
+    """How the fields of a dataclass are written. Raises ValueError for contradicting version metadata."""
+    found = []
+    for field in dataclasses.fields(cls):
+        rules = dict(field.metadata.get("version", {}))
+        exclude, alias = rules.pop("exclude", False), rules.pop("alias", None)
+        omit_when = rules.pop("omit_when", MISSING)
+        what = f"{cls.__qualname__}.{field.name}: version metadata"
+        if rules:
+            raise ValueError(f"{what} has unknown entries {sorted(rules)}; known are exclude, omit_when, alias")
+        if alias is not None and not (isinstance(alias, str) and alias.isidentifier()):
+            raise ValueError(f"{what}: alias={alias!r} is not a field name")
+        owner = next((c for c in cls.__mro__ if field.name in c.__dict__.get("__annotations__", {})), cls)
+        hint = _useful(_hint(field.type, vars(sys.modules.get(owner.__module__, builtins))))
+        omit = None
+        if omit_when is not MISSING:
+            tree = _Encoder(f"{what}: omit_when", {}, None, None).encode(omit_when, hint)
+            omit = None if tree is _ABSENT else to_json(tree)
+        found.append(_Field(field.name, alias or field.name, hint, exclude, omit))
+    return _ClassPlan(_tag(cls), cls.__dataclass_params__.frozen, _checked(cls, found))  # type: ignore[attr-defined]
+
+
+def _checked(cls: type, fields: list[_Field]) -> list[_Field]:
+    fields = sorted(fields, key=lambda f: f.key)
+    for a, b in zip(fields, fields[1:], strict=False):
+        if a.key == b.key:
+            raise ValueError(
+                f"{cls.__qualname__}: fields {a.attribute} and {b.attribute} are both recorded as '{a.key}'"
+            )
+    return fields
+
+
+def _fields_handler(plan: _ClassPlan) -> Handler:
+    """Encoder of the classes whose fields say everything. Subtrees of frozen values without steps are kept."""
+    rows = [(f.attribute, "." + f.attribute, f.key, f.hint, f.exclude, f.omit) for f in plan.fields]
+
+    def handler(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+        known = encoder.memo.get(id(value))
+        if known is not None:
+            return known[1]
+        before = len(encoder.uses) + len(encoder.runtime)
+        result = {"$c": plan.tag}
+        path = encoder.path
+        for attribute, part, key, field_hint, exclude, omit in rows:
+            encoder.push(part, value)
+            try:
+                item = getattr(value, attribute)
+            except AttributeError:
+                raise encoder.fail(value, f"the field is not set on this {plan.tag}") from None
+            tree = encoder.excluded(item) if exclude else encoder.encode(item, field_hint)
+            path.pop()
+            if tree is not _ABSENT and (omit is None or to_json(tree) != omit):
+                result[key] = tree
+        if plan.frozen and len(encoder.uses) + len(encoder.runtime) == before:
+            encoder.memo[id(value)] = (value, result)  # the value too, lest its id is given to another
+        return result
+
+    return handler
+
+
+def _enum(encoder: _Encoder, value: enum.Enum, hint: _Hint | None) -> Any:
+    if isinstance(value, enum.Flag):
+        members = list(value)
+        names = [str(m.name) for m in members]
+        rest = value.value & ~functools.reduce(lambda bits, m: bits | m.value, members, 0)
+        names += [hex(rest)] if rest or not names else []
+        return {"$e": f"{_tag(type(value))}.{'|'.join(names)}"}
+    return {"$e": f"{_tag(type(value))}.{value.name}"}
+
+
+def _excluded(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+    return encoder.excluded(value)
+
+
+def _find_handler(encoder: _Encoder, value: Any) -> Handler:
+    """The handler of a type met for the first time."""
+    cls = type(value)
+    if getattr(cls, "__unversioned__", False):
+        return _excluded
+    if isinstance(value, type):
+        return _function
+    for base, handler in ((ExecutorStep, _step), (InputName, _input_name), (OutputName, _HANDLERS[OutputName])):
+        if isinstance(value, base):
+            return handler
+    if isinstance(value, enum.Enum):
+        return _enum
+    if dataclasses.is_dataclass(value):
+        return _fields_handler(_class_plan(cls))
+    if isinstance(value, tuple) and hasattr(cls, "_fields"):
+        scope = vars(sys.modules.get(cls.__module__, builtins))
+        notes = {k: v for c in reversed(cls.__mro__) for k, v in c.__dict__.get("__annotations__", {}).items()}
+        fields = [_Field(name, name, _useful(_hint(notes.get(name), scope)), False, None) for name in cls._fields]  # type: ignore[attr-defined]
+        return _fields_handler(_ClassPlan(_tag(cls), False, _checked(cls, fields)))
+    named = _BY_NAME.get(f"{cls.__module__}.{cls.__qualname__}")
+    if named is not None:
+        return named
+    if "pathlib" in sys.modules and isinstance(value, sys.modules["pathlib"].PurePath):
+        return _path
+    if "pydantic" in sys.modules and isinstance(value, sys.modules["pydantic"].BaseModel):
+        scope = vars(sys.modules.get(cls.__module__, builtins))
+        fields = [_Field(k, k, _useful(_hint(f.annotation, scope)), False, None) for k, f in cls.model_fields.items()]
+        if cls.model_config.get("extra") == "allow":
+            raise encoder.fail(value, f"{cls.__qualname__} allows extra fields; use one that does not")
+        return _fields_handler(_ClassPlan(_tag(cls), False, _checked(cls, fields)))
+    if "numpy" in sys.modules:
+        numpy = sys.modules["numpy"]
+        if isinstance(value, numpy.dtype):
+            return lambda encoder, value, hint: {"$dtype": _dtype_name(encoder, value)}
+        if isinstance(value, numpy.generic):
+            return _numpy_scalar
+        if cls is numpy.ndarray or ("jax" in sys.modules and isinstance(value, sys.modules["jax"].Array)):
+            return _array
+    raise encoder.fail(value)
+
+
+# -- numpy and jax, which are never imported here ---------------------------------------------------------------------
+
+
+def _dtype_of_class(cls: type) -> Any:
+    """The dtype a scalar class stands for (numpy.float32, jax.numpy.float32), or None."""
+    numpy = sys.modules["numpy"]
+    dtype = getattr(cls, "dtype", None)
+    if type(cls).__module__.startswith("jax") and isinstance(dtype, numpy.dtype):
+        return dtype
+    if issubclass(cls, numpy.generic) and not cls.__subclasses__():
+        return numpy.dtype(cls)
+    return None
+
+
+def _dtype_name(encoder: _Encoder, dtype: Any) -> str:
+    if dtype.hasobject or dtype.names is not None or dtype.subdtype is not None:
+        raise encoder.fail(dtype, f"numpy dtype {dtype} has parts; use a plain one")
+    return dtype.name if dtype.isnative else dtype.str
+
+
+def _numpy_scalar(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+    plain = value.item()
+    if type(plain) in (bool, int, float, str):
+        tree = encoder.encode(plain)
+    elif type(plain) is bytes or value.dtype.kind in "cmM" or value.dtype.name.startswith("longdouble"):
+        tree = encoder.encode(sys.modules["numpy"].asarray(value).astype(value.dtype.newbyteorder("<")).tobytes())
+    else:
+        raise encoder.fail(value)
+    return {"$n": [_dtype_name(encoder, value.dtype), tree]}
+
+
+def _array(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+    numpy = sys.modules["numpy"]
+    try:
+        array = numpy.asarray(value)
+    except TypeError as error:
+        raise encoder.fail(value, f"{_type_name(value)} does not convert to a numpy array ({error})") from None
+    if array.nbytes > MAX_ARRAY_BYTES:
+        raise encoder.fail(
+            value, f"an array of {array.nbytes} bytes is more than {MAX_ARRAY_BYTES}; let a step write it to a file"
+        )
+    name = _dtype_name(encoder, array.dtype)
+    raw = numpy.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return {"$nd": [name, list(array.shape), hashlib.sha256(raw).hexdigest()]}
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
+_HANDLERS: dict[type, Handler] = {
+    type(None): _itself,
+    bool: _itself,
+    int: _int,
+    float: _float,
+    str: _str,
+    list: _list,
+    tuple: _tuple,
+    set: _set,
+    frozenset: _set,
+    dict: _dict,
+    collections.OrderedDict: _dict,
+    collections.defaultdict: _dict,
+    types.MappingProxyType: _dict,
+    bytes: _tagged("$b", lambda v: v.hex()),
+    types.FunctionType: _function,
+    types.BuiltinFunctionType: _function,
+    types.MethodType: _function,
+    types.MethodDescriptorType: _function,
+    types.WrapperDescriptorType: _function,
+    functools.partial: _partial,
+    type: _function,
+    ExecutorStep: _step,
+    InputName: _input_name,
+    OutputName: _tagged("$out", lambda v: _normal(v.name)),
+    VersionedValue: _versioned,
+    UnversionedValue: _unversioned,
+}
+_BUILT_IN = frozenset(_HANDLERS)
+# Known by name, so that these modules are not imported for a config that does not use them.
+_BY_NAME: dict[str, Handler] = {
+    "uuid.UUID": _tagged("$uuid", str),
+    "decimal.Decimal": _tagged("$dec", str),
+    "datetime.date": _tagged("$date", lambda v: v.isoformat()),
+    "datetime.timedelta": _tagged("$td", lambda v: [v.days, v.seconds, v.microseconds]),
+    "datetime.datetime": _datetime,
+}

@@ -1,0 +1,368 @@
+"""From steps to a plan's graph: every step encoded once, every digest computed once, no recursion.
+
+The digest of a step covers the digests of the steps it refers to, so it stands for the whole history of its output
+(a Merkle tree). Steps are walked with an explicit stack, because a diamond of forty layers has 2^40 paths and a chain
+of a thousand steps is deeper than Python's recursion limit. The cost of folding history into the digest: any change
+upstream forks everything below it, which is why `plan` and `why` name the field that began it.
+
+    digest = sha256("exec-step-v1\\0" + canonical)
+    canonical = {"code_version", "config", "deps": [digest...], "fn_ref", "name", "pseudo": [digest...], "versioning"}
+"""
+
+import copy
+import dataclasses
+import functools
+import hashlib
+import os
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from marin.execution.canonical import Encoding, UnversionableError, function_reference, to_json
+from marin.execution.step import (
+    ExecutorStep,
+    InputName,
+    OutputName,
+    UnversionedValue,
+    VersionedValue,
+    get_executor_step,
+)
+
+SHORT = 10  # digits of the digest in an output path: 40 bits
+
+_STEP_DOMAIN = b"exec-step-v1\0"
+_CONFIG_DOMAIN = b"exec-config-v1\0"
+
+
+class GraphError(ValueError):
+    """The steps asked for cannot be planned: a cycle, or two steps that would write to one place."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Node:
+    """One planned step."""
+
+    step: ExecutorStep  # the first of the steps with this digest
+    digest: str  # 64 hexadecimal digits
+    canonical: str  # the text that was hashed: the whole recipe
+    deps: tuple[str, ...]  # digests of the steps that must have succeeded before, in order of appearance
+    pseudo: tuple[str, ...]  # digests of the steps whose path is used without waiting for them
+    path: str  # of the step's folder, relative to the prefix: <name>-<10 digits>, or override_output_path
+    fn_ref: str  # "module:function"
+    unmarked_digest: str | None = None  # versioning="marked": digest of the whole config, None if it has none
+
+    @property
+    def name(self) -> str:
+        """The step's name."""
+        return self.step.name
+
+    @property
+    def short(self) -> str:
+        """The digits of the digest that paths and messages show."""
+        return self.digest[:SHORT]
+
+    def __repr__(self) -> str:
+        return f"Node({self.step.name!r} @{self.short})"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Graph:
+    """The planned steps, each digest once. Read-only."""
+
+    nodes: tuple[Node, ...]  # each after everything it refers to; the order is the same in every process
+    targets: tuple[str, ...]  # digests of the steps asked for, each once, in the order given
+    by_digest: Mapping[str, Node]  # the nodes by digest
+    digests: Mapping[int, tuple[ExecutorStep, str]]  # id of a step object -> (that object, its digest)
+
+    def __getitem__(self, digest: str) -> Node:
+        return self.by_digest[digest]
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self.by_digest
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def node_of(self, step: ExecutorStep | InputName) -> Node:
+        """The node of a step object of this graph. Raises KeyError for a step that is not in it."""
+        step = get_executor_step(step)
+        if id(step) not in self.digests:
+            raise KeyError(f"step '{step.name}' is not part of this graph")
+        return self.by_digest[self.digests[id(step)][1]]
+
+    @functools.cached_property
+    def required(self) -> frozenset[str]:
+        """Digests of the targets and of all they wait for; a step only referred to by .nonblocking() is not in it."""
+        found, todo = set(self.targets), list(self.targets)
+        while todo:
+            for digest in self.by_digest[todo.pop()].deps:
+                if digest not in found:
+                    found.add(digest)
+                    todo.append(digest)
+        return frozenset(found)
+
+
+def build_graph(steps: Iterable[ExecutorStep | InputName], *, prefix: str | None = None) -> Graph:
+    """Plan the steps and everything they refer to, in time linear in steps and references.
+
+    With `prefix`, a config that holds an absolute path below it as plain text is refused: such a path would put the
+    place of the store into the identity. The prefix enters no digest.
+
+    Raises GraphError for a cycle or two steps with one output path, UnversionableError for a config value that has no
+    canonical form; both name the step.
+    """
+    targets = [_target(step) for step in steps]
+    planner = _Planner(os.path.abspath(prefix) if prefix is not None and "://" not in prefix else prefix)
+    for step in targets:
+        planner.add(step)
+    target_digests = tuple(dict.fromkeys(planner.digest_of(step) for step in targets))
+    nodes = _in_order(planner.nodes, target_digests)
+    _check_paths(nodes)
+    return Graph(nodes=nodes, targets=target_digests, by_digest=planner.nodes, digests=planner.digests)
+
+
+def _target(step: ExecutorStep | InputName) -> ExecutorStep:
+    if not isinstance(step, ExecutorStep | InputName):
+        hint = " (a list of steps inside the list?)" if isinstance(step, list | tuple) else ""
+        raise TypeError(f"steps: expected ExecutorStep, got {type(step).__qualname__}{hint}")
+    return get_executor_step(step)
+
+
+class _Planner:
+    """Digests by depth-first search with an explicit stack."""
+
+    def __init__(self, prefix: str | None):
+        self.prefix = prefix
+        self.memo: dict[int, tuple[Any, Any]] = {}
+        self.nodes: dict[str, Node] = {}
+        self.digests: dict[int, tuple[ExecutorStep, str]] = {}
+
+    def digest_of(self, step: ExecutorStep) -> str:
+        return self.digests[id(step)][1]
+
+    def add(self, target: ExecutorStep) -> None:
+        if id(target) in self.digests:
+            return
+        encoding = self.encode(target)
+        stack = [(target, encoding, iter(encoding.references()))]
+        on_stack = {id(target)}
+        while stack:
+            step, encoding, todo = stack[-1]
+            for other in todo:
+                if id(other) in self.digests:
+                    continue
+                if id(other) in on_stack:
+                    names = [s.name for s, _, _ in stack]
+                    start = next(i for i, (s, _, _) in enumerate(stack) if s is other)
+                    raise GraphError(
+                        f"cycle: {' -> '.join([*names[start:], other.name])} (each needs the next); "
+                        "break it by taking one of these references out of a config"
+                    )
+                inner = self.encode(other)
+                stack.append((other, inner, iter(inner.references())))
+                on_stack.add(id(other))
+                break
+            else:
+                stack.pop()
+                on_stack.discard(id(step))
+                self.close(step, encoding)
+
+    def encode(self, step: ExecutorStep, digest_of: Callable[[ExecutorStep], str] | None = None) -> Encoding:
+        try:
+            return Encoding(
+                step.config,
+                marked=step.versioning == "marked",
+                memo=self.memo,
+                prefix=self.prefix,
+                digest_of=digest_of,
+            )
+        except UnversionableError as error:
+            raise UnversionableError(f"step '{step.name}': {error}") from None
+
+    def close(self, step: ExecutorStep, encoding: Encoding) -> None:
+        """All steps that `step` refers to have digests: compute its own."""
+        if encoding.needs_digests:
+            encoding = self.encode(step, self.digest_of)
+        deps, pseudo, run_deps, run_pseudo = encoding.finish(self.digest_of)
+        try:
+            fn_ref = step.fn if isinstance(step.fn, str) else function_reference(step.fn)
+        except ValueError as error:
+            raise UnversionableError(f"step '{step.name}': cannot version fn: {error}") from None
+        canonical = to_json(
+            {
+                "code_version": step.code_version,
+                "config": encoding.tree,
+                "deps": deps,
+                "fn_ref": fn_ref,
+                "name": step.name,
+                "pseudo": pseudo,
+                "versioning": step.versioning,
+            }
+        )
+        digest = hashlib.sha256(_STEP_DOMAIN + canonical.encode()).hexdigest()
+        self.digests[id(step)] = (step, digest)
+        path = step.override_output_path or f"{step.name}-{digest[:SHORT]}"
+        known = self.nodes.get(digest)
+        if known is not None:
+            if known.path != path:
+                raise GraphError(
+                    f"step '{step.name}' @{digest[:SHORT]} has two output paths, '{known.path}' and '{path}'; "
+                    "give both the same override_output_path, or different names"
+                )
+            return
+        self.nodes[digest] = Node(
+            step=step,
+            digest=digest,
+            canonical=canonical,
+            deps=(*deps, *run_deps),
+            pseudo=(*pseudo, *run_pseudo),
+            path=path,
+            fn_ref=fn_ref,
+            unmarked_digest=self.unmarked_digest(step) if step.versioning == "marked" else None,
+        )
+
+    def unmarked_digest(self, step: ExecutorStep) -> str | None:
+        """What the digest of the config would be if all of it counted; None if some of it cannot be written down."""
+        try:
+            encoding = Encoding(step.config, digest_of=self.digest_of)
+        except UnversionableError:
+            return None
+        deps, pseudo, _, _ = encoding.finish(self.digest_of)
+        text = to_json({"config": encoding.tree, "deps": deps, "pseudo": pseudo})
+        return hashlib.sha256(_CONFIG_DOMAIN + text.encode()).hexdigest()
+
+
+def _in_order(nodes: Mapping[str, Node], targets: tuple[str, ...]) -> tuple[Node, ...]:
+    """Depth-first order by digests alone: the same however the sets in the configs were walked."""
+    ordered: dict[str, Node] = {}
+    for target in targets:
+        stack = [(target, iter((*nodes[target].deps, *nodes[target].pseudo)))]
+        while stack:
+            digest, todo = stack[-1]
+            for other in todo:
+                if other not in ordered:
+                    stack.append((other, iter((*nodes[other].deps, *nodes[other].pseudo))))
+                    break
+            else:
+                stack.pop()
+                ordered.setdefault(digest, nodes[digest])
+    return tuple(ordered.values())
+
+
+def _check_paths(nodes: Iterable[Node]) -> None:
+    """No two steps write to one folder, and none into the folder of another."""
+    owner: dict[str, Node] = {}
+    for node in nodes:
+        path = os.path.normpath(node.path)
+        if path in owner:
+            raise GraphError(
+                f"two steps with one output path '{path}': '{owner[path].name}' @{owner[path].short} and "
+                f"'{node.name}' @{node.short}; give one of them another name or override_output_path"
+            )
+        owner[path] = node
+    folders = {node.path for node in owner.values() if node.step.override_output_path is not None}
+    if not folders:
+        return  # <name>-<digest> is never a folder on the way to another
+    for path, node in owner.items():
+        parent = os.path.dirname(path)
+        while parent:
+            if parent in owner:
+                raise GraphError(
+                    f"step '{node.name}' would write to '{path}', inside the output of '{owner[parent].name}' "
+                    f"('{parent}'); give one of them another override_output_path"
+                )
+            parent = os.path.dirname(parent)
+
+
+# -- the config a step's function gets --------------------------------------------------------------------------------
+
+
+def resolve_config(
+    node: Node, graph: Graph, output_path: str, data_roots: Mapping[str, str], *, prefix: str | None = None
+) -> Any:
+    """The config with every placeholder replaced: what the step's function is called with.
+
+    A step or InputName becomes the data root of the step, with the path inside it; OutputName becomes `output_path`
+    with the path inside it; versioned and unversioned values become the values. A hardcoded relative path is taken
+    below `prefix`. Whatever holds no placeholder is handed over as it is, uncopied.
+
+    Raises KeyError, naming the step, if `data_roots` (digest -> absolute data root) lacks one that the config uses.
+    """
+
+    def root_of(step: ExecutorStep) -> str:
+        digest = graph.digests[id(step)][1]
+        if digest not in data_roots:
+            raise KeyError(f"step '{node.name}': no data root for its input '{step.name}' @{digest[:SHORT]}")
+        return data_roots[digest]
+
+    def below(root: str, sub: str | None) -> str:
+        return os.path.join(root, os.path.normpath(sub)) if sub is not None else root
+
+    def resolve(value: Any) -> Any:
+        kind = type(value)
+        if kind in _PLAIN:
+            return value
+        if isinstance(value, VersionedValue | UnversionedValue):
+            return resolve(value.value)
+        if isinstance(value, ExecutorStep):
+            return root_of(value)
+        if isinstance(value, InputName):
+            if value.step is not None:
+                return below(root_of(value.step), value.name)
+            return os.path.join(prefix, value.name or "") if prefix is not None else value.name
+        if isinstance(value, OutputName):
+            return below(output_path, value.name)
+        return _rebuild(value, resolve)
+
+    return resolve(node.step.config)
+
+
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+
+
+def _rebuild(value: Any, resolve: Callable[[Any], Any]) -> Any:
+    """`value` with resolve applied to what it holds; the same object if that changed nothing."""
+    kind = type(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changed = {}
+        for field in dataclasses.fields(value):
+            old = getattr(value, field.name)
+            new = resolve(old)
+            if new is not old:
+                changed[field.name] = new
+        if not changed:
+            return value
+        derived = {f.name: changed.pop(f.name) for f in dataclasses.fields(value) if not f.init and f.name in changed}
+        result = dataclasses.replace(value, **changed) if changed else copy.copy(value)
+        for name, new in derived.items():
+            object.__setattr__(result, name, new)
+        return result
+    if isinstance(value, dict | types.MappingProxyType):
+        new = {resolve(k): resolve(v) for k, v in value.items()}
+        if all(a is b for pair in zip(value.items(), new.items(), strict=False) for a, b in zip(*pair, strict=True)):
+            return value
+        if kind is types.MappingProxyType:
+            return types.MappingProxyType(new)
+        result = copy.copy(value)
+        result.clear()
+        result.update(new)
+        return result
+    if isinstance(value, list | tuple | set | frozenset):
+        items = list(value)
+        new = [resolve(v) for v in items]
+        if all(a is b for a, b in zip(items, new, strict=True)):
+            return value
+        return kind(*new) if hasattr(kind, "_fields") else kind(new)
+    if kind is functools.partial:
+        args, keywords = resolve(value.args), resolve(value.keywords)
+        unchanged = args is value.args and keywords is value.keywords
+        return value if unchanged else functools.partial(value.func, *args, **keywords)
+    if hasattr(kind, "model_fields") and hasattr(value, "model_copy"):  # pydantic
+        old = {name: getattr(value, name) for name in kind.model_fields}
+        new = {name: resolve(v) for name, v in old.items()}
+        return value if all(new[k] is old[k] for k in old) else value.model_copy(update=new)
+    return value

@@ -1,0 +1,265 @@
+"""A step: a name, a function and a config. Everything here is inert.
+
+Building a step runs nothing, reads no environment and knows no prefix, so steps may live at module level and be shared
+between experiments; where they write is decided by the executor that runs them. A config refers to other steps by
+`output_path_of(step)` and to its own folder by `this_output_path()`; both are placeholders until the step runs. The
+cost: a config field that will hold a path holds an `InputName` or `OutputName` before that, so a `__post_init__` that
+inspects paths must let them pass.
+"""
+
+import dataclasses
+import posixpath
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+T = TypeVar("T")
+
+_NAME_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_MAX_NAME_PART = 200  # file systems allow 255 bytes; the digest and temporary suffixes need room
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ExecutorStep:
+    """One unit of work: `fn(config)`, whose identity is what it is, not where or when it runs.
+
+    Two step objects are equal only if they are the same object; two steps *mean* the same when their digests agree
+    (see `marin.execution.graph`), and are then run once.
+
+        tokens = ExecutorStep(
+            name="tokens/wiki",
+            fn=tokenize,
+            config=TokenizeConfig(input_path=output_path_of(wiki, "train"), output_path=this_output_path()),
+        )
+    """
+
+    name: str  # folders and file name characters, e.g. "tokens/wiki": part of the identity and of the output path
+    fn: Callable[[Any], Any] | str  # a module-level function of the config, or "module:function", imported when it runs
+    config: Any  # any value the canonical encoder knows, usually a frozen dataclass: identity unless marked otherwise
+    description: str | None = None  # one line for people; not identity
+    override_output_path: str | None = None  # relative to the prefix, instead of <name>-<digest>; not identity
+    pip_dependency_groups: list[str] | None = None  # extras the function needs where it runs; not identity
+    resources: Any = (
+        None  # what to run on (marin.cluster.ResourceConfig); set: runs as a process of its own; not identity
+    )
+    code_version: str = ""  # raise it by hand after a fix that changes what the function computes: identity
+    versioning: Literal["all", "marked"] = "all"  # "marked": only versioned(...) values and inputs are identity
+    publish: Literal["attempt", "inplace"] = "attempt"  # "inplace": finds its own partial output and resumes from it
+    tags: frozenset[str] = frozenset()  # words to find the step by; not identity
+
+    def __post_init__(self) -> None:
+        check_step_name(self.name)
+        if isinstance(self.fn, str):
+            if not _REFERENCE.fullmatch(self.fn):
+                raise ValueError(
+                    f"step '{self.name}': fn={self.fn!r} is not of the form 'package.module:function'; "
+                    "give that, or the function itself"
+                )
+        elif not callable(self.fn):
+            raise TypeError(f"step '{self.name}': fn must be a function or 'module:function', got {self.fn!r}")
+        for field, allowed in (("versioning", ("all", "marked")), ("publish", ("attempt", "inplace"))):
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"step '{self.name}': {field}={getattr(self, field)!r}; expected one of {allowed}")
+        if not isinstance(self.code_version, str):
+            raise TypeError(f"step '{self.name}': code_version must be a str, got {self.code_version!r}")
+        if self.override_output_path is not None:
+            _check_inside(self.override_output_path, f"step '{self.name}': override_output_path", "the prefix")
+            if self.override_output_path.split("/")[0] == ".exec":
+                raise ValueError(f"step '{self.name}': override_output_path may not be in '.exec', the executor's own")
+
+    def __truediv__(self, name: str) -> "InputName":
+        """The file or folder `name` in this step's output."""
+        return InputName(self, name)
+
+    cd = __truediv__
+
+    def as_input_name(self) -> "InputName":
+        """This step's output folder, as a value for another step's config."""
+        return InputName(self, None)
+
+    def with_output_path(self, path: str) -> "ExecutorStep":
+        """The same step, writing to `path` under the prefix instead of `<name>-<digest>`."""
+        return dataclasses.replace(self, override_output_path=path)
+
+    def __repr__(self) -> str:  # the whole config could hold a chain of thousands of steps
+        return f"ExecutorStep({self.name!r})"
+
+
+def check_step_name(name: str) -> None:
+    """Raise ValueError unless `name` can be a folder below any prefix: parts of letters, digits, '.', '_', '-'.
+
+    Parts are joined by '/', do not begin with '.' and are at most 200 characters long.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a step name must be a str, got {name!r}")
+    for part in name.split("/"):
+        if not _NAME_PART.fullmatch(part) or len(part) > _MAX_NAME_PART:
+            near = "/".join(
+                re.sub(r"[^A-Za-z0-9._-]+", "-", p).strip("-.")[:_MAX_NAME_PART] for p in name.split("/") if p
+            )
+            hint = f"; did you mean '{near}'?" if near and near != name else ""
+            raise ValueError(
+                f"bad step name {name!r}: the parts between '/' have 1 to {_MAX_NAME_PART} of the characters "
+                f"A-Z a-z 0-9 . _ - and do not begin with '.'{hint}"
+            )
+
+
+def _check_inside(path: str, what: str, where: str) -> None:
+    if not isinstance(path, str):
+        raise TypeError(f"{what} must be a str, got {path!r}")
+    if not path or path.startswith("/") or ".." in path.split("/") or posixpath.normpath(path) in (".", ".."):
+        raise ValueError(f"{what}={path!r} must be a relative path that stays below {where}")
+
+
+# -- placeholders for paths -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InputName:
+    """A path inside another step's output, or (without a step) a fixed path below the prefix."""
+
+    step: ExecutorStep | None  # None: `name` is a path below the prefix, or an absolute one, that no step makes
+    name: str | None  # path inside the step's output; None: the output folder itself
+    block_on_step: bool = True  # False: the path is handed over without waiting for the step to finish
+
+    def __post_init__(self) -> None:
+        if self.step is None:
+            if not self.name or not isinstance(self.name, str):
+                raise ValueError(f"InputName without a step needs a path, got {self.name!r}")
+        elif not isinstance(self.step, ExecutorStep):
+            raise TypeError(f"InputName: expected an ExecutorStep, got {self.step!r}")
+        elif self.name is not None:
+            _check_inside(self.name, f"path in the output of step '{self.step.name}'", "that output")
+
+    @staticmethod
+    def hardcoded(path: str) -> "InputName":
+        """A path that no step makes: relative to the prefix, or absolute. The text of the path is identity."""
+        return InputName(None, path)
+
+    def cd(self, name: str) -> "InputName":
+        """The file or folder `name` below this one."""
+        return dataclasses.replace(self, name=posixpath.join(self.name, name) if self.name else name)
+
+    __truediv__ = cd
+
+    def nonblocking(self) -> "InputName":
+        """The same path, without waiting for the step: for readers that follow a step while it runs."""
+        return dataclasses.replace(self, block_on_step=False)
+
+
+@dataclass(frozen=True)
+class OutputName:
+    """A path inside the output of the very step whose config holds this."""
+
+    name: str | None  # path inside the output; None: the output folder itself
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            _check_inside(self.name, "this_output_path: name", "the step's output")
+
+
+def output_path_of(step: ExecutorStep | InputName, name: str | None = None) -> InputName:
+    """The output folder of `step`, or the file or folder `name` in it."""
+    base = step if isinstance(step, InputName) else InputName(step, None)
+    return base if name is None else base.cd(name)
+
+
+def this_output_path(name: str | None = None) -> OutputName:
+    """The output folder of the step whose config this stands in, or the file or folder `name` in it."""
+    return OutputName(name)
+
+
+THIS_OUTPUT_PATH = OutputName(None)
+
+
+def get_executor_step(run: ExecutorStep | InputName) -> ExecutorStep:
+    """The step behind a reference. Raises ValueError for a hardcoded path, which has none."""
+    if isinstance(run, ExecutorStep):
+        return run
+    if isinstance(run, InputName):
+        if run.step is None:
+            raise ValueError(f"the hardcoded path {run.name!r} belongs to no step")
+        return run.step
+    raise TypeError(f"expected an ExecutorStep or an InputName, got {run!r}")
+
+
+# -- what is identity -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VersionedValue(Generic[T]):
+    """A value that is part of the step's identity wherever it stands, even inside an excluded field."""
+
+    value: T  # what the function will see
+
+
+@dataclass(frozen=True)
+class UnversionedValue(Generic[T]):
+    """A value that is not part of the step's identity: changing it runs nothing again."""
+
+    value: T  # what the function will see
+
+
+def versioned(value: T) -> VersionedValue[T]:
+    """Mark `value` as identity. Needed only with versioning="marked", or inside a field that is left out otherwise."""
+    if isinstance(value, VersionedValue):
+        raise ValueError(f"versioned({value!r}): already versioned; use ensure_versioned where either may come")
+    return VersionedValue(value)
+
+
+def ensure_versioned(value: VersionedValue[T] | T) -> VersionedValue[T]:
+    """`value` marked as identity, whether or not it was before."""
+    return value if isinstance(value, VersionedValue) else VersionedValue(value)
+
+
+def unversioned(value: T) -> UnversionedValue[T]:
+    """Mark `value` as not identity: the step's digest and output path do not depend on it."""
+    return value if isinstance(value, UnversionedValue) else UnversionedValue(value)
+
+
+def runtime(value: T) -> UnversionedValue[T]:
+    """The same mark as `unversioned`, for values that say how a step runs (workers, caches), not what it makes."""
+    return unversioned(value)
+
+
+def unwrap_versioned_value(value: Any) -> Any:
+    """`value` without the marks of `versioned` and `unversioned`, also inside dataclasses, lists, tuples and dicts."""
+    if isinstance(value, VersionedValue | UnversionedValue):
+        return unwrap_versioned_value(value.value)
+    if isinstance(value, ExecutorStep | InputName | OutputName):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        old = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        new = {name: unwrap_versioned_value(v) for name, v in old.items()}
+        return value if all(new[k] is old[k] for k in old) else dataclasses.replace(value, **new)
+    if type(value) in (list, tuple):
+        return type(value)([unwrap_versioned_value(v) for v in value])
+    if type(value) is dict:
+        return {k: unwrap_versioned_value(v) for k, v in value.items()}
+    return value
+
+
+MISSING = dataclasses.MISSING
+
+
+def version_meta(*, exclude: bool = False, omit_when: Any = MISSING, alias: str | None = None) -> Mapping[str, Any]:
+    """Metadata for `dataclasses.field` that says how the field enters the identity of a step.
+
+    exclude: the field is not identity. omit_when: the field is left out while it equals this literal, so that a field
+    added later does not change the identity of steps that do not use it; write the literal, not today's default by
+    name. alias: the name the field is recorded under, so that renaming it changes nothing.
+
+        num_workers: int = field(default=4, metadata=version_meta(exclude=True))
+
+    Packages that may not import the executor write the same thing out: `metadata={"version": {"exclude": True}}`.
+    """
+    rules: dict[str, Any] = {}
+    if exclude:
+        rules["exclude"] = True
+    if omit_when is not MISSING:
+        rules["omit_when"] = omit_when
+    if alias is not None:
+        rules["alias"] = alias
+    return {"version": rules}
