@@ -1,8 +1,8 @@
 """Rows of a token store: tokens, targets, weights and segments of any rows, a whole batch at a time.
 
-A row is index arithmetic over the memory-mapped store; no row is ever materialised before it is asked for, and no
-Python runs per token or, in `concatenate`, per row. See `marin.data.packing` for what a slot is and for the trade
-between the ways of packing.
+A row is index arithmetic over the memory-mapped store; no row is ever materialised before it is asked for. Python runs
+a few times a batch, and in the packed modes once a piece, never once a token. See `marin.data.packing` for what a slot
+is and for the trade between the ways of packing.
 
 Segments: slot t belongs to the document of its *target*. The end-of-text token that precedes a document is therefore
 the first input of that document's segment, and a model that masks attention by segment sees no stranger's token.
@@ -13,7 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from marin.data.packing import PACKING_MODES, PackingMode, PackingStats, concatenation_stats, pack
+from marin.data.config import PACKING_MODES, LaidOutMode, PackingMode
+from marin.data.packing import PackingStats, concatenation_stats, pack
 from marin.data.store import TokenStore
 
 PADDING_SEGMENT = -1
@@ -51,7 +52,7 @@ def row_dataset(store: TokenStore, seq_len: int, packing: PackingMode) -> RowDat
     """Rows of `seq_len` slots over a store."""
     if packing == "concatenate":
         return ConcatenatedRows(store, seq_len)
-    if packing in PACKING_MODES:
+    if packing == "greedy" or packing == "best_fit":
         return PackedRows(store, seq_len, packing)
     raise ValueError(f"unknown packing {packing!r}; expected one of {', '.join(map(repr, PACKING_MODES))}")
 
@@ -108,7 +109,7 @@ class ConcatenatedRows:
 class PackedRows:
     """Documents laid into rows whole, by `greedy` or `best_fit`; laid out when opened."""
 
-    def __init__(self, store: TokenStore, seq_len: int, packing: PackingMode):
+    def __init__(self, store: TokenStore, seq_len: int, packing: LaidOutMode):
         _check_seq_len(seq_len)
         self.store = store
         self.seq_len = seq_len
@@ -118,6 +119,7 @@ class PackedRows:
         self._row_offsets = layout.row_offsets
         self._length = layout.length
         self._position = offsets[layout.document] + layout.start  # of a piece's first target
+        self._begins = layout.start == 0  # whether a piece begins its document
         self._slot = np.cumsum(layout.length) - layout.length  # of a piece's first target, counted over all rows
         row_starts = np.append(self._slot, layout.length.sum())[layout.row_offsets[:-1]]
         self._slot -= np.repeat(row_starts, np.diff(layout.row_offsets))  # now counted from its row's first slot
@@ -126,21 +128,25 @@ class PackedRows:
     def rows(self, indices: np.ndarray) -> Batch:
         indices = _checked(indices, self.num_rows)
         shape = indices.size, self.seq_len
+        eos = self.store.eos_id
         low = self._row_offsets[indices]
         row, piece = _ragged(low, self._row_offsets[indices + 1] - low)
-        lengths = self._length[piece]
-        which, slot = _ragged(row * self.seq_len + self._slot[piece], lengths)
-        positions = slot + (self._position[piece] - row * self.seq_len - self._slot[piece])[which]
-        tokens = np.full(shape, self.store.eos_id, np.int32)
-        targets = np.full(shape, self.store.eos_id, np.int32)
-        weights = np.zeros(shape, np.float32)
+        slot, length, position = self._slot[piece], self._length[piece], self._position[piece]
+        targets = np.full(shape, eos, np.int32)
         segments = np.full(shape, PADDING_SEGMENT, np.int32)
-        before = self.store.take(np.maximum(positions - 1, 0))
-        tokens.reshape(-1)[slot] = np.where(positions > 0, before, self.store.eos_id)
-        targets.reshape(-1)[slot] = self.store.take(positions)
-        weights.reshape(-1)[slot] = 1
-        segments.reshape(-1)[slot] = (piece - low[row])[which]
-        return Batch(tokens=tokens, targets=targets, loss_weights=weights, segment_ids=segments)
+        pieces = zip(*(array.tolist() for array in (row, slot, length, position, piece - low[row])), strict=True)
+        for at, first, size, start, segment in pieces:  # one copy a piece: cheaper than an index a token
+            targets[at, first : first + size] = self.store.read(start, size)
+            segments[at, first : first + size] = segment
+        tokens = np.full(shape, eos, np.int32)
+        tokens[:, 1:] = targets[:, :-1]
+        # A piece's first input is what precedes it in the store: end-of-text, unless the piece continues a document.
+        continues = np.flatnonzero(~self._begins[piece])
+        tokens[row, slot] = eos
+        tokens[row[continues], slot[continues]] = self.store.take(position[continues] - 1)
+        real = segments != PADDING_SEGMENT
+        tokens[~real] = eos
+        return Batch(tokens=tokens, targets=targets, loss_weights=real.astype(np.float32), segment_ids=segments)
 
     def stats(self) -> PackingStats:
         return self._stats

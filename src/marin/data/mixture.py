@@ -1,9 +1,10 @@
 """One endless, shuffled stream of rows from one or more sources, each position a pure function of the seed.
 
 The stream is a sequence of blocks. Every block of `mixture_block_size` rows holds the same exact count of each source
-(its weight by the largest-remainder rule) in an order shuffled by the block's own key. A source's rows come in an order
-shuffled anew for every epoch, keyed by the source's name, so another source's coming or going does not reorder it. The
-price: weights are met in whole rows of a block, and a weight too small for one row is refused, never rounded away.
+(its weight by the largest-remainder rule); which source comes where is shuffled by the block's own key. A source's rows
+come in an order shuffled anew for every epoch, keyed by the source's name: each row once before any comes twice, and
+another source's coming or going does not reorder it. The price: weights are met in whole rows of a block, and a weight
+too small for one row is refused, never rounded away.
 """
 
 from collections import OrderedDict
@@ -127,9 +128,10 @@ class Mixture:
         made = self._blocks.get(number)
         if made is None:
             order = Permutation(self.block_size, derive_key("block", self.seed, number))
-            rank = order(np.arange(self.block_size))
-            source = np.searchsorted(self._ends, rank, side="right")
-            count = number * self.counts[source] + rank - (self._ends - self.counts)[source]  # rows of it so far
+            source = np.searchsorted(self._ends, order(np.arange(self.block_size)), side="right")
+            place = np.empty(self.block_size, np.int64)  # how many rows of the same source come before, in the block
+            place[np.argsort(source, kind="stable")] = np.concatenate([np.arange(count) for count in self.counts])
+            count = number * self.counts[source] + place
             epoch, place = np.divmod(count, self._num_rows[source])
             index = np.empty(self.block_size, np.int64)
             for which in range(len(self.names)):

@@ -17,12 +17,10 @@ Best-fit packing for language models: Ding et al., Fewer Truncations Improve Lan
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-PackingMode = Literal["concatenate", "greedy", "best_fit"]
-PACKING_MODES: tuple[PackingMode, ...] = ("concatenate", "greedy", "best_fit")
+from marin.data.config import LaidOutMode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,7 @@ class Packing:
         )
 
 
-def pack(lengths: np.ndarray, seq_len: int, mode: Literal["greedy", "best_fit"]) -> Packing:
+def pack(lengths: np.ndarray, seq_len: int, mode: LaidOutMode) -> Packing:
     """Lay documents of the given lengths (int64 (N,), each at least 1) into rows of `seq_len` slots.
 
     A document longer than a row gives full rows first and its rest is packed like a document. `concatenate` needs no

@@ -25,6 +25,7 @@ NUM_ROUNDS = 8
 _U64 = np.uint64
 _MULTIPLIERS = (_U64(0xBF58476D1CE4E5B9), _U64(0x94D049BB133111EB))
 _SHIFTS = (_U64(30), _U64(27), _U64(31))
+_CHUNK = 1 << 13
 
 
 def derive_key(*parts: str | int) -> bytes:
@@ -44,7 +45,10 @@ class Permutation:
         self._round_keys = np.frombuffer(digest, "<u8").astype(_U64)
         self._table: np.ndarray | None = None
         if n <= TABLE_LIMIT:
-            hashes = _mix(_mix(np.arange(n, dtype=_U64) + self._round_keys[0]) + self._round_keys[1])
+            hashes, scratch = np.arange(n, dtype=_U64), np.empty(n, _U64)
+            for round_key in self._round_keys[:2]:
+                hashes += round_key
+                hashes = _mix(hashes, scratch)
             self._table = np.argsort(hashes, kind="stable").astype(np.int64)
         bits = max(2, (n - 1).bit_length())
         self._low_bits = _U64(bits // 2)
@@ -58,25 +62,42 @@ class Permutation:
             raise IndexError(f"an index outside 0..{self.n - 1} was given to a permutation of {self.n} items")
         if self._table is not None:
             return self._table[indices]
-        out = self._rounds(indices.reshape(-1).astype(_U64))
-        limit = _U64(self.n)
-        outside = np.flatnonzero(out >= limit)
-        while outside.size:  # the network permutes a power of two: walk on until the walk is back in range
-            walked = self._rounds(out[outside])
-            out[outside] = walked
-            outside = outside[walked >= limit]
-        return out.astype(np.int64).reshape(indices.shape)
+        flat = indices.reshape(-1).astype(_U64)
+        for start in range(0, flat.size, _CHUNK):  # a chunk's arrays stay in the processor's cache
+            self._walk(flat[start : start + _CHUNK])
+        return flat.astype(np.int64).reshape(indices.shape)
 
-    def _rounds(self, x: np.ndarray) -> np.ndarray:
+    def _walk(self, x: np.ndarray) -> None:
+        """Replace every element by its image: the network permutes a power of two, so walk on until back in range."""
+        self._rounds(x)
+        outside = np.flatnonzero(x >= _U64(self.n))
+        while outside.size:
+            walked = x[outside]
+            self._rounds(walked)
+            x[outside] = walked
+            outside = outside[walked >= _U64(self.n)]
+
+    def _rounds(self, x: np.ndarray) -> None:
+        """The network over the bits of the next power of two, in place."""
         high, low = x >> self._low_bits, x & self._low_mask
+        mixed, shifted = np.empty_like(x), np.empty_like(x)
         for i in range(0, NUM_ROUNDS, 2):
-            high = (high + _mix(low + self._round_keys[i])) & self._high_mask
-            low = (low + _mix(high + self._round_keys[i + 1])) & self._low_mask
-        return (high << self._low_bits) | low
+            high += _mix(np.add(low, self._round_keys[i], out=mixed), shifted)
+            high &= self._high_mask
+            low += _mix(np.add(high, self._round_keys[i + 1], out=mixed), shifted)
+            low &= self._low_mask
+        high <<= self._low_bits
+        np.bitwise_or(high, low, out=x)
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The splitmix64 finalizer: a bijection of 64-bit words in which every input bit reaches every output bit."""
-    x = (x ^ (x >> _SHIFTS[0])) * _MULTIPLIERS[0]
-    x = (x ^ (x >> _SHIFTS[1])) * _MULTIPLIERS[1]
-    return x ^ (x >> _SHIFTS[2])
+def _mix(x: np.ndarray, shifted: np.ndarray) -> np.ndarray:
+    """The splitmix64 finalizer, in place: a bijection of 64-bit words, every input bit reaching every output bit.
+
+    `shifted` is scratch space of x's shape.
+    """
+    x ^= np.right_shift(x, _SHIFTS[0], out=shifted)
+    x *= _MULTIPLIERS[0]
+    x ^= np.right_shift(x, _SHIFTS[1], out=shifted)
+    x *= _MULTIPLIERS[1]
+    x ^= np.right_shift(x, _SHIFTS[2], out=shifted)
+    return x

@@ -13,6 +13,7 @@ that stream by position and shards are never consolidated. The price is that a r
 store knows nothing of sequence lengths, which is what lets one store serve all of them.
 """
 
+import bisect
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -209,6 +210,7 @@ class TokenStore:
         self.shards = tuple(ShardInfo(**shard) for shard in ledger["shards"])
         self._byte_lengths_sha256: str = ledger["token_byte_lengths_sha256"]
         self._shard_starts = np.cumsum([0, *(shard.num_tokens for shard in self.shards)], dtype=np.int64)
+        self._shard_bounds: list[int] = self._shard_starts.tolist()
         self._document_starts = np.cumsum([0, *(shard.num_documents for shard in self.shards)], dtype=np.int64)
         self._tokens: list[np.ndarray | None] = [None] * len(self.shards)
         self._offsets: np.ndarray | None = None
@@ -248,7 +250,7 @@ class TokenStore:
             rows = inside & (first == shard)
             out[rows] = _runs(self._shard(shard), starts[rows] - self._shard_starts[shard], length)
         for row in np.flatnonzero(~inside).tolist():  # runs over a shard's end: one a shard border, so few
-            out[row] = self._read(int(starts[row]), length)
+            out[row] = self.read(int(starts[row]), length)
         return out
 
     def take(self, positions: np.ndarray) -> np.ndarray:
@@ -265,13 +267,17 @@ class TokenStore:
             out[where] = self._shard(shard)[positions[where] - self._shard_starts[shard]]
         return out
 
-    def _read(self, start: int, length: int) -> np.ndarray:
-        """One run, over as many shards as it takes."""
+    def read(self, start: int, length: int) -> np.ndarray:
+        """One run of `length` tokens, over as many shards as it takes: int32 (length,)."""
+        if start < 0 or start + length > self.num_tokens:
+            raise IndexError(
+                f"{self.path}: tokens {start}..{start + length} asked for, the store has 0..{self.num_tokens}"
+            )
         out = np.empty(length, np.int32)
         filled = 0
-        shard = int(np.searchsorted(self._shard_starts, start, side="right")) - 1
+        shard = bisect.bisect_right(self._shard_bounds, start) - 1
         while filled < length:
-            local = start + filled - int(self._shard_starts[shard])
+            local = start + filled - self._shard_bounds[shard]
             piece = self._shard(shard)[local : local + length - filled]
             out[filled : filled + piece.size] = piece
             filled += piece.size
@@ -304,7 +310,7 @@ class TokenStore:
         """Token ids of one document, int32 (n,), with its end-of-text token."""
         self._check_document(index)
         start, end = self.document_offsets[index : index + 2].tolist()
-        return self._read(start, end - start)
+        return self.read(start, end - start)
 
     def document_index(self, positions: np.ndarray) -> np.ndarray:
         """Which document holds each position: int64 of the same shape."""

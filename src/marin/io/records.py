@@ -142,16 +142,47 @@ class _HashingReader(io.RawIOBase):
         super().close()
 
 
+class _ZstdReader(io.RawIOBase):
+    """The content of zstd frames put end to end. The library's own reader takes a file cut short for its end."""
+
+    def __init__(self, raw: io.RawIOBase):
+        import zstandard  # only .zst needs it
+
+        # Windows of up to 2 GiB, as `zstd --long=31` writes them; the memory is only used where a file asks for it.
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+        self._raw = raw
+        self._frame = None  # the one being read
+        self._input = b""
+        self._output = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._output:
+            self._input = self._input or self._raw.read(1 << 17) or b""
+            if not self._input:
+                if self._frame is not None:
+                    raise EOFError("the file ends within a zstd frame")
+                return 0
+            self._frame = self._frame or self._decompressor.decompressobj()
+            self._output = memoryview(self._frame.decompress(self._input))
+            self._input = self._frame.unused_data
+            if self._frame.eof:
+                self._frame = None
+        size = min(len(buffer), len(self._output))
+        buffer[:size] = self._output[:size]
+        self._output = self._output[size:]
+        return size
+
+
 @contextlib.contextmanager
 def _decompressed(raw: _HashingReader, name: str) -> Iterator[IO[bytes]]:
     if name.endswith(".gz"):
         with gzip.GzipFile(fileobj=io.BufferedReader(raw, 1 << 18)) as stream:
             yield stream  # type: ignore[misc]
     elif name.endswith(".zst"):
-        import zstandard  # only .zst needs it
-
-        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False)
-        yield io.BufferedReader(reader, 1 << 18)  # type: ignore[arg-type]
+        yield io.BufferedReader(_ZstdReader(raw), 1 << 18)  # type: ignore[arg-type]
     else:
         yield io.BufferedReader(raw, 1 << 18)
 

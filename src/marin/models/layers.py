@@ -5,6 +5,7 @@ few layers: 1.2 times); scanned compiles one layer however many there are. The s
 its gradient is one concatenation; indexing each layer would add up as many padded stacks as there are layers.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,6 +16,11 @@ from jaxtyping import Array, Float, Int
 T = TypeVar("T")
 
 _UNROLLED_LAYERS = 24  # more than these are scanned on accelerators
+
+
+def normal(key: Array, shape: tuple[int, ...], standard_deviation: float) -> Float[Array, "..."]:
+    """Normal float32 numbers; drawn as a vector, as drawing many axes takes several times as long to compile."""
+    return standard_deviation * jax.random.normal(key, (math.prod(shape),), jnp.float32).reshape(shape)
 
 
 def rms_norm(

@@ -86,7 +86,7 @@ class LlamaConfig:
         keys = iter(jax.random.split(key, 6))
 
         def normal(*shape: int) -> Array:
-            return self.initializer_range * jax.random.normal(next(keys), shape, jnp.float32)
+            return layers.normal(next(keys), shape, self.initializer_range)
 
         depth, width, mlp, head = self.num_layers, self.hidden_dim, self.intermediate_dim, self.head_size
         group = self.num_heads // self.num_kv_heads

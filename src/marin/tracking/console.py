@@ -55,6 +55,10 @@ class ConsoleTracker:
             self._print(self._pending, stays=not self._is_terminal)
             self._pending = None
 
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        self._print(line, stays=True)
+
     def flush(self) -> None:
         """Show the newest row, even if one was shown just before."""
         if self._pending is not None and self._is_terminal:

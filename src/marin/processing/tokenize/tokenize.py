@@ -30,6 +30,7 @@ from marin.io.atomic import fsync_directory, write_text
 from marin.io.hashing import sha256_file
 from marin.io.records import LineReader, find_record_files, write_records
 from marin.processing.document import BadRow, Document, parse_documents
+from marin.processing.tokenize.config import TokenizeConfig
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 # Part of every shard's manifest: raised when the same input would give other bytes, so that old shards are redone.
@@ -45,30 +46,6 @@ ROUND_TRIP_DOCUMENTS = 8  # of each shard that are decoded again
 PROGRESS_INTERVAL_S = 10.0
 
 Report = Callable[[int, int], None]  # (bytes of the file read, bytes of text encoded) since the last report
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizeConfig:
-    """Which text, which tokenizer, and where the store goes."""
-
-    # Folder with documents (*.jsonl, *.jsonl.gz, *.jsonl.zst, at any depth), or one such file.
-    input_path: str
-    # Folder of the token store.
-    output_path: str
-    # Folder of the tokenizer, or its tokenizer.json.
-    tokenizer: str
-    # Largest share of rows that may be no documents before the run fails.
-    max_bad: float = 0.01
-    # Whether a sample of every shard is decoded and compared with its text. A tokenizer that normalizes fails this.
-    check_round_trip: bool = True
-    # Processes; None: one a CPU, at most one a file. Says how, not what: the store does not depend on it.
-    num_workers: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_bad <= 1:
-            raise ValueError(f"max_bad is {self.max_bad}; it is a share of the rows, between 0 and 1")
-        if self.num_workers is not None and self.num_workers < 1:
-            raise ValueError(f"num_workers is {self.num_workers}; at least one is needed, None means one a CPU")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +89,10 @@ class ShardJob:
     check_round_trip: bool
 
 
-def tokenize(config: TokenizeConfig) -> dict[str, Any]:
-    """Tokenize all documents of `config.input_path` into a store; returns what is written to tokenize.json.
+def tokenize(config: TokenizeConfig) -> ShardCounts:
+    """Tokenize all documents of `config.input_path` into a store; returns what became of the rows.
+
+    The same counts, and those of each shard with its input, are in tokenize.json beside the store.
 
     Call it again after an interruption: complete shards are kept. Raises ValueError for an empty corpus, for more bad
     rows than `max_bad`, and for a tokenizer that does not give the text back; RuntimeError naming the shards that
@@ -129,6 +108,7 @@ def tokenize(config: TokenizeConfig) -> dict[str, Any]:
         (output / LEDGER).unlink(missing_ok=True)  # not a store while a shard is missing
     progress = _Progress(jobs, pending)
     failures = _run(pending, config, tokenizer, progress)
+    _remove_if_empty(output / BAD_FOLDER)
     if failures:
         listed = "\n".join(f"  {job.label}: {reason}" for job, reason in failures)
         raise RuntimeError(
@@ -142,7 +122,7 @@ def tokenize(config: TokenizeConfig) -> dict[str, Any]:
         "format_version": "1.0",
         "recipe": jobs[0].recipe,
         "counts": asdict(total),
-        "shards": [{"name": job.name, **_read_manifest(job)} for job in jobs],
+        "shards": manifests,
     }
     write_text(output / SUMMARY, json.dumps(summary, indent=1, sort_keys=True) + "\n")
     write_ledger(
@@ -155,7 +135,7 @@ def tokenize(config: TokenizeConfig) -> dict[str, Any]:
         token_byte_lengths=tokenizer.token_byte_lengths(),
     )
     progress.finish(total)
-    return summary
+    return total
 
 
 def tokenize_shard(job: ShardJob, tokenizer: Tokenizer, report: Report) -> None:
@@ -345,8 +325,12 @@ def _clear_leftovers(output: Path, jobs: list[ShardJob]) -> None:
         for file in quarantine.iterdir():
             if file.suffix == ".tmp" or (file.suffix == ".jsonl" and file.stem not in names):
                 file.unlink()
-        with contextlib.suppress(OSError):
-            quarantine.rmdir()  # only where it is empty
+        _remove_if_empty(quarantine)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not empty, or not there
+        folder.rmdir()
 
 
 def _check_totals(total: ShardCounts, config: TokenizeConfig, jobs: list[ShardJob]) -> None:

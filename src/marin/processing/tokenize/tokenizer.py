@@ -56,6 +56,7 @@ class Tokenizer:
         self.eos_id = _token_id(vocabulary, eos_token, "eos_token", folder)
         self.bos_id = None if bos_token is None else _token_id(vocabulary, bos_token, "bos_token", folder)
         self.digest = _digest(self._description)
+        self._byte_lengths: np.ndarray | None = None
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, digest={self.digest[:12]!r}, folder={str(self._folder)!r})"
@@ -76,8 +77,14 @@ class Tokenizer:
     def token_byte_lengths(self) -> np.ndarray:
         """int32 (vocab_size,): how many UTF-8 bytes of text each token stands for; 0 for special tokens and unused ids.
 
-        The lengths of a text's tokens sum to the text's UTF-8 bytes.
+        The lengths of a text's tokens sum to the text's UTF-8 bytes. The array is made once and is read-only.
         """
+        if self._byte_lengths is None:
+            self._byte_lengths = self._measure_bytes()
+            self._byte_lengths.flags.writeable = False
+        return self._byte_lengths
+
+    def _measure_bytes(self) -> np.ndarray:
         alphabet = byte_alphabet()
         lengths = np.zeros(self.vocab_size, np.int32)
         added = {token["id"]: token for token in self._description["added_tokens"]}

@@ -9,7 +9,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +18,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from marin.io.atomic import write_text
 from marin.io.records import LineReader, find_record_files
 from marin.processing.document import BadRow, parse_documents
+from marin.processing.tokenize.config import TrainBpeConfig
 from marin.processing.tokenize.tokenizer import load_tokenizer, write_tokenizer_folder
-
-NUM_BYTES = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainBpeConfig:
-    """On which text, and how large."""
-
-    # Folder with documents (*.jsonl, *.jsonl.gz, *.jsonl.zst, at any depth), or one such file.
-    input_path: str
-    # Folder of the tokenizer: tokenizer.json, tokenizer_config.json, training.json.
-    output_path: str
-    # Tokens in all: the 256 bytes, the special tokens, and merges for the rest.
-    vocab_size: int
-    # The token that ends a text; it gets id 0.
-    eos_token: str = "<|endoftext|>"
-    # Special tokens beside it; they get the ids that follow.
-    extra_special_tokens: tuple[str, ...] = ()
-    # A pair is merged only if it occurs this often.
-    min_frequency: int = 2
-    # UTF-8 bytes of text, from the first documents on, that are trained on; None: all.
-    max_bytes: int | None = None
-    # Largest share of rows that may be no documents before the run fails.
-    max_bad: float = 0.01
-
-    def __post_init__(self) -> None:
-        least = NUM_BYTES + 1 + len(self.extra_special_tokens)
-        if self.vocab_size < least:
-            raise ValueError(
-                f"vocab_size is {self.vocab_size}; at least {least} are needed: 256 bytes and the special tokens"
-            )
 
 
 def train_bpe(config: TrainBpeConfig) -> dict[str, Any]:

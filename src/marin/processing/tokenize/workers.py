@@ -9,6 +9,7 @@ parent is gone, `kill -9` included, it ends at once.
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -152,6 +153,7 @@ def _serve(tokenizer_path: str, jobs: "queue.Queue[bytes]", out: IO[bytes]) -> N
 
 
 def _main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which then ends us
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints goes to stderr, not between our lines
     jobs: queue.Queue[bytes] = queue.Queue()

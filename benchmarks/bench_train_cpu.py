@@ -1,0 +1,381 @@
+"""CPU cost of one training step: marin's own against a plain JAX loop and against PyTorch with torch.compile.
+
+All three train the same small Llama on the same random tokens in float32 with AdamW. Each lives in a process of its
+own, is warmed up (compiled) first, and then they take turns, a few steps each, so that whatever else the machine does
+falls on all alike. The figures to read are the ratios; times are for this machine only.
+
+- marin: the trainer's step with its features on: z-loss, clipping, gradient norm, documents kept apart by segment,
+  batches from the loader's thread, metrics fetched one step late.
+- plain: what one writes by hand in JAX: layers unrolled, whole attention matrix, logits of the whole batch, optax.adamw,
+  one jit with donated state. No mask between documents, no clipping, no z-loss.
+- torch: the same Llama in PyTorch, scaled_dot_product_attention, torch.compile, fused AdamW. No extras either.
+
+    python benchmarks/bench_train_cpu.py                      all, writes benchmarks/results/train_cpu.md
+    python benchmarks/bench_train_cpu.py --peers marin plain --rounds 3 --no_write
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+RESULT = Path(__file__).resolve().parent / "results" / "train_cpu.md"
+LEARNING_RATE, BETA1, BETA2, EPSILON, WEIGHT_DECAY = 3e-4, 0.9, 0.95, 1e-8, 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The model and batch that all peers train."""
+
+    hidden: int = 256
+    layers: int = 6
+    heads: int = 8
+    mlp: int = 688
+    seq: int = 256
+    vocab: int = 8192
+    batch: int = 8
+    norm_epsilon: float = 1e-5
+    rope_theta: float = 10_000.0
+
+
+SHAPE = Shape()
+Step = Callable[[], float]
+
+
+def token_batches():
+    """Endless (tokens, targets) int32 (batch, seq), the same for the peers that take plain batches."""
+    rng = np.random.default_rng(0)
+    while True:
+        window = rng.integers(0, SHAPE.vocab, size=(SHAPE.batch, SHAPE.seq + 1), dtype=np.int32)
+        yield np.ascontiguousarray(window[:, :-1]), np.ascontiguousarray(window[:, 1:])
+
+
+def make_marin() -> Step:
+    import jax
+
+    from marin.models.llama import LlamaConfig
+    from marin.optim.adamw import AdamWConfig
+    from marin.training.state import init_state
+    from marin.training.train_step import DeviceBatch, make_train_step
+
+    model = LlamaConfig(
+        seq_len=SHAPE.seq,
+        hidden_dim=SHAPE.hidden,
+        intermediate_dim=SHAPE.mlp,
+        num_heads=SHAPE.heads,
+        num_kv_heads=SHAPE.heads,
+        num_layers=SHAPE.layers,
+        layer_norm_epsilon=SHAPE.norm_epsilon,
+    )
+    optimizer = AdamWConfig(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, beta1=BETA1, beta2=BETA2)
+    params = jax.eval_shape(lambda: model.init(SHAPE.vocab, key=jax.random.key(0)))
+    transformation = optimizer.transformation(model.weight_decay_mask(params))
+    state = init_state(model, transformation, SHAPE.vocab, seed=0)
+    train_step = make_train_step(model, transformation, max_grad_norm=1.0, z_loss_weight=1e-4)
+    schedule = optimizer.schedule(100_000)
+    batches = token_batches()
+    done, late = 0, None
+    weights = np.ones((SHAPE.batch, SHAPE.seq), np.float32)
+    segments = np.sort(np.random.default_rng(0).integers(0, 3, size=(SHAPE.batch, SHAPE.seq)), axis=1).astype(np.int32)
+
+    def step() -> float:
+        nonlocal state, done, late
+        tokens, targets = next(batches)
+        state, metrics = train_step(state, DeviceBatch(tokens, targets, weights, segments), schedule(done))
+        done += 1
+        loss = float(np.asarray(metrics if late is None else late)[0])
+        late = metrics
+        return loss
+
+    return step
+
+
+def make_plain() -> Step:
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    s = SHAPE
+    head = s.hidden // s.heads
+
+    def init(key):
+        keys = iter(jax.random.split(key, 2 + 7 * s.layers))
+
+        def normal(*shape):
+            return 0.02 * jax.random.normal(next(keys), shape)
+
+        layers = [
+            {
+                "norm1": jnp.ones(s.hidden),
+                "q": normal(s.hidden, s.hidden),
+                "k": normal(s.hidden, s.hidden),
+                "v": normal(s.hidden, s.hidden),
+                "o": normal(s.hidden, s.hidden),
+                "norm2": jnp.ones(s.hidden),
+                "gate": normal(s.hidden, s.mlp),
+                "up": normal(s.hidden, s.mlp),
+                "down": normal(s.mlp, s.hidden),
+            }
+            for _ in range(s.layers)
+        ]
+        return {
+            "embed": normal(s.vocab, s.hidden),
+            "layers": layers,
+            "norm": jnp.ones(s.hidden),
+            "unembed": normal(s.hidden, s.vocab),
+        }
+
+    def norm(x, scale):
+        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + s.norm_epsilon) * scale
+
+    frequencies = 1.0 / s.rope_theta ** (np.arange(0, head, 2) / head)
+    angles = np.arange(s.seq)[:, None] * frequencies  # (T, H/2)
+    cos, sin = (f(angles).astype(np.float32)[None, :, None] for f in (np.cos, np.sin))
+    causal = np.tril(np.ones((s.seq, s.seq), bool))
+
+    def rotate(x):  # (B, T, N, H)
+        first, second = jnp.split(x, 2, axis=-1)
+        return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+    def loss_of(params, tokens, targets):
+        x = params["embed"][tokens]
+        for p in params["layers"]:
+            h = norm(x, p["norm1"])
+            q, k, v = ((h @ p[name]).reshape(s.batch, s.seq, s.heads, head) for name in "qkv")
+            scores = jnp.einsum("bqnh,bknh->bnqk", rotate(q), rotate(k)) / np.sqrt(head).astype(np.float32)
+            weights = jax.nn.softmax(jnp.where(causal, scores, -1e30), axis=-1)
+            x = x + jnp.einsum("bnqk,bknh->bqnh", weights, v).reshape(s.batch, s.seq, s.hidden) @ p["o"]
+            h = norm(x, p["norm2"])
+            x = x + (jax.nn.silu(h @ p["gate"]) * (h @ p["up"])) @ p["down"]
+        log_probs = jax.nn.log_softmax(norm(x, params["norm"]) @ params["unembed"])
+        return -jnp.mean(jnp.take_along_axis(log_probs, targets[..., None], axis=-1))
+
+    optimizer = optax.adamw(LEARNING_RATE, b1=BETA1, b2=BETA2, eps=EPSILON, weight_decay=WEIGHT_DECAY)
+
+    def update(params, state, tokens, targets):
+        loss, gradient = jax.value_and_grad(loss_of)(params, tokens, targets)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    update = jax.jit(update, donate_argnums=(0, 1))
+    params = jax.jit(init)(jax.random.key(0))
+    state = jax.jit(optimizer.init)(params)
+    batches = token_batches()
+
+    def step() -> float:
+        nonlocal params, state
+        params, state, loss = update(params, state, *next(batches))
+        return float(loss)
+
+    return step
+
+
+def make_torch() -> Step:
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    s = SHAPE
+    head = s.hidden // s.heads
+    torch.manual_seed(0)
+
+    def linear(inputs: int, outputs: int) -> nn.Linear:
+        layer = nn.Linear(inputs, outputs, bias=False)
+        nn.init.normal_(layer.weight, std=0.02)
+        return layer
+
+    angles = np.arange(s.seq)[:, None] / s.rope_theta ** (np.arange(0, head, 2) / head)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm1, self.norm2 = (nn.RMSNorm(s.hidden, eps=s.norm_epsilon) for _ in range(2))
+            self.qkv = linear(s.hidden, 3 * s.hidden)
+            self.out = linear(s.hidden, s.hidden)
+            self.gate_up = linear(s.hidden, 2 * s.mlp)
+            self.down = linear(s.mlp, s.hidden)
+
+        def forward(self, x, cos, sin):
+            qkv = self.qkv(self.norm1(x)).view(s.batch, s.seq, 3, s.heads, head).permute(2, 0, 3, 1, 4)
+            first, second = qkv[:2].chunk(2, dim=-1)
+            query, key = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+            mixed = functional.scaled_dot_product_attention(query, key, qkv[2], is_causal=True)
+            x = x + self.out(mixed.transpose(1, 2).reshape(s.batch, s.seq, s.hidden))
+            gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
+            return x + self.down(functional.silu(gate) * up)
+
+    class Llama(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(s.vocab, s.hidden)
+            nn.init.normal_(self.embed.weight, std=0.02)
+            self.blocks = nn.ModuleList(Block() for _ in range(s.layers))
+            self.norm = nn.RMSNorm(s.hidden, eps=s.norm_epsilon)
+            self.unembed = linear(s.hidden, s.vocab)
+            self.register_buffer("cos", torch.tensor(np.cos(angles), dtype=torch.float32))
+            self.register_buffer("sin", torch.tensor(np.sin(angles), dtype=torch.float32))
+
+        def forward(self, tokens, targets):
+            x = self.embed(tokens)
+            for block in self.blocks:
+                x = block(x, self.cos, self.sin)
+            logits = self.unembed(self.norm(x))
+            return functional.cross_entropy(logits.view(-1, s.vocab), targets.view(-1))
+
+    model = Llama()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), LEARNING_RATE, (BETA1, BETA2), EPSILON, weight_decay=WEIGHT_DECAY, fused=True
+    )
+    compiled = torch.compile(model)
+    batches = token_batches()
+
+    def step() -> float:
+        tokens, targets = (torch.from_numpy(a).long() for a in next(batches))
+        loss = compiled(tokens, targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+PEERS = {"marin": make_marin, "plain": make_plain, "torch": make_torch}
+
+
+def worker(peer: str) -> None:
+    """Warm up, then for each line `n` on standard input run n steps and print their costs as one line of JSON."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not mix with the answers
+    began, began_cpu = time.perf_counter(), _cpu_s()
+    step = PEERS[peer]()
+    losses = [step()]
+    first = {"first_wall_s": time.perf_counter() - began, "first_cpu_s": _cpu_s() - began_cpu}
+    losses += [step() for _ in range(4)]
+    print(json.dumps({**first, "losses": losses}), file=out, flush=True)
+    for line in sys.stdin:
+        costs = []
+        for _ in range(int(line)):
+            wall, cpu = time.perf_counter(), _cpu_s()
+            step()
+            costs.append((time.perf_counter() - wall, _cpu_s() - cpu))
+        print(json.dumps(costs), file=out, flush=True)
+
+
+def _cpu_s() -> float:
+    """CPU seconds of all threads of this process."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def measure(peers: list[str], rounds: int, steps: int) -> dict[str, dict]:
+    """Per peer: (wall, cpu) seconds of each step, and what its start cost."""
+    processes = {}
+    found: dict[str, dict] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+        try:
+            for peer in peers:
+                processes[peer] = subprocess.Popen(
+                    [sys.executable, __file__, "--worker", peer],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=environment,
+                )
+                found[peer] = {**_answer(peer, processes[peer]), "steps": []}
+            for turn in range(rounds):
+                for peer in peers[turn % len(peers) :] + peers[: turn % len(peers)]:
+                    processes[peer].stdin.write(f"{steps}\n")
+                    processes[peer].stdin.flush()
+                    found[peer]["steps"] += _answer(peer, processes[peer])
+        finally:
+            for process in processes.values():
+                process.kill()
+                process.communicate()
+    return found
+
+
+def _answer(peer: str, process: subprocess.Popen):
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"peer '{peer}' ended with code {process.wait()}; its message stands above")
+    return json.loads(line)
+
+
+def report(found: dict[str, dict], rounds: int, steps: int) -> str:
+    """The results as Markdown."""
+    base = "plain" if "plain" in found else next(iter(found))
+    medians = {peer: tuple(statistics.median(c) for c in zip(*f["steps"], strict=True)) for peer, f in found.items()}
+    lines = [
+        "# One training step on CPU",
+        "",
+        f"{rounds} rounds in turns, {steps} steps each; medians. CPU time is of all threads. Ratios are to '{base}'.",
+        "What each peer is: the first lines of `benchmarks/bench_train_cpu.py`.",
+        "",
+        "| peer | CPU ms a step | wall ms a step | CPU ratio | wall ratio | first step, wall s | CPU s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for peer, (wall, cpu) in medians.items():
+        first = found[peer]
+        lines.append(
+            f"| {peer} | {1e3 * cpu:.1f} | {1e3 * wall:.1f} | {cpu / medians[base][1]:.3f} | "
+            f"{wall / medians[base][0]:.3f} | {first['first_wall_s']:.1f} | {first['first_cpu_s']:.1f} |"
+        )
+    shape = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(SHAPE).items())
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("jax", "optax", "numpy", "torch"))
+    lines += [
+        "",
+        f"Shape: {shape}; float32, AdamW.",
+        f"Machine: {_cpu_model()}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, {versions}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return " ".join(line.partition(":")[2].split())
+    return platform.processor() or "unknown CPU"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--worker", choices=PEERS)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=5, help="steps a round")
+    parser.add_argument("--no_write", action="store_true", help="print only")
+    arguments = parser.parse_args()
+    if arguments.worker:
+        worker(arguments.worker)
+        return
+    text = report(measure(arguments.peers, arguments.rounds, arguments.steps), arguments.rounds, arguments.steps)
+    print(text)
+    if not arguments.no_write:
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Steps that train a tokenizer and tokenize documents.
+
+The work functions are named, not imported, so that defining an experiment loads no tokenizer library. Tokenizing
+publishes in place: an interrupted step finds its complete shards again.
+"""
+
+from typing import TypeAlias
+
+from marin.execution.executor import ExecutorStep, InputName, this_output_path
+from marin.processing.tokenize.config import TokenizeConfig, TrainBpeConfig
+
+PathLike: TypeAlias = ExecutorStep | InputName | str
+
+
+def train_tokenizer(
+    name: str,
+    dataset: PathLike,
+    vocab_size: int,
+    *,
+    eos_token: str = "<|endoftext|>",
+    max_bytes: int | None = None,
+    max_bad: float = 0.01,
+    description: str | None = None,
+    tags: frozenset[str] = frozenset(),
+) -> ExecutorStep:
+    """A step `tokenizers/<name>` that trains a byte-level BPE tokenizer of `vocab_size` tokens on documents.
+
+    `dataset` is a step, a folder in one (`collected / "train"`), or a path; `max_bytes` bounds the text that is
+    trained on. The step's output is a tokenizer folder in Hugging Face format.
+    """
+    return ExecutorStep(
+        name=f"tokenizers/{name}",
+        fn="marin.processing.tokenize.train_bpe:train_bpe",
+        config=TrainBpeConfig(
+            input_path=dataset,  # type: ignore[arg-type]  # a path when the step runs
+            output_path=this_output_path(),  # type: ignore[arg-type]
+            vocab_size=vocab_size,
+            eos_token=eos_token,
+            max_bytes=max_bytes,
+            max_bad=max_bad,
+        ),
+        description=description or f"byte-level BPE, {vocab_size} tokens",
+        tags=tags,
+    )
+
+
+def default_tokenize(
+    name: str,
+    dataset: PathLike,
+    tokenizer: PathLike,
+    *,
+    max_bad: float = 0.01,
+    check_round_trip: bool = True,
+    num_workers: int | None = None,
+    description: str | None = None,
+    tags: frozenset[str] = frozenset(),
+) -> ExecutorStep:
+    """A step `tokenized/<name>` that turns documents into a token store.
+
+    `dataset` is a step, a folder in one (`collected / "train"`), or a path; `tokenizer` likewise. More bad rows than
+    the share `max_bad` fail the step; `num_workers` processes share the work (None: one a CPU) and change nothing.
+    """
+    return ExecutorStep(
+        name=f"tokenized/{name}",
+        fn="marin.processing.tokenize.tokenize:tokenize",
+        config=TokenizeConfig(
+            input_path=dataset,  # type: ignore[arg-type]  # a path when the step runs
+            output_path=this_output_path(),  # type: ignore[arg-type]
+            tokenizer=tokenizer,  # type: ignore[arg-type]
+            max_bad=max_bad,
+            check_round_trip=check_round_trip,
+            num_workers=num_workers,
+        ),
+        description=description or f"tokenize {name}",
+        publish="inplace",
+        tags=tags,
+    )

@@ -1,0 +1,67 @@
+"""Configs of the tokenizing stage: plain values, importable without a tokenizer library.
+
+In a step's config a value may still be wrapped (`versioned(8192)`), so the checks here pass over what is not yet a
+number; they run again when the step does.
+"""
+
+from dataclasses import dataclass, field
+
+NUM_BYTES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBpeConfig:
+    """On which text, and how large."""
+
+    # Folder with documents (*.jsonl, *.jsonl.gz, *.jsonl.zst, at any depth), or one such file.
+    input_path: str
+    # Folder of the tokenizer: tokenizer.json, tokenizer_config.json, training.json.
+    output_path: str
+    # Tokens in all: the 256 bytes, the special tokens, and merges for the rest.
+    vocab_size: int
+    # The token that ends a text; it gets id 0.
+    eos_token: str = "<|endoftext|>"
+    # Special tokens beside it; they get the ids that follow.
+    extra_special_tokens: tuple[str, ...] = ()
+    # A pair is merged only if it occurs this often.
+    min_frequency: int = 2
+    # UTF-8 bytes of text, from the first documents on, that are trained on; None: all.
+    max_bytes: int | None = None
+    # Largest share of rows that may be no documents before the run fails.
+    max_bad: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_share("max_bad", self.max_bad)
+        least = NUM_BYTES + 1 + len(self.extra_special_tokens)
+        if isinstance(self.vocab_size, int) and self.vocab_size < least:
+            raise ValueError(
+                f"vocab_size is {self.vocab_size}; at least {least} are needed: 256 bytes and the special tokens"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeConfig:
+    """Which text, which tokenizer, and where the store goes."""
+
+    # Folder with documents (*.jsonl, *.jsonl.gz, *.jsonl.zst, at any depth), or one such file.
+    input_path: str
+    # Folder of the token store.
+    output_path: str
+    # Folder of the tokenizer, or its tokenizer.json.
+    tokenizer: str
+    # Largest share of rows that may be no documents before the run fails.
+    max_bad: float = 0.01
+    # Whether a sample of every shard is decoded and compared with its text. A tokenizer that normalizes fails this.
+    check_round_trip: bool = True
+    # Processes; None: one a CPU, at most one a file. The store does not depend on it, so it is no part of its identity.
+    num_workers: int | None = field(default=None, metadata={"version": {"exclude": True}})
+
+    def __post_init__(self) -> None:
+        _check_share("max_bad", self.max_bad)
+        if isinstance(self.num_workers, int) and self.num_workers < 1:
+            raise ValueError(f"num_workers is {self.num_workers}; at least one is needed, None means one a CPU")
+
+
+def _check_share(name: str, value: float) -> None:
+    if isinstance(value, int | float) and not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; it is a share of the rows, between 0 and 1")

@@ -1,0 +1,281 @@
+"""What happens after a step: numbers, validation, checkpoints.
+
+A callback is a function of `StepDone`. The order in which the trainer calls them is part of the law that a killed run
+repeats itself bit for bit: rows are written and flushed before the checkpoint that makes them final, so a checkpoint
+never exists without the rows up to its step, and rows after it are cut off on resuming.
+
+The numbers of a step are fetched from the device one step late, when they are there anyway: the loop never waits for
+the step it has just begun. Before a checkpoint is saved all numbers are fetched and looked at, so a run that has
+turned to NaN never overwrites a good checkpoint.
+"""
+
+import contextlib
+import math
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from marin.checkpoint import format as checkpoint
+from marin.checkpoint.discover import list_checkpoints
+from marin.checkpoint.policy import KeepPolicy, apply_policy
+from marin.data.dataset import Batch, RowDataset
+from marin.data.loader import sequential_batches
+from marin.models.config import LmConfig
+from marin.tracking.tracker import Tracker
+from marin.training.state import TrainState
+from marin.training.train_step import METRICS, DeviceBatch, loss_sums
+
+_STEPS_BEHIND = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone:
+    """What callbacks are told."""
+
+    step: int
+    """Updates done, this one included."""
+    is_last: bool
+    """Whether the run ends here."""
+    state: TrainState
+    """The state after the update; gone when the next step begins."""
+    metrics: jax.Array
+    """Numbers of the step, on the device, named by METRICS."""
+    learning_rate: float
+    """Rate of this update."""
+
+
+Callback = Callable[[StepDone], None]
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss or the gradient has become NaN or infinite."""
+
+
+class LogMetrics:
+    """Writes a row of deterministic numbers and a row of measured times, and checks that the loss is finite."""
+
+    def __init__(
+        self,
+        *,
+        metrics: Tracker,
+        timing: Tracker,
+        others: Sequence[Tracker] = (),
+        tokens_per_step: int,
+        steps_per_log: int,
+        flops_per_token: float,
+        peak_flops_per_second: float | None,
+        loader_stall_s: Callable[[], float],
+        checkpoints: Path,
+    ) -> None:
+        """`metrics` gets what is the same in each repetition of the run, `timing` what the clock says, `others` both.
+
+        `peak_flops_per_second` None leaves out the MFU. `loader_stall_s` says how long batches were waited for so far.
+        `checkpoints` is named in the error about a loss that is no number.
+        """
+        self._metrics = metrics
+        self._timing = timing
+        self._others = others
+        self._tokens_per_step = tokens_per_step
+        self._steps_per_log = steps_per_log
+        self._flops_per_token = flops_per_token
+        self._peak_flops_per_second = peak_flops_per_second
+        self._loader_stall_s = loader_stall_s
+        self._checkpoints = checkpoints
+        self._waiting: deque[tuple[int, jax.Array, float]] = deque()
+        self._mark_s: float | None = None  # when the last fetched step was done; None before the first
+        self._busy_s, self._busy_steps, self._stall_s = 0.0, 0, 0.0  # since the last row
+
+    def __call__(self, done: StepDone) -> None:
+        self._waiting.append((done.step, done.metrics, done.learning_rate))
+        while len(self._waiting) > _STEPS_BEHIND:
+            self._take_oldest()
+
+    def drain(self) -> None:
+        """Wait for all steps begun, and write their rows."""
+        while self._waiting:
+            self._take_oldest()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do something else than training inside: rows are complete before, and its time is not counted as steps'."""
+        self.drain()
+        yield
+        if self._mark_s is not None:
+            self._mark_s = time.perf_counter()
+
+    def flush(self) -> None:
+        """Make the rows written so far durable."""
+        for tracker in (self._metrics, self._timing, *self._others):
+            tracker.flush()
+
+    def log_validation(self, step: int, row: Mapping[str, float]) -> None:
+        """Write a row that is not of a training step."""
+        for tracker in (self._metrics, *self._others):
+            tracker.log(step, row)
+
+    def _take_oldest(self) -> None:
+        step, array, learning_rate = self._waiting.popleft()
+        numbers = dict(zip(METRICS, np.asarray(array).tolist(), strict=True))  # waits for the step
+        now_s = time.perf_counter()
+        if self._mark_s is not None:
+            self._busy_s += now_s - self._mark_s
+            self._busy_steps += 1
+        self._mark_s = now_s
+        if not all(map(math.isfinite, numbers.values())):
+            raise self._not_finite(step, numbers)
+        if step % self._steps_per_log == 0:
+            self._write(step, {**numbers, "train/learning_rate": learning_rate})
+
+    def _write(self, step: int, numbers: dict[str, float]) -> None:
+        row = {**numbers, "train/tokens": step * self._tokens_per_step}
+        times = self._times()
+        self._metrics.log(step, row)
+        self._timing.log(step, times)
+        for tracker in self._others:
+            tracker.log(step, {**row, **times})
+
+    def _times(self) -> dict[str, float | int]:
+        """Means over the steps since the last row."""
+        times: dict[str, float | int] = {}
+        if self._busy_steps and self._busy_s > 0:
+            tokens_per_second = self._busy_steps * self._tokens_per_step / self._busy_s
+            times["step_seconds"] = self._busy_s / self._busy_steps
+            times["tokens_per_second"] = tokens_per_second
+            if self._peak_flops_per_second is not None:
+                times["mfu"] = tokens_per_second * self._flops_per_token / self._peak_flops_per_second
+        stall_s = self._loader_stall_s()
+        times["loader_stall_seconds"] = stall_s - self._stall_s
+        times["peak_memory_bytes"] = peak_memory_bytes()
+        self._busy_s, self._busy_steps, self._stall_s = 0.0, 0, stall_s
+        return times
+
+    def _not_finite(self, step: int, numbers: Mapping[str, float]) -> NonFiniteLossError:
+        saved = list_checkpoints(self._checkpoints)
+        kept = f"The newest checkpoint, {saved[-1].path}, is from before and stays" if saved else "No checkpoint exists"
+        return NonFiniteLossError(
+            f"step {step}: {', '.join(f'{name} is {value}' for name, value in numbers.items())}, expected finite numbers. "
+            f"{kept}. A lower learning_rate, a longer warmup or a smaller max_grad_norm usually helps."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Mean over the target tokens of one validation set."""
+
+    loss: float
+    """Negative log-likelihood per token, in nats."""
+    bits_per_byte: float
+    """Total nats / ln 2 / UTF-8 bytes of the target tokens; special tokens cost nats and count no bytes."""
+
+
+class Validate:
+    """Measures loss and bits per byte on each validation set every few steps, and after the last."""
+
+    def __init__(
+        self,
+        log: LogMetrics,
+        model: LmConfig,
+        datasets: Mapping[str, RowDataset],
+        *,
+        batch_size: int,
+        max_batches: int | None,
+        every: int | None,
+        token_byte_lengths: np.ndarray,
+        compute_dtype: Any,
+    ) -> None:
+        self._log = log
+        self._datasets = datasets
+        self._batch_size = batch_size
+        self._max_batches = max_batches
+        self._every = every
+        self._token_byte_lengths = token_byte_lengths.astype(np.int64)
+        self._nll_sum = jax.jit(lambda params, batch: loss_sums(model, params, batch, compute_dtype=compute_dtype).nll)
+
+    def __call__(self, done: StepDone) -> None:
+        if not self._datasets or not is_due(done, self._every):
+            return
+        with self._log.paused():
+            row: dict[str, float] = {}
+            for tag, dataset in self._datasets.items():
+                batches = sequential_batches(dataset, self._batch_size, max_batches=self._max_batches)
+                result = self.measure(done.state.params, batches)
+                row[f"validation/{tag}/loss"] = result.loss
+                row[f"validation/{tag}/bits_per_byte"] = result.bits_per_byte
+            self._log.log_validation(done.step, row)
+
+    def measure(self, params: Any, batches: Iterable[Batch]) -> Validation:
+        """Sums over all batches first, one division last."""
+        sums, num_tokens, num_bytes = [], 0.0, 0
+        for batch in batches:
+            sums.append(self._nll_sum(params, device_batch(batch)))
+            counted = batch.loss_weights > 0
+            num_tokens += float(batch.loss_weights.sum(dtype=np.float64))
+            num_bytes += int(self._token_byte_lengths[batch.targets[counted]].sum())
+        nll = math.fsum(float(s) for s in sums)
+        return Validation(
+            loss=nll / num_tokens if num_tokens else math.nan,
+            bits_per_byte=nll / math.log(2) / num_bytes if num_bytes else math.nan,
+        )
+
+
+class SaveCheckpoint:
+    """Saves the state every few steps and after the last, then deletes what the policy lets go."""
+
+    def __init__(
+        self,
+        log: LogMetrics,
+        root: Path,
+        *,
+        every: int,
+        keep: KeepPolicy,
+        metadata: Mapping[str, Any],
+        already_saved: int | None = None,
+    ) -> None:
+        """`already_saved` is the step of the checkpoint this run resumed from; it is not saved again."""
+        self._log = log
+        self._root = root
+        self._every = every
+        self._keep = keep
+        self._metadata = metadata
+        self._saved = already_saved
+
+    def __call__(self, done: StepDone) -> None:
+        if is_due(done, self._every):
+            self.save(done.step, done.state)
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Save now, unless this step is saved already."""
+        if step == self._saved:
+            return
+        with self._log.paused():
+            self._log.flush()
+            checkpoint.save(self._root, step, state, self._metadata)
+            self._saved = step
+            apply_policy(self._root, self._keep)
+
+
+def is_due(done: StepDone, every: int | None) -> bool:
+    """Whether something that happens every so many steps, and after the last, happens now."""
+    return done.is_last or (every is not None and done.step % every == 0)
+
+
+def device_batch(batch: Batch) -> DeviceBatch:
+    """What the loss reads of a batch."""
+    return DeviceBatch(batch.tokens, batch.targets, batch.loss_weights, batch.segment_ids)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory in use so far: of the first device where it says so, else of this process."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,227 @@
+"""Everything a training run is, as plain frozen values.
+
+`TrainLmConfig` is the whole truth: what is not in it does not influence the run. `SimpleTrainConfig` is a shorter front
+for experiments; a field left None there takes the default of the full config, so that a default lives in one place.
+Nothing here loads a tensor library: experiments are described and planned without one.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from marin.checkpoint.policy import KeepPolicy
+from marin.data.config import LmDataConfig
+from marin.models.config import LmConfig
+from marin.optim.adamw import AdamWConfig
+from marin.optim.optimizer import OptimizerConfig
+from marin.optim.schedules import Duration, ScheduleShape
+
+if TYPE_CHECKING:
+    from marin.cluster import ResourceConfig
+
+PRECISIONS = ("p=f32,c=f32", "p=f32,c=bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """How the run is carried out on this machine. No part of its identity: the results are the same bits."""
+
+    __unversioned__: ClassVar[bool] = True
+
+    compilation_cache: str | None = None
+    """Folder of compiled programs; None is a folder of the user's cache, "off" compiles anew in each process."""
+    show_progress: bool = True
+    """Print progress to standard error."""
+    prefetch: int = 2
+    """Batches made ahead of the step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """The loop around model, data and optimizer."""
+
+    num_train_steps: int
+    """Updates in the run."""
+    train_batch_size: int
+    """Rows of each update."""
+    seed: int
+    """Draws the initial parameters. (The order of the data has its own: `LmDataConfig.shuffle_seed`.)"""
+    train_seq_len: int | None = None
+    """Tokens in a row; None is the longest the model takes."""
+    microbatch_size: int | None = None
+    """Rows on the device at one time; gradients are summed until the batch is full. None is the whole batch."""
+    precision: str = "p=f32,c=f32"
+    """dtype of parameters (p) and of computation (c): 'p=f32,c=f32' or 'p=f32,c=bfloat16'."""
+    z_loss_weight: float = 0.0
+    """Factor of logsumexp(logits)^2 in the loss; 1e-4 is customary."""
+    remat: bool = False
+    """Recompute each layer in the backward pass: less memory, a third more work."""
+    steps_per_log: int = 1
+    """Write a row of metrics each this many steps."""
+    steps_per_eval: int | None = 1000
+    """Validate each this many steps, and after the last; None validates after the last only."""
+    eval_batch_size: int | None = None
+    """Rows of a validation batch; None is train_batch_size."""
+    max_eval_batches: int | None = None
+    """Validate on this many batches of each set (the same ones each time); None is all."""
+    steps_per_checkpoint: int = 500
+    """Save a checkpoint each this many steps, and after the last."""
+    keep_checkpoints: KeepPolicy = KeepPolicy()
+    """Which of the older ones stay."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """What has no influence on results."""
+
+    def __post_init__(self) -> None:
+        at_least_one = ("num_train_steps", "train_batch_size", "steps_per_log", "steps_per_checkpoint")
+        or_none = ("train_seq_len", "microbatch_size", "steps_per_eval", "eval_batch_size", "max_eval_batches")
+        for name in (*at_least_one, *or_none):
+            value = getattr(self, name)
+            if not (value is None and name in or_none) and value < 1:
+                raise ValueError(f"{name} must be 1 or more{' or None' if name in or_none else ''}, got {value!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"unknown precision {self.precision!r}: expected one of {', '.join(map(repr, PRECISIONS))}"
+            )
+        if not self.z_loss_weight >= 0:
+            raise ValueError(f"z_loss_weight must be 0 or more, got {self.z_loss_weight!r}")
+        if self.train_batch_size % (self.microbatch_size or 1):
+            whole, left = divmod(self.train_batch_size, self.microbatch_size)
+            raise ValueError(
+                f"train_batch_size {self.train_batch_size} is not a multiple of microbatch_size {self.microbatch_size}: "
+                f"{whole} * {self.microbatch_size} = {whole * self.microbatch_size} leaves {left} rows. "
+                f"Nearest batch sizes: {whole * self.microbatch_size} and {(whole + 1) * self.microbatch_size}."
+            )
+
+    @property
+    def num_microbatches(self) -> int:
+        """Microbatches that make one batch."""
+        return self.train_batch_size // (self.microbatch_size or self.train_batch_size)
+
+    @property
+    def compute_dtype(self) -> str:
+        """Name of the dtype of computation."""
+        return {"f32": "float32"}.get(self.precision.rpartition("=")[2], self.precision.rpartition("=")[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainLmConfig:
+    """A whole training run of a language model."""
+
+    data: LmDataConfig
+    """Token stores to train and validate on, and their order."""
+    model: LmConfig
+    """Shape of the model (`type: llama` and so on in YAML). Its vocabulary is the token stores'."""
+    optimizer: OptimizerConfig
+    """How gradients become updates."""
+    trainer: TrainerConfig
+    """The loop."""
+    output_path: str
+    """Folder for checkpoints, metrics and the resolved config. A run found there is resumed."""
+    vocab_size: int | None = None
+    """State the vocabulary to have it checked against the token stores; None takes theirs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimpleTrainConfig:
+    """The usual settings of a run in one flat list. None takes the default of the full config named with it."""
+
+    train_batch_size: int
+    """Rows of each update."""
+    num_train_steps: int
+    """Updates in the run."""
+    learning_rate: float
+    """Peak learning rate."""
+    resources: "ResourceConfig | None" = None
+    """What the training step asks of the cluster; None runs in the process of the executor."""
+    accelerator_type: str | None = None
+    """Short form of resources: a TPU slice by name, like 'v4-128'. Give one of the two."""
+    weight_decay: float | None = None
+    """AdamWConfig."""
+    beta1: float | None = None
+    """AdamWConfig."""
+    beta2: float | None = None
+    """AdamWConfig."""
+    epsilon: float | None = None
+    """AdamWConfig."""
+    max_grad_norm: float | None = None
+    """AdamWConfig; to never clip, give `optimizer_config`."""
+    warmup: Duration | None = None
+    """AdamWConfig; an int is steps, a float in (0, 1) a fraction of the run."""
+    decay: Duration | None = None
+    """AdamWConfig; in the same units."""
+    lr_schedule: ScheduleShape | None = None
+    """AdamWConfig."""
+    min_lr_ratio: float | None = None
+    """AdamWConfig."""
+    optimizer_config: OptimizerConfig | None = None
+    """A whole optimizer instead of the settings above; its learning_rate must be this one's."""
+    z_loss_weight: float | None = None
+    """TrainerConfig."""
+    train_seq_len: int | None = None
+    """TrainerConfig."""
+    per_device_parallelism: int | None = None
+    """Rows on the device at one time (TrainerConfig.microbatch_size)."""
+    precision: str | None = None
+    """TrainerConfig."""
+    seed: int = 0
+    """Draws the initial parameters."""
+    data_seed: int | None = None
+    """Order of the data (LmDataConfig.shuffle_seed); None leaves the data config's own."""
+    steps_per_eval: int | None = None
+    """TrainerConfig."""
+    max_eval_batches: int | None = None
+    """TrainerConfig."""
+    steps_per_checkpoint: int | None = None
+    """TrainerConfig."""
+    steps_per_export: int | None = None
+    """Keep each checkpoint whose step is a multiple of this for good (KeepPolicy.keep_every)."""
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """What has no influence on results."""
+
+    def __post_init__(self) -> None:
+        if self.resources is not None and self.accelerator_type is not None:
+            raise ValueError(
+                f"resources and accelerator_type={self.accelerator_type!r} say the same thing twice: give one of them"
+            )
+        if self.optimizer_config is not None:
+            given = [name for name in _ADAMW_FIELDS if getattr(self, name) is not None]
+            if given:
+                raise ValueError(
+                    f"optimizer_config and {', '.join(given)} are both given: set {', '.join(given)} in optimizer_config"
+                )
+            if getattr(self.optimizer_config, "learning_rate", self.learning_rate) != self.learning_rate:
+                raise ValueError(
+                    f"learning_rate is {self.learning_rate!r} here and {self.optimizer_config.learning_rate!r} in "
+                    "optimizer_config: give the same"
+                )
+
+    def optimizer(self) -> OptimizerConfig:
+        """The full optimizer config."""
+        if self.optimizer_config is not None:
+            return self.optimizer_config
+        return AdamWConfig(learning_rate=self.learning_rate, **self._given(*_ADAMW_FIELDS))
+
+    def trainer(self) -> TrainerConfig:
+        """The full trainer config."""
+        renamed: dict[str, Any] = {}
+        if self.per_device_parallelism is not None:
+            renamed["microbatch_size"] = self.per_device_parallelism
+        if self.steps_per_export is not None:
+            renamed["keep_checkpoints"] = KeepPolicy(keep_every=self.steps_per_export)
+        same = ("z_loss_weight", "train_seq_len", "precision", "steps_per_eval", "max_eval_batches")
+        return TrainerConfig(
+            num_train_steps=self.num_train_steps,
+            train_batch_size=self.train_batch_size,
+            seed=self.seed,
+            runtime=self.runtime,
+            **self._given(*same, "steps_per_checkpoint"),
+            **renamed,
+        )
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+_ADAMW_FIELDS = (
+    *("weight_decay", "beta1", "beta2", "epsilon", "max_grad_norm"),
+    *("warmup", "decay", "lr_schedule", "min_lr_ratio"),
+)

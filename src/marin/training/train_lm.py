@@ -1,0 +1,239 @@
+"""Train a language model: token stores in, checkpoints and metrics out.
+
+The output folder is all a run leaves, and all it needs to go on after being killed:
+
+    config.yaml      the resolved TrainLmConfig
+    model.json       model config, vocabulary size and tokenizer digest: what export and evaluation need
+    checkpoints/     step-00000500/, ...: see marin.checkpoint.format
+    metrics.jsonl    numbers that each repetition of the run gives again, bit for bit
+    timing.jsonl     what the clock said: step time, tokens a second, loader stall, memory
+    summary.json     last step, loss, validation and checkpoint; written when all is done
+
+The law: kill the process at any moment, run the same config again, and parameters, optimizer state, metrics.jsonl and
+summary.json end up with the same bits as without the kill (same machine, same number of cores, same jaxlib).
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from marin.checkpoint import format as checkpoint
+from marin.checkpoint.discover import checkpoint_name, remove_leftovers
+from marin.config import dump_yaml, encode, load_yaml
+from marin.data.lm_data import LmData, open_data
+from marin.data.loader import DataLoader
+from marin.distributed.compilation_cache import use_compilation_cache
+from marin.io.atomic import write_text
+from marin.tracking.console import ConsoleTracker
+from marin.tracking.jsonl import JsonlTracker, read_rows
+from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate
+from marin.training.config import RuntimeConfig, TrainLmConfig
+from marin.training.flops import peak_flops_per_second
+from marin.training.state import init_state, state_shapes
+from marin.training.train_step import make_train_step
+from marin.training.trainer import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a finished run reports; also in summary.json."""
+
+    final_step: int
+    """Updates done."""
+    final_loss: float
+    """Loss of the last logged step, in nats a token."""
+    final_validation: dict[str, dict[str, float]]
+    """Validation set -> {"loss": nats a token, "bits_per_byte": ...} after the last update."""
+    checkpoint: str
+    """The last checkpoint, relative to the output folder."""
+    num_params: int
+    """Parameters of the model."""
+    num_tokens: int
+    """Tokens trained on, padding included."""
+
+
+def train_lm(config: TrainLmConfig) -> TrainResult:
+    """Train as `config` says, from the newest undamaged checkpoint in its output folder if there is one.
+
+    Raises ValueError where settings contradict each other, the data or an earlier run in that folder; NonFiniteLossError
+    when the loss is no longer a number; Preempted (exit code 75) when asked to leave by SIGTERM.
+    """
+    output = Path(config.output_path)
+    output.mkdir(parents=True, exist_ok=True)
+    trainer = config.trainer
+    use_compilation_cache(trainer.runtime.compilation_cache)
+
+    seq_len = _seq_len(config)
+    data = _open_data(config, seq_len)
+    schedule = config.optimizer.schedule(trainer.num_train_steps)
+    decay_mask = config.model.weight_decay_mask(_parameter_shapes(config, data.vocab_size))
+    transformation = config.optimizer.transformation(decay_mask)
+
+    checkpoints = output / "checkpoints"
+    remove_leftovers(checkpoints)
+    shapes = state_shapes(config.model, transformation, data.vocab_size)
+    found = checkpoint.load_latest(checkpoints, shapes)
+    _record_config(config, output, data, resumes=found is not None)
+    if found is None:
+        start_step = 0
+        state = init_state(config.model, transformation, data.vocab_size, seed=trainer.seed)
+    else:
+        start_step, state = found.step, found.state
+
+    resume_step = None if found is None else start_step
+    metrics = JsonlTracker(output / "metrics.jsonl", resume_step=resume_step)
+    timing = JsonlTracker(output / "timing.jsonl", resume_step=resume_step)
+    progress = ConsoleTracker(trainer.num_train_steps) if trainer.runtime.show_progress else None
+    if progress is not None:
+        progress.say(_opening_line(config, data, start_step))
+
+    loader = DataLoader(data.train, trainer.train_batch_size)
+    num_steps = trainer.num_train_steps - start_step
+    with loader.iterate(start_step, num_steps=num_steps, prefetch=trainer.runtime.prefetch) as batches:
+        log = LogMetrics(
+            metrics=metrics,
+            timing=timing,
+            others=() if progress is None else (progress,),
+            tokens_per_step=trainer.train_batch_size * seq_len,
+            steps_per_log=trainer.steps_per_log,
+            flops_per_token=config.model.flops_per_token(data.vocab_size, seq_len),
+            peak_flops_per_second=peak_flops_per_second(),
+            loader_stall_s=lambda: batches.stall_s,
+            checkpoints=checkpoints,
+        )
+        validate = Validate(
+            log,
+            config.model,
+            data.validation,
+            batch_size=trainer.eval_batch_size or trainer.train_batch_size,
+            max_batches=trainer.max_eval_batches,
+            every=trainer.steps_per_eval,
+            token_byte_lengths=data.token_byte_lengths,
+            compute_dtype=trainer.compute_dtype,
+        )
+        save = SaveCheckpoint(
+            log,
+            checkpoints,
+            every=trainer.steps_per_checkpoint,
+            keep=trainer.keep_checkpoints,
+            metadata={"tokenizer_digest": data.tokenizer_digest, "vocab_size": data.vocab_size},
+            already_saved=resume_step,
+        )
+        try:
+            train(
+                state,
+                make_train_step(
+                    config.model,
+                    transformation,
+                    max_grad_norm=config.optimizer.max_grad_norm,
+                    num_microbatches=trainer.num_microbatches,
+                    compute_dtype=trainer.compute_dtype,
+                    z_loss_weight=trainer.z_loss_weight,
+                    remat=trainer.remat,
+                ),
+                batches,
+                schedule=schedule,
+                start_step=start_step,
+                num_train_steps=trainer.num_train_steps,
+                callbacks=(log, validate, save),
+                save=save.save,
+            )
+        finally:
+            for tracker in (metrics, timing, *(() if progress is None else (progress,))):
+                tracker.close()
+    return _summarize(config, output, data, seq_len)
+
+
+def _seq_len(config: TrainLmConfig) -> int:
+    """Tokens in a row, checked against the model."""
+    longest = config.model.seq_len
+    seq_len = config.trainer.train_seq_len or longest
+    if seq_len > longest:
+        raise ValueError(
+            f"trainer.train_seq_len is {seq_len} tokens, but the model takes {longest} at most (model.seq_len). "
+            f"Set train_seq_len to {longest} or less, or give the model a longer seq_len."
+        )
+    return seq_len
+
+
+def _open_data(config: TrainLmConfig, seq_len: int) -> LmData:
+    digest = None
+    if config.data.tokenizer is not None:
+        from marin.processing.tokenize.tokenizer import load_tokenizer
+
+        digest = load_tokenizer(config.data.tokenizer).digest
+    return open_data(config.data, seq_len, vocab_size=config.vocab_size, tokenizer_digest=digest)
+
+
+def _parameter_shapes(config: TrainLmConfig, vocab_size: int) -> Any:
+    return jax.eval_shape(lambda: config.model.init(vocab_size, key=jax.random.key(0)))
+
+
+def _record_config(config: TrainLmConfig, output: Path, data: LmData, *, resumes: bool) -> None:
+    """Write config.yaml and model.json; refuse to go on from another config's checkpoint."""
+    path = output / "config.yaml"
+    if resumes and path.exists():
+        changes = _differences(encode(_identity(load_yaml(TrainLmConfig, path))), encode(_identity(config)))
+        if changes:
+            raise ValueError(
+                f"{output} holds a run of another config: {'; '.join(changes[:5])}. "
+                "Give this run another output_path, or delete that folder to train anew."
+            )
+    write_text(path, dump_yaml(config))
+    description = {
+        "model": encode(config.model),
+        "vocab_size": data.vocab_size,
+        "tokenizer_digest": data.tokenizer_digest,
+        "eos_id": data.eos_id,
+        "bos_id": data.bos_id,
+    }
+    write_text(output / "model.json", json.dumps(description, indent=1) + "\n")
+
+
+def _identity(config: TrainLmConfig) -> TrainLmConfig:
+    """The config without what has no influence on results: where it runs and how."""
+    data = replace(config.data, verify_stores=True, tokenizer=None)
+    return replace(config, output_path="", data=data, trainer=replace(config.trainer, runtime=RuntimeConfig()))
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """`optimizer.learning_rate was 0.001, is 0.002` for each leaf of two encoded configs that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            change
+            for key in {**old, **new}
+            for change in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        ]
+    return [] if old == new else [f"{path} was {old!r}, is {new!r}"]
+
+
+def _opening_line(config: TrainLmConfig, data: LmData, start_step: int) -> str:
+    num_params = config.model.num_params(data.vocab_size)
+    where = f"resuming at step {start_step:,}" if start_step else "from the start"
+    return f"training {num_params:,} parameters for {config.trainer.num_train_steps:,} steps, {where}"
+
+
+def _summarize(config: TrainLmConfig, output: Path, data: LmData, seq_len: int) -> TrainResult:
+    """The result, from metrics.jsonl alone: the same whether or not this process did the last step."""
+    final_step = config.trainer.num_train_steps
+    losses = [row["train/loss"] for row in read_rows(output / "metrics.jsonl") if "train/loss" in row]
+    validation: dict[str, dict[str, float]] = {}
+    for row in read_rows(output / "metrics.jsonl"):
+        if row["step"] == final_step:
+            for name, value in row.items():
+                if name.startswith("validation/"):
+                    tag, _, metric = name.removeprefix("validation/").rpartition("/")
+                    validation.setdefault(tag, {})[metric] = value
+    result = TrainResult(
+        final_step=final_step,
+        final_loss=losses[-1],
+        final_validation=validation,
+        checkpoint=f"checkpoints/{checkpoint_name(final_step)}",
+        num_params=config.model.num_params(data.vocab_size),
+        num_tokens=final_step * config.trainer.train_batch_size * seq_len,
+    )
+    write_text(output / "summary.json", json.dumps(encode(result), indent=1) + "\n")
+    return result

@@ -1,0 +1,121 @@
+"""One update, one compiled program.
+
+Forward, backward, the sum over microbatches, clipping and the optimizer are a single `jax.jit` whose state is donated,
+so parameters are updated in place. Microbatch gradients are summed, and divided by the weight of the whole batch once.
+The learning rate is an argument (see `marin.optim.schedules`). The numbers to log come back as one small array: the
+loop fetches it later, when it is ready anyway.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from marin.models.config import LmConfig
+from marin.optim.optimizer import update_parameters
+from marin.training.loss import LossSums, next_token_loss
+from marin.training.state import TrainState
+
+METRICS = ("train/loss", "train/grad_norm", "train/total_loss")
+"""Names of the numbers a step returns, in their order. Without z-loss the last equals the first."""
+
+
+class DeviceBatch(NamedTuple):
+    """What the loss reads of a batch; `marin.data.dataset.Batch` describes each."""
+
+    tokens: Int[Array, "batch seq"]
+    targets: Int[Array, "batch seq"]
+    loss_weights: Float[Array, "batch seq"]
+    segment_ids: Int[Array, "batch seq"] | None
+
+
+TrainStep = Callable[[TrainState, DeviceBatch, float], tuple[TrainState, Float[Array, " metrics"]]]
+
+
+def loss_sums(
+    model: LmConfig,
+    params: Any,
+    batch: DeviceBatch,
+    *,
+    compute_dtype: Any = jnp.float32,
+    z_loss_weight: float = 0.0,
+    remat: bool = False,
+) -> LossSums:
+    """Weighted sums of the loss of `params` over a batch."""
+    states = model.hidden_states(
+        params, batch.tokens, segment_ids=batch.segment_ids, compute_dtype=compute_dtype, remat=remat
+    )
+    return next_token_loss(
+        states, model.unembedding(params), batch.targets, batch.loss_weights, z_loss_weight=z_loss_weight
+    )
+
+
+def loss_gradient(
+    model: LmConfig, params: Any, batch: DeviceBatch, *, num_microbatches: int = 1, **loss_options: Any
+) -> tuple[Any, LossSums]:
+    """Gradient of the summed loss, and the sums, over microbatches of equally many rows.
+
+    Rows `0 .. B / num_microbatches - 1` are the first microbatch, and so on. Equal to the whole batch at once but for
+    the order of summation.
+    """
+
+    def of_microbatch(microbatch: DeviceBatch) -> tuple[Any, LossSums]:
+        def total(params: Any) -> tuple[Array, LossSums]:
+            sums = loss_sums(model, params, microbatch, **loss_options)
+            return sums.total, sums
+
+        return jax.grad(total, has_aux=True)(params)
+
+    if num_microbatches == 1:
+        return of_microbatch(batch)
+    split = jax.tree.map(lambda a: a.reshape(num_microbatches, -1, *a.shape[1:]), batch)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_microbatch, _first(split)))
+
+    def add(sums: Any, microbatch: DeviceBatch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, of_microbatch(microbatch)), None
+
+    return jax.lax.scan(add, zeros, split)[0]
+
+
+def make_train_step(
+    model: LmConfig,
+    transformation: optax.GradientTransformation,
+    *,
+    max_grad_norm: float | None,
+    num_microbatches: int = 1,
+    compute_dtype: Any = jnp.float32,
+    z_loss_weight: float = 0.0,
+    remat: bool = False,
+) -> TrainStep:
+    """The compiled step: (state, batch, learning rate) -> (new state, numbers named in `METRICS`).
+
+    The state passed in is donated: its arrays are gone afterwards.
+    """
+
+    def train_step(state: TrainState, batch: DeviceBatch, learning_rate: Array) -> tuple[TrainState, Array]:
+        gradient, sums = loss_gradient(
+            model,
+            state.params,
+            batch,
+            num_microbatches=num_microbatches,
+            compute_dtype=compute_dtype,
+            z_loss_weight=z_loss_weight,
+            remat=remat,
+        )
+        # the bound gives a batch of nothing but padding a gradient of zero instead of NaN
+        weight = jnp.maximum(jnp.sum(batch.loss_weights, dtype=sums.nll.dtype), 1e-9)
+        params, optimizer, norm = update_parameters(
+            transformation, max_grad_norm, state.params, state.optimizer, gradient, weight, learning_rate
+        )
+        metrics = jnp.stack([sums.nll / weight, norm, sums.total / weight])
+        return TrainState(params=params, optimizer=optimizer), metrics
+
+    compiled = jax.jit(train_step, donate_argnums=0)
+    return lambda state, batch, learning_rate: compiled(state, batch, jnp.float32(learning_rate))
+
+
+def _first(stacked: DeviceBatch) -> DeviceBatch:
+    return jax.tree.map(lambda a: a[0], stacked)

@@ -1,0 +1,117 @@
+"""One step: microbatches are the batch, masks are exact, and equal inputs give equal bits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from marin.models.llama import LlamaConfig
+from marin.optim.adamw import AdamWConfig
+from marin.training.state import init_state, state_shapes
+from marin.training.train_step import METRICS, DeviceBatch, loss_gradient, make_train_step
+
+VOCAB = 17
+MODEL = LlamaConfig(seq_len=8, hidden_dim=8, intermediate_dim=12, num_heads=2, num_kv_heads=1, num_layers=2)
+OPTIMIZER = AdamWConfig(learning_rate=1e-2, warmup=2)
+
+
+def transformation():
+    shapes = jax.eval_shape(lambda: MODEL.init(VOCAB, key=jax.random.key(0)))
+    return OPTIMIZER.transformation(MODEL.weight_decay_mask(shapes))
+
+
+def random_batch(seed, rows=4):
+    rng = np.random.default_rng(seed)
+    return DeviceBatch(
+        tokens=rng.integers(0, VOCAB, (rows, 8)).astype(np.int32),
+        targets=rng.integers(0, VOCAB, (rows, 8)).astype(np.int32),
+        # rows of very different weight: a mean of means would be far off
+        loss_weights=(rng.random((rows, 8)) < np.linspace(0.1, 1, rows)[:, None]).astype(np.float32),
+        segment_ids=np.sort(rng.integers(0, 2, (rows, 8)), axis=1).astype(np.int32),
+    )
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def test_one_batch_equals_its_microbatches_with_masks_in_float64():
+    batch = random_batch(0)
+    with jax.enable_x64(True):
+        params = MODEL.init(VOCAB, key=jax.random.key(0))
+        params = jax.tree.map(lambda p: jnp.asarray(np.asarray(p), jnp.float64), params)
+        options = {"compute_dtype": jnp.float64, "z_loss_weight": 1e-2}
+        whole, whole_sums = loss_gradient(MODEL, params, batch, **options)
+        for num_microbatches in (2, 4):
+            parts, sums = loss_gradient(MODEL, params, batch, num_microbatches=num_microbatches, **options)
+            np.testing.assert_allclose(sums, whole_sums, rtol=1e-13)
+            for found, expected in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+                assert found.dtype == jnp.float64
+                np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_a_step_takes_one_batch_or_its_microbatches_to_nearly_the_same_place():
+    steps = [make_train_step(MODEL, transformation(), max_grad_norm=1.0, num_microbatches=n) for n in (1, 4)]
+    results = [step(init_state(MODEL, transformation(), VOCAB, seed=0), random_batch(0), 1e-2) for step in steps]
+    (one, one_metrics), (four, four_metrics) = results
+    np.testing.assert_allclose(one_metrics, four_metrics, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_equal_inputs_give_equal_bits():
+    def run():
+        step = make_train_step(MODEL, transformation(), max_grad_norm=1.0, z_loss_weight=1e-4)
+        state = init_state(MODEL, transformation(), VOCAB, seed=3)
+        for i in range(3):
+            state, metrics = step(state, random_batch(i), 1e-2)
+        return bits((state, metrics))
+
+    assert run() == run()
+
+
+def test_the_numbers_returned_are_means_over_the_weighted_tokens():
+    batch = random_batch(1)
+    params = init_state(MODEL, transformation(), VOCAB, seed=0).params
+    gradient, sums = loss_gradient(MODEL, params, batch, z_loss_weight=0.1)
+    step = make_train_step(MODEL, transformation(), max_grad_norm=1e-3, z_loss_weight=0.1)
+    _, metrics = step(init_state(MODEL, transformation(), VOCAB, seed=0), batch, 1e-2)
+    found = dict(zip(METRICS, np.asarray(metrics).tolist(), strict=True))
+    weight = batch.loss_weights.sum()
+    norm = np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(gradient))) / weight
+    assert found["train/loss"] == pytest.approx(float(sums.nll) / weight, rel=1e-5)
+    assert found["train/total_loss"] == pytest.approx(float(sums.total) / weight, rel=1e-5)
+    assert found["train/grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_the_loss_falls_on_a_batch_seen_again_and_again():
+    step = make_train_step(MODEL, transformation(), max_grad_norm=1.0)
+    state, losses = init_state(MODEL, transformation(), VOCAB, seed=0), []
+    for _ in range(30):
+        state, metrics = step(state, random_batch(0), 1e-2)
+        losses.append(float(metrics[0]))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_batch_of_padding_gives_no_nan():
+    step = make_train_step(MODEL, transformation(), max_grad_norm=1.0)
+    batch = random_batch(0)._replace(loss_weights=np.zeros((4, 8), np.float32))
+    state, metrics = step(init_state(MODEL, transformation(), VOCAB, seed=0), batch, 1e-2)
+    assert np.asarray(metrics).tolist() == [0.0, 0.0, 0.0]
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state))
+
+
+def test_bfloat16_computes_coarsely_and_keeps_float32_parameters():
+    batch = random_batch(2)
+    fine = make_train_step(MODEL, transformation(), max_grad_norm=1.0)
+    coarse = make_train_step(MODEL, transformation(), max_grad_norm=1.0, compute_dtype=jnp.bfloat16, remat=True)
+    _, metrics = fine(init_state(MODEL, transformation(), VOCAB, seed=0), batch, 1e-2)
+    state, coarse_metrics = coarse(init_state(MODEL, transformation(), VOCAB, seed=0), batch, 1e-2)
+    np.testing.assert_allclose(metrics, coarse_metrics, rtol=2e-2)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+
+
+def test_the_shapes_a_checkpoint_is_loaded_into_are_those_of_a_fresh_state():
+    fresh = init_state(MODEL, transformation(), VOCAB, seed=0)
+    shapes = state_shapes(MODEL, transformation(), VOCAB)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), fresh) == jax.tree.map(lambda s: (s.shape, s.dtype), shapes)
