@@ -6,8 +6,8 @@ falls on all alike. The figures to read are the ratios; times are for this machi
 
 - marin: the trainer's step with its features on: z-loss, clipping, gradient norm, documents kept apart by segment,
   batches from the loader's thread, metrics fetched one step late.
-- plain: what one writes by hand in JAX: layers unrolled, whole attention matrix, logits of the whole batch, optax.adamw,
-  one jit with donated state. No mask between documents, no clipping, no z-loss.
+- plain: what one writes by hand in JAX: layers unrolled, whole attention matrix, logits of the whole batch,
+  optax.adamw, one jit with donated state. No mask between documents, no clipping, no z-loss.
 - torch: the same Llama in PyTorch, scaled_dot_product_attention, torch.compile, fused AdamW. No extras either.
 
     python benchmarks/bench_train_cpu.py                      all, writes benchmarks/results/train_cpu.md
@@ -339,7 +339,8 @@ def report(found: dict[str, dict], rounds: int, steps: int) -> str:
     lines += [
         "",
         f"Shape: {shape}; float32, AdamW.",
-        f"Machine: {_cpu_model()}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, {versions}.",
+        f"Machine: {_cpu_model()}, {len(os.sched_getaffinity(0))} cores.",
+        f"Python {platform.python_version()}, {versions}.",
         "",
     ]
     return "\n".join(lines)

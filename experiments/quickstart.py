@@ -74,11 +74,11 @@ def quickstart(config: Quickstart) -> ExecutorStep:
     documents = standard_library(
         "documents/python", validation_fraction=config.validation_fraction, max_documents=config.max_documents
     )
-    tokenizer = train_tokenizer("tokenizers/python", dataset=documents / "train", vocab_size=config.vocab_size)
-    train_tokens = default_tokenize("tokens/train", dataset=documents / "train", tokenizer=tokenizer)
-    validation_tokens = default_tokenize("tokens/validation", dataset=documents / "validation", tokenizer=tokenizer)
+    tokenizer = train_tokenizer("python", dataset=documents / "train", vocab_size=config.vocab_size)
+    train_tokens = default_tokenize("python/train", dataset=documents / "train", tokenizer=tokenizer)
+    validation_tokens = default_tokenize("python/validation", dataset=documents / "validation", tokenizer=tokenizer)
     trained = default_train(
-        "models/quickstart",
+        "quickstart",
         tokenized=lm_data_config(train_tokens, validation_sets={"python": validation_tokens}),
         model_config=config.model,
         train_config=config.train,

@@ -122,6 +122,26 @@ def test_an_override_sets_one_value_by_its_declared_type(override, read):
         assert read(apply_overrides(RUN, [override]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    width: int
+    heads: int
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+
+
+@pytest.mark.parametrize("overrides", [["width=9", "heads=3"], ["heads=3", "width=9"]])
+def test_fields_that_must_agree_are_set_together(overrides):
+    assert apply_overrides(Heads(width=8, heads=2), overrides) == Heads(width=9, heads=3)
+
+
+def test_of_two_overrides_of_one_place_the_later_wins():
+    run = apply_overrides(RUN, ["shape.size=3", "shape={type: square, size: 2}", "shape.rounded=true"])
+    assert run.shape == Square(size=2, rounded=True)
+
+
 def test_an_override_keeps_objects_that_yaml_could_not_hold():
     marker = object()
     run = Run(optimizer=Optimizer(learning_rate=1e-3), anything=marker)

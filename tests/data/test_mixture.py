@@ -1,5 +1,6 @@
 """The mixture: exact counts in every block, every row once an epoch, each position a pure function."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,17 @@ def test_another_seed_is_another_order(sources):
     one, two = (Mixture(sources, seed=seed, weights=WEIGHTS, block_size=100) for seed in (1, 2))
     same = (one.locate(np.arange(1000))[1] == two.locate(np.arange(1000))[1]).mean()
     assert same < 0.1
+
+
+def test_the_description_is_plain_and_tells_orders_apart(sources):
+    def description(**settings) -> str:
+        settings = {"seed": 1, "weights": WEIGHTS, "block_size": 100} | settings
+        return json.dumps(Mixture(sources, **settings).describe())
+
+    assert description() == description()
+    others = [{"seed": 2}, {"block_size": 200}, {"weights": {"web": 0.5, "code": 0.25, "books": 0.25}}]
+    assert len({description(), *(description(**other) for other in others)}) == 4
+    assert json.loads(description())["rows_of_a_block"] == {"web": 61, "code": 14, "books": 25}
 
 
 def test_rows_of_a_mixed_batch_are_those_of_their_sources(sources):

@@ -16,7 +16,8 @@ def collect(path: Path, **changes) -> dict:
 
 
 def read(path: Path) -> dict[str, dict]:
-    rows = [json.loads(line) for f in sorted(path.glob("*.jsonl.gz")) for line in gzip.open(f, "rt", encoding="utf-8")]
+    files = sorted(path.glob("*.jsonl.gz"))
+    rows = [json.loads(line) for f in files for line in gzip.decompress(f.read_bytes()).decode().splitlines()]
     assert len({r["id"] for r in rows}) == len(rows)
     return {r["id"]: r for r in rows}
 
@@ -44,7 +45,9 @@ def test_collecting_twice_writes_the_same_bytes(tmp_path: Path):
 
 
 def test_another_interpreter_than_planned_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match=rf"this is Python {platform.python_version()}, the config was made for 3\.0\.0"):
+    with pytest.raises(
+        ValueError, match=rf"this is Python {platform.python_version()}, the config was made for 3\.0\.0"
+    ):
         collect(tmp_path, python="3.0.0")
 
 

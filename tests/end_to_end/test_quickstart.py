@@ -32,9 +32,9 @@ TOY = [
 STEPS = [
     "documents/python",
     "tokenizers/python",
-    "tokens/train",
-    "tokens/validation",
-    "models/quickstart",
+    "tokenized/python/train",
+    "tokenized/python/validation",
+    "checkpoints/quickstart",
     "exports/quickstart",
     "evaluations/quickstart",
     "reports/quickstart",
@@ -114,7 +114,7 @@ def test_changing_the_learning_rate_reruns_training_and_what_follows(repository:
     why = subprocess.run(
         [*marin, "why", "evaluations/quickstart", *changed], env=environment(repository), capture_output=True, text=True
     )
-    assert "learning_rate" in why.stdout and "models/quickstart" in why.stdout, why.stdout + why.stderr
+    assert "learning_rate" in why.stdout and "checkpoints/quickstart" in why.stdout, why.stdout + why.stderr
 
 
 def test_training_killed_with_9_resumes_to_the_same_bits(repository: Path, finished: Path, tmp_path: Path):
@@ -122,7 +122,7 @@ def test_training_killed_with_9_resumes_to_the_same_bits(repository: Path, finis
         command(repository, tmp_path), env=environment(repository), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 200
-    while not list(tmp_path.glob("models/*/checkpoints/step-*/manifest.json")):
+    while not list(tmp_path.glob("checkpoints/*/checkpoints/step-*/manifest.json")):
         assert process.poll() is None, "it finished before a checkpoint was seen"
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -130,7 +130,7 @@ def test_training_killed_with_9_resumes_to_the_same_bits(repository: Path, finis
     process.wait()
     run(repository, tmp_path)
     for name in ("metrics.jsonl", "model.json"):
-        one, other = (output_of(p, "models/quickstart") / name for p in (finished, tmp_path))
+        one, other = (output_of(p, "checkpoints/quickstart") / name for p in (finished, tmp_path))
         assert one.read_bytes() == other.read_bytes(), name
     assert digest_of_arrays(tmp_path) == digest_of_arrays(finished)
     weights = [(output_of(p, "exports/quickstart") / "model.safetensors").read_bytes() for p in (finished, tmp_path)]
@@ -139,7 +139,7 @@ def test_training_killed_with_9_resumes_to_the_same_bits(repository: Path, finis
 
 def digest_of_arrays(prefix: Path) -> str:
     """sha256 over every file of the last checkpoint."""
-    model = output_of(prefix, "models/quickstart")
+    model = output_of(prefix, "checkpoints/quickstart")
     folder = model / json.loads((model / "summary.json").read_text())["checkpoint"]
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):

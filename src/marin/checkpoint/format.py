@@ -38,6 +38,7 @@ from marin.checkpoint.discover import (
     checkpoint_name,
     list_checkpoints,
 )
+from marin.io.atomic import fsync_directory, write_text
 
 FORMAT = "marin-checkpoint"
 VERSION = 1
@@ -111,9 +112,9 @@ def save(root: str | Path, step: int, state: Any, metadata: Mapping[str, Any] | 
             ],
         }
         manifest["sha256"] = _manifest_digest(manifest)
-        _write_durably(folder / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False).encode())
+        write_text(folder / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False))
         for directory, _, _ in os.walk(folder):
-            _fsync_path(directory)
+            fsync_directory(directory)
         if final.exists():
             replaced = root / f"{DELETING}{final.name}-{secrets.token_hex(4)}"
             final.rename(replaced)
@@ -124,7 +125,7 @@ def save(root: str | Path, step: int, state: Any, metadata: Mapping[str, Any] | 
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    _fsync_path(root)
+    fsync_directory(root)
     return final
 
 
@@ -337,22 +338,6 @@ def _sha256(path: Path, *, fsync: bool = False) -> str:
         if fsync:
             os.fsync(file.fileno())
     return digest
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _fsync_path(path: str | Path) -> None:
-    """Flush a folder's list of names to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _warn_passed_over(error: CorruptCheckpointError) -> None:

@@ -237,44 +237,68 @@ def _construct(cls: Any, values: Mapping[str, Any], path: str) -> Any:
 
 
 def apply_overrides(config: T, overrides: Iterable[str]) -> T:
-    """A copy of a dataclass with `a.b=value` applied in order; values are YAML, decoded by the declared type.
+    """A copy of a dataclass with every `a.b=value` applied; values are YAML, decoded by the declared type.
 
-    Objects that no override names are kept as they are, so a config may hold what YAML could not (a step, a function).
+    All are applied together, so that fields that must agree can be changed in any order; of two for one path the later
+    wins. Objects that no override names are kept as they are: a config may hold what YAML could not (a step, a function).
     """
+    root = _Change()
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
             raise ConfigError(f"override '{override}': expected path=value, like train.learning_rate=1e-3")
-        config = _replace(type(config), config, path.split("."), _parse_yaml(text, path), "")
-    return config
+        change = root
+        for name in path.split("."):
+            change = change.parts.setdefault(name, _Change())
+        change.value = _parse_yaml(text, path)
+        change.parts.clear()  # a whole value replaces what was said of its parts before
+    return _changed(type(config), config, root, "")
 
 
-def _replace(declared: Any, current: Any, path: list[str], value: Any, done: str) -> Any:
-    if not path:
-        return _decode(declared, value, done)
-    name, rest = path[0], path[1:]
-    here = _join(done, name)
+_UNCHANGED = object()
+
+
+@dataclasses.dataclass
+class _Change:
+    """A new value for one place of a config, or new values for its parts."""
+
+    value: Any = _UNCHANGED
+    parts: dict[str, "_Change"] = dataclasses.field(default_factory=dict)
+
+
+def _changed(declared: Any, current: Any, change: _Change, path: str) -> Any:
+    if change.value is not _UNCHANGED:
+        current = _decode(declared, change.value, path)
+    if not change.parts:
+        return current
     if dataclasses.is_dataclass(current) and not isinstance(current, type):
-        fields = {f.name: f for f in dataclasses.fields(current) if f.init}
-        if name not in fields:
-            raise ConfigError(f"{here}: {type(current).__name__} has no such field{_hint(name, fields)}")
-        declared_field = typing.get_type_hints(type(current))[name]
-        new = _replace(declared_field, getattr(current, name), rest, value, here)
-        values = {n: getattr(current, n) for n in fields} | {name: new}
-        return _construct(type(current), values, done)
+        fields = [f.name for f in dataclasses.fields(current) if f.init]
+        hints = typing.get_type_hints(type(current))
+        values = {name: getattr(current, name) for name in fields}
+        for name, part in change.parts.items():
+            if name not in values:
+                raise ConfigError(
+                    f"{_join(path, name)}: {type(current).__name__} has no such field{_hint(name, fields)}"
+                )
+            values[name] = _changed(hints[name], values[name], part, _join(path, name))
+        return _construct(type(current), values, path)
     if isinstance(current, Mapping):
         value_type = (typing.get_args(declared) or (Any, Any))[1]
-        if rest and name not in current:
-            raise ConfigError(f"{here}: no such key{_hint(name, current)}")
-        return {**current, name: _replace(value_type, current.get(name), rest, value, here)}
+        items = dict(current)
+        for name, part in change.parts.items():
+            if part.value is _UNCHANGED and name not in items:
+                raise ConfigError(f"{_join(path, name)}: no such key{_hint(name, items)}")
+            items[name] = _changed(value_type, items.get(name), part, _join(path, name))
+        return items
     if isinstance(current, (list, tuple)):
-        if not name.isdigit() or int(name) >= len(current):
-            raise ConfigError(f"{here}: expected an index below {len(current)}, got '{name}'")
-        items = list(current)
         item_type = (typing.get_args(declared) or (Any,))[0]
-        items[int(name)] = _replace(item_type, items[int(name)], rest, value, here)
-        return type(current)(items)
-    raise ConfigError(f"{here}: {done or 'the config'} is {current!r}, which has no fields to set")
+        sequence = list(current)
+        for name, part in change.parts.items():
+            if not name.isdigit() or int(name) >= len(sequence):
+                raise ConfigError(f"{_join(path, name)}: expected an index below {len(sequence)}, got '{name}'")
+            sequence[int(name)] = _changed(item_type, sequence[int(name)], part, _join(path, name))
+        return type(current)(sequence)
+    raise ConfigError(f"{_join(path, next(iter(change.parts)))}: {path} is {current!r}, which has no fields to set")
 
 
 def from_command_line(default: T, argv: Sequence[str] | None = None) -> T:

@@ -9,11 +9,12 @@ too small for one row is refused, never rounded away.
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from marin.data.dataset import Batch, RowDataset
-from marin.data.permutation import Permutation, derive_key
+from marin.data.permutation import ALGORITHM, Permutation, derive_key
 
 _MAX_CACHED_BLOCKS = 8
 _MAX_CACHED_EPOCHS = 4  # of each source
@@ -117,6 +118,20 @@ class Mixture:
             source[at], index[at] = block_source[within[at]], block_index[within[at]]
         return source, index
 
+    def describe(self) -> dict[str, Any]:
+        """Plain values that decide which row is at which position; equal descriptions, equal order.
+
+        For a checkpoint: resuming with another description would repeat some rows and miss others.
+        """
+        return {
+            "algorithm": ALGORITHM,
+            "seed": self.seed,
+            "seq_len": self.seq_len,
+            "block_size": self.block_size,
+            "rows_of_a_block": dict(zip(self.names, self.counts.tolist(), strict=True)),
+            "num_rows": dict(zip(self.names, self._num_rows.tolist(), strict=True)),
+        }
+
     def epochs(self, position: int) -> dict[str, float]:
         """How often each source has been passed through when rows 0 to position - 1 are used."""
         blocks, within = divmod(position, self.block_size)
@@ -152,7 +167,7 @@ class Mixture:
         return order
 
 
-def _keep(cache: OrderedDict, key, value, limit: int) -> None:
+def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:
     cache[key] = value
     while len(cache) > limit:
         cache.popitem(last=False)

@@ -1,11 +1,11 @@
 """Gather what the steps left on disk: records, metrics, scores. No number of a report comes from anywhere else.
 
 The executor is not imported. Its records are JSON with a published schema (docs/explanations/executor.md), found from
-the path of any output: `<prefix>/<step>/attempts/<attempt>/` or `<prefix>/<step>/` belongs to `<prefix>/<step>/.exec/state.json`.
+the path of an output: what is in `<prefix>/<step>/` belongs to the register `<prefix>/<step>/.exec/state.json`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def read_step_record(register: Path) -> StepRecord:
     return StepRecord(
         name=record["name"],
         digest=record["digest"],
-        path=record["path"],
+        path=register.parent.parent.relative_to(prefix_of(register)).as_posix(),
         inputs=tuple(i["digest"] for i in record["inputs"]),
         wall_s=record["wall_s"],
         cpu_s=record.get("cpu_s"),
@@ -89,35 +89,33 @@ def read_step_record(register: Path) -> StepRecord:
     )
 
 
-def read_lineage(paths: Mapping[str, str]) -> tuple[StepRecord, ...]:
-    """Records of the steps behind these outputs and of all their inputs, each after its inputs."""
-    registers = [register_of(path) for path in paths.values()]
-    prefix_of: dict[str, StepRecord] = {}
-    order: list[str] = []
-    stack = [(register, False) for register in reversed(registers)]
+def prefix_of(register: Path) -> Path:
+    """The store a register is in: the nearest folder above the step that holds records of runs."""
+    for folder in register.parent.parent.parents:
+        if (folder / ".exec" / "runs").is_dir():
+            return folder
+    raise FileNotFoundError(f"{register} is in no store: no folder above it has .exec/runs")
+
+
+def read_lineage(paths: Iterable[str]) -> tuple[StepRecord, ...]:
+    """Records of the steps that wrote these outputs, and of all their inputs; each after its inputs."""
+    done: dict[Path, StepRecord] = {}
+    stack = [(register_of(path), False) for path in reversed(list(paths))]
     while stack:
         register, inputs_done = stack.pop()
-        record = read_step_record(register)
-        if record.digest in prefix_of and (inputs_done is False or record.digest in order):
+        if register in done:
             continue
-        prefix_of[record.digest] = record
         if inputs_done:
-            order.append(record.digest)
+            done[register] = read_step_record(register)
             continue
         stack.append((register, True))
-        prefix = _prefix_of(register, record.path)
-        raw_inputs = json.loads(register.read_text(encoding="utf-8"))["record"]["inputs"]
-        for recorded in reversed(raw_inputs):
-            if recorded["digest"] not in order:
-                stack.append((register_of(prefix / recorded["path"]), False))
-    return tuple(prefix_of[digest] for digest in order)
+        stack += [(path, False) for path in reversed(_input_registers(register))]
+    return tuple(done.values())
 
 
-def _prefix_of(register: Path, step_path: str) -> Path:
-    folder = register.parent.parent
-    for _ in Path(step_path).parts:
-        folder = folder.parent
-    return folder
+def _input_registers(register: Path) -> list[Path]:
+    record = json.loads(register.read_text(encoding="utf-8")).get("record") or {}
+    return [register_of(prefix_of(register) / i["path"]) for i in record.get("inputs", [])]
 
 
 def collect(steps: Mapping[str, str]) -> Collected:
@@ -131,7 +129,7 @@ def collect(steps: Mapping[str, str]) -> Collected:
         if (Path(path) / "store.json").is_file()
     }
     return Collected(
-        lineage=read_lineage(steps),
+        lineage=read_lineage(steps.values()),
         metrics=_read_lines(steps, "train", "metrics.jsonl"),
         timing=_read_lines(steps, "train", "timing.jsonl"),
         summary=_read_json(steps, "train", "summary.json"),

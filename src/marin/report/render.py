@@ -80,16 +80,18 @@ def _headline(data: Collected) -> str:
     for comparison in data.evaluation.get("comparisons", []):
         interval = comparison["ci95"]
         between = f", 95% from {interval[0]:+.4f} to {interval[1]:+.4f}" if interval else ""
+        metric = comparison["metric"].replace("_", " ")
         lines.append(
             f"- **{comparison['model']}** beside **{comparison['baseline']}**: "
-            f"{comparison['difference']:+.4f} ± {comparison['stderr'] or 0:.4f} {comparison['metric'].replace('_', ' ')} "
+            f"{comparison['difference']:+.4f} ± {comparison['stderr'] or 0:.4f} {metric} "
             f"(paired over {comparison['n']} {comparison['unit']}{between}): {comparison['verdict']}"
         )
     for task, result in tasks.items():
         if "acc" in result["metrics"]:
             entry, chance = result["metrics"]["acc"], result.get("chance")
+            accuracy = with_error(entry["value"], entry["stderr"])
             against = f"; chance is {chance:.4f}" if chance is not None else ""
-            lines.append(f"- **{task}**: acc {with_error(entry['value'], entry['stderr'])} (n = {result['n']}{against})")
+            lines.append(f"- **{task}**: acc {accuracy} (n = {result['n']}{against})")
     return "\n".join(lines) + "\n" if lines else ""
 
 
@@ -124,7 +126,8 @@ def _training_section(data: Collected, pictures: Mapping[str, str]) -> str:
         if speeds:
             rows.append(["median tokens a second", f"{speeds[len(speeds) // 2]:,.0f}"])
     for role, ledger in data.tokens.items():
-        counts = f"{ledger['num_tokens']:,} in {ledger['num_documents']:,} documents, {size(ledger['num_bytes'])} of text"
+        text = size(ledger["num_bytes"])
+        counts = f"{ledger['num_tokens']:,} in {ledger['num_documents']:,} documents, {text} of text"
         rows.append([f"tokens, {role}", counts])
     image = "![loss.svg](loss.svg)" if "loss.svg" in pictures else ""
     return "\n".join(["## Training\n", image, "", table(["what", "value"], rows), ""])
@@ -145,7 +148,8 @@ def _last_values(metrics: tuple[Mapping[str, Any], ...]) -> dict[str, float]:
 def _export_section(data: Collected) -> str:
     if not data.parity:
         return ""
-    rows = [[name.replace("_", " "), _plain(value)] for name, value in data.parity.items() if not isinstance(value, dict)]
+    plain = {name: value for name, value in data.parity.items() if not isinstance(value, (dict, list))}
+    rows = [[name.replace("_", " "), _plain(value)] for name, value in plain.items()]
     return "\n".join(["## Export, checked against the checkpoint\n", table(["what", "value"], rows), ""])
 
 

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class StepDone:
     """Updates done, this one included."""
     is_last: bool
     """Whether the run ends here."""
-    state: TrainState
-    """The state after the update; gone when the next step begins."""
+    state: TrainState | None
+    """The state after the update; gone when the next step begins. None where it is already."""
     metrics: jax.Array
     """Numbers of the step, on the device, named by METRICS."""
     learning_rate: float
@@ -89,12 +89,12 @@ class LogMetrics:
         self._peak_flops_per_second = peak_flops_per_second
         self._loader_stall_s = loader_stall_s
         self._checkpoints = checkpoints
-        self._waiting: deque[tuple[int, jax.Array, float]] = deque()
+        self._waiting: deque[StepDone] = deque()
         self._mark_s: float | None = None  # when the last fetched step was done; None before the first
         self._busy_s, self._busy_steps, self._stall_s = 0.0, 0, 0.0  # since the last row
 
     def __call__(self, done: StepDone) -> None:
-        self._waiting.append((done.step, done.metrics, done.learning_rate))
+        self._waiting.append(replace(done, state=None))  # its arrays must not be held
         while len(self._waiting) > _STEPS_BEHIND:
             self._take_oldest()
 
@@ -122,17 +122,17 @@ class LogMetrics:
             tracker.log(step, row)
 
     def _take_oldest(self) -> None:
-        step, array, learning_rate = self._waiting.popleft()
-        numbers = dict(zip(METRICS, np.asarray(array).tolist(), strict=True))  # waits for the step
+        done = self._waiting.popleft()
+        numbers = dict(zip(METRICS, np.asarray(done.metrics).tolist(), strict=True))  # waits for the step
         now_s = time.perf_counter()
         if self._mark_s is not None:
             self._busy_s += now_s - self._mark_s
             self._busy_steps += 1
         self._mark_s = now_s
         if not all(map(math.isfinite, numbers.values())):
-            raise self._not_finite(step, numbers)
-        if step % self._steps_per_log == 0:
-            self._write(step, {**numbers, "train/learning_rate": learning_rate})
+            raise self._not_finite(done.step, numbers)
+        if is_due(done, self._steps_per_log):
+            self._write(done.step, {**numbers, "train/learning_rate": done.learning_rate})
 
     def _write(self, step: int, numbers: dict[str, float]) -> None:
         row = {**numbers, "train/tokens": step * self._tokens_per_step}
@@ -160,8 +160,9 @@ class LogMetrics:
     def _not_finite(self, step: int, numbers: Mapping[str, float]) -> NonFiniteLossError:
         saved = list_checkpoints(self._checkpoints)
         kept = f"The newest checkpoint, {saved[-1].path}, is from before and stays" if saved else "No checkpoint exists"
+        found = ", ".join(f"{name} is {value}" for name, value in numbers.items())
         return NonFiniteLossError(
-            f"step {step}: {', '.join(f'{name} is {value}' for name, value in numbers.items())}, expected finite numbers. "
+            f"step {step}: {found}; expected finite numbers. "
             f"{kept}. A lower learning_rate, a longer warmup or a smaller max_grad_norm usually helps."
         )
 

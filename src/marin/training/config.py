@@ -6,17 +6,15 @@ Nothing here loads a tensor library: experiments are described and planned witho
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from marin.checkpoint.policy import KeepPolicy
+from marin.cluster.resources import ResourceConfig
 from marin.data.config import LmDataConfig
 from marin.models.config import LmConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.optimizer import OptimizerConfig
 from marin.optim.schedules import Duration, ScheduleShape
-
-if TYPE_CHECKING:
-    from marin.cluster import ResourceConfig
 
 PRECISIONS = ("p=f32,c=f32", "p=f32,c=bfloat16")
 
@@ -86,8 +84,8 @@ class TrainerConfig:
         if self.train_batch_size % (self.microbatch_size or 1):
             whole, left = divmod(self.train_batch_size, self.microbatch_size)
             raise ValueError(
-                f"train_batch_size {self.train_batch_size} is not a multiple of microbatch_size {self.microbatch_size}: "
-                f"{whole} * {self.microbatch_size} = {whole * self.microbatch_size} leaves {left} rows. "
+                f"train_batch_size {self.train_batch_size} is not a multiple of microbatch_size {self.microbatch_size}"
+                f": {whole} * {self.microbatch_size} = {whole * self.microbatch_size} leaves {left} rows. "
                 f"Nearest batch sizes: {whole * self.microbatch_size} and {(whole + 1) * self.microbatch_size}."
             )
 
@@ -130,7 +128,7 @@ class SimpleTrainConfig:
     """Updates in the run."""
     learning_rate: float
     """Peak learning rate."""
-    resources: "ResourceConfig | None" = None
+    resources: ResourceConfig | None = None
     """What the training step asks of the cluster; None runs in the process of the executor."""
     accelerator_type: str | None = None
     """Short form of resources: a TPU slice by name, like 'v4-128'. Give one of the two."""
@@ -186,7 +184,7 @@ class SimpleTrainConfig:
             given = [name for name in _ADAMW_FIELDS if getattr(self, name) is not None]
             if given:
                 raise ValueError(
-                    f"optimizer_config and {', '.join(given)} are both given: set {', '.join(given)} in optimizer_config"
+                    f"optimizer_config and {', '.join(given)} are both given: set the latter in optimizer_config"
                 )
             if getattr(self.optimizer_config, "learning_rate", self.learning_rate) != self.learning_rate:
                 raise ValueError(

@@ -7,8 +7,8 @@ With `h` the states, `W` the unembedding, `z = h W` the logits of one token, `y`
 
 The second term keeps the normalizer near 1 (z-loss: Chowdhery et al. 2022, arXiv:2204.02311, section 5).
 
-Everything is a SUM over tokens, and so are its gradients; whoever wants a mean divides by the sum of weights at the very
-end. So a batch and its microbatches, masked or not, give the same gradient, which means of means would not.
+Everything is a SUM over tokens, and so are its gradients; whoever wants a mean divides by the sum of weights at the
+very end. So a batch and its microbatches, masked or not, give the same gradient, which means of means would not.
 
 The logits of a whole batch are by far the largest array of a small model, and they are only needed to make their own
 gradient `w * ((1 + 2 z_loss_weight logsumexp(z)) softmax(z) - onehot(y))`. So a chunk of tokens at a time goes through

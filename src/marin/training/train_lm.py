@@ -13,6 +13,7 @@ The law: kill the process at any moment, run the same config again, and paramete
 summary.json end up with the same bits as without the kill (same machine, same number of cores, same jaxlib).
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +22,11 @@ from typing import Any
 import jax
 
 from marin.checkpoint import format as checkpoint
-from marin.checkpoint.discover import checkpoint_name, remove_leftovers
+from marin.checkpoint.discover import checkpoint_name, list_checkpoints, remove_leftovers
 from marin.config import dump_yaml, encode, load_yaml
 from marin.data.lm_data import LmData, open_data
 from marin.data.loader import DataLoader
+from marin.data.store import LEDGER
 from marin.distributed.compilation_cache import use_compilation_cache
 from marin.io.atomic import write_text
 from marin.tracking.console import ConsoleTracker
@@ -58,8 +60,10 @@ class TrainResult:
 def train_lm(config: TrainLmConfig) -> TrainResult:
     """Train as `config` says, from the newest undamaged checkpoint in its output folder if there is one.
 
-    Raises ValueError where settings contradict each other, the data or an earlier run in that folder; NonFiniteLossError
-    when the loss is no longer a number; Preempted (exit code 75) when asked to leave by SIGTERM.
+    Raises:
+        ValueError: settings contradict each other, the data, or an earlier run in that folder.
+        NonFiniteLossError: the loss is no longer a number.
+        Preempted: SIGTERM came, and the state is saved; it ends the process with exit code 75.
     """
     output = Path(config.output_path)
     output.mkdir(parents=True, exist_ok=True)
@@ -74,14 +78,14 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
 
     checkpoints = output / "checkpoints"
     remove_leftovers(checkpoints)
-    shapes = state_shapes(config.model, transformation, data.vocab_size)
-    found = checkpoint.load_latest(checkpoints, shapes)
-    _record_config(config, output, data, resumes=found is not None)
+    _record_config(config, output, data, resumes=bool(list_checkpoints(checkpoints)))
+    found = checkpoint.load_latest(checkpoints, state_shapes(config.model, transformation, data.vocab_size))
     if found is None:
         start_step = 0
         state = init_state(config.model, transformation, data.vocab_size, seed=trainer.seed)
     else:
         start_step, state = found.step, found.state
+        _check_same_data(found, data)
 
     resume_step = None if found is None else start_step
     metrics = JsonlTracker(output / "metrics.jsonl", resume_step=resume_step)
@@ -119,7 +123,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             checkpoints,
             every=trainer.steps_per_checkpoint,
             keep=trainer.keep_checkpoints,
-            metadata={"tokenizer_digest": data.tokenizer_digest, "vocab_size": data.vocab_size},
+            metadata={"tokenizer_digest": data.tokenizer_digest, "token_stores": _store_digests(data)},
             already_saved=resume_step,
         )
         try:
@@ -193,9 +197,30 @@ def _record_config(config: TrainLmConfig, output: Path, data: LmData, *, resumes
     write_text(output / "model.json", json.dumps(description, indent=1) + "\n")
 
 
+def _store_digests(data: LmData) -> dict[str, str]:
+    """Source name -> sha256 of its ledger, which holds the hash of each of its files."""
+    return {
+        name: hashlib.sha256((Path(source.store.path) / LEDGER).read_bytes()).hexdigest()
+        for name, source in zip(data.train.names, data.train.sources, strict=True)
+    }
+
+
+def _check_same_data(found: checkpoint.Loaded, data: LmData) -> None:
+    before, now = found.metadata["token_stores"], _store_digests(data)
+    for name in {**before, **now}:
+        old, new = before.get(name, "none"), now.get(name, "none")
+        if old != new:
+            raise ValueError(
+                f"checkpoint {found.path} was trained on other tokens: the store of training source '{name}' has "
+                f"changed since (sha256 of its ledger was {old[:12]}, is {new[:12]}). Restore that store, or delete "
+                "the output folder to train anew."
+            )
+
+
 def _identity(config: TrainLmConfig) -> TrainLmConfig:
-    """The config without what has no influence on results: where it runs and how."""
-    data = replace(config.data, verify_stores=True, tokenizer=None)
+    """The config without where things lie and how they run. That the stores are the same is checked by their bytes."""
+    paths = {"train": dict.fromkeys(config.data.train, ""), "validation": dict.fromkeys(config.data.validation, "")}
+    data = replace(config.data, verify_stores=True, tokenizer=None, **paths)
     return replace(config, output_path="", data=data, trainer=replace(config.trainer, runtime=RuntimeConfig()))
 
 

@@ -1,0 +1,96 @@
+"""Steps that train models."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from marin.cluster import ResourceConfig
+from marin.data.config import LmDataConfig
+from marin.execution.executor import ExecutorStep, InputName, output_path_of, this_output_path
+from marin.models.config import LmConfig
+from marin.processing.tokenize.data_configs import lm_data_config
+from marin.training.config import SimpleTrainConfig, TrainLmConfig
+
+TokenStore = ExecutorStep | InputName | str
+"""What names a token store: the step that makes it, a place in a step's output, or a path."""
+
+
+def train_lm(
+    name: str,
+    config: TrainLmConfig,
+    *,
+    resources: ResourceConfig | None = None,
+    tags: Sequence[str] = (),
+    description: str | None = None,
+    override_output_path: str | None = None,
+) -> ExecutorStep:
+    """A step that trains what `config` says. `config.output_path` is `this_output_path()`."""
+    return ExecutorStep(
+        name=name,
+        fn="marin.training.train_lm:train_lm",
+        config=config,
+        description=description,
+        resources=resources,
+        override_output_path=override_output_path,
+        publish="inplace",  # a killed run goes on from its own checkpoints
+        tags=frozenset(tags),
+    )
+
+
+def default_train(
+    name: str,
+    tokenized: LmDataConfig | TokenStore,
+    model_config: LmConfig,
+    train_config: SimpleTrainConfig,
+    *,
+    validation: Mapping[str, TokenStore] | None = None,
+    tags: Sequence[str] = (),
+    description: str | None = None,
+    override_output_path: str | None = None,
+) -> ExecutorStep:
+    """A step that trains `model_config` on `tokenized`.
+
+    Args:
+        name: name of the run; its folder is below `checkpoints/` unless the name says where.
+        tokenized: one token store, or a data config (`lm_data_config`, `lm_mixture_data_config`) of several.
+        model_config: shape of the model.
+        train_config: batch, length, learning rate and so on.
+        validation: validation sets by tag, beside those of the data config.
+        tags: words to find the run by.
+        description: a sentence for people.
+        override_output_path: a folder of your own instead of the one the step's identity gives.
+    """
+    data = tokenized if isinstance(tokenized, LmDataConfig) else lm_data_config(tokenized)
+    twice = sorted(set(validation or {}) & set(data.validation))
+    if twice:
+        raise ValueError(
+            f"step '{name}': validation set '{twice[0]}' is named both in the data config and in validation=; "
+            "give one of them another name"
+        )
+    data = replace(
+        data,
+        train={source: _place(store) for source, store in data.train.items()},
+        validation={tag: _place(store) for tag, store in {**data.validation, **(validation or {})}.items()},
+        tokenizer=_place(data.tokenizer),
+        shuffle_seed=data.shuffle_seed if train_config.data_seed is None else train_config.data_seed,
+    )
+    resources = train_config.resources
+    if train_config.accelerator_type is not None:
+        resources = ResourceConfig.with_tpu(train_config.accelerator_type)
+    return train_lm(
+        name if "/" in name else f"checkpoints/{name}",
+        TrainLmConfig(
+            data=data,
+            model=model_config,
+            optimizer=train_config.optimizer(),
+            trainer=train_config.trainer(),
+            output_path=this_output_path(),
+        ),
+        resources=resources,
+        tags=tags,
+        description=description,
+        override_output_path=override_output_path,
+    )
+
+
+def _place(store: TokenStore | None) -> InputName | str | None:
+    return output_path_of(store) if isinstance(store, ExecutorStep) else store

@@ -1,0 +1,125 @@
+"""The law: killed at any moment and started again, a run ends with the same bits as one that was left alone."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_train_lm import final_bits
+
+from marin.checkpoint.discover import WRITING, list_checkpoints
+from marin.config import dump_yaml
+from marin.training.preemption import PREEMPTED_EXIT_CODE
+from marin.training.train_lm import train_lm
+
+RUN = (
+    "import sys; from marin.config import load_yaml; from marin.training.config import TrainLmConfig; "
+    "from marin.training.train_lm import train_lm; train_lm(load_yaml(TrainLmConfig, sys.argv[1]))"
+)
+
+
+def start(config, tmp_path):
+    path = tmp_path / "given.yaml"
+    path.write_text(dump_yaml(config))
+    return subprocess.Popen([sys.executable, "-c", RUN, str(path)], stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, process, timeout_s=120):
+    """Poll until `condition()`; False if the process ended first."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < end, "the run does not get on"
+        time.sleep(0.0005)
+    return True
+
+
+def num_bytes(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def is_saving(output):
+    folder = output / "checkpoints"
+    return folder.is_dir() and any(path.name.startswith(WRITING) for path in folder.iterdir())
+
+
+def kill_again_and_again(config, tmp_path, num_kills, seed):
+    """Start, kill, start, ...; then let it finish. How many kills hit, and how many of them a save."""
+    rng = random.Random(seed)
+    output = Path(config.output_path)
+    hits = during_save = 0
+    for number in range(num_kills):
+        process = start(config, tmp_path)
+        size = num_bytes(output / "metrics.jsonl")
+        if number % 2:  # in the middle of a save
+            moment = lambda: is_saving(output)  # noqa: E731
+            delay_s = rng.choice([0, 0.001, 0.004])
+        else:  # some rows after it got going, or even before
+            growth = rng.randint(0, 500)
+            moment = lambda: num_bytes(output / "metrics.jsonl") > size + growth  # noqa: B023, E731
+            delay_s = rng.random() * 0.02
+        alive = wait_for(moment, process)
+        time.sleep(delay_s)
+        during_save += is_saving(output)
+        process.kill()
+        process.communicate()
+        hits += alive
+    process = start(config, tmp_path)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return hits, during_save
+
+
+def check_kills(tiny_config, tmp_path, num_kills, num_train_steps):
+    shape = {"num_train_steps": num_train_steps, "steps_per_checkpoint": 2, "steps_per_eval": 3}
+    quiet, disturbed = tiny_config("quiet", **shape), tiny_config("disturbed", **shape)
+    train_lm(quiet)
+    hits, during_save = kill_again_and_again(disturbed, tmp_path, num_kills, seed=num_kills)
+    assert hits > num_kills / 2 and during_save > 0
+    assert final_bits(disturbed.output_path) == final_bits(quiet.output_path)
+
+
+def test_six_kills_some_of_them_during_a_save_change_no_bit(tiny_config, tmp_path):
+    check_kills(tiny_config, tmp_path, num_kills=6, num_train_steps=60)
+
+
+@pytest.mark.slow
+def test_fifty_kills_change_no_bit(tiny_config, tmp_path):
+    check_kills(tiny_config, tmp_path, num_kills=50, num_train_steps=600)
+
+
+def test_asked_to_leave_a_run_saves_says_so_by_its_exit_code_and_goes_on_later(tiny_config, tmp_path):
+    quiet = tiny_config("quiet", num_train_steps=300, steps_per_checkpoint=1000, steps_per_eval=None)
+    asked = replace(quiet, output_path=str(tmp_path / "asked"))
+    process = start(asked, tmp_path)
+    metrics = Path(asked.output_path) / "metrics.jsonl"
+    assert wait_for(lambda: num_bytes(metrics) > 200, process)
+    os.kill(process.pid, signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == PREEMPTED_EXIT_CODE, errors
+    (saved,) = list_checkpoints(Path(asked.output_path) / "checkpoints")
+    assert 0 < saved.step < 300
+    train_lm(quiet)
+    train_lm(asked)
+    assert final_bits(asked.output_path) == final_bits(quiet.output_path)
+
+
+def test_a_program_from_the_cache_gives_the_bits_of_one_just_compiled(tiny_config, tmp_path):
+    cache = tmp_path / "cache"
+    runs = []
+    for output, folder in (("fills", str(cache)), ("finds", str(cache)), ("without", "off")):
+        config = tiny_config(output, num_train_steps=3)
+        runtime = replace(config.trainer.runtime, compilation_cache=folder)
+        runs.append(replace(config, trainer=replace(config.trainer, runtime=runtime)))
+    for config in runs:
+        process = start(config, tmp_path)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    assert any(cache.iterdir())
+    assert final_bits(runs[0].output_path) == final_bits(runs[1].output_path) == final_bits(runs[2].output_path)
