@@ -179,7 +179,7 @@ class Executor:
         from marin.execution.status import LocalStore
 
         return make_plan(
-            build_graph(steps),
+            build_graph(steps, prefix=self.prefix),
             LocalStore(fsync=self._fsync),
             self.prefix,
             run_only=run_only,
