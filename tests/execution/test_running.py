@@ -101,7 +101,7 @@ def text_of(result, step):
     return Path(result.output_path(step), "out.txt").read_text()
 
 
-# -- once ---------------------------------------------------------------------------------------------------------------
+# -- once ------------------------------------------------------------
 
 
 def test_a_body_runs_once_and_a_second_run_does_nothing(executor, calls):
@@ -223,7 +223,7 @@ def test_fixed_output_paths_hold_one_recipe_at_a_time(executor, calls):
         executor.run([inplace])
 
 
-# -- failure ------------------------------------------------------------------------------------------------------------
+# -- failure ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("resources", [None, CPU])
@@ -378,7 +378,7 @@ def test_at_least_one_step_at_a_time(executor, calls):
         executor.run([calls.step("a")], max_concurrent=0)
 
 
-# -- attempts and resuming ------------------------------------------------------------------------------------------------
+# -- attempts and resuming ------------------------------------------------------------
 
 
 def count_to_three(config: Work) -> None:
@@ -409,7 +409,7 @@ def test_every_attempt_of_another_step_begins_with_an_empty_folder(executor, cal
     assert sorted(name[:5] for name in attempts) == ["0001-", "0002-", "0003-"]
 
 
-# -- processes ------------------------------------------------------------------------------------------------------------
+# -- processes ------------------------------------------------------------
 
 
 def speak(config: Work) -> None:
@@ -468,7 +468,7 @@ def test_never_more_at_once_than_allowed_or_than_the_machine_has(executor, calls
     assert executor.run(steps, max_concurrent=limit).is_ok
 
 
-# -- records --------------------------------------------------------------------------------------------------------------
+# -- records ------------------------------------------------------------
 
 
 def test_the_record_of_a_step_says_how_its_output_came_to_be(executor, calls):
@@ -541,7 +541,7 @@ def test_the_code_that_ran_is_on_record_down_to_uncommitted_changes(tmp_path):
         seen.add(state["dirty_sha256"])
 
 
-# -- other runners ----------------------------------------------------------------------------------------------------------
+# -- other runners ------------------------------------------------------------
 
 
 def test_a_step_that_another_run_has_is_waited_for_and_not_run_twice(calls, tmp_path, screen):
