@@ -48,7 +48,7 @@ from marin.execution.status import (
     process_is_alive,
     process_start,
 )
-from marin.io.atomic import fsync_directory, write_bytes, write_text
+from marin.io.atomic import append, fsync_directory, write_bytes, write_text
 
 _CANCEL_GRACE_S = 10.0
 _FIRST_POLL_S = 0.05
@@ -180,7 +180,7 @@ class Runner:
             try:
                 while (job := self._lane.get()) is not None:
                     running, request = job
-                    self._events.put(("ended", running, self._run_here(request)))
+                    self._conclude(running, self._run_here(request))
             except BaseException:  # thrown in from outside, by a signal handler that is not ours
                 self._interrupts += 2
                 self._events.put(("interrupt",))
@@ -449,7 +449,7 @@ class Runner:
             if running.lease is lease and running.handle is not None:
                 running.handle.cancel(_CANCEL_GRACE_S)
 
-    # -- the end of an attempt: in a thread of its own ---------------------------------------------------------------
+    # -- the end of an attempt: in the thread that ran it, or one of its own ------------------------------------------
 
     def _conclude(self, running: _Running, result: JobResult) -> None:
         lease = running.lease
@@ -724,8 +724,8 @@ def _discard_data(lease: Lease) -> None:
 
 def _note(log_dir: str, kind: str, **fields: Any) -> None:
     """Append one line to an attempt's events.jsonl; a full disk must not stop a step over it."""
-    with contextlib.suppress(OSError), open(f"{log_dir}/events.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": utc(), "event": kind, **fields}) + "\n")
+    with contextlib.suppress(OSError):
+        append(f"{log_dir}/events.jsonl", json.dumps({"time": utc(), "event": kind, **fields}).encode() + b"\n")
 
 
 def _link_data(paths: StepPaths, state: State) -> None:
