@@ -377,11 +377,12 @@ class Runner:
         try:
             os.makedirs(lease.log_dir, exist_ok=True)
             _note(lease.log_dir, "started", run_id=self._record.run_id, in_process=step.resources is None)
-            running.config = resolve_config(node, self._graph, lease.data_root, self._data_roots(node))
+            roots, prefix = self._data_roots(node), self._plan.prefix
+            running.config = resolve_config(node, self._graph, lease.data_root, roots, prefix=prefix)
             env = {
                 "MARIN_STEP_NAME": step.name,
                 "MARIN_STEP_DIGEST": node.digest,
-                "MARIN_PREFIX": self._plan.prefix,
+                "MARIN_PREFIX": prefix,
                 "MARIN_RUN_ID": self._record.run_id,
             }
             request = JobRequest(
