@@ -4,14 +4,15 @@ The file runs as `__main__`, as `python FILE` would run it, and whatever it give
 instead of being run. So a script needs nothing for the commands' sake.
 """
 
+import contextlib
 import os
 import re
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from marin.cli.output import UsageError
+from marin.cli.output import RefusedError, UsageError
 
 
 def add_experiment_arguments(parser: ArgumentParser) -> None:
@@ -44,21 +45,24 @@ def prefix_of(arguments: Namespace) -> str:
 def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None], None]) -> None:
     """Execute the script; call `command(steps, description)` in place of each `executor_main`, while it runs.
 
-    Raises UsageError if there is no such file or it never calls executor_main, and whatever the script raises.
+    Raises UsageError if there is no such file, it never calls executor_main, or its steps make no sense. If the script
+    itself raises, prints the traceback from the script on and raises SystemExit(1).
     """
     import runpy
 
     from marin.execution.executor import capturing
 
     path = os.path.abspath(arguments.file)
-    if os.path.isdir(path) or not os.path.exists(path):
+    if not os.path.isfile(path):
         raise UsageError(f"no experiment {arguments.file!r}{_near_file(arguments.file)}")
     calls = 0
 
     def hand_over(steps: list[Any], description: str | None) -> None:
         nonlocal calls
         calls += 1
-        command(steps, description)
+        sys.argv[0] = arguments.file  # runpy made it absolute; records show what was typed
+        with _planning_errors():
+            command(steps, description)
 
     before = (sys.argv[:], sys.path[:])
     sys.argv = [arguments.file, *(word for text in arguments.overrides for word in ("--set", text))]
@@ -68,6 +72,11 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
     try:
         with capturing(hand_over):
             runpy.run_path(path, run_name="__main__")
+    except (UsageError, RefusedError):
+        raise
+    except Exception as error:
+        _report(error, path)
+        raise SystemExit(1) from None
     finally:
         sys.argv[:], sys.path[:] = before
     if not calls:
@@ -75,6 +84,46 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
             f"{arguments.file} asks for no steps: it never calls executor_main. "
             "End it with `if __name__ == '__main__': executor_main(steps=[...])`"
         )
+
+
+@contextlib.contextmanager
+def _planning_errors() -> Iterator[None]:
+    """Errors that say all there is to say need no traceback."""
+    from marin.execution.canonical import UnversionableError
+    from marin.execution.executor import PrefixError
+    from marin.execution.graph import GraphError
+    from marin.execution.plan import DigestCollision
+
+    try:
+        yield
+    except (UnversionableError, GraphError, PrefixError) as error:
+        raise UsageError(str(error)) from None
+    except DigestCollision as error:
+        raise RefusedError(str(error)) from None
+
+
+def _report(error: Exception, path: str) -> None:
+    """Print the traceback without the frames that led to the script; a bad --set is the command line's fault."""
+    import traceback
+
+    config = sys.modules.get("marin.config")
+    if config is not None and isinstance(error, getattr(config, "ConfigError", ())):
+        raise UsageError(str(error)) from None
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename != path:
+        frames = frames.tb_next
+    traceback.print_exception(type(error), error, frames)
+
+
+def hint(command: str, arguments: Namespace) -> str:
+    """A next command with the store and settings of this one, so that it can be typed as it stands."""
+    import shlex
+
+    words = [word for text in getattr(arguments, "overrides", ()) for word in ("--set", text)]
+    words += ["--prefix", arguments.prefix] if arguments.prefix else []
+    if command.split()[1] not in ("run", "plan", "why"):
+        words = words[-2:] if arguments.prefix else []
+    return " ".join([command, shlex.join(words)]).rstrip()
 
 
 def step_patterns(names: list[str], steps: list[Any]) -> list[str] | None:
@@ -105,6 +154,8 @@ def choose_step(name: str, known: list[str]) -> str:
 def _near_file(name: str) -> str:
     import difflib
 
+    if not name.endswith(".py"):
+        return f": give the script that defines the steps, and then the steps, as in `marin plan FILE.py {name}`"
     folder, base = os.path.split(name)
     try:
         files = [f for f in os.listdir(folder or ".") if f.endswith(".py")]

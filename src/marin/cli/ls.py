@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from marin.cli.experiment import add_prefix_argument, prefix_of
+from marin.cli.experiment import add_prefix_argument, hint, prefix_of
 from marin.cli.output import UsageError, local_time, note, print_json, size, table
 
 EXAMPLES = """\
@@ -29,14 +29,14 @@ def run(arguments: Namespace) -> int:
         what, start = "steps", what
     try:
         if what == "runs":
-            return _show_runs([run for run in list_runs(prefix) if run.run_id.startswith(start)], arguments.json)
-        return _show_steps([step for step in list_steps(prefix) if step.name.startswith(start)], arguments.json)
+            return _show_runs([run for run in list_runs(prefix) if run.run_id.startswith(start)], arguments)
+        return _show_steps([step for step in list_steps(prefix) if step.name.startswith(start)], arguments)
     except NoStoreError as error:
         raise UsageError(str(error)) from None
 
 
-def _show_steps(steps: list[Any], as_json: bool) -> int:
-    if as_json:
+def _show_steps(steps: list[Any], arguments: Namespace) -> int:
+    if arguments.json:
         keys = ("name", "digest", "status", "when", "num_bytes", "wall_s", "path")
         print_json({"steps": [{key: getattr(step, key) for key in keys} for step in steps]})
         return 0
@@ -54,12 +54,12 @@ def _show_steps(steps: list[Any], as_json: bool) -> int:
         for step in steps
     ]
     print(table(rows, ("name", "digest", "state", "when", "size", "wall"), right=(4, 5)))
-    note(f"Next: marin show {steps[0].name}" if steps else "no steps")
+    note(f"Next: {hint(f'marin show {steps[0].name}', arguments)}" if steps else "no steps")
     return 0
 
 
-def _show_runs(runs: list[Any], as_json: bool) -> int:
-    if as_json:
+def _show_runs(runs: list[Any], arguments: Namespace) -> int:
+    if arguments.json:
         print_json({"runs": [dict(run.record) for run in runs]})
         return 0
     rows = []
@@ -70,5 +70,5 @@ def _show_runs(runs: list[Any], as_json: bool) -> int:
         started, status = local_time(run.record.get("started")), str(run.record.get("status", "?")).lower()
         rows.append((run.run_id, status, started, words or "-", run.record.get("command", "")))
     print(table(rows, ("run", "state", "started", "steps", "command")))
-    note(f"Next: marin show {runs[0].run_id}" if runs else "no runs")
+    note(f"Next: {hint(f'marin show {runs[0].run_id}', arguments)}" if runs else "no runs")
     return 0

@@ -70,7 +70,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     import argparse
     import importlib
 
-    from marin.cli.output import UsageError, error_line
+    from marin.cli.output import RefusedError, UsageError, error_line
 
     command = importlib.import_module(f"marin.cli.{name}")
     parser = argparse.ArgumentParser(
@@ -90,6 +90,9 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     except UsageError as error:
         error_line(str(error))
         return USAGE
+    except RefusedError as error:
+        error_line(str(error))
+        return REFUSED
     except SystemExit as stop:
         if isinstance(stop.code, str):
             error_line(stop.code)

@@ -16,7 +16,11 @@ _COLORS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
 
 
 class UsageError(ValueError):
-    """The command line asks for something that does not exist; the exit code is 2."""
+    """The command line asks for something that does not exist or makes no sense; the exit code is 2."""
+
+
+class RefusedError(ValueError):
+    """What is asked for would damage what is there; the exit code is 3."""
 
 
 def error_line(text: str) -> None:

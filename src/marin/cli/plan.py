@@ -7,7 +7,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from marin.cli.experiment import add_experiment_arguments, prefix_of, step_patterns, with_steps_of
+from marin.cli.experiment import add_experiment_arguments, hint, prefix_of, step_patterns, with_steps_of
 from marin.cli.output import note, print_json
 
 EXAMPLES = """\
@@ -53,8 +53,9 @@ def run(arguments: Namespace) -> int:
         sys.stdout.flush()
         file = arguments.file
         changed = next((item.node.name for plan in plans for item in plan if item.changes), None)
-        why = f"      Why? marin why {file} {changed}" if changed else ""
-        note("Next: " + (f"marin ls --prefix {executor.prefix}" if is_done else f"marin run {file}{why}"))
+        if changed:
+            note(f"Why?  {hint(f'marin why {file} {changed}', arguments)}")
+        note(f"Next: {hint('marin ls' if is_done else f'marin run {file}', arguments)}")
     return 5 if arguments.check and not is_done else 0
 
 

@@ -28,7 +28,7 @@ def run(arguments: Namespace) -> int:
     if arguments.max_concurrent is not None and arguments.max_concurrent < 1:
         raise UsageError(f"-j must be at least 1, got {arguments.max_concurrent}")
 
-    from marin.execution.executor import Executor, ExecutorMainConfig, PrefixError, run_and_report
+    from marin.execution.executor import Executor, ExecutorMainConfig, run_and_report
 
     def command(steps: list[Any], description: str | None) -> None:
         config = ExecutorMainConfig(
@@ -37,10 +37,7 @@ def run(arguments: Namespace) -> int:
             force_run_failed=arguments.force_run_failed,
             max_concurrent=arguments.max_concurrent,
         )
-        try:
-            run_and_report(Executor(config.prefix, description=description), steps, config)
-        except PrefixError as error:
-            raise UsageError(str(error)) from None
+        run_and_report(Executor(config.prefix, description=description), steps, config)
 
     with_steps_of(arguments, command)
     return 0

@@ -8,7 +8,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from marin.cli.experiment import add_prefix_argument, prefix_of
+from marin.cli.experiment import add_prefix_argument, hint, prefix_of
 from marin.cli.output import UsageError, local_time, note, print_json, size
 
 EXAMPLES = """\
@@ -38,7 +38,7 @@ def run(arguments: Namespace) -> int:
     lines = _run_lines(entry.record) if is_run else _step_lines(entry)
     width = max(len(key) for key, _ in lines)
     print("\n".join(f"{key:<{width}}  {text}" if key else text for key, text in lines))
-    note("Next: marin ls" if is_run else f"Next: marin logs {entry.name}@{entry.digest[:6]}")
+    note(f"Next: {hint('marin ls' if is_run else f'marin logs {entry.name}@{entry.digest[:6]}', arguments)}")
     return 0
 
 

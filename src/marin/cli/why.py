@@ -6,7 +6,7 @@ Without STEP, explains everything that would run. Only where a change began is s
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from marin.cli.experiment import add_experiment_arguments, choose_step, prefix_of, with_steps_of
+from marin.cli.experiment import add_experiment_arguments, choose_step, hint, prefix_of, with_steps_of
 from marin.cli.output import local_time, note, paint, print_json
 
 EXAMPLES = """\
@@ -44,7 +44,8 @@ def run(arguments: Namespace) -> int:
     for item, explanation, affected in answers:
         for line in answer_lines(item, explanation, affected, shown, every=bool(arguments.steps)):
             print(line)
-    note(f"Next: marin run {arguments.file}" if answers else f"Next: marin ls --prefix {executor.prefix}")
+    will_run = any(item.action != "HIT" for item, _, _ in answers)
+    note(f"Next: {hint(f'marin run {arguments.file}' if will_run else 'marin ls', arguments)}")
     return 0
 
 
@@ -66,7 +67,12 @@ def answer_lines(item: Any, explanation: Any, affected: list[str], shown: set[st
     head = f"{paint(item.node.name, 'bold')} @{item.node.digest[:6]}"
     if item.action == "HIT":
         record = item.state.record
-        return [f"{head} is cached: made {local_time(record['ended'])} by run {record['run_id']}"]
+        lines = [f"{head} is cached: made {local_time(record['ended'])} by run {record['run_id']}"]
+        if explanation.earlier is not None:
+            old = explanation.earlier
+            lines.append(f"compared with @{old.digest[:6]} ({local_time(old.ended)}), the nearest of that name:")
+            lines += _change_lines(explanation.changes)
+        return lines
     if explanation is None:
         return [f"{head} {'will run' if item.action == 'RUN' else 'will not run'}: {item.reason}"]
     if not every and all(cause.node.digest in shown for cause in explanation.causes):
@@ -83,13 +89,17 @@ def answer_lines(item: Any, explanation: Any, affected: list[str], shown: set[st
         old = f"@{cause.earlier.digest[:6]} ({local_time(cause.earlier.ended)})"
         where = f"it differs from {old}" if mine else f"upstream, {name} @{cause.node.digest[:6]} differs from {old}"
         lines.append(f"{head} will run because {where}")
-        width = max(len(change.path) for change in cause.changes)
-        lines += [f"  {change.path:<{width}}  {str(change)[len(change.path) :].strip()}" for change in cause.changes]
+        lines += _change_lines(cause.changes)
     rest = [name for name in affected if name != item.node.name]
     if rest:
         more = f" and {len(rest) - 8} more" if len(rest) > 8 else ""
         lines.append(f"  downstream  {', '.join(rest[:8])}{more}")
     return lines
+
+
+def _change_lines(changes: Any) -> list[str]:
+    width = max(len(change.path) for change in changes)
+    return [f"  {change.path:<{width}}  {str(change)[len(change.path) :].strip()}" for change in changes]
 
 
 def answer_json(item: Any, explanation: Any, affected: list[str]) -> dict[str, Any]:

@@ -192,8 +192,10 @@ def make_plan(
     with_changes: bool = False,
     observer: Observer | None = None,
 ) -> Plan:
-    """Decide for every step what a run would do. Reads each register once; `with_changes` also compares changed steps with
-    the nearest committed output of their name."""
+    """Decide for every step what a run would do.
+
+    Reads each register once; `with_changes` also compares changed steps with the nearest output of their name.
+    """
     observer = observer or Observer()
     targets = select(graph, run_only)
     reached = _reachable(graph, targets)
@@ -229,15 +231,17 @@ def make_plan(
 def explain_plan(
     plan: Plan, names: Sequence[str] | None = None, store: LocalStore | None = None
 ) -> list[tuple[PlanItem, Explanation | None]]:
-    """Why the steps of a plan will run, upstream first: those of the given names, or all that are not cached.
+    """What the steps of a plan differ in from earlier ones, upstream first: those of the given names, or all that are
+    not cached.
 
-    The explanation is None where the recipe is not the reason: cached, failed before, an abandoned run.
+    The explanation is None where the recipe is not the reason that a step runs: its last run failed or was abandoned.
     """
     siblings = Siblings(store or LocalStore(), plan.prefix)
     found: list[tuple[PlanItem, Explanation | None]] = []
     for item in plan:
         if names is None and item.action in (HIT, SKIP) or names is not None and item.node.name not in names:
             continue
-        is_new = item.action != HIT and (item.state is None or item.state.digest != item.node.digest)
-        found.append((item, explain(plan.graph, item.node.digest, siblings.earlier) if is_new else None))
+        has_run = item.state is not None and item.state.digest == item.node.digest
+        is_explained = item.action == HIT or not has_run
+        found.append((item, explain(plan.graph, item.node.digest, siblings.earlier) if is_explained else None))
     return found
