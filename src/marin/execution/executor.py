@@ -184,7 +184,7 @@ class Executor:
             self.prefix,
             run_only=run_only,
             force_run_failed=force_run_failed,
-            explain=explain,
+            with_changes=explain,
         )
 
     def run(

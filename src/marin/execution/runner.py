@@ -380,9 +380,8 @@ class Runner:
         try:
             os.makedirs(lease.log_dir, exist_ok=True)
             _note(lease.log_dir, "started", run_id=self._record.run_id, in_process=step.resources is None)
-            running.config = resolve_config(
-                node, self._graph, lease.data_root, self._data_roots(node), prefix=self._plan.prefix
-            )
+            roots, prefix = self._data_roots(node), self._plan.prefix
+            running.config = resolve_config(node, self._graph, lease.data_root, roots, prefix=prefix)
             env = {
                 "MARIN_STEP_NAME": step.name,
                 "MARIN_STEP_DIGEST": node.digest,
