@@ -179,12 +179,12 @@ class Executor:
         from marin.execution.status import LocalStore
 
         return make_plan(
-            build_graph(steps),
+            build_graph(steps, prefix=self.prefix),
             LocalStore(fsync=self._fsync),
             self.prefix,
             run_only=run_only,
             force_run_failed=force_run_failed,
-            explain=explain,
+            with_changes=explain,
         )
 
     def run(
