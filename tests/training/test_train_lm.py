@@ -108,7 +108,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before_and_no_bit(ti
     whole, damaged = tiny_config("whole"), tiny_config("damaged")
     for config in (whole, damaged):
         train_lm(config)
-    chunk = Path(damaged.output_path) / "checkpoints/step-00000012/arrays/params.final_norm/c/0"
+    chunk = Path(damaged.output_path) / "checkpoints/step-00000012/arrays/params.final_norm/c.0"
     content = bytearray(chunk.read_bytes())
     content[5] ^= 16
     chunk.write_bytes(content)
