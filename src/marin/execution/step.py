@@ -96,9 +96,8 @@ def check_step_name(name: str) -> None:
         raise TypeError(f"a step name must be a str, got {name!r}")
     for part in name.split("/"):
         if not _NAME_PART.fullmatch(part) or len(part) > _MAX_NAME_PART:
-            near = "/".join(
-                re.sub(r"[^A-Za-z0-9._-]+", "-", p).strip("-.")[:_MAX_NAME_PART] for p in name.split("/") if p
-            )
+            parts = [re.sub(r"[^A-Za-z0-9._-]+", "-", p).strip("-.")[:_MAX_NAME_PART] for p in name.split("/")]
+            near = "/".join(filter(None, parts))
             hint = f"; did you mean '{near}'?" if near and near != name else ""
             raise ValueError(
                 f"bad step name {name!r}: the parts between '/' have 1 to {_MAX_NAME_PART} of the characters "

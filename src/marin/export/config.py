@@ -1,0 +1,23 @@
+"""What to export; importable without a tensor library."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """A training folder, its tokenizer, and where the export goes."""
+
+    train_path: str
+    """Folder of a training run: model.json and checkpoints/."""
+    tokenizer_path: str
+    """Folder of the tokenizer that the run was trained with."""
+    output_path: str
+    """Folder of the export; what it holds of an earlier export is replaced."""
+    checkpoint: str | None = None
+    """Checkpoint within train_path, like checkpoints/step-00000500; None: the newest complete one."""
+    probe_length: int = 256
+    """Tokens in each row of the probe that verifies the export; the model's seq_len bounds it."""
+
+    def __post_init__(self):
+        if self.probe_length < 1:
+            raise ValueError(f"probe_length={self.probe_length} must be at least 1")

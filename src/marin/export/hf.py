@@ -1,0 +1,143 @@
+"""Models as folders in the Hugging Face format, written and read.
+
+The weights are float32 in one safetensors file, so that an export can be compared with its checkpoint to the last
+digit that matters; a reader that wants less precision casts on loading. Each architecture's names and layout are in a
+file of its own (`marin.export.llama`, `marin.export.gpt2`); here is what they share.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from marin.export import gpt2, llama
+from marin.models.config import LmConfig
+from marin.models.gpt2 import Gpt2Config
+from marin.models.llama import LlamaConfig
+from marin.processing.tokenize.tokenizer import load_tokenizer
+
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_BY_CONFIG: dict[type, ModuleType] = {LlamaConfig: llama, Gpt2Config: gpt2}
+_BY_MODEL_TYPE: dict[str, ModuleType] = {"llama": llama, "gpt2": gpt2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model read from a folder in the Hugging Face format."""
+
+    config: LmConfig
+    """Its shape."""
+    params: Any
+    """Its weights, float32."""
+    vocab_size: int
+    """Number of token ids."""
+
+
+def save_hf(
+    config: LmConfig, params: Any, vocab_size: int, tokenizer_path: str | Path, output_path: str | Path
+) -> None:
+    """Write config.json, generation_config.json, model.safetensors and the tokenizer's files into `output_path`.
+
+    If `params` hold more than `vocab_size` rows, the rows beyond are left out. Raises ValueError where they hold
+    fewer, or where the tokenizer has an id beyond the vocabulary.
+    """
+    architecture = _architecture(config)
+    tokenizer = load_tokenizer(tokenizer_path)
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"the tokenizer at {tokenizer_path} has {tokenizer.vocab_size} ids but the model a vocabulary of "
+            f"{vocab_size}; export with the tokenizer that the model was trained with"
+        )
+    rows = params.embedding.shape[0]
+    if rows < vocab_size:
+        raise ValueError(f"the model embeds {rows} tokens, fewer than vocab_size={vocab_size}")
+    output = Path(output_path)
+    output.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(output)
+    special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    description = architecture.config_to_hf(config, vocab_size) | special | {"dtype": "float32", "use_cache": True}
+    weights = architecture.weights_to_hf(config, params, vocab_size)
+    _write_json(output / GENERATION_FILE, special | {"do_sample": False, "max_length": config.seq_len})
+    save_file(
+        {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in weights.items()},
+        output / WEIGHTS_FILE,
+        metadata={"format": "pt"},  # transformers refuses a file that does not say so
+    )
+    _write_json(output / CONFIG_FILE, description)
+
+
+def load_hf(path: str | Path) -> LoadedModel:
+    """A model from a folder with config.json and safetensors, ours or written by transformers; weights as float32.
+
+    Raises ValueError for an architecture or a setting that marin does not have and for tensors that do not fit the
+    config.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG_FILE).is_file():
+        raise FileNotFoundError(f"no model at {folder}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    description = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    kind = description.get("model_type")
+    if kind not in _BY_MODEL_TYPE:
+        raise ValueError(f"{folder} holds a model of type {kind!r}; marin reads {', '.join(map(repr, _BY_MODEL_TYPE))}")
+    architecture = _BY_MODEL_TYPE[kind]
+    config = architecture.config_from_hf(description)
+    tensors = _read_tensors(folder)
+    try:
+        params = architecture.weights_from_hf(config, tensors)
+    except KeyError as missing:
+        raise ValueError(f"{folder} lacks the tensor {missing} of a {kind} model as its config.json says") from None
+    vocab_size = params.embedding.shape[0]
+    _check_shapes(config, params, vocab_size, folder)
+    if description.get("vocab_size", vocab_size) != vocab_size:
+        raise ValueError(
+            f"{folder}: config.json says vocab_size={description['vocab_size']}, but {vocab_size} tokens are embedded"
+        )
+    return LoadedModel(config=config, params=params, vocab_size=vocab_size)
+
+
+def _architecture(config: LmConfig) -> ModuleType:
+    if type(config) not in _BY_CONFIG:
+        known = ", ".join(cls.__name__ for cls in _BY_CONFIG)
+        raise ValueError(f"no export for {type(config).__name__}; there is one for {known}")
+    return _BY_CONFIG[type(config)]
+
+
+def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Every tensor of one safetensors file, or of those that the index names, float32."""
+    files = [WEIGHTS_FILE]
+    if not (folder / WEIGHTS_FILE).is_file():
+        if not (folder / INDEX_FILE).is_file():
+            raise FileNotFoundError(f"no weights at {folder}: expected {WEIGHTS_FILE} or {INDEX_FILE}")
+        index: Mapping[str, str] = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(index.values()))
+    tensors = {}
+    for file in files:
+        with safe_open(folder / file, framework="flax") as opened:  # of the frameworks, the one here that has bfloat16
+            for name in opened.keys():  # noqa: SIM118  # not a mapping
+                tensors[name] = np.asarray(opened.get_tensor(name)).astype(np.float32)
+    return tensors
+
+
+def _check_shapes(config: LmConfig, params: Any, vocab_size: int, folder: Path) -> None:
+    expected = jax.eval_shape(lambda: config.init(vocab_size, key=jax.random.key(0)))
+    for (path, given), want in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(expected), strict=True):
+        if given.shape != want.shape:
+            raise ValueError(
+                f"{folder}: the weights for {jax.tree_util.keystr(path)} have shape {given.shape}, "
+                f"but config.json asks for {want.shape}"
+            )
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,178 @@
+"""Whether an exported folder computes what the checkpoint computes, found out from its files.
+
+The folder is read back by `marin.export.reference`, which shares no code with the export, and both give logits for a
+probe: text, and random ids, since a swapped pair of rarely used rows would not show on text. A layout error on square
+matrices loads everywhere without a word and costs a few nats; here it costs one forward pass to find.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+from tokenizers import Tokenizer as HfTokenizer
+
+from marin.export.reference import reference_logits
+from marin.models.config import LmConfig
+from marin.models.lm import logits
+from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
+
+PARITY_FILE = "parity.json"
+TOLERANCE = 1e-4
+
+# Numbers, spaces, case, punctuation, other scripts, combining marks, emoji, code, a special token spelled out.
+PROBE_TEXTS = (
+    "The quick brown fox jumps over the lazy dog. It's 3.14159, isn't it?\n",
+    "  leading, trailing  and   repeated spaces\t\ttabs\r\n\nnew lines ",
+    "def add(a: int, b: int = 10_000) -> int:\n    return a + b  # sum\n",
+    "Ünïcödé façade, naïve cafe\u0301; Ελληνικά, Русский, العربية, हिन्दी, 日本語, 한국어",
+    "🙂👩‍👩‍👧‍👦🏳️‍🌈 \u200b\ufeff \u00a0 end",
+    "A text may spell <|endoftext|> or <s> without meaning it.",
+    "",
+)
+
+
+class ExportMismatch(Exception):
+    """An export that does not compute what its checkpoint does; `figures` holds what was compared."""
+
+    def __init__(self, message: str, figures: Mapping[str, Any]):
+        super().__init__(message)
+        self.figures = dict(figures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """What was compared and found; written to parity.json."""
+
+    passed: bool
+    """True: an export that did not pass is not published."""
+    max_abs_diff: float
+    """Largest difference between two logits, in float32."""
+    mean_abs_diff: float
+    """Mean difference between two logits."""
+    max_abs_logit: float
+    """Largest logit, for scale."""
+    tolerance: float
+    """What max_abs_diff had to stay within."""
+    num_positions: int
+    """Positions of the probe: each a row of logits."""
+    num_argmax_differing: int
+    """Positions whose most probable token differs."""
+    probe_sha256: str
+    """Hash of the probe's ids, little-endian int32, row by row."""
+    num_tokenizer_texts: int
+    """Texts that both tokenizers encoded to equal ids and decoded to equal text."""
+    tokenizer_digest: str
+    """Digest of the tokenizer that was exported."""
+    versions: dict[str, str]
+    """Of marin and of the libraries that computed this."""
+
+
+def probe_tokens(
+    tokenizer: Tokenizer, vocab_size: int, length: int, num_random_rows: int = 2, seed: int = 0
+) -> Int[np.ndarray, "batch {length}"]:
+    """A row of encoded probe text (repeated to fill it) and rows of random ids from the whole vocabulary."""
+    text = np.concatenate([tokenizer.encode(text) for text in PROBE_TEXTS])
+    random_rows = np.random.default_rng(seed).integers(0, vocab_size, (num_random_rows, length))
+    return np.concatenate([np.resize(text, (1, length)), random_rows]).astype(np.int32)
+
+
+def verify_export(
+    folder: str | Path,
+    *,
+    config: LmConfig,
+    params: Any,
+    vocab_size: int,
+    tokenizer_path: str | Path,
+    probe_length: int = 256,
+    tolerance: float = TOLERANCE,
+) -> Parity:
+    """Compare the files in `folder` with the checkpoint they were made from, and write parity.json there.
+
+    `config` and `params` are the checkpoint's own; `tokenizer_path` is the tokenizer it was trained with. The probe
+    has `probe_length` tokens a row, or the model's seq_len if that is less.
+
+    Raises:
+        ExportMismatch: a logit differs by more than `tolerance` in float32, a most probable token differs, or the
+            tokenizers disagree on a probe text. Nothing is written then.
+    """
+    folder = Path(folder)
+    tokenizer = load_tokenizer(tokenizer_path)
+    num_texts = _compare_tokenizers(tokenizer, folder)
+    probe = probe_tokens(tokenizer, vocab_size, min(probe_length, config.seq_len))
+    with jax.default_matmul_precision("highest"):
+        expected = np.asarray(jax.jit(logits, static_argnums=0)(config, params, probe))[..., :vocab_size]
+    found = reference_logits(folder, probe)
+    figures = _compare(expected, found, tolerance)
+    parity = Parity(
+        **figures,
+        probe_sha256=hashlib.sha256(probe.astype("<i4").tobytes()).hexdigest(),
+        num_tokenizer_texts=num_texts,
+        tokenizer_digest=tokenizer.digest,
+        versions={name: _version(name) for name in ("marin", "jax", "numpy", "safetensors", "tokenizers")},
+    )
+    if not parity.passed:
+        where = np.unravel_index(np.nanargmax(np.abs(expected - found)), found.shape) if found.size else ()
+        raise ExportMismatch(
+            f"the export of {type(config).__name__} does not compute what its checkpoint does: on a probe of "
+            f"{parity.num_positions} positions the logits differ by up to {parity.max_abs_diff:.3g} (allowed "
+            f"{tolerance:g}; at row, position, token {tuple(int(i) for i in where)}) and the most probable token "
+            f"differs at {parity.num_argmax_differing}. Nothing was published. The names and layout of its weights "
+            f"are in marin.export; a square matrix that is (or is not) transposed is the usual cause",
+            asdict(parity),
+        )
+    (folder / PARITY_FILE).write_text(json.dumps(asdict(parity), indent=2) + "\n", encoding="utf-8")
+    return parity
+
+
+def _compare(
+    expected: Float[np.ndarray, "batch seq vocab"], found: Float[np.ndarray, "batch seq vocab"], tolerance: float
+) -> dict[str, Any]:
+    if expected.shape != found.shape:
+        figures = {"shape_of_checkpoint": list(expected.shape), "shape_of_export": list(found.shape)}
+        raise ExportMismatch(f"the export gives logits of shape {found.shape}, not {expected.shape}", figures)
+    difference = np.abs(expected - found)
+    # NaN is never within a tolerance
+    largest = float(difference.max()) if np.isfinite(difference).all() else float("inf")
+    num_differing = int((expected.argmax(-1) != found.argmax(-1)).sum())
+    return {
+        "passed": largest <= tolerance and num_differing == 0,
+        "max_abs_diff": largest,
+        "mean_abs_diff": float(difference.mean()),
+        "max_abs_logit": float(np.abs(expected).max()),
+        "tolerance": tolerance,
+        "num_positions": int(np.prod(expected.shape[:2])),
+        "num_argmax_differing": num_differing,
+    }
+
+
+def _compare_tokenizers(tokenizer: Tokenizer, folder: Path) -> int:
+    """Number of probe texts on which the exported files give the ids and the text that `tokenizer` gives."""
+    exported = HfTokenizer.from_file(str(folder / "tokenizer.json"))
+    exported.encode_special_tokens = True
+    for text in PROBE_TEXTS:
+        ids = tokenizer.encode(text).tolist()
+        exported_ids = exported.encode(text, add_special_tokens=False).ids
+        decoded, exported_decoded = tokenizer.decode(ids), exported.decode(exported_ids, skip_special_tokens=False)
+        if ids != exported_ids or decoded != exported_decoded:
+            figures = {"text": text, "ids": ids, "exported_ids": exported_ids}
+            raise ExportMismatch(
+                f"the exported tokenizer and the one used in training disagree on {text!r}: {exported_ids[:20]} "
+                f"({exported_decoded!r}) against {ids[:20]} ({decoded!r}). Nothing was published",
+                figures | {"decoded": decoded, "exported_decoded": exported_decoded},
+            )
+    return len(PROBE_TEXTS)
+
+
+def _version(distribution: str) -> str:
+    if distribution == "marin":
+        from marin import __version__
+
+        return __version__
+    return importlib.metadata.version(distribution)

@@ -1,0 +1,193 @@
+"""A checkpoint becomes a folder that others load, or nothing at all."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from marin.checkpoint import format as checkpoint_format
+from marin.config import encode
+from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
+from marin.export import gpt2, llama
+from marin.export.api import export_step
+from marin.export.config import ExportConfig
+from marin.export.export import export_model
+from marin.export.hf import load_hf
+from marin.export.verify import ExportMismatch
+from marin.models.gpt2 import Gpt2Config
+from marin.models.llama import LlamaConfig
+from marin.processing.tokenize.tokenizer import load_tokenizer
+from marin.testing.tiny import write_byte_tokenizer
+
+# Heads that fill the width: query, key, value and output projection are square, and so is the whole MLP.
+LLAMA = LlamaConfig(seq_len=32, hidden_dim=16, intermediate_dim=16, num_heads=2, num_kv_heads=2, num_layers=1)
+GPT2 = Gpt2Config(seq_len=32, hidden_dim=16, num_heads=2, num_layers=1, intermediate_dim=16)
+MODELS = {"llama": LLAMA, "gpt2": GPT2}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Path:
+    return write_byte_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def write_training_folder(folder: Path, config, tokenizer: Path, steps=(3,)) -> Path:
+    """What a training run leaves: model.json and checkpoints, the state of each holding more than the parameters."""
+    encoder = load_tokenizer(tokenizer)
+    for step in steps:
+        random = np.random.default_rng(step)
+        shapes = jax.eval_shape(lambda: config.init(encoder.vocab_size, key=jax.random.key(0)))
+        params = jax.tree.map(lambda s, r=random: jnp.asarray(0.3 * r.standard_normal(s.shape, np.float32)), shapes)
+        checkpoint_format.save(folder / "checkpoints", step, {"params": params, "other": jnp.zeros(3)}, {})
+    description = {
+        "model": encode(config),
+        "vocab_size": encoder.vocab_size,
+        "tokenizer_digest": encoder.digest,
+        "eos_id": encoder.eos_id,
+        "bos_id": encoder.bos_id,
+    }
+    (folder / "model.json").write_text(json.dumps(description))
+    return folder
+
+
+@pytest.fixture(params=MODELS, scope="module")
+def trained(request, tokenizer, tmp_path_factory) -> Path:
+    return write_training_folder(tmp_path_factory.mktemp("train"), MODELS[request.param], tokenizer, steps=(3, 12))
+
+
+def export_config(trained, tokenizer, output, **more) -> ExportConfig:
+    return ExportConfig(train_path=str(trained), tokenizer_path=str(tokenizer), output_path=str(output), **more)
+
+
+def test_the_newest_checkpoint_is_exported_and_verified(trained, tokenizer, tmp_path):
+    parity = export_model(export_config(trained, tokenizer, tmp_path))
+    assert parity.passed and parity.max_abs_diff < 1e-5 and parity.num_argmax_differing == 0
+    written = json.loads((tmp_path / "parity.json").read_text())
+    assert written["checkpoint"] == "step-00000012" and written["step"] == 12
+    assert written["num_positions"] == 3 * 32 and len(written["probe_sha256"]) == 64
+    assert written["versions"].keys() == {"marin", "jax", "numpy", "safetensors", "tokenizers"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "parity.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    loaded = load_hf(tmp_path)
+    assert written["num_params"] == sum(leaf.size for leaf in jax.tree.leaves(loaded.params))
+
+
+def test_a_checkpoint_may_be_named(trained, tokenizer, tmp_path):
+    export_model(export_config(trained, tokenizer, tmp_path, checkpoint="checkpoints/step-00000003"))
+    assert json.loads((tmp_path / "parity.json").read_text())["step"] == 3
+
+
+def transposing_squares(matrix):
+    """The classic bug: a layout told from the shape, which a square matrix does not show."""
+    return matrix if matrix.shape[0] == matrix.shape[1] else matrix.T
+
+
+def transposed(matrix):
+    return matrix.T
+
+
+PLANTED = {
+    "llama: square projections not transposed": (LLAMA, llama, "_linear", transposing_squares),
+    "llama: as before, untied and grouped": (replace(LLAMA, num_kv_heads=1), llama, "_linear", transposing_squares),
+    "gpt2: square projections transposed": (
+        GPT2,
+        gpt2,
+        "_conv1d",
+        lambda m: m.T if m.shape[0] == m.shape[1] else m,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_layout_bug_is_refused_and_nothing_published(name, tokenizer, tmp_path, monkeypatch):
+    config, module, function, bug = PLANTED[name]
+    trained = write_training_folder(tmp_path / "train", config, tokenizer)
+    monkeypatch.setattr(module, function, bug)
+    with pytest.raises(ExportMismatch, match="does not compute what its checkpoint does") as raised:
+        export_model(export_config(trained, tokenizer, tmp_path / "out"))
+    assert raised.value.figures["max_abs_diff"] > 0.1
+    assert raised.value.figures["num_argmax_differing"] > 0
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_step_that_finds_a_mismatch_fails_and_commits_nothing(tokenizer, tmp_path, monkeypatch):
+    trained = write_training_folder(tmp_path / "train", GPT2, tokenizer)
+    step = export_step("exports/tiny", trained=str(trained), tokenizer=str(tokenizer))
+    monkeypatch.setattr(gpt2, "_conv1d", lambda m: m.T if m.shape[0] == m.shape[1] else m)
+    executor = Executor(prefix=str(tmp_path / "store"))
+    executor.run([step])
+    assert not list((tmp_path / "store").rglob("config.json"))
+    assert not list((tmp_path / "store").rglob("model.safetensors"))
+    monkeypatch.undo()
+    Executor(prefix=str(tmp_path / "store")).run([step], force_run_failed=True)
+    (exported,) = (path.parent for path in (tmp_path / "store").glob("exports/tiny-*/data/config.json"))
+    assert load_hf(exported).config == GPT2
+
+
+def test_a_tokenizer_whose_ids_moved_is_refused(trained, tokenizer, tmp_path, monkeypatch):
+    from marin.processing.tokenize.tokenizer import Tokenizer
+
+    save = Tokenizer.save
+
+    def save_swapped(self, folder):
+        save(self, folder)
+        path = Path(folder) / "tokenizer.json"
+        description = json.loads(path.read_text())
+        ids = description["model"]["vocab"]
+        ids["q"], ids["z"] = ids["z"], ids["q"]
+        path.write_text(json.dumps(description))
+
+    monkeypatch.setattr(Tokenizer, "save", save_swapped)
+    with pytest.raises(ExportMismatch, match="the exported tokenizer and the one used in training disagree"):
+        export_model(export_config(trained, tokenizer, tmp_path))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_failed_export_leaves_no_older_one_half_replaced(trained, tokenizer, tmp_path, monkeypatch):
+    export_model(export_config(trained, tokenizer, tmp_path))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for module, function in ((llama, "_linear"), (gpt2, "_conv1d")):
+        monkeypatch.setattr(module, function, lambda matrix: np.zeros_like(matrix))
+    with pytest.raises((ExportMismatch, ValueError)):
+        export_model(export_config(trained, tokenizer, tmp_path))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_wrong_inputs_say_what_to_give(trained, tokenizer, tmp_path):
+    other = write_byte_tokenizer(tmp_path / "other")
+    description = json.loads((other / "tokenizer.json").read_text())
+    ids = description["model"]["vocab"]
+    ids["a"], ids["b"] = ids["b"], ids["a"]
+    (other / "tokenizer.json").write_text(json.dumps(description))
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="is not the one that .* was trained with"):
+        export_model(export_config(trained, other, out))
+    with pytest.raises(FileNotFoundError, match="no training run at .*; give the folder of a training step"):
+        export_model(export_config(tmp_path, tokenizer, out))
+    with pytest.raises(FileNotFoundError, match="no checkpoint 'checkpoints/step-00000009'"):
+        export_model(export_config(trained, tokenizer, out, checkpoint="checkpoints/step-00000009"))
+    with pytest.raises(ValueError, match="probe_length=0 must be at least 1"):
+        export_config(trained, tokenizer, out, probe_length=0)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "model.json").write_text((trained / "model.json").read_text())
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+        export_model(export_config(empty, tokenizer, out))
+
+
+def test_the_step_waits_for_training_and_tokenizer(tokenizer):
+    train = ExecutorStep(name="train", fn="marin.training.train_lm:train_lm", config={"path": this_output_path()})
+    words = ExecutorStep(name="words", fn="marin.processing.tokenize.train_bpe:train_bpe", config={})
+    step = export_step("exports/a", trained=train, tokenizer=output_path_of(words))
+    assert step.config.train_path is train
+    assert step.config.tokenizer_path.step is words
+    assert step.fn == "marin.export.export:export_model"
