@@ -166,6 +166,14 @@ def test_other_tokens_in_the_same_place_are_refused_on_resuming(tiny_config, sto
         train_lm(tiny_config(train={"text": str(stores / "other")}))
 
 
+def test_rows_that_went_missing_are_noticed_on_resuming(tiny_config):
+    train_lm(tiny_config())
+    path = Path(tiny_config().output_path) / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(ValueError, match="metrics.jsonl has .* bytes of rows up to step 12, but had"):
+        train_lm(tiny_config())
+
+
 def test_a_sequence_longer_than_the_model_is_refused(tiny_config):
     with pytest.raises(ValueError, match="train_seq_len is 17 tokens, but the model takes 16 at most"):
         train_lm(tiny_config(train_seq_len=17))
