@@ -1,7 +1,7 @@
 """Two steps: one writes numbers, the next reads them. No tensor library, no download, well under a second.
 
-    python experiments/hello_world.py          # runs both steps, or says that nothing is to do
-    marin plan experiments/hello_world.py      # what a run would do, and why
+python experiments/hello_world.py          # runs both steps, or says that nothing is to do
+marin plan experiments/hello_world.py      # what a run would do, and why
 """
 
 import json
