@@ -71,15 +71,15 @@ class InProcessCluster:
         """Run the job to its end. `on_output` is never called."""
         import resource
 
-        if request.entrypoint.function is None:
+        entry, function = request.entrypoint, request.entrypoint.function
+        if function is None:
             raise ValueError(f"job {request.name!r} is a command and needs a process: launch it on a LocalCluster")
-        entry = request.entrypoint
         self._note(request, "started in the runner's process; what it prints is not captured")
         with _environment(request.env):
             value, error, cancelled = None, None, False
             started, cpu = time.monotonic(), time.process_time()
             try:
-                value = plain_value(resolve_function(entry.function)(*entry.args, **entry.kwargs))
+                value = plain_value(resolve_function(function)(*entry.args, **entry.kwargs))
             except KeyboardInterrupt as interrupt:
                 error, cancelled = error_of(interrupt), True
             except BaseException as raised:

@@ -51,6 +51,8 @@ from marin.execution.status import (
 from marin.io.atomic import append, fsync_directory, write_bytes, write_text
 
 _CANCEL_GRACE_S = 10.0
+_SIGNAL_LATENCY_S = 0.25
+_ORPHAN_PATIENCE_S = 5.0
 _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 1.0
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -178,7 +180,7 @@ class Runner:
         with self._interrupts_noted():
             scheduler.start()
             try:
-                while (job := self._lane.get()) is not None:
+                while (job := self._next_in_lane()) is not None:
                     running, request = job
                     self._conclude(running, self._run_here(request))
             except BaseException:  # thrown in from outside, by a signal handler that is not ours
@@ -191,6 +193,14 @@ class Runner:
         if self._interrupts:
             raise KeyboardInterrupt
         return self.results
+
+    def _next_in_lane(self) -> tuple[_Running, JobRequest] | None:
+        while True:
+            try:
+                # A signal that comes just before the wait begins is not noticed until it ends.
+                return self._lane.get(timeout=_SIGNAL_LATENCY_S)
+            except queue.Empty:
+                continue
 
     def _run_here(self, request: JobRequest) -> JobResult:
         if self._interrupts:
@@ -270,6 +280,7 @@ class Runner:
         for item in self._plan:
             node = item.node
             if item.action == HIT:
+                assert item.state is not None
                 self._states[node.digest] = item.state
                 paths = self._plan.paths(node)
                 _link_data(paths, item.state)
@@ -768,7 +779,7 @@ def _note_process(log_dir: str, pid: int) -> None:
         write_text(f"{log_dir}/process.json", json.dumps({"pid": pid, "start": process_start(pid)}), fsync=False)
 
 
-def _await_orphan(paths: StepPaths, state: State, patience_s: float = 5.0) -> None:
+def _await_orphan(paths: StepPaths, state: State) -> None:
     """See a dead runner's job on this machine to its end before another attempt starts.
 
     The job ends by itself within milliseconds of its runner; in between it may still write, which would harm a step
@@ -781,7 +792,7 @@ def _await_orphan(paths: StepPaths, state: State, patience_s: float = 5.0) -> No
             process = json.load(file)
     except (OSError, ValueError):
         return
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + _ORPHAN_PATIENCE_S
     killed = False
     while process_is_alive(process["pid"], process["start"]):
         if time.monotonic() > deadline:
@@ -790,7 +801,7 @@ def _await_orphan(paths: StepPaths, state: State, patience_s: float = 5.0) -> No
                     f"process {process['pid']} of an earlier attempt ({state.attempt}) of {paths.root} does not end"
                 )
             killed = True
-            deadline += patience_s
+            deadline += _ORPHAN_PATIENCE_S
             with contextlib.suppress(OSError):
                 os.kill(process["pid"], 9)
         time.sleep(0.01)
