@@ -174,12 +174,17 @@ class Runner:
         Ctrl-C (or SIGTERM) stops: nothing new starts, running steps are asked to end and get 10 seconds; a second one
         kills them. Both leave CANCELLED registers, and KeyboardInterrupt rises when all is written down.
         """
-        scheduler = threading.Thread(target=self._schedule, name="marin-scheduler")
+        scheduler = threading.Thread(target=self._schedule, name="marin-scheduler", daemon=True)
         with self._interrupts_noted():
             scheduler.start()
-            while (job := self._lane.get()) is not None:
-                running, request = job
-                self._events.put(("ended", running, self._run_here(request)))
+            try:
+                while (job := self._lane.get()) is not None:
+                    running, request = job
+                    self._events.put(("ended", running, self._run_here(request)))
+            except BaseException:  # thrown in from outside, by a signal handler that is not ours
+                self._interrupts += 2
+                self._events.put(("interrupt",))
+                raise
             scheduler.join()
         if self._crash is not None:
             raise self._crash
@@ -252,8 +257,6 @@ class Runner:
 
     def _handle(self, kind: str, *details: Any) -> None:
         if kind == "ended":
-            if details[0].node.step.resources is None:
-                self._lane_is_free = True
             threading.Thread(target=self._conclude, args=details, name="marin-commit").start()
         elif kind == "concluded":
             self._concluded(*details)
@@ -377,12 +380,13 @@ class Runner:
         try:
             os.makedirs(lease.log_dir, exist_ok=True)
             _note(lease.log_dir, "started", run_id=self._record.run_id, in_process=step.resources is None)
-            roots, prefix = self._data_roots(node), self._plan.prefix
-            running.config = resolve_config(node, self._graph, lease.data_root, roots, prefix=prefix)
+            running.config = resolve_config(
+                node, self._graph, lease.data_root, self._data_roots(node), prefix=self._plan.prefix
+            )
             env = {
                 "MARIN_STEP_NAME": step.name,
                 "MARIN_STEP_DIGEST": node.digest,
-                "MARIN_PREFIX": prefix,
+                "MARIN_PREFIX": self._plan.prefix,
                 "MARIN_RUN_ID": self._record.run_id,
             }
             request = JobRequest(
@@ -520,6 +524,7 @@ class Runner:
                 {
                     "digest": digest,
                     "root_digest": self._root_digest(digest),
+                    "name": self._graph[digest].step.name,
                     "path": self._graph[digest].path,
                     "sub": sub,
                     "pseudo": pseudo,
@@ -569,6 +574,8 @@ class Runner:
         name = node.step.name
         self._renewer.discard(running.lease)
         del self._running[node.digest]
+        if node.step.resources is None:
+            self._lane_is_free = True
         measured = {
             "wall_s": result.wall_s,
             "cpu_s": result.cpu_s,
@@ -589,6 +596,9 @@ class Runner:
         elif state is not None and state.status == CANCELLED:
             self._console.cancelled(name, result.wall_s)
             self._finish(StepResult(node=node, action="cancelled", error=error, **measured))
+            if not self._interrupts:  # the step raised KeyboardInterrupt itself: it means the run
+                self._interrupts = 1
+                self._stop()
         else:
             text = f"failed after {duration(result.wall_s)}: {error.type}: {error.message}"
             if result.exit_code not in (None, 0):
