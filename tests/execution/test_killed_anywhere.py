@@ -1,4 +1,4 @@
-"""kill -9 of the runner before any of its file-system operations: the next run recovers, and nothing half-done counts."""
+"""kill -9 of the runner before any file-system operation: the next run recovers, and nothing half-done counts."""
 
 import json
 import subprocess

@@ -24,7 +24,7 @@ from marin.execution.executor import (
     this_output_path,
 )
 from marin.execution.manifest import build_manifest
-from marin.execution.status import LeaseTimes, LocalStore, active_run
+from marin.execution.status import LeaseTimes, LocalStore, active_run, process_start
 
 CPU = ResourceConfig.with_cpu()
 
@@ -594,6 +594,23 @@ def test_a_run_that_was_left_without_its_runner_is_taken_over_at_once(executor, 
     result = executor.run([step])
     assert result.is_ok and time.monotonic() - started < 10
     assert state_of(result, step).epoch == 2
+
+
+def test_a_process_that_a_dead_runner_left_behind_is_ended_before_its_step_resumes(
+    executor, calls, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("marin.execution.runner._ORPHAN_PATIENCE_S", 0.1)
+    step = calls.step("resumes", publish="inplace")
+    node = executor.plan([step]).items[0].node
+    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    with active_run("aborted") as owner:
+        root = str(tmp_path / "store" / node.path)
+        lease = LocalStore(fsync=False).acquire(root, None, digest=node.digest, owner=owner, publish="inplace")
+    os.makedirs(lease.log_dir)
+    process = {"pid": orphan.pid, "start": process_start(orphan.pid)}
+    Path(lease.log_dir, "process.json").write_text(json.dumps(process))
+    assert executor.run([step]).is_ok
+    assert orphan.poll() is not None
 
 
 def test_an_attempt_that_was_taken_over_while_it_ran_counts_for_nothing(calls, tmp_path, screen):

@@ -45,13 +45,13 @@ def cpu_of(function) -> float:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """CPU seconds: of planning the graph, of a first run, of a run that finds everything cached."""
-    count = 300
+    count = 100
     steps = grid(count)
-    executor = Executor(tmp_path_factory.mktemp("store"), fsync=False, quiet=True)
-    planning = min(cpu_of(lambda: build_graph(steps)) for _ in range(3))
-    first = cpu_of(lambda: executor.run(steps))
-    cached = min(cpu_of(lambda: executor.run(steps)) for _ in range(3))
-    small = min(cpu_of(lambda: executor.run(steps[:1])) for _ in range(3))  # what every run costs, whatever its size
+    executors = [Executor(tmp_path_factory.mktemp("store"), fsync=False, quiet=True) for _ in range(5)]
+    planning = min(cpu_of(lambda: build_graph(steps)) for _ in range(5))
+    first = min(cpu_of(lambda e=e: e.run(steps)) for e in executors)
+    cached = min(cpu_of(lambda e=e: e.run(steps)) for e in executors)
+    small = min(cpu_of(lambda e=e: e.run(steps[:1])) for e in executors)  # what every run costs, whatever its size
     return {"count": count, "planning": planning, "first": first, "cached": cached, "fixed": small}
 
 

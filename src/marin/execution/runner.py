@@ -48,9 +48,11 @@ from marin.execution.status import (
     process_is_alive,
     process_start,
 )
-from marin.io.atomic import fsync_directory, write_bytes, write_text
+from marin.io.atomic import append, fsync_directory, write_bytes, write_text
 
 _CANCEL_GRACE_S = 10.0
+_SIGNAL_LATENCY_S = 0.25
+_ORPHAN_PATIENCE_S = 5.0
 _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 1.0
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -153,7 +155,8 @@ class Runner:
         self._order = {item.node.digest: i for i, item in enumerate(plan.items)}
         self._missing: dict[str, int] = {}  # blocking inputs that are not there yet
         self._readers: dict[str, list[str]] = {}
-        self._ready: list[int] = []  # heap of positions in the plan
+        self._ready_here: list[int] = []  # heaps of positions in the plan: steps that run in this process,
+        self._ready_jobs: list[int] = []  # and steps that run as jobs
         self._waiting: set[str] = set()  # steps that another runner has
         self._waited: set[str] = set()  # those, and those that were
         self._running: dict[str, _Running] = {}
@@ -178,9 +181,9 @@ class Runner:
         with self._interrupts_noted():
             scheduler.start()
             try:
-                while (job := self._lane.get()) is not None:
+                while (job := self._next_in_lane()) is not None:
                     running, request = job
-                    self._events.put(("ended", running, self._run_here(request)))
+                    self._conclude(running, self._run_here(request))
             except BaseException:  # thrown in from outside, by a signal handler that is not ours
                 self._interrupts += 2
                 self._events.put(("interrupt",))
@@ -191,6 +194,14 @@ class Runner:
         if self._interrupts:
             raise KeyboardInterrupt
         return self.results
+
+    def _next_in_lane(self) -> tuple[_Running, JobRequest] | None:
+        while True:
+            try:
+                # A signal that comes just before the wait begins is not noticed until it ends.
+                return self._lane.get(timeout=_SIGNAL_LATENCY_S)
+            except queue.Empty:
+                continue
 
     def _run_here(self, request: JobRequest) -> JobResult:
         if self._interrupts:
@@ -270,6 +281,7 @@ class Runner:
         for item in self._plan:
             node = item.node
             if item.action == HIT:
+                assert item.state is not None
                 self._states[node.digest] = item.state
                 paths = self._plan.paths(node)
                 _link_data(paths, item.state)
@@ -279,7 +291,7 @@ class Runner:
                 cached.append(node.step.name)
         if not self._plan.is_done:
             self._console.cached(cached)
-        for position, item in enumerate(self._plan):
+        for item in self._plan:
             node = item.node
             if item.action == HIT:
                 continue
@@ -295,29 +307,26 @@ class Runner:
                 for digest in missing:
                     self._readers.setdefault(digest, []).append(node.digest)
                 if not missing:
-                    heapq.heappush(self._ready, position)
+                    self._make_ready(node.digest)
+
+    def _make_ready(self, digest: str) -> None:
+        here = self._graph[digest].step.resources is None
+        heapq.heappush(self._ready_here if here else self._ready_jobs, self._order[digest])
 
     def _start_ready(self) -> None:
-        held_back = []
-        processes_wait = False
-        while self._ready and not self._interrupts:
-            if self._limit is not None and len(self._running) >= self._limit:
-                break
-            position = heapq.heappop(self._ready)
-            node = self._plan.items[position].node
-            in_process = node.step.resources is None
-            if in_process:
-                fits = self._lane_is_free
-            else:
-                # in order: a step that needs much is not overtaken for ever by steps that need little
-                fits = not processes_wait and self._fits(node.step.resources)
-                processes_wait = not fits
-            if fits:
-                self._start(node)
-            else:
-                held_back.append(position)
-        for position in held_back:
-            heapq.heappush(self._ready, position)
+        while not self._interrupts and (self._limit is None or len(self._running) < self._limit):
+            heads = []
+            if self._ready_here and self._lane_is_free:
+                heads.append(self._ready_here)
+            # in order: a step that needs much is not overtaken for ever by steps that need little
+            if self._ready_jobs and self._fits(self._node_at(self._ready_jobs[0]).step.resources):
+                heads.append(self._ready_jobs)
+            if not heads:
+                return
+            self._start(self._node_at(heapq.heappop(min(heads))))
+
+    def _node_at(self, position: int) -> Node:
+        return self._plan.items[position].node
 
     def _fits(self, resources: Any) -> bool:
         """Whether a step may start beside those that run: cores add up, and accelerators are used by one at a time."""
@@ -380,9 +389,8 @@ class Runner:
         try:
             os.makedirs(lease.log_dir, exist_ok=True)
             _note(lease.log_dir, "started", run_id=self._record.run_id, in_process=step.resources is None)
-            running.config = resolve_config(
-                node, self._graph, lease.data_root, self._data_roots(node), prefix=self._plan.prefix
-            )
+            roots, prefix = self._data_roots(node), self._plan.prefix
+            running.config = resolve_config(node, self._graph, lease.data_root, roots, prefix=prefix)
             env = {
                 "MARIN_STEP_NAME": step.name,
                 "MARIN_STEP_DIGEST": node.digest,
@@ -442,14 +450,14 @@ class Runner:
             if state is not None and state.status == RUNNING and not self._observer.is_stale(paths.root, state):
                 continue
             self._waiting.discard(digest)
-            heapq.heappush(self._ready, self._order[digest])
+            self._make_ready(digest)
 
     def _lost(self, lease: Lease, lost: LeaseLost) -> None:
         for running in self._running.values():
             if running.lease is lease and running.handle is not None:
                 running.handle.cancel(_CANCEL_GRACE_S)
 
-    # -- the end of an attempt: in a thread of its own ---------------------------------------------------------------
+    # -- the end of an attempt: in the thread that ran it, or one of its own ------------------------------------------
 
     def _conclude(self, running: _Running, result: JobResult) -> None:
         lease = running.lease
@@ -588,7 +596,7 @@ class Runner:
             if self._interrupts:
                 self._results[node.digest] = StepResult(node=node, action="cancelled", **measured)
             else:  # whoever took it over will finish it
-                heapq.heappush(self._ready, self._order[node.digest])
+                self._make_ready(node.digest)
             return
         if error is None:
             self._console.done(name, result.wall_s)
@@ -620,7 +628,7 @@ class Runner:
                 continue
             self._missing[reader] -= 1
             if self._missing[reader] == 0:
-                heapq.heappush(self._ready, self._order[reader])
+                self._make_ready(reader)
 
     def _fail(
         self,
@@ -724,8 +732,8 @@ def _discard_data(lease: Lease) -> None:
 
 def _note(log_dir: str, kind: str, **fields: Any) -> None:
     """Append one line to an attempt's events.jsonl; a full disk must not stop a step over it."""
-    with contextlib.suppress(OSError), open(f"{log_dir}/events.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": utc(), "event": kind, **fields}) + "\n")
+    with contextlib.suppress(OSError):
+        append(f"{log_dir}/events.jsonl", json.dumps({"time": utc(), "event": kind, **fields}).encode() + b"\n")
 
 
 def _link_data(paths: StepPaths, state: State) -> None:
@@ -769,7 +777,7 @@ def _note_process(log_dir: str, pid: int) -> None:
         write_text(f"{log_dir}/process.json", json.dumps({"pid": pid, "start": process_start(pid)}), fsync=False)
 
 
-def _await_orphan(paths: StepPaths, state: State, patience_s: float = 5.0) -> None:
+def _await_orphan(paths: StepPaths, state: State) -> None:
     """See a dead runner's job on this machine to its end before another attempt starts.
 
     The job ends by itself within milliseconds of its runner; in between it may still write, which would harm a step
@@ -782,7 +790,7 @@ def _await_orphan(paths: StepPaths, state: State, patience_s: float = 5.0) -> No
             process = json.load(file)
     except (OSError, ValueError):
         return
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + _ORPHAN_PATIENCE_S
     killed = False
     while process_is_alive(process["pid"], process["start"]):
         if time.monotonic() > deadline:
@@ -791,7 +799,7 @@ def _await_orphan(paths: StepPaths, state: State, patience_s: float = 5.0) -> No
                     f"process {process['pid']} of an earlier attempt ({state.attempt}) of {paths.root} does not end"
                 )
             killed = True
-            deadline += patience_s
+            deadline += _ORPHAN_PATIENCE_S
             with contextlib.suppress(OSError):
                 os.kill(process["pid"], 9)
         time.sleep(0.01)
