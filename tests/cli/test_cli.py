@@ -211,6 +211,8 @@ def test_a_failed_step_exits_with_1_and_names_the_error(marin: Callable[..., Sim
     again = marin("run", "three_steps.py", "--set", "fail=1", expect=1)
     assert "--force_run_failed" in again.err
     plan = marin("plan", "three_steps.py", "--set", "fail=1", "--check", expect=5)
+    assert plan.err.endswith("Next: marin run three_steps.py --force-run-failed --set fail=1\n")
+    assert marin("run", "three_steps.py", "--force-run-failed", "--set", "fail=1", expect=1)
     assert re.search(r"!  model/eval .*a planned failure", plan.out)
 
 
@@ -224,7 +226,12 @@ def test_why_names_only_where_a_change_began(marin: Callable[..., SimpleNamespac
     assert re.match(r"model/eval @\w{6} will run because upstream, model/train @\w{6} differs from @\w{6} \(", first)
     assert second == "  config.train.learning_rate  0.003 -> 0.001"
     assert rest == []
-    assert done.err == "Next: marin run three_steps.py --set lr=1e-3\n"
+    assert done.err.endswith("\nNext: marin run three_steps.py --set lr=1e-3\n")
+
+
+def test_settings_that_the_script_may_not_read_are_noted(marin: Callable[..., SimpleNamespace], place: Path):
+    assert "does not take its config by marin.config" in marin("plan", "three_steps.py", "--set", "lr=1").err
+    assert "does not take" not in marin("plan", "three_steps.py").err
 
 
 def test_why_without_a_step_tells_each_cause_once(marin: Callable[..., SimpleNamespace]):
