@@ -34,7 +34,7 @@ class LlamaConfig:
     ...     seq_len=64, hidden_dim=32, intermediate_dim=88, num_heads=4, num_kv_heads=2, num_layers=2
     ... )
     >>> params = config.init(vocab_size=100, key=jax.random.key(0))
-    >>> config.hidden_states(params, jnp.zeros((1, 8), jnp.int32)).shape
+    >>> jax.jit(config.hidden_states)(params, jnp.zeros((1, 8), jnp.int32)).shape
     (1, 8, 32)
     """
 
