@@ -4,8 +4,8 @@ All three train the same small Llama on the same random tokens in float32 with A
 own, is warmed up (compiled) first, and then they take turns, a few steps each, so that whatever else the machine does
 falls on all alike. The figures to read are the ratios; times are for this machine only.
 
-- marin: the trainer's step with its features on: z-loss, clipping, gradient norm, documents kept apart by segment,
-  batches from the loader's thread, metrics fetched one step late.
+- marin: the trainer's step with its features on: packed documents kept apart by segment, z-loss, clipping, decay mask,
+  schedule, batches from the loader's thread over a token store, metrics fetched one step late and written as rows.
 - plain: what one writes by hand in JAX: layers unrolled, whole attention matrix, logits of the whole batch,
   optax.adamw, one jit with donated state. No mask between documents, no clipping, no z-loss.
 - torch: the same Llama in PyTorch, scaled_dot_product_attention, torch.compile, fused AdamW. No extras either.
@@ -51,7 +51,8 @@ class Shape:
 
 
 SHAPE = Shape()
-Step = Callable[[], float]
+Step = Callable[[], None]
+SCRATCH = "BENCH_TRAIN_SCRATCH"
 
 
 def token_batches():
@@ -65,11 +66,18 @@ def token_batches():
 def make_marin() -> Step:
     import jax
 
+    from marin.data.config import LmDataConfig
+    from marin.data.lm_data import open_data
+    from marin.data.loader import DataLoader
     from marin.models.llama import LlamaConfig
     from marin.optim.adamw import AdamWConfig
+    from marin.tracking.jsonl import JsonlTracker
+    from marin.training.callbacks import LogMetrics, StepDone, device_batch
     from marin.training.state import init_state
-    from marin.training.train_step import DeviceBatch, make_train_step
+    from marin.training.train_step import make_train_step
 
+    folder = Path(tempfile.mkdtemp(dir=os.environ[SCRATCH]))
+    write_random_store(folder / "store")
     model = LlamaConfig(
         seq_len=SHAPE.seq,
         hidden_dim=SHAPE.hidden,
@@ -85,21 +93,52 @@ def make_marin() -> Step:
     state = init_state(model, transformation, SHAPE.vocab, seed=0)
     train_step = make_train_step(model, transformation, max_grad_norm=1.0, z_loss_weight=1e-4)
     schedule = optimizer.schedule(100_000)
-    batches = token_batches()
-    done, late = 0, None
-    weights = np.ones((SHAPE.batch, SHAPE.seq), np.float32)
-    segments = np.sort(np.random.default_rng(0).integers(0, 3, size=(SHAPE.batch, SHAPE.seq)), axis=1).astype(np.int32)
+    data = open_data(LmDataConfig(train={"random": str(folder / "store")}, packing="best_fit"), SHAPE.seq)
+    batches = DataLoader(data.train, SHAPE.batch).iterate(0)
+    log = LogMetrics(
+        metrics=JsonlTracker(folder / "metrics.jsonl"),
+        timing=JsonlTracker(folder / "timing.jsonl"),
+        tokens_per_step=SHAPE.batch * SHAPE.seq,
+        steps_per_log=1,
+        flops_per_token=model.flops_per_token(SHAPE.vocab, SHAPE.seq),
+        peak_flops_per_second=None,
+        loader_stall_s=lambda: batches.stall_s,
+        checkpoints=folder,
+    )
+    step_index = 0
 
-    def step() -> float:
-        nonlocal state, done, late
-        tokens, targets = next(batches)
-        state, metrics = train_step(state, DeviceBatch(tokens, targets, weights, segments), schedule(done))
-        done += 1
-        loss = float(np.asarray(metrics if late is None else late)[0])
-        late = metrics
-        return loss
+    def step() -> None:
+        nonlocal state, step_index
+        rate = schedule(step_index)
+        state, metrics = train_step(state, device_batch(next(batches)), rate)
+        step_index += 1
+        log(StepDone(step=step_index, is_last=False, state=state, metrics=metrics, learning_rate=rate))
 
     return step
+
+
+def write_random_store(path: Path) -> None:
+    """A token store of 400 documents of 20 to 800 random tokens."""
+    from marin.data.store import ShardWriter, write_ledger
+
+    rng = np.random.default_rng(0)
+    eos = SHAPE.vocab - 1
+    shard = path / "shard-00000"
+    shard.mkdir(parents=True)
+    with ShardWriter(shard, name=shard.name, vocab_size=SHAPE.vocab, eos_id=eos) as writer:
+        for number in range(400):
+            tokens = rng.integers(0, eos, rng.integers(20, 800)).astype(np.int32)
+            writer.add(tokens, document_id=str(number), source="random", num_bytes=4 * tokens.size)
+        info = writer.close()
+    write_ledger(
+        path,
+        [info],
+        vocab_size=SHAPE.vocab,
+        tokenizer_digest="0" * 64,
+        eos_id=eos,
+        bos_id=None,
+        token_byte_lengths=np.full(SHAPE.vocab, 4, np.int32),
+    )
 
 
 def make_plain() -> Step:
@@ -174,10 +213,10 @@ def make_plain() -> Step:
     state = jax.jit(optimizer.init)(params)
     batches = token_batches()
 
-    def step() -> float:
+    def step() -> None:
         nonlocal params, state
         params, state, loss = update(params, state, *next(batches))
-        return float(loss)
+        loss.block_until_ready()
 
     return step
 
@@ -241,13 +280,13 @@ def make_torch() -> Step:
     compiled = torch.compile(model)
     batches = token_batches()
 
-    def step() -> float:
+    def step() -> None:
         tokens, targets = (torch.from_numpy(a).long() for a in next(batches))
         loss = compiled(tokens, targets)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        loss.item()
 
     return step
 
@@ -261,10 +300,11 @@ def worker(peer: str) -> None:
     os.dup2(2, 1)  # whatever a library prints must not mix with the answers
     began, began_cpu = time.perf_counter(), _cpu_s()
     step = PEERS[peer]()
-    losses = [step()]
+    step()
     first = {"first_wall_s": time.perf_counter() - began, "first_cpu_s": _cpu_s() - began_cpu}
-    losses += [step() for _ in range(4)]
-    print(json.dumps({**first, "losses": losses}), file=out, flush=True)
+    for _ in range(4):
+        step()
+    print(json.dumps(first), file=out, flush=True)
     for line in sys.stdin:
         costs = []
         for _ in range(int(line)):
@@ -284,8 +324,8 @@ def measure(peers: list[str], rounds: int, steps: int) -> dict[str, dict]:
     """Per peer: (wall, cpu) seconds of each step, and what its start cost."""
     processes = {}
     found: dict[str, dict] = {}
-    with tempfile.TemporaryDirectory() as cache:
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": scratch, SCRATCH: scratch}
         try:
             for peer in peers:
                 processes[peer] = subprocess.Popen(

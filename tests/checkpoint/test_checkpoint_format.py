@@ -79,7 +79,7 @@ def test_an_array_larger_than_a_chunk_is_split_and_survives(tmp_path, monkeypatc
     monkeypatch.setattr(checkpoint, "_CHUNK_BYTES", 64)
     tree = {"params": {"x": jnp.arange(7 * 6, dtype=jnp.float32).reshape(7, 6)}}
     path = checkpoint.save(tmp_path, 1, tree)
-    assert len(list((path / "arrays" / "params.x" / "c").rglob("0"))) > 1
+    assert len(list((path / "arrays" / "params.x").glob("c.*.0"))) > 1
     assert_same_bits(checkpoint.load(path, tree, prefix=""), tree)
 
 
@@ -111,14 +111,14 @@ def test_a_missing_file_is_found(tmp_path):
     path = checkpoint.save(tmp_path, 3, state())
     chunk = files_of(path / "arrays" / "optimizer.0")[0]
     chunk.unlink()
-    with pytest.raises(CorruptCheckpointError, match="arrays/optimizer.0/c/0/0.*No such file"):
+    with pytest.raises(CorruptCheckpointError, match="arrays/optimizer.0/c.0.0.*No such file"):
         checkpoint.verify(path)
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_with_a_warning(tmp_path):
     for step in (1, 2, 3):
         checkpoint.save(tmp_path, step, state(step), {"note": step})
-    (tmp_path / "step-00000003" / "arrays" / "params.embedding" / "c" / "0" / "0").write_bytes(b"\0" * 60)
+    (tmp_path / "step-00000003" / "arrays" / "params.embedding" / "c.0.0").write_bytes(b"\0" * 60)
     with pytest.warns(CorruptCheckpointWarning, match=r"step-00000003.*params\.embedding.*checkpoint before it"):
         loaded = checkpoint.load_latest(tmp_path, state())
     assert (loaded.step, loaded.metadata) == (2, {"note": 2})

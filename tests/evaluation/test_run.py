@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from marin.evaluation.results import read_results, read_samples
 from marin.evaluation.run import EvaluationConfig, check_parity, cut_at_line_end, held_out_documents, run
 from marin.evaluation.scoring import Request, log_likelihoods, score_rows, scored_model
 from marin.export.hf import save_hf
+from marin.export.verify import verify_export
 from marin.models.llama import LlamaConfig
 from marin.processing.tokenize.tokenizer import load_tokenizer
 from marin.testing.tiny import write_byte_tokenizer, write_documents
@@ -44,7 +46,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_documents(root / "train", long_documents(20, seed=2))
     params = MODEL.init(VOCAB_SIZE, key=jax.random.key(0))
     save_hf(MODEL, params, VOCAB_SIZE, tokenizer, root / "model")
-    (root / "model" / "parity.json").write_text(json.dumps({"passed": True}))
+    verify_export(root / "model", config=MODEL, params=params, vocab_size=VOCAB_SIZE, tokenizer_path=tokenizer)
     return root
 
 
@@ -171,11 +173,24 @@ def test_an_export_that_nobody_checked_is_refused_unless_told_otherwise(tmp_path
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folders: Path, tmp_path: Path):
-    smaller = MODEL.init(VOCAB_SIZE - 1, key=jax.random.key(0))
-    save_hf(MODEL, smaller, VOCAB_SIZE - 1, folders / "tokenizer", tmp_path / "model")
-    changed = config(folders, tmp_path / "out", model_path=str(tmp_path / "model"), allow_unverified=True)
-    with pytest.raises(ValueError, match="the tokenizer has 257 tokens and the model 256"):
-        run(changed)
+    shutil.copytree(folders / "model", tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer.json"
+    description = json.loads(file.read_text())
+    description["added_tokens"].append(description["added_tokens"][0] | {"id": VOCAB_SIZE, "content": "<|one more|>"})
+    file.write_text(json.dumps(description))
+    with pytest.raises(ValueError, match="the tokenizer has 258 tokens and the model 257"):
+        run(config(folders, tmp_path / "out", model_path=str(tmp_path / "model")))
+
+
+def test_a_tokenizer_that_was_changed_after_the_check_is_refused(folders: Path, tmp_path: Path):
+    shutil.copytree(folders / "model", tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer.json"
+    description = json.loads(file.read_text())
+    vocabulary = description["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    file.write_text(json.dumps(description))
+    with pytest.raises(ValueError, match="changed after it was verified. Export it again"):
+        run(config(folders, tmp_path / "out", model_path=str(tmp_path / "model")))
 
 
 def test_documents_are_drawn_by_seed_and_cut_at_line_ends(folders: Path, tmp_path: Path):

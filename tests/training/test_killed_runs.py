@@ -90,8 +90,9 @@ def test_six_kills_some_of_them_during_a_save_change_no_bit(tiny_config, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_fifty_kills_change_no_bit(tiny_config, tmp_path):
-    check_kills(tiny_config, tmp_path, num_kills=50, num_train_steps=600)
+    check_kills(tiny_config, tmp_path, num_kills=50, num_train_steps=300)
 
 
 def test_asked_to_leave_a_run_saves_says_so_by_its_exit_code_and_goes_on_later(tiny_config, tmp_path):

@@ -108,7 +108,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before_and_no_bit(ti
     whole, damaged = tiny_config("whole"), tiny_config("damaged")
     for config in (whole, damaged):
         train_lm(config)
-    chunk = Path(damaged.output_path) / "checkpoints/step-00000012/arrays/params.final_norm/c/0"
+    chunk = Path(damaged.output_path) / "checkpoints/step-00000012/arrays/params.final_norm/c.0"
     content = bytearray(chunk.read_bytes())
     content[5] ^= 16
     chunk.write_bytes(content)
@@ -164,6 +164,14 @@ def test_other_tokens_in_the_same_place_are_refused_on_resuming(tiny_config, sto
     train_lm(tiny_config())
     with pytest.raises(ValueError, match="store of training source 'text' has changed since"):
         train_lm(tiny_config(train={"text": str(stores / "other")}))
+
+
+def test_rows_that_went_missing_are_noticed_on_resuming(tiny_config):
+    train_lm(tiny_config())
+    path = Path(tiny_config().output_path) / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(ValueError, match="metrics.jsonl has .* bytes of rows up to step 12, but had"):
+        train_lm(tiny_config())
 
 
 def test_a_sequence_longer_than_the_model_is_refused(tiny_config):

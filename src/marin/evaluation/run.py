@@ -61,7 +61,7 @@ def run(config: EvaluationConfig) -> Path:
     loaded = load_hf(config.model_path)
     tokenizer = load_tokenizer(config.model_path)
     model = scored_model(loaded.config, loaded.params, loaded.vocab_size, config.tokens_per_batch)
-    check_vocabulary(model, tokenizer)
+    check_tokenizer(config.model_path, model, tokenizer, parity)
     held_out = held_out_documents(config)
     documents = held_out.documents
     total = sum(len(text.encode("utf-8")) for _, text in documents)
@@ -115,6 +115,22 @@ def check_parity(model_path: str | Path, allow_unverified: bool = False) -> dict
             "with marin.export, which verifies, or set allow_unverified=true to evaluate it all the same"
         )
     return parity
+
+
+def check_tokenizer(
+    model_path: str | Path, model: ScoredModel, tokenizer: Tokenizer, parity: Mapping[str, Any] | None
+) -> None:
+    """Raise ValueError unless the tokenizer fits the vocabulary and is the one that the export was verified with.
+
+    A folder without a parity.json says of no tokenizer that it was verified; there only the vocabulary is checked.
+    """
+    check_vocabulary(model, tokenizer)
+    verified = None if parity is None else parity.get("tokenizer_digest")
+    if verified is not None and verified != tokenizer.digest:
+        raise ValueError(
+            f"the tokenizer in {model_path} (digest {tokenizer.digest[:12]}) is not the one that its parity.json was "
+            f"made with (digest {str(verified)[:12]}): the folder was changed after it was verified. Export it again"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,7 +345,7 @@ def _describe_model(
         "tokenizer_digest": tokenizer.digest,
         "weights_sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in weights},
         "verified": parity is not None and parity.get("passed") is True,
-    }
+    } | {name: parity[name] for name in ("checkpoint", "step") if parity is not None and name in parity}
 
 
 def _task_name(task: str, system: str) -> str:

@@ -283,9 +283,7 @@ def _parse_annotation(node: ast.expr, scope: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Constant):
         if node.value is Ellipsis:
             return Ellipsis
-        return (
-            _parse_annotation(ast.parse(node.value, mode="eval").body, scope) if isinstance(node.value, str) else None
-        )
+        return node.value if isinstance(node.value, str) else None  # a forward reference, read by _hint
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return _Generic(typing.Union, (_parse_annotation(node.left, scope), _parse_annotation(node.right, scope)))
     if isinstance(node, ast.Subscript):
@@ -321,7 +319,7 @@ class Encoding:
         encoder = _Encoder(root, {} if memo is None else memo, prefix, digest_of)
         if marked:
             found: dict[str, Any] = {}
-            encoder.collect(config, found, steps_count=True)
+            encoder.collect(config, found, 0, steps_count=True)
             self.tree: Any = {"$marked": found}
         else:
             tree = encoder.encode(config)
@@ -367,7 +365,11 @@ class _Encoder:
         return handler(self, value, hint)
 
     def where(self) -> str:
-        return self.root + "".join(_path_part(part) for part in self.path)
+        return self.root + self.below(0)
+
+    def below(self, depth: int) -> str:
+        """The path from the value at `depth` to here: '' for that value itself, else '.field', '[0].field', ..."""
+        return "".join(_path_part(part) for part in self.path[depth:])
 
     def push(self, part: Any, container: Any) -> None:
         self.path.append(part)
@@ -414,44 +416,47 @@ class _Encoder:
     def excluded(self, value: Any) -> Any:
         """A place that is not identity: only what is versioned(...) in it counts; its steps still run before."""
         found: dict[str, Any] = {}
-        self.collect(value, found, steps_count=False)
+        self.collect(value, found, len(self.path), steps_count=False)
         return {"$marked": found} if found else _ABSENT
 
-    def collect(self, value: Any, found: dict[str, Any], steps_count: bool) -> None:
-        """Put what is versioned(...) in `value` into `found` by path, and, if steps_count, the steps referred to."""
+    def collect(self, value: Any, found: dict[str, Any], base: int, steps_count: bool) -> None:
+        """Put what is versioned(...) in `value` into `found`, and, if steps_count, the steps referred to.
+
+        The keys are paths below the value at depth `base`, so that the same value reads the same wherever it stands.
+        """
         kind = type(value)
         if kind in _SCALARS:
             return
         if kind is VersionedValue or (steps_count and isinstance(value, ExecutorStep | InputName)):
             tree = self.encode(value)
             if tree is not _ABSENT:
-                found[self.where()] = tree
+                found[self.below(base)] = tree
             return
         if isinstance(value, ExecutorStep | InputName):
             step, pseudo = (value, False) if isinstance(value, ExecutorStep) else (value.step, not value.block_on_step)
             if step is not None:
                 self.runtime.append((step, pseudo))
         elif kind is UnversionedValue:
-            self.collect(value.value, found, False)
+            self.collect(value.value, found, base, False)
         elif isinstance(value, set | frozenset):
             trees, bounds = [], []
             for item in value:
                 bounds.append(len(self.uses))
                 inside: dict[str, Any] = {}
                 self.push("{}", value)
-                self.collect(item, inside, steps_count)
+                self.collect(item, inside, len(self.path), steps_count)
                 self.path.pop()
                 if inside:
                     trees.append(inside)
                 else:
                     bounds.pop()
             if trees:
-                found[self.where()] = {"$s": self.sort(trees, bounds)}
+                found[self.below(base)] = {"$s": self.sort(trees, bounds)}
         else:
             counts = steps_count and not getattr(kind, "__unversioned__", False)
             for part, item, is_identity in _children(value, self):
                 self.push(part, value)
-                self.collect(item, found, counts and is_identity)
+                self.collect(item, found, base, counts and is_identity)
                 self.path.pop()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from marin.execution.canonical import to_json
 from marin.execution.graph import Graph, Node
 
 _WIDTH = 60  # characters of a value that fit on a line
@@ -166,9 +167,16 @@ def _entries(tree: Any) -> Iterator[dict[str, Any]]:
                 todo += reversed(value.values())
 
 
+def _same(old: Any, new: Any) -> bool:
+    """By their text: 1, 1.0 and True are different values."""
+    if isinstance(old, _Nothing) or isinstance(new, _Nothing):
+        return old is new
+    return to_json(old) == to_json(new)
+
+
 def _differences(path: str, old: Any, new: Any) -> Iterator[Change]:
     """Depth first, in the order of the fields; recursion is safe, configs are nested at most 200 deep."""
-    if type(old) is type(new) and old == new:
+    if _same(old, new):
         return
     if isinstance(old, list) and isinstance(new, list):
         yield from _list_differences(path, old, new)
@@ -182,9 +190,7 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[Change]:
             yield from _field_differences(path, old, new, ".{}".format)
             return
         if tag in ("$m", "$marked") and tag in new:
-            name = _key_part if tag == "$m" else "{}".format
-            where = path if tag == "$m" else ""
-            yield from _field_differences(where, old[tag], new[tag], name)
+            yield from _field_differences(path, old[tag], new[tag], _key_part if tag == "$m" else "{}".format)
             return
         if tag == "$t" and "$t" in new:
             yield from _list_differences(path, old["$t"], new["$t"])
@@ -195,10 +201,10 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[Change]:
             return
         if tag == "$s" and "$s" in new:
             for value in old["$s"]:
-                if value not in new["$s"]:
-                    yield Change(path=path, old=_text(value), new=_text(_NOTHING))
+                if not any(_same(value, other) for other in new["$s"]):
+                    yield Change(path=f"{path}{{{_text(value)}}}", old=_text(value), new=_text(_NOTHING))
             for value in new["$s"]:
-                if value not in old["$s"]:
+                if not any(_same(value, other) for other in old["$s"]):
                     yield Change(path=f"{path}{{{_text(value)}}}", old=_text(_NOTHING), new=_text(value))
             return
     yield Change(path=path, old=_text(old), new=_text(new))
@@ -214,10 +220,10 @@ def _list_differences(path: str, old: list, new: list) -> Iterator[Change]:
     """Item by item; where the lengths differ, what is between the common beginning and the common end."""
     start = 0
     if len(old) != len(new):
-        while start < min(len(old), len(new)) and old[start] == new[start]:
+        while start < min(len(old), len(new)) and _same(old[start], new[start]):
             start += 1
         end = 0
-        while end < min(len(old), len(new)) - start and old[-1 - end] == new[-1 - end]:
+        while end < min(len(old), len(new)) - start and _same(old[-1 - end], new[-1 - end]):
             end += 1
         if end:
             old, new = old[:-end], new[:-end]

@@ -96,9 +96,8 @@ def check_step_name(name: str) -> None:
         raise TypeError(f"a step name must be a str, got {name!r}")
     for part in name.split("/"):
         if not _NAME_PART.fullmatch(part) or len(part) > _MAX_NAME_PART:
-            near = "/".join(
-                re.sub(r"[^A-Za-z0-9._-]+", "-", p).strip("-.")[:_MAX_NAME_PART] for p in name.split("/") if p
-            )
+            parts = [re.sub(r"[^A-Za-z0-9._-]+", "-", p).strip("-.")[:_MAX_NAME_PART] for p in name.split("/")]
+            near = "/".join(filter(None, parts))
             hint = f"; did you mean '{near}'?" if near and near != name else ""
             raise ValueError(
                 f"bad step name {name!r}: the parts between '/' have 1 to {_MAX_NAME_PART} of the characters "
@@ -166,8 +165,11 @@ def output_path_of(step: ExecutorStep | InputName, name: str | None = None) -> I
     return base if name is None else base.cd(name)
 
 
-def this_output_path(name: str | None = None) -> OutputName:
-    """The output folder of the step whose config this stands in, or the file or folder `name` in it."""
+def this_output_path(name: str | None = None) -> Any:
+    """The output folder of the step whose config this stands in, or the file or folder `name` in it.
+
+    Typed Any, as it is an `OutputName` in a field that will be a path when the step runs.
+    """
     return OutputName(name)
 
 

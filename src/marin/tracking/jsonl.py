@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from marin.io.atomic import fsync_directory
 from marin.tracking.tracker import Value
 
 
@@ -26,7 +27,14 @@ class JsonlTracker:
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self._path, "ab")  # noqa: SIM115 - lives as long as the tracker
-        self._file.truncate(0 if resume_step is None else _end_of_step(self._path, resume_step))
+        self._num_bytes = 0 if resume_step is None else _end_of_step(self._path, resume_step)
+        self._file.truncate(self._num_bytes)
+        fsync_directory(self._path.parent)  # a flush of rows must not be lost with the file's name
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of the file with all rows taken so far."""
+        return self._num_bytes
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Append a row; ValueError for a number JSON cannot hold (nan, infinity)."""
@@ -36,7 +44,7 @@ class JsonlTracker:
             raise ValueError(
                 f"{self._path}: row of step {step} has a number JSON cannot hold: {dict(values)}"
             ) from error
-        self._file.write(row.encode() + b"\n")
+        self._num_bytes += self._file.write(row.encode() + b"\n")
         self._file.flush()
 
     def flush(self) -> None:

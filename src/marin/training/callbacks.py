@@ -237,10 +237,13 @@ class SaveCheckpoint:
         *,
         every: int,
         keep: KeepPolicy,
-        metadata: Mapping[str, Any],
+        metadata: Callable[[], Mapping[str, Any]],
         already_saved: int | None = None,
     ) -> None:
-        """`already_saved` is the step of the checkpoint this run resumed from; it is not saved again."""
+        """`metadata()` is asked when all rows up to the checkpoint's step are written.
+
+        `already_saved` is the step of the checkpoint this run resumed from; it is not saved again.
+        """
         self._log = log
         self._root = root
         self._every = every
@@ -258,7 +261,7 @@ class SaveCheckpoint:
             return
         with self._log.paused():
             self._log.flush()
-            checkpoint.save(self._root, step, state, self._metadata)
+            checkpoint.save(self._root, step, state, self._metadata())
             self._saved = step
             apply_policy(self._root, self._keep)
 

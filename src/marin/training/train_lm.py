@@ -78,18 +78,23 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
 
     checkpoints = output / "checkpoints"
     remove_leftovers(checkpoints)
+    for leftover in output.glob("*.tmp"):  # a file that a kill left half written
+        leftover.unlink()
     _record_config(config, output, data, resumes=bool(list_checkpoints(checkpoints)))
     found = checkpoint.load_latest(checkpoints, state_shapes(config.model, transformation, data.vocab_size))
+    stores = _store_digests(data)
     if found is None:
         start_step = 0
         state = init_state(config.model, transformation, data.vocab_size, seed=trainer.seed)
     else:
         start_step, state = found.step, found.state
-        _check_same_data(found, data)
+        _check_same_data(found, stores)
 
     resume_step = None if found is None else start_step
     metrics = JsonlTracker(output / "metrics.jsonl", resume_step=resume_step)
     timing = JsonlTracker(output / "timing.jsonl", resume_step=resume_step)
+    if found is not None:
+        _check_same_rows(found, output / "metrics.jsonl", metrics.num_bytes)
     progress = ConsoleTracker(trainer.num_train_steps) if trainer.runtime.show_progress else None
     if progress is not None:
         progress.say(_opening_line(config, data, start_step))
@@ -123,7 +128,11 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             checkpoints,
             every=trainer.steps_per_checkpoint,
             keep=trainer.keep_checkpoints,
-            metadata={"tokenizer_digest": data.tokenizer_digest, "token_stores": _store_digests(data)},
+            metadata=lambda: {
+                "tokenizer_digest": data.tokenizer_digest,
+                "token_stores": stores,
+                "metrics_bytes": metrics.num_bytes,
+            },
             already_saved=resume_step,
         )
         try:
@@ -205,8 +214,8 @@ def _store_digests(data: LmData) -> dict[str, str]:
     }
 
 
-def _check_same_data(found: checkpoint.Loaded, data: LmData) -> None:
-    before, now = found.metadata["token_stores"], _store_digests(data)
+def _check_same_data(found: checkpoint.Loaded, now: dict[str, str]) -> None:
+    before = found.metadata["token_stores"]
     for name in {**before, **now}:
         old, new = before.get(name, "none"), now.get(name, "none")
         if old != new:
@@ -215,6 +224,15 @@ def _check_same_data(found: checkpoint.Loaded, data: LmData) -> None:
                 f"changed since (sha256 of its ledger was {old[:12]}, is {new[:12]}). Restore that store, or delete "
                 "the output folder to train anew."
             )
+
+
+def _check_same_rows(found: checkpoint.Loaded, path: Path, num_bytes: int) -> None:
+    before = found.metadata["metrics_bytes"]
+    if num_bytes != before:
+        raise ValueError(
+            f"{path} has {num_bytes} bytes of rows up to step {found.step}, but had {before} when checkpoint "
+            f"{found.path} was saved. Restore the file, or delete the output folder to train anew."
+        )
 
 
 def _identity(config: TrainLmConfig) -> TrainLmConfig:

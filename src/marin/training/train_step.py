@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -114,7 +115,7 @@ def make_train_step(
         return TrainState(params=params, optimizer=optimizer), metrics
 
     compiled = jax.jit(train_step, donate_argnums=0)
-    return lambda state, batch, learning_rate: compiled(state, batch, jnp.float32(learning_rate))
+    return lambda state, batch, learning_rate: compiled(state, batch, np.float32(learning_rate))
 
 
 def _first(stacked: DeviceBatch) -> DeviceBatch:

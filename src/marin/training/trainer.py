@@ -4,7 +4,7 @@ The step number is a Python int and equals the updates done; it is also the posi
 starting the loop at another number. Nothing here waits for the device.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from marin.data.dataset import Batch
 from marin.optim.schedules import Schedule
@@ -17,7 +17,7 @@ from marin.training.train_step import TrainStep
 def train(
     state: TrainState,
     train_step: TrainStep,
-    batches: Iterable[Batch],
+    batches: Iterator[Batch],
     *,
     schedule: Schedule,
     start_step: int,
@@ -41,7 +41,8 @@ def train(
         Preempted: SIGTERM came; the state after the update in progress has been saved.
     """
     with PreemptionNotice() as preemption:
-        for step, batch in zip(range(start_step, num_train_steps), batches, strict=False):
+        for step in range(start_step, num_train_steps):
+            batch = next(batches)
             learning_rate = schedule(step)
             state, metrics = train_step(state, device_batch(batch), learning_rate)
             done = StepDone(

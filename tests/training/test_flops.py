@@ -1,0 +1,18 @@
+"""MFU: only from a known peak."""
+
+import pytest
+
+from marin.training import flops
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("TPU v5 lite", 197e12), ("TPU v5", 459e12)],
+)
+def test_a_device_is_known_by_the_start_of_its_name(kind, peak):
+    assert flops._peak(kind) == peak
+
+
+def test_the_peak_of_a_cpu_is_unknown():
+    assert flops._peak("cpu") is None
+    assert flops.peak_flops_per_second() is None
