@@ -16,7 +16,7 @@ TOY = [
     "validation_fraction=0.2",
     "max_documents=40",
     "vocab_size=512",
-    "model.seq_len=64",
+    "model.seq_len=128",
     "model.hidden_dim=32",
     "model.intermediate_dim=64",
     "model.num_heads=2",
@@ -58,18 +58,18 @@ def run(repository: Path, prefix: Path, *more: str) -> subprocess.CompletedProce
     return done
 
 
-def registers(prefix: Path) -> dict[str, list[dict]]:
-    """Registers by step name, oldest first."""
-    found: dict[str, list[dict]] = {}
-    for path in sorted(prefix.rglob(".exec/state.json"), key=lambda p: p.stat().st_mtime):
+def outputs(prefix: Path) -> dict[str, list[Path]]:
+    """Data folders of the committed steps, by name."""
+    found: dict[str, list[Path]] = {}
+    for path in prefix.rglob(".exec/state.json"):
         state = json.loads(path.read_text())
-        found.setdefault(state["record"]["name"], []).append(state)
+        found.setdefault(state["record"]["name"], []).append(path.parent.parent / state["data_root"])
     return found
 
 
 def output_of(prefix: Path, name: str) -> Path:
-    (state,) = registers(prefix)[name]
-    return prefix / state["record"]["path"] / state["data_root"]
+    (folder,) = outputs(prefix)[name]
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def finished(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_every_step_is_recorded_and_the_report_is_one_file(finished: Path):
-    assert sorted(registers(finished)) == sorted(STEPS)
+    assert sorted(outputs(finished)) == sorted(STEPS)
     html = (output_of(finished, "reports/quickstart") / "report.html").read_text()
     assert not re.search(r"(?:src|href)=\"(?!#)", html), "the page must need no other file"
     assert html.count("<svg") >= 3
@@ -96,23 +96,26 @@ def test_running_it_again_does_nothing_and_says_so(repository: Path, finished: P
     done = run(repository, finished)
     wall = time.perf_counter() - start
     assert "nothing to do" in done.stdout + done.stderr
-    assert {name: len(states) for name, states in registers(finished).items()} == dict.fromkeys(STEPS, 1)
+    assert {name: len(folders) for name, folders in outputs(finished).items()} == dict.fromkeys(STEPS, 1)
     # The target is 3 s on an idle machine; tests share theirs.
     assert wall < 9, f"a cached run took {wall:.1f} s"
 
 
 def test_changing_the_learning_rate_reruns_training_and_what_follows(repository: Path, finished: Path):
     marin = [sys.executable, "-m", "marin.cli.main"]
-    changed = command(repository, finished, "--set", "train.learning_rate=1e-3")[1:]
+    script, *options = command(repository, finished, "--set", "train.learning_rate=1e-3")[1:]
     planned = subprocess.run(
-        [*marin, "plan", *changed, "--json"], env=environment(repository), capture_output=True, text=True
+        [*marin, "plan", script, *options, "--json"], env=environment(repository), capture_output=True, text=True
     )
     assert planned.returncode == 0, planned.stderr
     actions = {item["name"]: item["action"] for item in json.loads(planned.stdout)["steps"]}
     assert [name for name, action in actions.items() if action == "RUN"] == STEPS[4:]
     assert [name for name, action in actions.items() if action == "HIT"] == STEPS[:4]
     why = subprocess.run(
-        [*marin, "why", "evaluations/quickstart", *changed], env=environment(repository), capture_output=True, text=True
+        [*marin, "why", script, "evaluations/quickstart", *options],
+        env=environment(repository),
+        capture_output=True,
+        text=True,
     )
     assert "learning_rate" in why.stdout and "checkpoints/quickstart" in why.stdout, why.stdout + why.stderr
 

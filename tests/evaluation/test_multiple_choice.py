@@ -49,24 +49,42 @@ def test_the_answer_is_the_likeliest_choice_and_lengths_count_as_each_metric_say
     first, second = answer_questions(model_that_likes("a"), tokenizer, task)
     # the space is part of what is scored and not of the length: -3 -6 against -3 -5
     assert first.log_probs == pytest.approx((-9, -8))
-    assert (first.acc, first.acc_norm, first.acc_bytes) == (True, True, True)
+    assert first.right == {"acc": True, "acc_norm": True, "acc_bytes": True, "acc_mutual_info": False}
     # two characters of two bytes: likelier a byte, not likelier a character
     assert second.log_probs == pytest.approx((-9, -15))
-    assert (second.acc, second.acc_norm, second.acc_bytes) == (False, False, True)
+    assert second.right == {"acc": False, "acc_norm": False, "acc_bytes": True, "acc_mutual_info": False}
+
+
+def test_mutual_information_asks_how_much_the_query_helps(tokenizer: Tokenizer):
+    # a byte that stands anywhere before is likely again; "e" is likely everywhere
+    def token_log_probs(tokens: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        seen = np.array(
+            [[t in row[: i + 1] for i, t in enumerate(to)] for row, to in zip(tokens, targets, strict=True)]
+        )
+        return np.where(targets == ord("e"), -0.5, np.where(seen, -1.0, -4.0)).astype(np.float32)
+
+    model = ScoredModel(token_log_probs=token_log_probs, seq_len=32, vocab_size=257)
+    task = MultipleChoiceTask(name="toy", version=1, questions=(question("e", "k", query="k \n", gold=1),))
+    [answer] = answer_questions(model, tokenizer, task)
+    # the white space that ends the query is scored with the choice, after the query and after nothing alike
+    assert answer.log_probs == pytest.approx((-8.5, -9))
+    assert answer.log_probs_alone == pytest.approx((-8.5, -12))
+    assert answer.right["acc_mutual_info"] and not answer.right["acc"]
 
 
 def test_the_first_of_equally_likely_choices_counts():
-    assert judge(question("ab", "cd", gold=0), [-2.0, -2.0]).acc
-    assert not judge(question("ab", "cd", gold=1), [-2.0, -2.0]).acc
+    assert judge(question("ab", "cd", gold=0), [-2.0, -2.0], [0.0, 0.0]).right["acc"]
+    assert not judge(question("ab", "cd", gold=1), [-2.0, -2.0], [0.0, 0.0]).right["acc"]
 
 
 def test_a_byte_model_answers_the_same_questions():
     model = NgramByteModel.train([b"the cat sat on the mat. " * 50])
     task = MultipleChoiceTask(name="toy", version=1, questions=(question("sat", "xqz", query="the cat ", gold=0),))
     [answer] = answer_with_bytes(model.byte_bits, task)
-    assert answer.acc
-    expected = -model.byte_bits(b"the cat sat")[-3:].sum() * math.log(2)
-    assert answer.log_probs[0] == pytest.approx(expected)
+    assert all(answer.right.values())
+    # the space moves, as for a model of tokens
+    assert answer.log_probs[0] == pytest.approx(-model.byte_bits(b"the cat sat")[-4:].sum() * math.log(2))
+    assert answer.log_probs_alone[0] == pytest.approx(-model.byte_bits(b" sat").sum() * math.log(2))
 
 
 def test_truncated_questions_are_counted(tokenizer: Tokenizer):
@@ -209,7 +227,7 @@ def test_wrong_choices_are_about_as_long_as_the_right_one():
 def test_documents_take_turns_and_are_the_clusters():
     task = continuation_choice(DOCUMENTS, num_questions=24, seed=0)
     assert set(Counter(made.group for made in task.questions).values()) == {2}
-    answers = [judge(made, [0.0, -1.0, -1.0, -1.0]) for made in task.questions]
+    answers = [judge(made, [0.0, -1.0, -1.0, -1.0], [0.0] * 4) for made in task.questions]
     assert len(set(groups_of(answers))) == 12
     assert correct(answers, "acc").tolist() == [made.gold == 0 for made in task.questions]
 

@@ -98,7 +98,7 @@ def test_bits_per_byte_stand_beside_the_baselines_paired(evaluated: Path):
     assert value["heldout_text"] == pytest.approx(math.log2(VOCAB_SIZE), abs=0.1)
     assert value["heldout_text/uniform_bytes"] == 8
     assert value["heldout_text/ngram3_bytes"] < 2
-    ngram, uniform, choice = results["comparisons"]
+    ngram, uniform, choice, _ = results["comparisons"]
     assert ngram["difference"] == pytest.approx(value["heldout_text"] - value["heldout_text/ngram3_bytes"])
     assert ngram["verdict"] == "model is worse"
     assert uniform["n"] == 5 and ngram["stderr"] > 0
@@ -113,6 +113,7 @@ def test_every_score_can_be_computed_again_from_the_samples(evaluated: Path):
     bits = sum(row["bits"]["model"] for row in documents) / sum(row["num_bytes"] for row in documents)
     assert bits == pytest.approx(results["tasks"]["heldout_text"]["metrics"]["bits_per_byte"]["value"])
     right = [np.argmax(row["log_probs"]["model"]) == row["target"] for row in questions]
+    assert right == [row["acc"]["model"] for row in questions]
     assert np.mean(right) == results["tasks"]["continuation_choice"]["metrics"]["acc"]["value"]
     assert results["tasks"]["continuation_choice"]["chance"] == 0.25
 

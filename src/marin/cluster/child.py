@@ -86,23 +86,17 @@ def _work(task: dict[str, Any], result_fd: int) -> int:
     return code
 
 
+def _kill_group(leader: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)
+
+
 def main(payload_fd: int, result_fd: int, launcher: int) -> None:
     """Supervise one job; leaves by `os._exit` or `sys.exit` with the worker's exit code (128 + signal if killed)."""
-    worker = 0
-
-    def kill_group(number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker, number)
-
-    def on_signal(number: int, _: object) -> None:
-        if worker:
-            orphaned = os.getppid() != launcher
-            kill_group(signal.SIGKILL if orphaned or number == signal.SIGUSR1 else signal.SIGTERM)
-
-    # SIGTERM: ask the worker to stop, or, when the launcher is gone, kill it. SIGUSR1: kill it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGUSR1, on_signal)
+    # SIGTERM: ask the worker to stop, or, when the launcher is gone, kill it. SIGUSR1: kill it. Taken one by one with
+    # sigwait: a handler could miss a signal that comes just before a system call begins to wait.
+    watched = (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     _die_with_parent(launcher, signal.SIGTERM)
     task = pickle.loads(_read_all(payload_fd))
     os.set_inheritable(result_fd, False)
@@ -112,19 +106,20 @@ def main(payload_fd: int, result_fd: int, launcher: int) -> None:
     if worker == 0:
         os.setpgid(0, 0)
         _die_with_parent(supervisor, signal.SIGKILL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR1))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
         sys.exit(_work(task, result_fd))
     with contextlib.suppress(OSError):  # both set it, so that neither depends on who runs first
         os.setpgid(worker, worker)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR1))
     # Output belongs to the worker: the launcher reads until everyone who could write has closed.
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
-    kill_group(signal.SIGKILL)  # what the worker started and left behind
+    while os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        number = signal.sigwait(watched)
+        if number != signal.SIGCHLD:
+            asked = number == signal.SIGTERM and os.getppid() == launcher
+            _kill_group(worker, signal.SIGTERM if asked else signal.SIGKILL)
+    _kill_group(worker, signal.SIGKILL)  # what the worker started and left behind
     _, status, usage = os.wait4(worker, 0)
     code = os.waitstatus_to_exitcode(status)
     # Measured here: what the launcher sees of this process includes the launcher's own memory, inherited over exec.

@@ -132,12 +132,13 @@ _MAX_VALUE_BYTES = 64 << 10
 
 
 def _to_plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in fields(value)}
     if isinstance(value, PurePath):
         return str(value)
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a scalar of an array library
-        return value.item()
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in fields(value)}
+    item = getattr(value, "item", None)
+    if item is not None and getattr(value, "shape", None) == ():  # a scalar of an array library
+        return item()
     raise TypeError(type(value).__name__)
 
 

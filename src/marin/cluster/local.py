@@ -12,9 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any
+from typing import Any
 
 from marin.cluster.job import JobError, JobHandle, JobRequest, JobResult, error_of, plain_value, resolve_function
+from marin.io.atomic import append
 
 _SIGNALS = {6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM", 25: "SIGXFSZ"}
 
@@ -70,17 +71,15 @@ class InProcessCluster:
         """Run the job to its end. `on_output` is never called."""
         import resource
 
-        if request.entrypoint.function is None:
+        entry, function = request.entrypoint, request.entrypoint.function
+        if function is None:
             raise ValueError(f"job {request.name!r} is a command and needs a process: launch it on a LocalCluster")
-        entry = request.entrypoint
-        with contextlib.ExitStack() as stack:
-            log = stack.enter_context(open(request.log_path, "a", encoding="utf-8")) if request.log_path else None
-            self._note(log, f"{request.name} started in the runner's process; what it prints is not captured")
-            stack.enter_context(_environment(request.env))
+        self._note(request, "started in the runner's process; what it prints is not captured")
+        with _environment(request.env):
             value, error, cancelled = None, None, False
             started, cpu = time.monotonic(), time.process_time()
             try:
-                value = plain_value(resolve_function(entry.function)(*entry.args, **entry.kwargs))
+                value = plain_value(resolve_function(function)(*entry.args, **entry.kwargs))
             except KeyboardInterrupt as interrupt:
                 error, cancelled = error_of(interrupt), True
             except BaseException as raised:
@@ -94,18 +93,17 @@ class InProcessCluster:
                 max_rss=_max_rss_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss),
                 max_rss_scope="process",
             )
-            outcome = f"failed\n{error.traceback}" if error else "ended"
-            self._note(log, f"{request.name} {outcome}")
+        self._note(request, f"failed\n{error.traceback}" if error else "ended")
         if on_end is not None:
             on_end(result)
         return EndedJob(request.name, result)
 
     @staticmethod
-    def _note(log: IO[str] | None, text: str) -> None:
-        if log is not None:
+    def _note(request: JobRequest, text: str) -> None:
+        if request.log_path is not None:
+            line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {request.name} {text}\n"
             with contextlib.suppress(OSError):  # a full disk must not hide how the job ended
-                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-                log.flush()
+                append(request.log_path, line.encode("utf-8", "backslashreplace"))
 
 
 def _anonymous_file(content: bytes = b"") -> int:

@@ -240,7 +240,7 @@ def apply_overrides(config: T, overrides: Iterable[str]) -> T:
     """A copy of a dataclass with every `a.b=value` applied; values are YAML, decoded by the declared type.
 
     All are applied together, so that fields that must agree can be changed in any order; of two for one path the later
-    wins. Objects that no override names are kept as they are: a config may hold what YAML could not (a step, a function).
+    wins. Objects that no override names are kept as they are: a config may hold what YAML could not, like a step.
     """
     root = _Change()
     for override in overrides:

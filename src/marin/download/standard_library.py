@@ -59,7 +59,7 @@ def collect_standard_library(config: StandardLibraryConfig) -> dict[str, Any]:
             "plan and run with one interpreter"
         )
     documents = list(standard_library_documents(config.exclude))[: config.max_documents]
-    splits: dict[str, list[dict]] = {"train": [], "validation": []}
+    splits: dict[str, list[Mapping[str, Any]]] = {"train": [], "validation": []}
     for document in documents:
         held_out = _unit_interval(document["id"]) < config.validation_fraction
         splits["validation" if held_out else "train"].append(document)
@@ -113,7 +113,7 @@ def _unit_interval(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-def _gzip_lines(documents: list[dict]) -> bytes:
+def _gzip_lines(documents: list[Mapping[str, Any]]) -> bytes:
     """Compressed JSON lines whose bytes depend on the documents alone (no clock in the header)."""
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as file:

@@ -40,7 +40,7 @@ def evaluate_heldout(
             model_path=model,  # type: ignore[arg-type]  # the executor puts the paths in
             documents_path=documents,  # type: ignore[arg-type]
             train_documents_path=train_documents,  # type: ignore[arg-type]
-            output_path=this_output_path(),
+            output_path=this_output_path(),  # type: ignore[arg-type]
             seed=seed,
             max_bytes=max_bytes,
             num_questions=num_questions,

@@ -1,13 +1,15 @@
 """Multiple choice by log-likelihood: the model's answer is the choice that it finds most likely after the query.
 
 Nothing is generated, so nothing is parsed: a small model that cannot follow an instruction still has a score, and a
-score has an exact meaning. The price is that it favours choices that are likely as text; `acc_norm` and `acc_bytes`
-divide by length, which takes away the favour for short ones.
+score has an exact meaning. The price is that plain likelihood favours choices that are likely as text whatever the
+query is. Two remedies stand beside it: dividing by length (`acc_norm`, `acc_bytes`), and subtracting what the choice
+has without the query (`acc_mutual_info`), which costs a second, short request for each choice.
 """
 
 import bisect
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from marin.evaluation.scoring import Encoder, LogLikelihood, Progress, Request, ScoredModel, log_likelihoods
+from marin.evaluation.scoring import Encoder, Progress, Request, ScoredModel, log_likelihoods
 from marin.evaluation.tasks import MultipleChoiceTask, Question
 
 CONTINUATION_CHOICE_VERSION = 1
 """Version of the task that `continuation_choice` makes."""
+
+
+METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
+"""Ways to choose among the choices; see `judge`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,32 +35,42 @@ class Answer:
 
     question: Question
     log_probs: tuple[float, ...]
-    """Log-likelihood of each choice, natural."""
-    acc: bool
-    """Whether the likeliest choice is right; the first of equals counts."""
-    acc_norm: bool
-    """The same with log-likelihood divided by the choice's characters."""
-    acc_bytes: bool
-    """The same with log-likelihood divided by the choice's UTF-8 bytes."""
+    """Log-likelihood of each choice after the query, natural."""
+    log_probs_alone: tuple[float, ...]
+    """The same after nothing."""
+    right: Mapping[str, bool]
+    """Metric -> whether the choice with the highest score is the right one; the first of equals counts."""
     num_cut_tokens: int = 0
     """Most tokens that any of its requests lost on the left."""
     boundary_merged: bool = False
     """Whether in any of its requests a token spanned query and choice."""
 
 
-def judge(question: Question, log_probs: Sequence[float]) -> Answer:
-    """The answer that these log-likelihoods, one for each choice, amount to."""
-    if len(log_probs) != len(question.choices):
-        raise ValueError(f"question '{question.id}': {len(log_probs)} scores for {len(question.choices)} choices")
-    scores = np.asarray(log_probs, np.float64)
-    characters = np.array([len(choice.strip()) for choice in question.choices], np.float64)
-    num_bytes = np.array([len(choice.strip().encode("utf-8")) for choice in question.choices], np.float64)
+def judge(question: Question, log_probs: Sequence[float], log_probs_alone: Sequence[float], **counts: Any) -> Answer:
+    """The answer that these log-likelihoods, after the query and after nothing, amount to.
+
+    `acc` compares `log p(choice | query)`; `acc_norm` and `acc_bytes` divide it by the choice's characters and UTF-8
+    bytes; `acc_mutual_info` compares `log p(choice | query) - log p(choice)` (Brown et al., "Language Models are
+    Few-Shot Learners", 2020, section 2.4; Holtzman et al., "Surface Form Competition", 2021).
+    """
+    if not len(log_probs) == len(log_probs_alone) == len(question.choices):
+        raise ValueError(
+            f"question '{question.id}': {len(log_probs)} and {len(log_probs_alone)} scores for "
+            f"{len(question.choices)} choices"
+        )
+    after, alone = np.asarray(log_probs, np.float64), np.asarray(log_probs_alone, np.float64)
+    scores = {
+        "acc": after,
+        "acc_norm": after / np.array([len(choice) for choice in question.choices]),
+        "acc_bytes": after / np.array([len(choice.encode("utf-8")) for choice in question.choices]),
+        "acc_mutual_info": after - alone,
+    }
     return Answer(
         question=question,
-        log_probs=tuple(float(score) for score in scores),
-        acc=bool(np.argmax(scores) == question.gold),
-        acc_norm=bool(np.argmax(scores / characters) == question.gold),
-        acc_bytes=bool(np.argmax(scores / num_bytes) == question.gold),
+        log_probs=tuple(after.tolist()),
+        log_probs_alone=tuple(alone.tolist()),
+        right={metric: bool(np.argmax(scores[metric]) == question.gold) for metric in METRICS},
+        **counts,
     )
 
 
@@ -62,44 +78,56 @@ def answer_questions(
     model: ScoredModel, tokenizer: Encoder, task: MultipleChoiceTask, progress: Progress | None = None
 ) -> list[Answer]:
     """The model's answer to each question of the task, in its order."""
-    requests = [
+    after = [
         Request(context=question.query, continuation=task.delimiter + choice)
         for question in task.questions
         for choice in question.choices
     ]
-    scored = iter(log_likelihoods(model, tokenizer, requests, progress))
+    # the same text is scored without the query: the whitespace that ends it belongs to the scored text, see scoring
+    alone = [
+        Request(context=request.context[len(request.context.rstrip()) :], continuation=request.continuation)
+        for request in after
+    ]
+    scored = log_likelihoods(model, tokenizer, after + alone, progress)
     answers = []
+    start = 0
     for question in task.questions:
-        parts: list[LogLikelihood] = [next(scored) for _ in question.choices]
-        answer = judge(question, [part.log_prob for part in parts])
+        end = start + len(question.choices)
+        with_query, without = scored[start:end], scored[len(after) + start : len(after) + end]
         answers.append(
-            Answer(
-                question=question,
-                log_probs=answer.log_probs,
-                acc=answer.acc,
-                acc_norm=answer.acc_norm,
-                acc_bytes=answer.acc_bytes,
-                num_cut_tokens=max(part.num_cut_tokens for part in parts),
-                boundary_merged=any(part.boundary_merged for part in parts),
+            judge(
+                question,
+                [answer.log_prob for answer in with_query],
+                [answer.log_prob for answer in without],
+                num_cut_tokens=max(answer.num_cut_tokens for answer in with_query),
+                boundary_merged=any(answer.boundary_merged for answer in with_query),
             )
         )
+        start = end
     return answers
 
 
 def answer_with_bytes(byte_bits: Callable[[bytes, bytes], Any], task: MultipleChoiceTask) -> list[Answer]:
-    """Answers of a byte model, `byte_bits(continuation, context) -> bits of each byte`, to the same questions."""
+    """Answers of a byte model, `byte_bits(text, context) -> bits of each byte of text`, to the same questions.
+
+    A context of no bytes is a document's beginning.
+    """
     answers = []
     for question in task.questions:
-        context = question.query.encode("utf-8")
-        continuations = [(task.delimiter + choice).encode("utf-8") for choice in question.choices]
-        bits = [float(np.sum(byte_bits(continuation, context))) for continuation in continuations]
-        answers.append(judge(question, [-value * float(np.log(2)) for value in bits]))
+        context = question.query.rstrip()
+        between = question.query[len(context) :] + task.delimiter
+        texts = [(between + choice).encode("utf-8") for choice in question.choices]
+        after, alone = (
+            [-float(np.sum(byte_bits(text, before))) * math.log(2) for text in texts]
+            for before in (context.encode("utf-8"), b"")
+        )
+        answers.append(judge(question, after, alone))
     return answers
 
 
 def correct(answers: Sequence[Answer], metric: str) -> Bool[np.ndarray, " n"]:
-    """Which answers are right by 'acc', 'acc_norm' or 'acc_bytes'."""
-    return np.array([getattr(answer, metric) for answer in answers], dtype=bool)
+    """Which answers are right by one of METRICS."""
+    return np.array([answer.right[metric] for answer in answers], dtype=bool)
 
 
 def groups_of(answers: Sequence[Answer]) -> list[str]:

@@ -19,6 +19,7 @@ from marin.evaluation.baselines import NgramByteModel, UniformByteModel
 from marin.evaluation.config import EvaluationConfig
 from marin.evaluation.generation import complete, held_out_prompts
 from marin.evaluation.multiple_choice import (
+    METRICS,
     Answer,
     answer_questions,
     answer_with_bytes,
@@ -267,7 +268,7 @@ def _multiple_choice(
     tasks = {}
     for name, given in answers.items():
         metrics = {}
-        for metric in ("acc", "acc_norm", "acc_bytes"):
+        for metric in METRICS:
             metrics[metric] = metric_entry(proportion_estimate(correct(given, metric), groups), higher_is_better=True)
         tasks[_task_name(task.name, name)] = TaskResult(
             version=task.version,
@@ -279,11 +280,14 @@ def _multiple_choice(
             counts=_request_counts(given) | {"num_documents": len(set(groups))},
             notes=task.notes if name == MODEL else ["the same questions, answered by the n-gram byte model"],
         )
-        score = format_score(metrics["acc"]["value"], metrics["acc"]["stderr"], len(given))
-        print(f"{name}: {score} right in {task.name}, chance {task.chance:.4f}", flush=True)
-    compared = compare_answers(
-        (MODEL, correct(answers[MODEL], "acc")), (NGRAM, correct(answers[NGRAM], "acc")), "acc", groups
-    )
+        for metric in ("acc", "acc_mutual_info"):
+            score = format_score(metrics[metric]["value"], metrics[metric]["stderr"], len(given))
+            print(f"{name}: {score} {metric} in {task.name}, chance {task.chance:.4f}", flush=True)
+    comparisons = []
+    for metric in ("acc", "acc_mutual_info"):
+        hits = {name: correct(given, metric) for name, given in answers.items()}
+        compared = compare_answers((MODEL, hits[MODEL]), (NGRAM, hits[NGRAM]), metric, groups)
+        comparisons.append(comparison_entry(compared, higher_is_better=True, unit="questions"))
     samples = [
         {
             "task": task.name,
@@ -293,13 +297,12 @@ def _multiple_choice(
             "choices": list(answer.question.choices),
             "target": answer.question.gold,
             "log_probs": {MODEL: list(answer.log_probs), NGRAM: list(other.log_probs)},
-            "acc": {MODEL: answer.acc, NGRAM: other.acc},
-            "acc_norm": {MODEL: answer.acc_norm, NGRAM: other.acc_norm},
-            "acc_bytes": {MODEL: answer.acc_bytes, NGRAM: other.acc_bytes},
+            "log_probs_alone": {MODEL: list(answer.log_probs_alone), NGRAM: list(other.log_probs_alone)},
         }
+        | {metric: {MODEL: answer.right[metric], NGRAM: other.right[metric]} for metric in METRICS}
         for answer, other in zip(answers[MODEL], answers[NGRAM], strict=True)
     ]
-    return tasks, [comparison_entry(compared, higher_is_better=True, unit="questions")], samples
+    return tasks, comparisons, samples
 
 
 def _request_counts(answers: Sequence[Answer]) -> dict[str, int]:

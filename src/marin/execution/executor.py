@@ -179,12 +179,12 @@ class Executor:
         from marin.execution.status import LocalStore
 
         return make_plan(
-            build_graph(steps),
+            build_graph(steps, prefix=self.prefix),
             LocalStore(fsync=self._fsync),
             self.prefix,
             run_only=run_only,
             force_run_failed=force_run_failed,
-            explain=explain,
+            with_changes=explain,
         )
 
     def run(
@@ -372,6 +372,7 @@ def executor_main(
             "a step of this script runs in a process of its own, which imports the script again, and the script calls "
             "executor_main on import: put the call under `if __name__ == '__main__':`"
         )
+    _refuse_unread_settings()
     steps = list(steps)
     if _capturing is not None:
         _capturing(steps, description)
@@ -383,6 +384,19 @@ def executor_main(
     except PrefixError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _refuse_unread_settings() -> None:
+    """SystemExit(2) if the command line sets a field and the script has no config that could take it."""
+    if not any(word == "--set" or word.startswith("--set=") for word in sys.argv[1:]):
+        return
+    config = sys.modules.get("marin.config")  # not imported: most scripts have no settings
+    if config is None or not config.command_line_was_read():
+        print(
+            "error: --set: this script takes no settings: it never calls marin.config.from_command_line",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
 
 
 def run_and_report(executor: Executor, steps: Steps, config: ExecutorMainConfig) -> RunResult:

@@ -6,10 +6,10 @@ not needed, so an intermediate result that was thrown away after its use is not 
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from marin.execution.explain import Change, diff_recipes
+from marin.execution.explain import Change, Earlier, Explanation, explain, nearest
 from marin.execution.graph import Graph, Node
 from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, LocalStore, Observer, State, StepPaths
 
@@ -32,7 +32,7 @@ class PlanItem:
     node: Node  # the step
     action: str  # HIT, RUN, WAIT, FAILED, BLOCKED or SKIP
     reason: str  # why, in words
-    changes: tuple[Change, ...] = ()  # what differs from the last committed output of this name, if asked for
+    changes: tuple[Change, ...] = ()  # what differs from the nearest committed output of this name, if asked for
     state: State | None = None  # the register as it was read
 
 
@@ -136,40 +136,50 @@ def judge(
 
 
 class Siblings:
-    """The last committed output of each name: what a changed step is compared with."""
+    """What was committed before under a step's name: what a changed step is compared with."""
 
     def __init__(self, store: LocalStore, prefix: str) -> None:
         self._store = store
         self._prefix = prefix
         self._folders: dict[str, list[str]] = {}
 
-    def latest(self, node: Node) -> State | None:
-        """The newest committed register of another recipe with this step's name."""
+    def earlier(self, node: Node) -> list[Earlier]:
+        """The recipes of this step's name, or of its fixed output path, that were carried out; not its own."""
         folder, _, base = node.step.name.rpartition("/")
         if folder not in self._folders:
             try:
                 self._folders[folder] = os.listdir(os.path.join(self._prefix, folder))
             except (FileNotFoundError, NotADirectoryError):
                 self._folders[folder] = []
-        best = None
-        for name in self._folders[folder]:
-            if name[:-11] != base or name[-11:-10] != "-":
-                continue
-            state = self._store.read(os.path.join(self._prefix, folder, name))
-            if state is None or state.record is None or state.digest == node.digest:
-                continue
-            if best is None or (state.record["ended"], state.digest) > (best.record["ended"], best.digest):
-                best = state
-        return best
+        paths = [os.path.join(folder, n) for n in self._folders[folder] if n[:-11] == base and n[-11:-10] == "-"]
+        if node.step.override_output_path is not None:
+            paths.append(node.path)
+        found = []
+        for path in paths:
+            state = self._store.read(os.path.join(self._prefix, path))
+            if state is not None and state.record is not None and state.digest != node.digest:
+                names = {i["digest"]: _step_name(i["path"]) for i in state.record["inputs"]}
+                canonical, ended = state.record["canonical"], state.record["ended"]
+                found.append(Earlier(digest=state.digest, canonical=canonical, ended=ended, names=names))
+        return found
 
 
-def _explain(node: Node, siblings: Siblings) -> tuple[str, tuple[Change, ...]]:
-    old = siblings.latest(node)
-    if old is None or old.record is None:
+def _step_name(path: str) -> str:
+    """The name of the step whose folder this is: the path without its digest."""
+    return re.sub(r"-[0-9a-f]{10}$", "", path)
+
+
+def _explain(node: Node, siblings: Siblings, names: Mapping[str, str]) -> tuple[str, tuple[Change, ...]]:
+    match = nearest(node, siblings.earlier(node), names)
+    if match is None:
         return "new step", ()
-    changes = tuple(diff_recipes(old.record["canonical"], node.canonical))
-    shown = "; ".join(str(change) for change in changes[:3]) + ("; ..." if len(changes) > 3 else "")
-    return f"differs from @{old.digest[:6]}: {shown}", changes
+    old, changes = match
+    own = [str(change) for change in changes if not change.is_input]
+    inputs = [change.path.removeprefix("dep ") for change in changes if change.is_input]
+    shown = own[:3] + ["..."] * (len(own) > 3)
+    if inputs:
+        shown.append(f"input {', '.join(inputs[:3])}{', ...' * (len(inputs) > 3)} changed")
+    return "; ".join(shown), tuple(changes)
 
 
 def make_plan(
@@ -179,11 +189,13 @@ def make_plan(
     *,
     run_only: Sequence[str] | None = None,
     force_run_failed: bool = False,
-    explain: bool = False,
+    with_changes: bool = False,
     observer: Observer | None = None,
 ) -> Plan:
-    """Decide for every step what a run would do. Reads each register once; `explain` also compares changed steps with
-    the last committed output of their name."""
+    """Decide for every step what a run would do.
+
+    Reads each register once; `with_changes` also compares changed steps with the nearest output of their name.
+    """
     observer = observer or Observer()
     targets = select(graph, run_only)
     reached = _reachable(graph, targets)
@@ -201,6 +213,7 @@ def make_plan(
         decided[node.digest] = (action, reason, state)
     items = []
     siblings = Siblings(store, prefix)
+    names = {node.digest: node.step.name for node in nodes}
     final: dict[str, str] = {}
     for node in nodes:
         action, reason, state = decided[node.digest]
@@ -208,8 +221,27 @@ def make_plan(
         broken = [d for d in node.deps if final.get(d) in (FAILED_BEFORE, BLOCKED)] if action in (RUN, WAIT) else []
         if broken:
             action, reason = BLOCKED, f"input {graph[broken[0]].step.name} failed"
-        elif action == RUN and state is None and explain:
-            reason, changes = _explain(node, siblings)
+        elif action == RUN and with_changes and (state is None or state.digest != node.digest):
+            reason, changes = _explain(node, siblings, names)
         final[node.digest] = action
         items.append(PlanItem(node, action, reason, changes, state))
     return Plan(graph, tuple(items), targets, prefix)
+
+
+def explain_plan(
+    plan: Plan, names: Sequence[str] | None = None, store: LocalStore | None = None
+) -> list[tuple[PlanItem, Explanation | None]]:
+    """What the steps of a plan differ in from earlier ones, upstream first: those of the given names, or all that are
+    not cached.
+
+    The explanation is None where the recipe is not the reason that a step runs: its last run failed or was abandoned.
+    """
+    siblings = Siblings(store or LocalStore(), plan.prefix)
+    found: list[tuple[PlanItem, Explanation | None]] = []
+    for item in plan:
+        if names is None and item.action in (HIT, SKIP) or names is not None and item.node.name not in names:
+            continue
+        has_run = item.state is not None and item.state.digest == item.node.digest
+        is_explained = item.action == HIT or not has_run
+        found.append((item, explain(plan.graph, item.node.digest, siblings.earlier) if is_explained else None))
+    return found

@@ -72,7 +72,7 @@ def git_state(folder: str) -> dict[str, str | None] | None:
     untracked = (_git(root, "ls-files", "--others", "--exclude-standard", "-z") or b"").split(b"\0")
     digest = hashlib.sha256(difference)
     for name in sorted(filter(None, untracked)):
-        path = os.path.join(os.fsencode(root), name)
+        path = os.path.join(root, os.fsdecode(name))
         try:
             size = os.lstat(path).st_size
             content = sha256_file(path)[1] if size <= _MAX_UNTRACKED_BYTES and os.path.isfile(path) else str(size)
@@ -135,10 +135,9 @@ def inputs_of(canonical: str, digests: Sequence[str], pseudo: Sequence[str]) -> 
         if isinstance(value, list):
             pending.extend(value)
         elif isinstance(value, dict):
-            if "$dep" in value:
-                of = pseudo if value.get("pseudo") else digests
-                if value["$dep"] < len(of):
-                    found[of[value["$dep"]], value.get("sub") or None, bool(value.get("pseudo"))] = None
+            if isinstance(index := value.get("$dep"), int):
+                is_pseudo = bool(value.get("pseudo"))
+                found[(pseudo if is_pseudo else digests)[index], value.get("sub") or None, is_pseudo] = None
             else:
                 pending.extend(value.values())
     named = {(digest, is_pseudo) for digest, _, is_pseudo in found}

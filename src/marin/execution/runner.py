@@ -48,9 +48,11 @@ from marin.execution.status import (
     process_is_alive,
     process_start,
 )
-from marin.io.atomic import fsync_directory, write_bytes, write_text
+from marin.io.atomic import append, fsync_directory, write_bytes, write_text
 
 _CANCEL_GRACE_S = 10.0
+_SIGNAL_LATENCY_S = 0.25
+_ORPHAN_PATIENCE_S = 5.0
 _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 1.0
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -174,18 +176,31 @@ class Runner:
         Ctrl-C (or SIGTERM) stops: nothing new starts, running steps are asked to end and get 10 seconds; a second one
         kills them. Both leave CANCELLED registers, and KeyboardInterrupt rises when all is written down.
         """
-        scheduler = threading.Thread(target=self._schedule, name="marin-scheduler")
+        scheduler = threading.Thread(target=self._schedule, name="marin-scheduler", daemon=True)
         with self._interrupts_noted():
             scheduler.start()
-            while (job := self._lane.get()) is not None:
-                running, request = job
-                self._events.put(("ended", running, self._run_here(request)))
+            try:
+                while (job := self._next_in_lane()) is not None:
+                    running, request = job
+                    self._conclude(running, self._run_here(request))
+            except BaseException:  # thrown in from outside, by a signal handler that is not ours
+                self._interrupts += 2
+                self._events.put(("interrupt",))
+                raise
             scheduler.join()
         if self._crash is not None:
             raise self._crash
         if self._interrupts:
             raise KeyboardInterrupt
         return self.results
+
+    def _next_in_lane(self) -> tuple[_Running, JobRequest] | None:
+        while True:
+            try:
+                # A signal that comes just before the wait begins is not noticed until it ends.
+                return self._lane.get(timeout=_SIGNAL_LATENCY_S)
+            except queue.Empty:
+                continue
 
     def _run_here(self, request: JobRequest) -> JobResult:
         if self._interrupts:
@@ -252,8 +267,6 @@ class Runner:
 
     def _handle(self, kind: str, *details: Any) -> None:
         if kind == "ended":
-            if details[0].node.step.resources is None:
-                self._lane_is_free = True
             threading.Thread(target=self._conclude, args=details, name="marin-commit").start()
         elif kind == "concluded":
             self._concluded(*details)
@@ -267,6 +280,7 @@ class Runner:
         for item in self._plan:
             node = item.node
             if item.action == HIT:
+                assert item.state is not None
                 self._states[node.digest] = item.state
                 paths = self._plan.paths(node)
                 _link_data(paths, item.state)
@@ -377,7 +391,8 @@ class Runner:
         try:
             os.makedirs(lease.log_dir, exist_ok=True)
             _note(lease.log_dir, "started", run_id=self._record.run_id, in_process=step.resources is None)
-            running.config = resolve_config(node, self._graph, lease.data_root, self._data_roots(node))
+            roots, prefix = self._data_roots(node), self._plan.prefix
+            running.config = resolve_config(node, self._graph, lease.data_root, roots, prefix=prefix)
             env = {
                 "MARIN_STEP_NAME": step.name,
                 "MARIN_STEP_DIGEST": node.digest,
@@ -444,7 +459,7 @@ class Runner:
             if running.lease is lease and running.handle is not None:
                 running.handle.cancel(_CANCEL_GRACE_S)
 
-    # -- the end of an attempt: in a thread of its own ---------------------------------------------------------------
+    # -- the end of an attempt: in the thread that ran it, or one of its own ------------------------------------------
 
     def _conclude(self, running: _Running, result: JobResult) -> None:
         lease = running.lease
@@ -519,6 +534,7 @@ class Runner:
                 {
                     "digest": digest,
                     "root_digest": self._root_digest(digest),
+                    "name": self._graph[digest].step.name,
                     "path": self._graph[digest].path,
                     "sub": sub,
                     "pseudo": pseudo,
@@ -568,6 +584,8 @@ class Runner:
         name = node.step.name
         self._renewer.discard(running.lease)
         del self._running[node.digest]
+        if node.step.resources is None:
+            self._lane_is_free = True
         measured = {
             "wall_s": result.wall_s,
             "cpu_s": result.cpu_s,
@@ -588,6 +606,9 @@ class Runner:
         elif state is not None and state.status == CANCELLED:
             self._console.cancelled(name, result.wall_s)
             self._finish(StepResult(node=node, action="cancelled", error=error, **measured))
+            if not self._interrupts:  # the step raised KeyboardInterrupt itself: it means the run
+                self._interrupts = 1
+                self._stop()
         else:
             text = f"failed after {duration(result.wall_s)}: {error.type}: {error.message}"
             if result.exit_code not in (None, 0):
@@ -713,8 +734,8 @@ def _discard_data(lease: Lease) -> None:
 
 def _note(log_dir: str, kind: str, **fields: Any) -> None:
     """Append one line to an attempt's events.jsonl; a full disk must not stop a step over it."""
-    with contextlib.suppress(OSError), open(f"{log_dir}/events.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": utc(), "event": kind, **fields}) + "\n")
+    with contextlib.suppress(OSError):
+        append(f"{log_dir}/events.jsonl", json.dumps({"time": utc(), "event": kind, **fields}).encode() + b"\n")
 
 
 def _link_data(paths: StepPaths, state: State) -> None:
@@ -758,7 +779,7 @@ def _note_process(log_dir: str, pid: int) -> None:
         write_text(f"{log_dir}/process.json", json.dumps({"pid": pid, "start": process_start(pid)}), fsync=False)
 
 
-def _await_orphan(paths: StepPaths, state: State, patience_s: float = 5.0) -> None:
+def _await_orphan(paths: StepPaths, state: State) -> None:
     """See a dead runner's job on this machine to its end before another attempt starts.
 
     The job ends by itself within milliseconds of its runner; in between it may still write, which would harm a step
@@ -771,7 +792,7 @@ def _await_orphan(paths: StepPaths, state: State, patience_s: float = 5.0) -> No
             process = json.load(file)
     except (OSError, ValueError):
         return
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + _ORPHAN_PATIENCE_S
     killed = False
     while process_is_alive(process["pid"], process["start"]):
         if time.monotonic() > deadline:
@@ -780,7 +801,7 @@ def _await_orphan(paths: StepPaths, state: State, patience_s: float = 5.0) -> No
                     f"process {process['pid']} of an earlier attempt ({state.attempt}) of {paths.root} does not end"
                 )
             killed = True
-            deadline += patience_s
+            deadline += _ORPHAN_PATIENCE_S
             with contextlib.suppress(OSError):
                 os.kill(process["pid"], 9)
         time.sleep(0.01)

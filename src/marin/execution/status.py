@@ -23,7 +23,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from marin.io.atomic import create_bytes, write_bytes
@@ -94,7 +94,7 @@ class State:
         value: dict[str, Any] = {"v": 1, **self.extra}
         for name in _STATE_FIELDS:
             value[name] = getattr(self, name)
-        value["owner"] = asdict(self.owner)
+        value["owner"] = {name: getattr(self.owner, name) for name in _OWNER_FIELDS}
         return json.dumps(value, separators=(",", ":")).encode()
 
     @staticmethod

@@ -165,8 +165,11 @@ def output_path_of(step: ExecutorStep | InputName, name: str | None = None) -> I
     return base if name is None else base.cd(name)
 
 
-def this_output_path(name: str | None = None) -> OutputName:
-    """The output folder of the step whose config this stands in, or the file or folder `name` in it."""
+def this_output_path(name: str | None = None) -> Any:
+    """The output folder of the step whose config this stands in, or the file or folder `name` in it.
+
+    Typed Any, as it is an `OutputName` in a field that will be a path when the step runs.
+    """
     return OutputName(name)
 
 

@@ -81,6 +81,15 @@ def create_bytes(path: str | os.PathLike[str], data: bytes, *, fsync: bool = Tru
     return True
 
 
+def append(path: str | os.PathLike[str], data: bytes) -> None:
+    """Add `data` to the end of the file at `path` in one write, creating it if needed: for logs, line by line."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def open_atomic(path: str | os.PathLike[str], mode: str = "wb", *, fsync: bool = True, **kwargs: Any) -> Iterator[IO]:
     """Open a file for writing that appears at `path`, complete, when the block ends without an exception.

@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 IMPLEMENTATIONS = ("blocked", "reference")
 
-# Blocks of this many queries did best for 256 to 1024 tokens on CPU; more blocks than this only cost compile time.
-_BLOCK = 128
+# Blocks of 64 queries did best on CPU (32: 1.6 times their time, 128: 1.15); many blocks cost compile time.
+_BLOCK = 64
 _MAX_BLOCKS = 16
 
 _MASKED = -1e30  # finite, so that a row of masked scores cannot make NaN
@@ -37,13 +37,15 @@ def causal_attention(
     Scaled dot-product attention of Vaswani et al. 2017; query head `kv * group + g` reads key-value head `kv`
     (Ainslie et al. 2023). Raises ValueError for a name not in `IMPLEMENTATIONS`.
     """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"attention implementation '{implementation}': expected one of {', '.join(map(repr, IMPLEMENTATIONS))}"
+        )
+    mask = _causal_mask(query.shape[1], segment_ids)
+    query, key, value = _heads_first(query), _heads_first(key), _heads_first(value)
     if implementation == "reference":
-        return _attend(query, key, value, _causal_mask(query.shape[1], segment_ids))
-    if implementation == "blocked":
-        return _blocked(query, key, value, segment_ids)
-    raise ValueError(
-        f"attention implementation '{implementation}': expected one of {', '.join(map(repr, IMPLEMENTATIONS))}"
-    )
+        return _heads_last(_attend(query, key, value, mask))
+    return _heads_last(_blocked(query, key, value, mask))
 
 
 def cached_attention(
@@ -53,8 +55,8 @@ def cached_attention(
     positions: Int[Array, "batch seq"],
 ) -> Float[Array, "batch seq kv_heads group head_dim"]:
     """Attention of queries at `positions` to the cache, whose slot number is the position of the key in it."""
-    slots = jnp.arange(key_cache.shape[1])
-    return _attend(query, key_cache, value_cache, slots <= positions[:, :, None])
+    mask = jnp.arange(key_cache.shape[1]) <= positions[:, :, None]
+    return _heads_last(_attend(_heads_first(query), _heads_first(key_cache), _heads_first(value_cache), mask))
 
 
 def _causal_mask(seq: int, segment_ids: Int[Array, "batch seq"] | None) -> Bool[Array, "#batch seq seq"]:
@@ -64,20 +66,37 @@ def _causal_mask(seq: int, segment_ids: Int[Array, "batch seq"] | None) -> Bool[
     return mask
 
 
+def _heads_first(x):
+    """(B, T, *heads, H) to (B, *heads, T, H): one product per head, over contiguous rows."""
+    return jnp.moveaxis(x, 1, -2)
+
+
+def _heads_last(x):
+    return jnp.moveaxis(x, -2, 1)
+
+
 def _attend(query, key, value, mask):
-    """Attention where `mask` `(batch or 1, queries, keys)` is True."""
-    scores = jnp.einsum("btkgh,bskh->bkgts", query, key, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None], scores / math.sqrt(query.shape[-1]), _MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, value)
+    """Attention of queries (B, K, G, T, H) to keys and values (B, K, S, H) where `mask` (B or 1, T, S) is True.
+
+    The sum of the exponentials divides the mixed values, not the (larger) matrix of weights, and the scale multiplies
+    the query: on CPU, forward and backward take half of what they take with `jax.nn.softmax`.
+    """
+    query = query * (1 / math.sqrt(query.shape[-1]))
+    scores = jnp.einsum("bkgth,bksh->bkgts", query, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None], scores, _MASKED)
+    # softmax does not depend on what is subtracted, so neither does its gradient
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1, keepdims=True)
+    mixed = jnp.einsum("bkgts,bksh->bkgth", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    return (mixed / total).astype(value.dtype)
 
 
-def _blocked(query, key, value, segment_ids):
-    seq = query.shape[1]
+def _blocked(query, key, value, mask):
+    seq = query.shape[-2]
     block = max(_BLOCK, -(-seq // _MAX_BLOCKS))
-    mask = _causal_mask(seq, segment_ids)
     outputs = []
     for start in range(0, seq, block):
-        end = min(start + block, seq)
-        outputs.append(_attend(query[:, start:end], key[:, :end], value[:, :end], mask[:, start:end, :end]))
-    return jnp.concatenate(outputs, axis=1)
+        rows, end = slice(start, start + block), min(start + block, seq)
+        part = _attend(query[..., rows, :], key[..., :end, :], value[..., :end, :], mask[:, rows, :end])
+        outputs.append(part)
+    return jnp.concatenate(outputs, axis=-2)

@@ -1,6 +1,7 @@
 """Steps that write reports."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from marin.execution.executor import ExecutorStep, InputName, output_path_of, this_output_path
 from marin.report.config import ReportConfig
@@ -11,7 +12,9 @@ def report(name: str, *, title: str, steps: Mapping[str, ExecutorStep | InputNam
 
     Roles a report looks into: documents, train, export, evaluation, and any token store. Others appear in the lineage.
     """
-    inputs = {role: output_path_of(s) if isinstance(s, ExecutorStep) else s for role, s in steps.items()}
+    inputs: dict[str, Any] = {
+        role: output_path_of(s) if isinstance(s, ExecutorStep) else s for role, s in steps.items()
+    }
     return ExecutorStep(
         name=name,
         fn="marin.report.render:write_report",

@@ -68,8 +68,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
 
 
 def _svg(figure: Figure) -> str:
-    settings: dict[str, Any] = {"svg.hashsalt": "marin", "svg.fonttype": "none", "text.color": INK}
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context({"svg.hashsalt": "marin", "svg.fonttype": "none", "text.color": INK}):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()

@@ -46,7 +46,7 @@ def _pictures(data: Collected) -> dict[str, str]:
     for task, metric, entry in _scores(data.evaluation):
         by_metric.setdefault(metric, []).append((task, entry["value"], entry.get("stderr") or 0.0))
         better[metric] = "higher" if entry["higher_is_better"] else "lower"
-    for metric in ("bits_per_byte", "acc"):
+    for metric in ("bits_per_byte", "acc_mutual_info", "acc"):
         if metric in by_metric:
             label = metric.replace("_", " ")
             pictures[f"scores-{metric}.svg"] = score_bars(by_metric[metric], label=label, better=better[metric])
@@ -87,11 +87,14 @@ def _headline(data: Collected) -> str:
             f"(paired over {comparison['n']} {comparison['unit']}{between}): {comparison['verdict']}"
         )
     for task, result in tasks.items():
-        if "acc" in result["metrics"]:
-            entry, chance = result["metrics"]["acc"], result.get("chance")
-            accuracy = with_error(entry["value"], entry["stderr"])
-            against = f"; chance is {chance:.4f}" if chance is not None else ""
-            lines.append(f"- **{task}**: acc {accuracy} (n = {result['n']}{against})")
+        if result.get("chance") is None:
+            continue
+        shown = [
+            f"{metric} {with_error(entry['value'], entry['stderr'])}"
+            for metric, entry in result["metrics"].items()
+            if metric in ("acc_mutual_info", "acc")
+        ]
+        lines.append(f"- **{task}**: {', '.join(shown)} (n = {result['n']}; chance is {result['chance']:.4f})")
     return "\n".join(lines) + "\n" if lines else ""
 
 

@@ -1,0 +1,165 @@
+"""Get the steps out of an experiment's script: what `run`, `plan` and `why` have in common.
+
+The file runs as `__main__`, as `python FILE` would run it, and whatever it gives to `executor_main` is handed over
+instead of being run. So a script needs nothing for the commands' sake.
+"""
+
+import contextlib
+import os
+import re
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from marin.cli.output import RefusedError, UsageError
+
+
+def add_experiment_arguments(parser: ArgumentParser) -> None:
+    """The arguments that every command on an experiment takes."""
+    parser.add_argument("file", metavar="FILE.py", help="the experiment: a script that calls executor_main")
+    parser.add_argument("steps", metavar="STEP", nargs="*", help="only these steps, and what they read")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the experiment's config; handed to the script as it is",
+    )
+    add_prefix_argument(parser)
+
+
+def add_prefix_argument(parser: ArgumentParser) -> None:
+    """The store."""
+    parser.add_argument("--prefix", metavar="DIR", help="store of all outputs ($MARIN_PREFIX, else ./local_store)")
+
+
+def prefix_of(arguments: Namespace) -> str:
+    """The store that the command line or the environment names."""
+    from marin.execution.executor import default_prefix
+
+    return arguments.prefix or default_prefix()
+
+
+def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None], None]) -> None:
+    """Execute the script; call `command(steps, description)` in place of each `executor_main`, while it runs.
+
+    Raises UsageError if there is no such file, it never calls executor_main, or its steps make no sense. If the script
+    itself raises, prints the traceback from the script on and raises SystemExit(1).
+    """
+    import runpy
+
+    from marin.execution.executor import capturing
+
+    path = os.path.abspath(arguments.file)
+    if not os.path.isfile(path):
+        raise UsageError(f"no experiment {arguments.file!r}{_near_file(arguments.file)}")
+    calls = 0
+
+    def hand_over(steps: list[Any], description: str | None) -> None:
+        nonlocal calls
+        calls += 1
+        sys.argv[0] = arguments.file  # runpy made it absolute; records show what was typed
+        with _planning_errors():
+            command(steps, description)
+
+    before = (sys.argv[:], sys.path[:])
+    sys.argv = [arguments.file, *(word for text in arguments.overrides for word in ("--set", text))]
+    if arguments.prefix:
+        sys.argv += ["--prefix", arguments.prefix]
+    sys.path.insert(0, os.path.dirname(path))
+    try:
+        with capturing(hand_over):
+            runpy.run_path(path, run_name="__main__")
+    except (UsageError, RefusedError):
+        raise
+    except Exception as error:
+        _report(error, path)
+        raise SystemExit(1) from None
+    finally:
+        sys.argv[:], sys.path[:] = before
+    if not calls:
+        raise UsageError(
+            f"{arguments.file} asks for no steps: it never calls executor_main. "
+            "End it with `if __name__ == '__main__': executor_main(steps=[...])`"
+        )
+
+
+@contextlib.contextmanager
+def _planning_errors() -> Iterator[None]:
+    """Errors that say all there is to say need no traceback."""
+    from marin.execution.canonical import UnversionableError
+    from marin.execution.executor import PrefixError
+    from marin.execution.graph import GraphError
+    from marin.execution.plan import DigestCollision
+
+    try:
+        yield
+    except (UnversionableError, GraphError, PrefixError) as error:
+        raise UsageError(str(error)) from None
+    except DigestCollision as error:
+        raise RefusedError(str(error)) from None
+
+
+def _report(error: Exception, path: str) -> None:
+    """Print the traceback without the frames that led to the script; a bad --set is the command line's fault."""
+    import traceback
+
+    config = sys.modules.get("marin.config")
+    if config is not None and isinstance(error, getattr(config, "ConfigError", ())):
+        raise UsageError(str(error)) from None
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename != path:
+        frames = frames.tb_next
+    traceback.print_exception(type(error), error, frames)
+
+
+def hint(command: str, arguments: Namespace) -> str:
+    """A next command with the store and settings of this one, so that it can be typed as it stands."""
+    import shlex
+
+    words = [word for text in getattr(arguments, "overrides", ()) for word in ("--set", text)]
+    words += ["--prefix", arguments.prefix] if arguments.prefix else []
+    if command.split()[1] not in ("run", "plan", "why"):
+        words = words[-2:] if arguments.prefix else []
+    return " ".join([command, shlex.join(words)]).rstrip()
+
+
+def step_patterns(names: list[str], steps: list[Any]) -> list[str] | None:
+    """Regular expressions that match exactly the named steps; None for all. Raises UsageError with near misses."""
+    if not names:
+        return None
+    from marin.execution.graph import build_graph
+
+    known = sorted({node.name for node in build_graph(steps)})
+    return [f"^{re.escape(choose_step(name, known))}$" for name in names]
+
+
+def choose_step(name: str, known: list[str]) -> str:
+    """The step that a person means by its name, or by the end or the beginning of it, where that is clear."""
+    if name in known:
+        return name
+    matches = [k for k in known if k.endswith(f"/{name}")] or [k for k in known if k.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    from marin.execution.catalog import near_misses
+
+    near = near_misses(name, known)
+    raise UsageError(
+        f"no step {name!r}; " + (f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known[:10])}")
+    )
+
+
+def _near_file(name: str) -> str:
+    import difflib
+
+    if not name.endswith(".py"):
+        return f": give the script that defines the steps, and then the steps, as in `marin plan FILE.py {name}`"
+    folder, base = os.path.split(name)
+    try:
+        files = [f for f in os.listdir(folder or ".") if f.endswith(".py")]
+    except OSError:
+        return f": there is no folder {folder!r}"
+    near = difflib.get_close_matches(base, files, n=1)
+    return f"; did you mean {os.path.join(folder, near[0])}?" if near else ""

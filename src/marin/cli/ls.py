@@ -1,0 +1,74 @@
+"""Lists the steps of a store with state, age, size and time taken, or its runs."""
+
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from marin.cli.experiment import add_prefix_argument, hint, prefix_of
+from marin.cli.output import UsageError, local_time, note, print_json, size, table
+
+EXAMPLES = """\
+  marin ls                      all steps of the store
+  marin ls steps quickstart/    those whose name begins like this
+  marin ls runs                 all runs, the latest first
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("what", nargs="?", default="steps", metavar="steps|runs", help="what to list (default: steps)")
+    parser.add_argument("start", nargs="?", default="", metavar="BEGINNING", help="only names that begin like this")
+    add_prefix_argument(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(arguments: Namespace) -> int:
+    from marin.execution.catalog import NoStoreError, list_runs, list_steps
+
+    prefix = prefix_of(arguments)
+    what, start = arguments.what, arguments.start
+    if what not in ("steps", "runs"):  # `marin ls quickstart/`
+        what, start = "steps", what
+    try:
+        if what == "runs":
+            return _show_runs([run for run in list_runs(prefix) if run.run_id.startswith(start)], arguments)
+        return _show_steps([step for step in list_steps(prefix) if step.name.startswith(start)], arguments)
+    except NoStoreError as error:
+        raise UsageError(str(error)) from None
+
+
+def _show_steps(steps: list[Any], arguments: Namespace) -> int:
+    if arguments.json:
+        keys = ("name", "digest", "status", "when", "num_bytes", "wall_s", "path")
+        print_json({"steps": [{key: getattr(step, key) for key in keys} for step in steps]})
+        return 0
+    from marin.execution.console import duration
+
+    rows = [
+        (
+            step.name,
+            step.digest[:10],
+            step.status.lower(),
+            local_time(step.when),
+            size(step.num_bytes),
+            "-" if step.wall_s is None else duration(step.wall_s),
+        )
+        for step in steps
+    ]
+    print(table(rows, ("name", "digest", "state", "when", "size", "wall"), right=(4, 5)))
+    note(f"Next: {hint(f'marin show {steps[0].name}', arguments)}" if steps else "no steps")
+    return 0
+
+
+def _show_runs(runs: list[Any], arguments: Namespace) -> int:
+    if arguments.json:
+        print_json({"runs": [dict(run.record) for run in runs]})
+        return 0
+    rows = []
+    for run in runs:
+        steps = run.record.get("steps", [])
+        counts = {action: sum(step["action"] == action for step in steps) for action in ("ran", "cached", "failed")}
+        words = ", ".join(f"{number} {action}" for action, number in counts.items() if number)
+        started, status = local_time(run.record.get("started")), str(run.record.get("status", "?")).lower()
+        rows.append((run.run_id, status, started, words or "-", run.record.get("command", "")))
+    print(table(rows, ("run", "state", "started", "steps", "command")))
+    note(f"Next: {hint(f'marin show {runs[0].run_id}', arguments)}" if runs else "no runs")
+    return 0

@@ -1,0 +1,128 @@
+"""`marin <command> ...`: find the command, load it alone, turn its outcome into an exit code.
+
+    0 ok   1 a step failed   2 usage   3 refused   5 `plan --check` found work   130 interrupted
+
+The list of commands is written out here so that `marin --help` loads none of them; a test keeps the two alike.
+"""
+
+import sys
+from collections.abc import Sequence
+
+OK, STEP_FAILED, USAGE, REFUSED, WORK_PENDING, INTERRUPTED = 0, 1, 2, 3, 5, 130
+
+COMMANDS = {
+    "run": "run an experiment; what is there already is not run again",
+    "plan": "show what a run would do, and why; changes nothing",
+    "why": "show what made a step change, down to the field",
+    "ls": "list the steps or runs of a store",
+    "show": "show the record of a step or run",
+    "logs": "print what a step printed",
+}
+
+HELP = """\
+examples:
+  marin run experiments/hello_world.py                  run it; run it again: nothing to do
+  marin plan experiments/hello_world.py                 what would run, and which field changed
+  marin why experiments/hello_world.py hello_world/stats
+
+usage: marin COMMAND [ARGUMENTS]        marin COMMAND --help tells more
+
+commands:
+{commands}
+
+The store of all outputs is --prefix, else $MARIN_PREFIX, else ./local_store.
+Exit codes: 0 ok, 1 a step failed, 2 usage, 3 refused, 5 `plan --check` found work, 130 interrupted.
+"""
+
+
+def help_text() -> str:
+    """What `marin --help` prints."""
+    width = max(map(len, COMMANDS))
+    return HELP.format(commands="\n".join(f"  {name:<{width}}   {what}" for name, what in COMMANDS.items()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (default: this process's) and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text(), end="", file=sys.stdout if arguments else sys.stderr)
+        return OK if arguments else USAGE
+    if arguments[0] in ("-V", "--version", "version"):
+        from marin import __version__
+
+        print(f"marin {__version__}")
+        return OK
+    if arguments[0] not in COMMANDS:
+        return _unknown(arguments[0])
+    try:
+        return _dispatch(arguments[0], arguments[1:])
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        import os
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _dispatch(name: str, arguments: list[str]) -> int:
+    import argparse
+    import importlib
+
+    from marin.cli.output import RefusedError, UsageError, error_line
+
+    command = importlib.import_module(f"marin.cli.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"marin {name}",
+        description=command.EXAMPLES,
+        epilog=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    # argparse puts usage first; a reader wants an example first
+    parser.format_help = lambda: _examples_first(parser, command.EXAMPLES)  # type: ignore[method-assign]
+    command.add_arguments(parser)
+    try:
+        code = command.run(parser.parse_args(arguments))
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
+        error_line(str(error))
+        return USAGE
+    except RefusedError as error:
+        error_line(str(error))
+        return REFUSED
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            error_line(stop.code)
+            return STEP_FAILED
+        return stop.code or OK
+
+
+def _examples_first(parser: "argparse.ArgumentParser", examples: str) -> str:  # type: ignore[name-defined]
+    formatter = parser._get_formatter()
+    formatter.add_text("examples:\n" + examples.rstrip("\n"))
+    formatter.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups)
+    for group in parser._action_groups:
+        formatter.start_section(group.title)
+        formatter.add_text(group.description)
+        formatter.add_arguments(group._group_actions)
+        formatter.end_section()
+    formatter.add_text(parser.epilog)
+    return formatter.format_help()
+
+
+def _unknown(name: str) -> int:
+    import difflib
+
+    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    hint = f"did you mean `marin {near[0]}`?" if near else f"there are {', '.join(COMMANDS)}"
+    if name.endswith(".py"):
+        hint = f"did you mean `marin run {name}`?"
+    print(f"error: no command {name!r}; {hint}", file=sys.stderr)
+    return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

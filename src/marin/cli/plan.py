@@ -1,0 +1,78 @@
+"""Shows for every step whether a run would run it, and why; reads the store, changes nothing.
+
+=  cached     +  new step     ~  changed     !  failed before     w  another run is at it     x  an input failed
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from marin.cli.experiment import add_experiment_arguments, hint, prefix_of, step_patterns, with_steps_of
+from marin.cli.output import note, print_json
+
+EXAMPLES = """\
+  marin plan experiments/quickstart.py
+  marin plan experiments/quickstart.py --set train.learning_rate=1e-3    what would that change?
+  marin plan experiments/quickstart.py --check                           exit code 5 if anything would run
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_experiment_arguments(parser)
+    parser.add_argument("--force-run-failed", action="store_true", help="plan to run again what failed earlier")
+    parser.add_argument("--check", action="store_true", help="exit with 5 if a run would do anything")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(arguments: Namespace) -> int:
+    from marin.execution.executor import Executor
+
+    executor = Executor(prefix_of(arguments))
+    plans: list[Any] = []
+
+    def command(steps: list[Any], description: str | None) -> None:
+        plans.append(
+            executor.plan(
+                steps,
+                run_only=step_patterns(arguments.steps, steps),
+                force_run_failed=arguments.force_run_failed,
+            )
+        )
+
+    with_steps_of(arguments, command)
+    is_done = all(plan.is_done for plan in plans)
+    if arguments.json:
+        steps = [item_json(item, plan) for plan in plans for item in plan]
+        print_json({"prefix": executor.prefix, "is_done": is_done, "steps": steps})
+    else:
+        from marin.execution.console import format_plan
+
+        note(f"store: {executor.prefix}")
+        for plan in plans:
+            print(format_plan(plan))
+        sys.stdout.flush()
+        file = arguments.file
+        changed = next((item.node.name for plan in plans for item in plan if item.changes), None)
+        if changed:
+            note(f"Why?  {hint(f'marin why {file} {changed}', arguments)}")
+        note(f"Next: {hint('marin ls' if is_done else f'marin run {file}', arguments)}")
+    return 5 if arguments.check and not is_done else 0
+
+
+def item_json(item: Any, plan: Any) -> dict[str, Any]:
+    """One step of a plan as plain values."""
+    return {
+        "name": item.node.name,
+        "digest": item.node.digest,
+        "path": item.node.path,
+        "action": item.action,
+        "reason": item.reason,
+        "is_target": item.node.digest in plan.targets,
+        "inputs": [{"name": plan.graph[digest].name, "digest": digest} for digest in item.node.deps],
+        "changes": [change_json(change) for change in item.changes],
+    }
+
+
+def change_json(change: Any) -> dict[str, Any]:
+    """One difference of two recipes as plain values."""
+    return {"path": change.path, "old": change.old, "new": change.new, "is_input": change.is_input}

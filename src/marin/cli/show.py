@@ -1,0 +1,99 @@
+"""Prints the record of a step or run: what it is, what it read, how it was made.
+
+ADDRESS: a step's name (its latest output), name@digits, the first digits of a digest, a run id or its beginning, or a
+path to anything inside an output.
+"""
+
+import json
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from marin.cli.experiment import add_prefix_argument, hint, prefix_of
+from marin.cli.output import UsageError, local_time, note, print_json, size
+
+EXAMPLES = """\
+  marin show quickstart/train              the latest output of that name
+  marin show quickstart/train@1a2b3c       one of several
+  marin show quickstart/train --json       everything on record
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("address", metavar="ADDRESS", help="step name, name@digits, digest, run id, or path")
+    add_prefix_argument(parser)
+    parser.add_argument("--json", action="store_true", help="the whole record as one JSON object")
+
+
+def run(arguments: Namespace) -> int:
+    from marin.execution.catalog import AddressError, NoStoreError, RunEntry, find
+
+    try:
+        entry = find(prefix_of(arguments), arguments.address)
+    except (AddressError, NoStoreError) as error:
+        raise UsageError(str(error)) from None
+    is_run = isinstance(entry, RunEntry)
+    if arguments.json:
+        print_json({"run": dict(entry.record)} if is_run else {"step": entry.to_json()})
+        return 0
+    lines = _run_lines(entry.record) if is_run else _step_lines(entry)
+    width = max(len(key) for key, _ in lines)
+    print("\n".join(f"{key:<{width}}  {text}" if key else text for key, text in lines))
+    note(f"Next: {hint('marin ls' if is_run else f'marin logs {entry.name}@{entry.digest[:6]}', arguments)}")
+    return 0
+
+
+def _step_lines(entry: Any) -> list[tuple[str, str]]:
+    from marin.execution.console import duration
+
+    state, record = entry.state, entry.state.record
+    lines = [
+        ("step", entry.name),
+        ("digest", entry.digest),
+        ("state", entry.status.lower()),
+        ("folder", entry.paths.root),
+    ]
+    if record is None:
+        error = state.error or {}
+        if error:
+            lines.append(("error", f"{error.get('type')}: {error.get('message')}"))
+        return [*lines, ("when", local_time(entry.when)), ("run", state.owner.run_id), ("log", entry.log_path)]
+    git = record["env"].get("git") or {}
+    commit = f"{git['commit'][:10]}{' with changes' if git.get('dirty_sha256') else ''}" if git else "none"
+    lines += [
+        ("output", entry.data_path),
+        ("size", f"{size(record['bytes'])} in {record['files']} file{'s' * (record['files'] != 1)}"),
+        ("made", f"{local_time(record['ended'])} in {duration(record['wall_s'])} ({record['cpu_s']:.1f} s CPU)"),
+        ("peak", f"{size(record['max_rss'])} of memory"),
+        ("run", f"{record['run_id']} by {record['user']}"),
+        ("function", record["fn"] + (f"  code_version {record['code_version']!r}" if record["code_version"] else "")),
+        ("commit", commit),
+        ("python", f"{record['env']['python']} on {record['env']['platform']}"),
+    ]
+    if record.get("description"):
+        lines.insert(1, ("about", record["description"]))
+    for number, used in enumerate(record["inputs"]):
+        where = used["path"] + (f"/{used['sub']}" if used["sub"] else "")
+        lines.append(("inputs" if number == 0 else "", where if number == 0 else f"{'':<10}{where}"))
+    return [*lines, ("config", ""), ("", json.dumps(record["config_resolved"], indent=2, ensure_ascii=False))]
+
+
+def _run_lines(record: Any) -> list[tuple[str, str]]:
+    lines = [
+        ("run", record["run_id"]),
+        ("state", str(record["status"]).lower()),
+        ("command", record["command"]),
+        ("folder", record["cwd"]),
+        ("started", local_time(record["started"])),
+        ("ended", local_time(record.get("ended"))),
+    ]
+    if record.get("description"):
+        lines.insert(1, ("about", record["description"]))
+    lines += [("steps" if i == 0 else "", _run_step(step, i)) for i, step in enumerate(record.get("steps", []))]
+    return lines
+
+
+def _run_step(step: Any, index: int) -> str:
+    from marin.execution.console import duration
+
+    took = f"  {duration(step['wall_s'])}" if step["action"] == "ran" else ""
+    return f"{'' if index == 0 else ' ' * 9}{step['action']:<8} {step['name']} @{step['digest'][:6]}{took}"

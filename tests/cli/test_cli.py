@@ -1,0 +1,412 @@
+"""The command line as a person uses it: what it prints, what it returns, what it suggests."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from marin.cli import main as cli
+from marin.cli.output import local_time, size
+
+SCRIPT = """
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from marin.execution.executor import ExecutorStep, executor_main, output_path_of, this_output_path, version_meta
+from marin.cluster.resources import ResourceConfig
+
+
+@dataclass(frozen=True)
+class Train:
+    learning_rate: float = 3e-3
+
+
+@dataclass(frozen=True)
+class Config:
+    train: Train = Train()
+    input_path: Any = None
+    workers: int = field(default=1, metadata=version_meta(exclude=True))
+    output_path: Any = this_output_path()
+
+
+def work(config: Config) -> None:
+    print("learning rate", config.train.learning_rate)
+    with open(os.path.join(config.output_path, "x.txt"), "w") as file:
+        file.write("x" * 1234)
+
+
+def fail(config: Config) -> None:
+    raise ValueError("a planned failure")
+
+
+settings = dict(word.split("=") for word in sys.argv if "=" in word)
+raw = ExecutorStep(name="raw/text", fn=work, config=Config(workers=int(settings.get("workers", 1))))
+train = ExecutorStep(
+    name="model/train",
+    fn=work,
+    config=Config(train=Train(float(settings.get("lr", 3e-3))), input_path=output_path_of(raw)),
+    resources=ResourceConfig.with_cpu() if "apart" in settings else None,
+)
+evaluate = ExecutorStep(
+    name="model/eval", fn=fail if "fail" in settings else work, config=Config(input_path=output_path_of(train, "x.txt"))
+)
+
+if __name__ == "__main__":
+    executor_main(steps=[evaluate], description="three steps")
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an experiment, as working directory; the store is ./store."""
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "three_steps.py").write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MARIN_PREFIX", "store")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def marin(place: Path, capfd: pytest.CaptureFixture) -> Callable[..., SimpleNamespace]:
+    """Runs one command line in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: str, expect: int = 0) -> SimpleNamespace:
+        capfd.readouterr()
+        code = cli.main(arguments)
+        out, err = capfd.readouterr()
+        assert code == expect, f"exit code {code}, expected {expect}\n{out}\n{err}"
+        return SimpleNamespace(out=out, err=err)
+
+    return run
+
+
+# -- help -------------------------------------------------------------------------------------------------------------
+
+
+def test_help_begins_with_examples_and_names_every_command():
+    text = cli.help_text()
+    assert text.startswith("examples:\n  marin run ")
+    for name, what in cli.COMMANDS.items():
+        assert re.search(rf"^  {name} +{what}$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_each_commands_help_begins_with_examples(command: str, marin: Callable[..., SimpleNamespace]):
+    out = marin(command, "--help").out
+    assert out.startswith("examples:\n  marin " + command)
+    assert f"usage: marin {command}" in out
+
+
+def test_no_command_prints_help_and_is_a_usage_error(marin: Callable[..., SimpleNamespace]):
+    done = marin(expect=2)
+    assert done.out == ""
+    assert done.err.startswith("examples:")
+
+
+def test_the_version_is_printed(marin: Callable[..., SimpleNamespace]):
+    assert re.fullmatch(r"marin \d+\.\d+\.\d+\n", marin("--version").out)
+
+
+def test_help_costs_at_most_150_ms_of_cpu():
+    best = float("inf")
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "marin.cli.main", "--help"], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert best <= 0.15
+
+
+# -- run and plan -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_runs_everything_once_and_then_nothing(marin: Callable[..., SimpleNamespace], place: Path):
+    first = marin("run", "three_steps.py")
+    assert re.fullmatch(r"model/eval +store/model/eval-\w{10}/\S+", first.out.splitlines()[-1])
+    assert "3 ran" in first.err
+    assert "nothing to do: 3 steps cached" in marin("run", "three_steps.py").err
+
+
+def test_python_and_marin_run_make_the_same_thing(marin: Callable[..., SimpleNamespace], place: Path):
+    subprocess.run([sys.executable, "three_steps.py"], check=True, capture_output=True)
+    assert "nothing to do: 3 steps cached" in marin("run", "three_steps.py").err
+
+
+def test_a_step_in_a_process_of_its_own_runs_too(marin: Callable[..., SimpleNamespace], place: Path):
+    assert "3 ran" in marin("run", "three_steps.py", "--set", "apart=1").err
+    assert "learning rate 0.003" in marin("logs", "model/train").out
+
+
+def test_plan_says_what_is_new_and_changes_nothing(marin: Callable[..., SimpleNamespace], place: Path):
+    done = marin("plan", "three_steps.py")
+    assert [line.split()[:2] for line in done.out.splitlines()[:3]] == [
+        ["+", "raw/text"],
+        ["+", "model/train"],
+        ["+", "model/eval"],
+    ]
+    assert done.err.splitlines()[-1] == "Next: marin run three_steps.py"
+    assert not (place / "store").exists()
+
+
+def test_plan_names_the_field_that_changed_and_the_next_command(marin: Callable[..., SimpleNamespace]):
+    marin("run", "three_steps.py")
+    done = marin("plan", "three_steps.py", "--set", "lr=1e-3")
+    raw, train, evaluate = done.out.splitlines()[:3]
+    assert re.search(r"=  raw/text +@\w{6}  cached", raw)
+    assert re.search(r"~  model/train +@\w{6}  run +config\.train\.learning_rate  0\.003 -> 0\.001$", train)
+    assert re.search(r"~  model/eval +@\w{6}  run +input model/train changed$", evaluate)
+    assert done.err.splitlines()[-2:] == [
+        "Why?  marin why three_steps.py model/train --set lr=1e-3",
+        "Next: marin run three_steps.py --set lr=1e-3",
+    ]
+
+
+def test_plan_check_exits_with_5_only_while_work_is_pending(marin: Callable[..., SimpleNamespace]):
+    marin("plan", "three_steps.py", "--check", expect=5)
+    marin("run", "three_steps.py")
+    marin("plan", "three_steps.py", "--check")
+    marin("plan", "three_steps.py", "--check", "--set", "workers=8")
+    marin("plan", "three_steps.py", "--check", "--set", "lr=1", expect=5)
+
+
+def test_plan_as_json(marin: Callable[..., SimpleNamespace]):
+    marin("run", "three_steps.py")
+    answer = json.loads(marin("plan", "three_steps.py", "--json", "--set", "lr=1").out)
+    assert answer["format_version"] == "1.0"
+    assert not answer["is_done"]
+    assert [(s["name"], s["action"]) for s in answer["steps"]] == [
+        ("raw/text", "HIT"),
+        ("model/train", "RUN"),
+        ("model/eval", "RUN"),
+    ]
+    assert answer["steps"][1]["changes"] == [
+        {"path": "config.train.learning_rate", "old": "0.003", "new": "1.0", "is_input": False}
+    ]
+    assert answer["steps"][1]["inputs"][0]["name"] == "raw/text"
+
+
+def test_only_the_steps_named_run_with_what_they_read(marin: Callable[..., SimpleNamespace]):
+    assert "2 ran" in marin("run", "three_steps.py", "train").err
+    assert "model/eval" not in marin("plan", "three_steps.py", "train").out
+
+
+def test_run_as_dry_run_is_plan(marin: Callable[..., SimpleNamespace], place: Path):
+    assert "+  raw/text" in marin("run", "three_steps.py", "--dry-run").out
+    assert not (place / "store").exists()
+
+
+def test_a_failed_step_exits_with_1_and_names_the_error(marin: Callable[..., SimpleNamespace]):
+    done = marin("run", "three_steps.py", "--set", "fail=1", expect=1)
+    assert "a planned failure" in done.err
+    again = marin("run", "three_steps.py", "--set", "fail=1", expect=1)
+    assert "--force_run_failed" in again.err
+    plan = marin("plan", "three_steps.py", "--set", "fail=1", "--check", expect=5)
+    assert re.search(r"!  model/eval .*a planned failure", plan.out)
+
+
+# -- why --------------------------------------------------------------------------------------------------------------
+
+
+def test_why_names_only_where_a_change_began(marin: Callable[..., SimpleNamespace]):
+    marin("run", "three_steps.py")
+    done = marin("why", "three_steps.py", "model/eval", "--set", "lr=1e-3")
+    first, second, *rest = done.out.splitlines()
+    assert re.match(r"model/eval @\w{6} will run because upstream, model/train @\w{6} differs from @\w{6} \(", first)
+    assert second == "  config.train.learning_rate  0.003 -> 0.001"
+    assert rest == []
+    assert done.err == "Next: marin run three_steps.py --set lr=1e-3\n"
+
+
+def test_why_without_a_step_tells_each_cause_once(marin: Callable[..., SimpleNamespace]):
+    marin("run", "three_steps.py")
+    lines = marin("why", "three_steps.py", "--set", "lr=1e-3").out.splitlines()
+    assert re.match(r"model/train @\w{6} will run because it differs from @\w{6} \(", lines[0])
+    assert lines[1:] == ["  config.train.learning_rate  0.003 -> 0.001", "  downstream  model/eval"]
+
+
+def test_why_of_a_new_a_cached_and_a_failed_step(marin: Callable[..., SimpleNamespace]):
+    assert "because it is new" in marin("why", "three_steps.py", "raw/text").out
+    marin("run", "three_steps.py", "--set", "fail=1", expect=1)
+    assert "will not run: failed before" in marin("why", "three_steps.py", "eval", "--set", "fail=1").out
+    assert "is cached: made 20" in marin("why", "three_steps.py", "train").out
+    marin("run", "three_steps.py", "--set", "lr=1")
+    compared = marin("why", "three_steps.py", "train").out
+    assert "compared with @" in compared
+    assert "config.train.learning_rate  1.0 -> 0.003" in compared
+    assert "nothing would run" in marin("why", "three_steps.py", "--set", "lr=1").out
+
+
+def test_why_as_json(marin: Callable[..., SimpleNamespace]):
+    marin("run", "three_steps.py")
+    answer = json.loads(marin("why", "three_steps.py", "model/train", "--json", "--set", "lr=1").out)
+    (step,) = answer["steps"]
+    assert step["downstream"] == ["model/eval"]
+    assert step["causes"][0]["name"] == "model/train"
+    assert step["causes"][0]["changes"][0]["path"] == "config.train.learning_rate"
+
+
+# -- ls, show, logs ---------------------------------------------------------------------------------------------------
+
+
+def test_ls_lists_steps_and_runs(marin: Callable[..., SimpleNamespace]):
+    marin("run", "three_steps.py", "--set", "fail=1", expect=1)
+    lines = marin("ls").out.splitlines()
+    assert lines[0].split() == ["name", "digest", "state", "when", "size", "wall"]
+    assert re.fullmatch(r"model/eval +\w{10} +failed +\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d +- +-", lines[1])
+    assert re.fullmatch(r"raw/text +\w{10} +succeeded +\S+ +1\.2 kB +\S+s", lines[3])
+    assert len(marin("ls", "model/").out.splitlines()) == 3
+    runs = marin("ls", "runs").out.splitlines()
+    assert re.match(r"\d{8}-\d{6}-\w{6} +failed +\S+ +2 ran, 1 failed +python three_steps\.py", runs[1])
+    assert [s["status"] for s in json.loads(marin("ls", "--json").out)["steps"]] == ["FAILED", "SUCCEEDED", "SUCCEEDED"]
+    assert len(json.loads(marin("ls", "runs", "--json").out)["runs"]) == 1
+
+
+def test_show_prints_the_record_however_the_step_is_named(marin: Callable[..., SimpleNamespace], place: Path):
+    marin("run", "three_steps.py")
+    record = json.loads(marin("show", "model/train", "--json").out)["step"]
+    digest, run_id = record["digest"], record["record"]["run_id"]
+    named = [
+        marin("show", address).out
+        for address in (
+            "model/train",
+            f"model/train@{digest[:6]}",
+            digest[:6],
+            digest,
+            f"store/model/train-{digest[:10]}/data/x.txt",
+            f"model/train-{digest[:10]}",
+            record["data_path"],
+        )
+    ]
+    assert set(named) == {named[0]}
+    assert digest in named[0]
+    assert "three_steps:work" in named[0]
+    assert '"learning_rate": 0.003' in named[0]
+    assert "raw/text-" in named[0]
+    assert "three steps" in marin("show", run_id).out
+    assert json.loads(marin("show", run_id[:16], "--json").out)["run"]["run_id"] == run_id
+
+
+def test_show_of_a_failed_step_has_its_error(marin: Callable[..., SimpleNamespace]):
+    marin("run", "three_steps.py", "--set", "fail=1", expect=1)
+    assert re.search(r"error +ValueError: a planned failure", marin("show", "model/eval").out)
+
+
+def test_logs_print_what_the_step_printed(marin: Callable[..., SimpleNamespace]):
+    marin("run", "three_steps.py", "--set", "apart=1")
+    done = marin("logs", "model/train", "-n", "1")
+    assert len(done.out.splitlines()) == 1
+    assert done.err.startswith("log: ")
+
+
+def test_a_runner_that_is_gone_is_shown_as_abandoned(marin: Callable[..., SimpleNamespace], place: Path):
+    marin("run", "three_steps.py")
+    (register,) = place.glob("store/raw/text-*/.exec/state.json")
+    state = json.loads(register.read_text())
+    state |= {"status": "RUNNING", "record": None}
+    state["owner"]["pid_start"] = 1
+    register.write_text(json.dumps(state))
+    assert re.search(r"raw/text +\w{10} +abandoned", marin("ls").out)
+
+
+# -- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("pln", "x.py"), r"no command 'pln'; did you mean `marin plan`\?"),
+        (("three_steps.py",), r"did you mean `marin run three_steps.py`\?"),
+        (("run", "three_step.py"), r"no experiment 'three_step.py'; did you mean three_steps.py\?"),
+        (("plan", "nowhere/x.py"), r"there is no folder 'nowhere'"),
+        (("why", "model/train"), r"`marin plan FILE.py model/train`"),
+        (("run", "three_steps.py", "model/trian"), r"no step 'model/trian'; did you mean model/train"),
+        (("run", "three_steps.py", "-j", "0"), r"-j must be at least 1"),
+        (("run", "three_steps.py", "--prefix", "s3://bucket"), r"not a folder of this machine"),
+        (("ls", "--prefix", "elsewhere"), r"no store at elsewhere"),
+        (("show", "model/train", "--prefix", "elsewhere"), r"no store at elsewhere"),
+        (("run", "silent.py"), r"never calls executor_main"),
+        (("plan", "cycle.py"), r"cycle: a -> a"),
+        (("plan", "lambda.py"), r"step 'a': cannot version config: a lambda"),
+        (("logs", "x", "-n", "0"), r"-n must be at least 1"),
+        (("plan", "--chek"), r"usage: marin plan"),
+    ],
+)
+def test_a_mistake_is_explained_and_exits_with_2(
+    arguments: tuple[str, ...], complaint: str, marin: Callable[..., SimpleNamespace], place: Path
+):
+    (place / "silent.py").write_text("x = 1\n")
+    head = "from marin.execution.executor import *\n"
+    (place / "cycle.py").write_text(
+        head + "c = {}\na = ExecutorStep(name='a', fn=len, config=c)\nc['x'] = a\nexecutor_main([a])\n"
+    )
+    (place / "lambda.py").write_text(head + "executor_main([ExecutorStep(name='a', fn=len, config=lambda: 0)])\n")
+    done = marin(*arguments, expect=2)
+    assert re.search(complaint, done.err)
+    assert done.out == ""
+    assert "Traceback" not in done.err
+
+
+def test_an_unknown_or_ambiguous_address_offers_others(marin: Callable[..., SimpleNamespace]):
+    marin("run", "three_steps.py")
+    marin("run", "three_steps.py", "--set", "lr=1")
+    assert "did you mean model/train" in marin("show", "train", expect=2).err
+    assert "`marin ls` lists" in marin("show", "zzzz", expect=2).err
+    assert "could be any of 2" in marin("show", "2", expect=2).err
+
+
+def test_a_script_that_raises_shows_its_own_traceback_only(marin: Callable[..., SimpleNamespace], place: Path):
+    (place / "broken.py").write_text("def f():\n    return 1 / 0\n\nf()\n")
+    err = marin("plan", "broken.py", expect=1).err
+    assert "ZeroDivisionError" in err
+    assert "runpy" not in err
+    assert 'broken.py", line 4' in err
+
+
+def test_a_step_folder_with_another_recipe_is_refused_with_3(marin: Callable[..., SimpleNamespace], place: Path):
+    marin("run", "three_steps.py")
+    (register,) = place.glob("store/raw/text-*/.exec/state.json")
+    state = json.loads(register.read_text())
+    register.write_text(json.dumps(state | {"digest": "0" * 64}))
+    assert "belongs to a step with digest" in marin("run", "three_steps.py", expect=3).err
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_colour_only_where_it_is_wanted(marin: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch):
+    marin("run", "three_steps.py")
+    assert "\x1b" not in marin("ls").out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b" in marin("ls").out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in marin("ls").out
+
+
+def test_sizes_and_times_read_as_people_write_them(monkeypatch: pytest.MonkeyPatch):
+    import time
+
+    sizes = [None, 0, 999, 1000, 1234, 999_949, 999_950, 41_200_000_000]
+    assert [size(n) for n in sizes] == ["-", "0 B", "999 B", "1.0 kB", "1.2 kB", "999.9 kB", "1.0 MB", "41.2 GB"]
+    monkeypatch.setenv("TZ", "UTC-5:30")
+    time.tzset()
+    assert local_time("2026-01-31T23:59:59Z") == "2026-02-01T05:29:59"
+    monkeypatch.delenv("TZ")
+    time.tzset()
+
+
+def test_a_reader_that_stops_reading_is_no_error(marin: Callable[..., SimpleNamespace], place: Path):
+    marin("run", "three_steps.py")
+    command = f"{sys.executable} -m marin.cli.main show model/train --json | head -c 10"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=dict(os.environ))
+    assert done.stdout == '{\n  "forma'
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,75 @@
+"""What the executor itself costs, in CPU time: ceilings with room for a slow machine, and the figures printed."""
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
+from marin.execution.graph import build_graph
+
+ROOM = 4.0  # the budgets are for a quiet, current machine
+
+
+@dataclass(frozen=True)
+class Nothing:
+    index: int
+    output_path: str
+    rate: float = 0.1
+    text: str = "some text"
+    inputs: tuple = ()
+
+
+def do_nothing(config: Nothing) -> None:
+    pass
+
+
+def grid(count: int) -> list[ExecutorStep]:
+    """Layers of 20 steps, each of which reads three of the layer before."""
+    steps: list[ExecutorStep] = []
+    for i in range(count):
+        before = [steps[i - 20 - i % 20 + (i + k) % 20] for k in range(3)] if i >= 20 else []
+        config = Nothing(i, this_output_path(), inputs=tuple(output_path_of(s) for s in before))
+        steps.append(ExecutorStep(name=f"layer-{i // 20}/step-{i}", fn=do_nothing, config=config))
+    return steps
+
+
+def cpu_of(function) -> float:
+    started = time.process_time()
+    function()
+    return time.process_time() - started
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """CPU seconds: of planning the graph, of a first run, of a run that finds everything cached."""
+    count = 100
+    steps = grid(count)
+    executors = [Executor(tmp_path_factory.mktemp("store"), fsync=False, quiet=True) for _ in range(5)]
+    planning = min(cpu_of(lambda: build_graph(steps)) for _ in range(5))
+    first = min(cpu_of(lambda e=e: e.run(steps)) for e in executors)
+    cached = min(cpu_of(lambda e=e: e.run(steps)) for e in executors)
+    small = min(cpu_of(lambda e=e: e.run(steps[:1])) for e in executors)  # what every run costs, whatever its size
+    return {"count": count, "planning": planning, "first": first, "cached": cached, "fixed": small}
+
+
+def test_a_step_that_does_nothing_costs_little(measured):
+    each_ms = 1000 * (measured["first"] - measured["planning"] - measured["fixed"]) / measured["count"]
+    print(f"no-op step in this process: {each_ms:.2f} ms CPU without fsync (budget 1 ms)")
+    assert each_ms < 1.0 * ROOM
+
+
+def test_a_cached_step_costs_next_to_nothing(measured):
+    each_us = 1e6 * (measured["cached"] - measured["planning"] - measured["fixed"]) / measured["count"]
+    print(f"cached step: {each_us:.0f} us CPU after planning (budget 100 us)")
+    assert each_us < 100 * ROOM
+
+
+def test_importing_the_executor_costs_little():
+    code = "import time; t = time.process_time(); import marin.execution.executor; print(time.process_time() - t)"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(7)]
+    best = min(float(run.stdout) for run in runs)
+    print(f"import marin.execution.executor: {best * 1000:.0f} ms CPU (budget 50 ms)")
+    assert best < 0.05
