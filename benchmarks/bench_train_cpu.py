@@ -51,7 +51,7 @@ class Shape:
 
 
 SHAPE = Shape()
-Step = Callable[[], None]
+Step = Callable[[int], None]  # run that many steps, to the very end of the last
 SCRATCH = "BENCH_TRAIN_SCRATCH"
 
 
@@ -107,14 +107,17 @@ def make_marin() -> Step:
     )
     step_index = 0
 
-    def step() -> None:
+    def steps(num_steps: int) -> None:
         nonlocal state, step_index
-        rate = schedule(step_index)
-        state, metrics = train_step(state, device_batch(next(batches)), rate)
-        step_index += 1
-        log(StepDone(step=step_index, is_last=False, state=state, metrics=metrics, learning_rate=rate))
+        for _ in range(num_steps):
+            rate = schedule(step_index)
+            state, metrics = train_step(state, device_batch(next(batches)), rate)
+            step_index += 1
+            log(StepDone(step=step_index, is_last=False, state=state, metrics=metrics, learning_rate=rate))
+        log.drain()
+        jax.block_until_ready(state)
 
-    return step
+    return steps
 
 
 def write_random_store(path: Path) -> None:
@@ -213,12 +216,14 @@ def make_plain() -> Step:
     state = jax.jit(optimizer.init)(params)
     batches = token_batches()
 
-    def step() -> None:
+    def steps(num_steps: int) -> None:
         nonlocal params, state
-        params, state, loss = update(params, state, *next(batches))
-        loss.block_until_ready()
+        for _ in range(num_steps):
+            params, state, loss = update(params, state, *next(batches))
+            loss.block_until_ready()
+        jax.block_until_ready(params)
 
-    return step
+    return steps
 
 
 def make_torch() -> Step:
@@ -280,38 +285,37 @@ def make_torch() -> Step:
     compiled = torch.compile(model)
     batches = token_batches()
 
-    def step() -> None:
-        tokens, targets = (torch.from_numpy(a).long() for a in next(batches))
-        loss = compiled(tokens, targets)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        loss.item()
+    def steps(num_steps: int) -> None:
+        for _ in range(num_steps):
+            tokens, targets = (torch.from_numpy(a).long() for a in next(batches))
+            loss = compiled(tokens, targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            loss.item()
 
-    return step
+    return steps
 
 
 PEERS = {"marin": make_marin, "plain": make_plain, "torch": make_torch}
 
 
 def worker(peer: str) -> None:
-    """Warm up, then for each line `n` on standard input run n steps and print their costs as one line of JSON."""
+    """Warm up, then for each line `n` of standard input run n steps and print the mean cost of one, as JSON."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not mix with the answers
     began, began_cpu = time.perf_counter(), _cpu_s()
-    step = PEERS[peer]()
-    step()
+    steps = PEERS[peer]()
+    steps(1)
     first = {"first_wall_s": time.perf_counter() - began, "first_cpu_s": _cpu_s() - began_cpu}
-    for _ in range(4):
-        step()
+    steps(4)
     print(json.dumps(first), file=out, flush=True)
     for line in sys.stdin:
-        costs = []
-        for _ in range(int(line)):
-            wall, cpu = time.perf_counter(), _cpu_s()
-            step()
-            costs.append((time.perf_counter() - wall, _cpu_s() - cpu))
-        print(json.dumps(costs), file=out, flush=True)
+        num_steps = int(line)
+        wall, cpu = time.perf_counter(), _cpu_s()
+        steps(num_steps)
+        cost = ((time.perf_counter() - wall) / num_steps, (_cpu_s() - cpu) / num_steps)
+        print(json.dumps(cost), file=out, flush=True)
 
 
 def _cpu_s() -> float:
@@ -321,7 +325,7 @@ def _cpu_s() -> float:
 
 
 def measure(peers: list[str], rounds: int, steps: int) -> dict[str, dict]:
-    """Per peer: (wall, cpu) seconds of each step, and what its start cost."""
+    """Per peer: (wall, cpu) seconds of a step in each round, and what its start cost."""
     processes = {}
     found: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -335,12 +339,12 @@ def measure(peers: list[str], rounds: int, steps: int) -> dict[str, dict]:
                     text=True,
                     env=environment,
                 )
-                found[peer] = {**_answer(peer, processes[peer]), "steps": []}
+                found[peer] = {**_answer(peer, processes[peer]), "rounds": []}
             for turn in range(rounds):
                 for peer in peers[turn % len(peers) :] + peers[: turn % len(peers)]:
                     processes[peer].stdin.write(f"{steps}\n")
                     processes[peer].stdin.flush()
-                    found[peer]["steps"] += _answer(peer, processes[peer])
+                    found[peer]["rounds"].append(_answer(peer, processes[peer]))
         finally:
             for process in processes.values():
                 process.kill()
@@ -358,32 +362,41 @@ def _answer(peer: str, process: subprocess.Popen):
 def report(found: dict[str, dict], rounds: int, steps: int) -> str:
     """The results as Markdown."""
     base = "plain" if "plain" in found else next(iter(found))
-    medians = {peer: tuple(statistics.median(c) for c in zip(*f["steps"], strict=True)) for peer, f in found.items()}
     lines = [
         "# One training step on CPU",
         "",
-        f"{rounds} rounds in turns, {steps} steps each; medians. CPU time is of all threads. Ratios are to '{base}'.",
+        f"Medians over {rounds} rounds in turns of {steps} steps. CPU time is of all threads. A ratio is the median",
+        f"over the rounds of the cost beside that of '{base}' in the same round; in brackets the quartiles.",
         "What each peer is: the first lines of `benchmarks/bench_train_cpu.py`.",
         "",
         "| peer | CPU ms a step | wall ms a step | CPU ratio | wall ratio | first step, wall s | CPU s |",
         "|---|---|---|---|---|---|---|",
     ]
-    for peer, (wall, cpu) in medians.items():
-        first = found[peer]
+    for peer, costs in found.items():
+        wall, cpu = (statistics.median(column) for column in zip(*costs["rounds"], strict=True))
+        pairs = list(zip(costs["rounds"], found[base]["rounds"], strict=True))
+        wall_ratio, cpu_ratio = (_spread([own[i] / other[i] for own, other in pairs]) for i in (0, 1))
         lines.append(
-            f"| {peer} | {1e3 * cpu:.1f} | {1e3 * wall:.1f} | {cpu / medians[base][1]:.3f} | "
-            f"{wall / medians[base][0]:.3f} | {first['first_wall_s']:.1f} | {first['first_cpu_s']:.1f} |"
+            f"| {peer} | {1e3 * cpu:.0f} | {1e3 * wall:.0f} | {cpu_ratio} | {wall_ratio} | "
+            f"{costs['first_wall_s']:.1f} | {costs['first_cpu_s']:.1f} |"
         )
     shape = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(SHAPE).items())
     versions = ", ".join(f"{name} {_version(name)}" for name in ("jax", "optax", "numpy", "torch"))
     lines += [
         "",
         f"Shape: {shape}; float32, AdamW.",
-        f"Machine: {_cpu_model()}, {len(os.sched_getaffinity(0))} cores.",
+        f"Machine: {_cpu_model()}, {len(os.sched_getaffinity(0))} cores; load average at the end {os.getloadavg()[1]:.1f}",
+        "(1 is this benchmark alone on one core, more than the cores is a busy machine).",
         f"Python {platform.python_version()}, {versions}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _version(name: str) -> str:
