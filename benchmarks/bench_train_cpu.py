@@ -385,7 +385,8 @@ def report(found: dict[str, dict], rounds: int, steps: int) -> str:
     lines += [
         "",
         f"Shape: {shape}; float32, AdamW.",
-        f"Machine: {_cpu_model()}, {len(os.sched_getaffinity(0))} cores; load average at the end {os.getloadavg()[1]:.1f}",
+        f"Machine: {_cpu_model()}, {len(os.sched_getaffinity(0))} cores; "
+        f"load average at the end {os.getloadavg()[1]:.1f}",
         "(1 is this benchmark alone on one core, more than the cores is a busy machine).",
         f"Python {platform.python_version()}, {versions}.",
         "",
