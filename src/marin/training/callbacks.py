@@ -123,7 +123,7 @@ class LogMetrics:
 
     def _take_oldest(self) -> None:
         done = self._waiting.popleft()
-        numbers = dict(zip(METRICS, np.asarray(done.metrics).tolist(), strict=True))  # waits for the step
+        numbers: dict[str, float] = dict(zip(METRICS, np.asarray(done.metrics).tolist(), strict=True))  # waits for the step
         now_s = time.perf_counter()
         if self._mark_s is not None:
             self._busy_s += now_s - self._mark_s
@@ -207,6 +207,7 @@ class Validate:
             row: dict[str, float] = {}
             for tag, dataset in self._datasets.items():
                 batches = sequential_batches(dataset, self._batch_size, max_batches=self._max_batches)
+                assert done.state is not None, "a due validation gets the state"
                 result = self.measure(done.state.params, batches)
                 row[f"validation/{tag}/loss"] = result.loss
                 row[f"validation/{tag}/bits_per_byte"] = result.bits_per_byte
@@ -253,6 +254,7 @@ class SaveCheckpoint:
 
     def __call__(self, done: StepDone) -> None:
         if is_due(done, self._every):
+            assert done.state is not None, "a due checkpoint gets the state"
             self.save(done.step, done.state)
 
     def save(self, step: int, state: TrainState) -> None:
@@ -273,7 +275,9 @@ def is_due(done: StepDone, every: int | None) -> bool:
 
 def device_batch(batch: Batch) -> DeviceBatch:
     """What the loss reads of a batch."""
-    return DeviceBatch(batch.tokens, batch.targets, batch.loss_weights, batch.segment_ids)
+    # numpy arrays: the compiled step puts them on the device
+    arrays: Any = (batch.tokens, batch.targets, batch.loss_weights, batch.segment_ids)
+    return DeviceBatch(*arrays)
 
 
 def peak_memory_bytes() -> int:

@@ -26,8 +26,9 @@ PEAK_FLOPS = {
 
 def peak_flops_per_second() -> float | None:
     """Of all devices of this run together; None where one is not in the table."""
-    peaks = [_peak(device.device_kind) for device in jax.devices()]
-    return None if None in peaks else sum(peaks)
+    devices = jax.devices()
+    known = [peak for device in devices if (peak := _peak(device.device_kind)) is not None]
+    return sum(known) if len(known) == len(devices) else None
 
 
 def _peak(kind: str) -> float | None:
