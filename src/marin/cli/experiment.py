@@ -12,7 +12,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from marin.cli.output import RefusedError, UsageError, note
+from marin.cli.output import RefusedError, UsageError
 
 
 def add_experiment_arguments(parser: ArgumentParser) -> None:
@@ -61,7 +61,6 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
         nonlocal calls
         calls += 1
         sys.argv[0] = arguments.file  # runpy made it absolute; records show what was typed
-        _warn_of_unread_settings(arguments)
         with _planning_errors():
             command(steps, description)
 
@@ -84,16 +83,6 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
         raise UsageError(
             f"{arguments.file} asks for no steps: it never calls executor_main. "
             "End it with `if __name__ == '__main__': executor_main(steps=[...])`"
-        )
-
-
-def _warn_of_unread_settings(arguments: Namespace) -> None:
-    config = sys.modules.get("marin.config")
-    was_read = config is not None and getattr(config, "command_line_was_read", bool)()
-    if arguments.overrides and not was_read:
-        note(
-            f"note: {arguments.file} does not take its config by marin.config.from_command_line, so --set changes "
-            "nothing unless the script reads it in its own way"
         )
 
 

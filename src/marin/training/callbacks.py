@@ -123,7 +123,8 @@ class LogMetrics:
 
     def _take_oldest(self) -> None:
         done = self._waiting.popleft()
-        numbers: dict[str, float] = dict(zip(METRICS, np.asarray(done.metrics).tolist(), strict=True))  # waits for the step
+        # waits for the step
+        numbers: dict[str, float] = dict(zip(METRICS, np.asarray(done.metrics).tolist(), strict=True))
         now_s = time.perf_counter()
         if self._mark_s is not None:
             self._busy_s += now_s - self._mark_s

@@ -18,7 +18,7 @@ loss alone computes no gradients), and that they have only a first derivative.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,8 @@ def next_token_loss(
     """
     hidden = states.shape[-1]
     states, targets, weights = states.reshape(-1, hidden), targets.reshape(-1), weights.reshape(-1)
-    total, nll = _fused_sums(states, unembedding, targets, weights, z_loss_weight, chunk_tokens)
+    sums: Any = _fused_sums(states, unembedding, targets, weights, z_loss_weight, chunk_tokens)
+    total, nll = sums
     return LossSums(total, jax.lax.stop_gradient(nll))
 
 
