@@ -22,6 +22,7 @@ Progress = Callable[[int, int], None]
 
 
 @runtime_checkable
+@runtime_checkable
 class Encoder(Protocol):
     """What scoring needs of a tokenizer; `marin.processing.tokenize.tokenizer.Tokenizer` has it."""
 

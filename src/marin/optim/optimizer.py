@@ -5,7 +5,7 @@ direction of descent without the learning rate; `update_parameters` clips, steps
 norm. All knobs of the update, clipping included, live in that one config.
 """
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from marin.config import register_choice
 from marin.optim.schedules import Schedule
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import optax
 
 
+@runtime_checkable
 class OptimizerConfig(Protocol):
     """What every optimizer's config offers. It can be built and hashed without jax."""
 
