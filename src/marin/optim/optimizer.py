@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 class OptimizerConfig(Protocol):
     """What every optimizer's config offers. It can be built and hashed without jax."""
 
-    max_grad_norm: float | None
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate."""
+        ...
+
+    @property
+    def max_grad_norm(self) -> float | None:
+        """Longest l2 norm of the whole gradient; None never clips."""
+        ...
 
     def schedule(self, num_train_steps: int) -> Schedule:
         """Learning rate by number of updates done."""

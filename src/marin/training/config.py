@@ -73,7 +73,9 @@ class TrainerConfig:
         or_none = ("train_seq_len", "microbatch_size", "steps_per_eval", "eval_batch_size", "max_eval_batches")
         for name in (*at_least_one, *or_none):
             value = getattr(self, name)
-            if not (value is None and name in or_none) and value < 1:
+            if value is None and name in or_none:
+                continue
+            if value is None or value < 1:
                 raise ValueError(f"{name} must be 1 or more{' or None' if name in or_none else ''}, got {value!r}")
         if self.precision not in PRECISIONS:
             raise ValueError(
@@ -81,7 +83,7 @@ class TrainerConfig:
             )
         if not self.z_loss_weight >= 0:
             raise ValueError(f"z_loss_weight must be 0 or more, got {self.z_loss_weight!r}")
-        if self.train_batch_size % (self.microbatch_size or 1):
+        if self.microbatch_size is not None and self.train_batch_size % self.microbatch_size:
             whole, left = divmod(self.train_batch_size, self.microbatch_size)
             raise ValueError(
                 f"train_batch_size {self.train_batch_size} is not a multiple of microbatch_size {self.microbatch_size}"
@@ -186,7 +188,7 @@ class SimpleTrainConfig:
                 raise ValueError(
                     f"optimizer_config and {', '.join(given)} are both given: set the latter in optimizer_config"
                 )
-            if getattr(self.optimizer_config, "learning_rate", self.learning_rate) != self.learning_rate:
+            if self.optimizer_config.learning_rate != self.learning_rate:
                 raise ValueError(
                     f"learning_rate is {self.learning_rate!r} here and {self.optimizer_config.learning_rate!r} in "
                     "optimizer_config: give the same"

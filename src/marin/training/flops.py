@@ -26,8 +26,13 @@ PEAK_FLOPS = {
 
 def peak_flops_per_second() -> float | None:
     """Of all devices of this run together; None where one is not in the table."""
-    peaks = [_peak(device.device_kind) for device in jax.devices()]
-    return None if None in peaks else sum(peaks)
+    total = 0.0
+    for device in jax.devices():
+        peak = _peak(device.device_kind)
+        if peak is None:
+            return None
+        total += peak
+    return total
 
 
 def _peak(kind: str) -> float | None:

@@ -18,10 +18,11 @@ loss alone computes no gradients), and that they have only a first derivative.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 CHUNK_TOKENS = 512
@@ -40,8 +41,8 @@ class LossSums(NamedTuple):
 def next_token_loss(
     states: Float[Array, "*batch hidden"],
     unembedding: Float[Array, "hidden vocab"],
-    targets: Int[Array, "*batch"],
-    weights: Float[Array, "*batch"],
+    targets: Int[Array | np.ndarray, "*batch"],
+    weights: Float[Array | np.ndarray, "*batch"],
     *,
     z_loss_weight: float = 0.0,
     chunk_tokens: int = CHUNK_TOKENS,
@@ -58,7 +59,8 @@ def next_token_loss(
     """
     hidden = states.shape[-1]
     states, targets, weights = states.reshape(-1, hidden), targets.reshape(-1), weights.reshape(-1)
-    total, nll = _fused_sums(states, unembedding, targets, weights, z_loss_weight, chunk_tokens)
+    sums: Any = _fused_sums(states, unembedding, targets, weights, z_loss_weight, chunk_tokens)
+    total, nll = sums
     return LossSums(total, jax.lax.stop_gradient(nll))
 
 

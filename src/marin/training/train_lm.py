@@ -262,14 +262,14 @@ def _opening_line(config: TrainLmConfig, data: LmData, start_step: int) -> str:
 def _summarize(config: TrainLmConfig, output: Path, data: LmData, seq_len: int) -> TrainResult:
     """The result, from metrics.jsonl alone: the same whether or not this process did the last step."""
     final_step = config.trainer.num_train_steps
-    losses = [row["train/loss"] for row in read_rows(output / "metrics.jsonl") if "train/loss" in row]
+    losses = [float(row["train/loss"]) for row in read_rows(output / "metrics.jsonl") if "train/loss" in row]
     validation: dict[str, dict[str, float]] = {}
     for row in read_rows(output / "metrics.jsonl"):
         if row["step"] == final_step:
             for name, value in row.items():
                 if name.startswith("validation/"):
                     tag, _, metric = name.removeprefix("validation/").rpartition("/")
-                    validation.setdefault(tag, {})[metric] = value
+                    validation.setdefault(tag, {})[metric] = float(value)
     result = TrainResult(
         final_step=final_step,
         final_loss=losses[-1],
