@@ -17,10 +17,10 @@ from marin.cli.output import local_time, size
 
 SCRIPT = """
 import os
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+from marin.config import from_command_line
 from marin.execution.executor import ExecutorStep, executor_main, output_path_of, this_output_path, version_meta
 from marin.cluster.resources import ResourceConfig
 
@@ -48,16 +48,24 @@ def fail(config: Config) -> None:
     raise ValueError("a planned failure")
 
 
-settings = dict(word.split("=") for word in sys.argv if "=" in word)
-raw = ExecutorStep(name="raw/text", fn=work, config=Config(workers=int(settings.get("workers", 1))))
+@dataclass(frozen=True)
+class Settings:
+    lr: float = 3e-3
+    workers: int = 1
+    apart: int = 0
+    fail: int = 0
+
+
+settings = from_command_line(Settings())
+raw = ExecutorStep(name="raw/text", fn=work, config=Config(workers=settings.workers))
 train = ExecutorStep(
     name="model/train",
     fn=work,
-    config=Config(train=Train(float(settings.get("lr", 3e-3))), input_path=output_path_of(raw)),
-    resources=ResourceConfig.with_cpu() if "apart" in settings else None,
+    config=Config(train=Train(settings.lr), input_path=output_path_of(raw)),
+    resources=ResourceConfig.with_cpu() if settings.apart else None,
 )
 evaluate = ExecutorStep(
-    name="model/eval", fn=fail if "fail" in settings else work, config=Config(input_path=output_path_of(train, "x.txt"))
+    name="model/eval", fn=fail if settings.fail else work, config=Config(input_path=output_path_of(train, "x.txt"))
 )
 
 if __name__ == "__main__":
@@ -211,6 +219,8 @@ def test_a_failed_step_exits_with_1_and_names_the_error(marin: Callable[..., Sim
     again = marin("run", "three_steps.py", "--set", "fail=1", expect=1)
     assert "--force_run_failed" in again.err
     plan = marin("plan", "three_steps.py", "--set", "fail=1", "--check", expect=5)
+    assert plan.err.endswith("Next: marin run three_steps.py --force-run-failed --set fail=1\n")
+    assert marin("run", "three_steps.py", "--force-run-failed", "--set", "fail=1", expect=1)
     assert re.search(r"!  model/eval .*a planned failure", plan.out)
 
 
@@ -225,6 +235,16 @@ def test_why_names_only_where_a_change_began(marin: Callable[..., SimpleNamespac
     assert second == "  config.train.learning_rate  0.003 -> 0.001"
     assert rest == []
     assert done.err == "Next: marin run three_steps.py --set lr=1e-3\n"
+
+
+def test_settings_that_nothing_reads_are_refused(place: Path):
+    (place / "fixed.py").write_text(
+        "from marin.execution.executor import executor_main\nif __name__ == '__main__':\n    executor_main(steps=[])\n"
+    )
+    for command in (["fixed.py"], ["-m", "marin.cli.main", "plan", "fixed.py"]):
+        run = subprocess.run([sys.executable, *command, "--set", "lr=1"], capture_output=True, text=True)
+        assert run.returncode == 2, run
+        assert "this script takes no settings" in run.stderr
 
 
 def test_why_without_a_step_tells_each_cause_once(marin: Callable[..., SimpleNamespace]):

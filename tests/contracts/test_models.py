@@ -14,7 +14,7 @@ from marin.models.llama import Llama3RotaryEmbeddingsConfig, LlamaConfig
 from marin.models.lm import logits, token_log_probs
 
 VOCAB = 61
-SEQ = 140  # two blocks of the blocked attention, the second one ragged
+SEQ = 70  # two blocks of the blocked attention, the second one ragged
 MODELS = {
     "llama": LlamaConfig(seq_len=160, hidden_dim=24, intermediate_dim=40, num_heads=4, num_kv_heads=4, num_layers=2),
     "llama grouped, tied, llama3 rope, wide heads": LlamaConfig(
@@ -98,19 +98,19 @@ def test_initial_weights_have_the_stated_spread(config):
 
 def test_an_untrained_model_knows_nothing(config):
     params = jitted_init(config, jax.random.key(3), VOCAB)
-    mean = jitted_log_probs(config, params, random_tokens(5, SEQ), random_tokens(5, SEQ, seed=3)).mean()
+    mean = jitted_log_probs(config, params, random_tokens(8, SEQ), random_tokens(8, SEQ, seed=3)).mean()
     assert float(mean) == pytest.approx(-np.log(VOCAB), abs=0.1)
 
 
 def test_log_probs_are_the_log_softmax_of_the_logits_at_the_targets(config, params):
-    tokens, targets = random_tokens(5, SEQ), random_tokens(5, SEQ, seed=3)  # more than one chunk, the last one ragged
+    tokens, targets = random_tokens(8, SEQ), random_tokens(8, SEQ, seed=3)  # more than one chunk, the last one ragged
     expected = jax.nn.log_softmax(jitted_logits(config, params, tokens))
     expected = jnp.take_along_axis(expected, targets[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(jitted_log_probs(config, params, tokens, targets), expected, atol=2e-5)
 
 
 def test_the_future_changes_nothing(config, params):
-    cuts = (1, 70, 127, 129)
+    cuts = (1, 35, 63, 65)
     tokens = random_tokens(1, SEQ)
     changed = [tokens.at[:, cut:].set((tokens[:, cut:] + 1) % VOCAB) for cut in cuts]
     out, *others = np.asarray(jitted_logits(config, params, jnp.concatenate([tokens, *changed])))
@@ -120,7 +120,7 @@ def test_the_future_changes_nothing(config, params):
 
 
 def test_packed_documents_score_as_they_do_alone(config, params):
-    lengths = (3, 97, 1, 39)
+    lengths = (3, 46, 1, 20)
     tokens = np.asarray(random_tokens(1, SEQ))
     segments = np.repeat([4, 1, 7, 2], lengths)[None]
     positions = np.concatenate([np.arange(n) for n in lengths])[None]
@@ -131,7 +131,7 @@ def test_packed_documents_score_as_they_do_alone(config, params):
     expected = jitted_logits(config, params, alone)
     expected = jnp.concatenate([row[:length] for row, length in zip(expected, lengths, strict=True)])
     naive = replace(config, use_flash_attention=False)
-    for way, where in ((config, None), (config, positions), (naive, None)):
+    for way, where in ((config, None), (naive, positions)):
         packed = jitted_logits(way, params, tokens, segment_ids=segments, positions=where)[0]
         np.testing.assert_allclose(packed, expected, atol=2e-5)
 
@@ -176,20 +176,21 @@ def test_rows_of_a_cache_may_be_at_different_positions(config, params):
 
 def test_gradients_are_those_of_finite_differences(config, params):
     tokens, targets = random_tokens(2, SEQ), random_tokens(2, SEQ, seed=3)
-    segments = (jnp.arange(SEQ)[None] >= jnp.array([[50], [SEQ]])).astype(jnp.int32)
+    segments = (jnp.arange(SEQ)[None] >= jnp.array([[25], [SEQ]])).astype(jnp.int32)
 
     @jax.jit
+    @jax.value_and_grad
     def loss(params):
         return -token_log_probs(config, params, tokens, targets, segment_ids=segments).mean()
 
-    gradient = jax.jit(jax.grad(loss))(params)
-    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(gradient))
-    assert all(bool((g != 0).any()) for g in jax.tree.leaves(gradient))
+    _, gradient = jax.device_get(loss(params))
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+    assert all((g != 0).any() for g in jax.tree.leaves(gradient))
     # along the gradient itself the slope is its squared norm
-    squared = sum(float(jnp.vdot(g, g)) for g in jax.tree.leaves(gradient))
+    squared = sum(float(np.vdot(g, g)) for g in jax.tree.leaves(gradient))
     step = 1e-2 / squared
     ahead, behind = (jax.tree.map(lambda p, g, s=s: p + s * step * g, params, gradient) for s in (1, -1))
-    assert float(loss(ahead) - loss(behind)) / (2 * step) == pytest.approx(squared, rel=2e-2)
+    assert float(loss(ahead)[0] - loss(behind)[0]) / (2 * step) == pytest.approx(squared, rel=2e-2)
 
 
 def test_one_shape_compiles_once(config):

@@ -257,6 +257,7 @@ step('use', Data(path=unversioned(step()))) | step('use', Rules(workers=step(), 
 step(config=Data(path=versioned('x'), more=2), versioning='marked') | step(config=Data(path='x', more=2), versioning='marked')
 step('use', Data(path=step() / 'x', more=[{'k': versioned(1)}, len]), versioning='marked')
 step('use', Data(path={versioned(2), versioned(1), 3}), versioning='marked') | step('use', {step('b'): 1, step('a'): 2})
+versioned(Logger(3)) | Point(versioned(Logger(3)))
 """
 
 

@@ -73,6 +73,7 @@ def test_a_completion_ends_where_the_model_ends(model):
     assert generate(config, params, [], max_new_tokens=5) == []
 
 
+@pytest.mark.parametrize("model", ["llama"], indirect=True)
 def test_sampling_depends_on_the_seed_and_not_on_the_other_prompts(model):
     config, params = model
     settings = {"max_new_tokens": 12, "temperature": 5.0, "top_k": 20, "top_p": 0.95}
@@ -86,6 +87,7 @@ def test_sampling_depends_on_the_seed_and_not_on_the_other_prompts(model):
     assert twice[0] != twice[1]
 
 
+@pytest.mark.parametrize("model", ["gpt2"], indirect=True)
 def test_many_lengths_compile_few_programs(model):
     config, params = model
     config = replace(config, initializer_range=0.5)  # its own entries in the cache of compiled programs

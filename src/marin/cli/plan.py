@@ -55,8 +55,18 @@ def run(arguments: Namespace) -> int:
         changed = next((item.node.name for plan in plans for item in plan if item.changes), None)
         if changed:
             note(f"Why?  {hint(f'marin why {file} {changed}', arguments)}")
-        note(f"Next: {hint('marin ls' if is_done else f'marin run {file}', arguments)}")
+        actions = {item.action for plan in plans for item in plan}
+        note(f"Next: {hint(next_command(file, actions), arguments)}")
     return 5 if arguments.check and not is_done else 0
+
+
+def next_command(file: str, actions: set[str]) -> str:
+    """What to type after seeing a plan with these actions."""
+    if actions <= {"HIT", "SKIP"}:
+        return "marin ls"
+    if "FAILED" in actions and not actions & {"RUN", "WAIT"}:
+        return f"marin run {file} --force-run-failed"
+    return f"marin run {file}"
 
 
 def item_json(item: Any, plan: Any) -> dict[str, Any]:

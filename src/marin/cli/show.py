@@ -37,7 +37,7 @@ def run(arguments: Namespace) -> int:
         return 0
     lines = _run_lines(entry.record) if is_run else _step_lines(entry)
     width = max(len(key) for key, _ in lines)
-    print("\n".join(f"{key:<{width}}  {text}" if key else text for key, text in lines))
+    print("\n".join(f"{key:<{width}}  {text}".rstrip() if key else text for key, text in lines))
     note(f"Next: {hint('marin ls' if is_run else f'marin logs {entry.name}@{entry.digest[:6]}', arguments)}")
     return 0
 

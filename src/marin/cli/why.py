@@ -8,6 +8,7 @@ from typing import Any
 
 from marin.cli.experiment import add_experiment_arguments, choose_step, hint, prefix_of, with_steps_of
 from marin.cli.output import local_time, note, paint, print_json
+from marin.cli.plan import change_json, next_command
 
 EXAMPLES = """\
   marin why experiments/quickstart.py                      everything that would run
@@ -44,8 +45,7 @@ def run(arguments: Namespace) -> int:
     for item, explanation, affected in answers:
         for line in answer_lines(item, explanation, affected, shown, every=bool(arguments.steps)):
             print(line)
-    will_run = any(item.action != "HIT" for item, _, _ in answers)
-    note(f"Next: {hint(f'marin run {arguments.file}' if will_run else 'marin ls', arguments)}")
+    note(f"Next: {hint(next_command(arguments.file, {item.action for item, _, _ in answers}), arguments)}")
     return 0
 
 
@@ -104,8 +104,6 @@ def _change_lines(changes: Any) -> list[str]:
 
 def answer_json(item: Any, explanation: Any, affected: list[str]) -> dict[str, Any]:
     """One step's answer as plain values."""
-    from marin.cli.plan import change_json
-
     causes = [
         {
             "name": cause.node.name,

@@ -53,6 +53,7 @@ from marin.execution.step import (
     OutputName,
     UnversionedValue,
     VersionedValue,
+    is_dataclass_value,
 )
 
 MAX_DEPTH = 200  # levels of nesting in one config
@@ -470,7 +471,7 @@ def _children(value: Any, encoder: _Encoder) -> list[tuple[Any, Any, bool]]:
         if all(type(k) is str for k, _ in items):
             items.sort(key=lambda item: item[0])
         return [((k,), item, True) for k, item in items]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if is_dataclass_value(value):
         plan = _class_plan(kind)
         return [("." + f.attribute, getattr(value, f.attribute), not f.exclude) for f in plan.fields]
     if kind is functools.partial:
@@ -675,8 +676,12 @@ def _input_name(encoder: _Encoder, value: InputName, hint: _Hint | None) -> Any:
 
 
 def _versioned(encoder: _Encoder, value: VersionedValue, hint: _Hint | None) -> Any:
+    inner = value.value
     encoder.push("", value)
-    tree = encoder.encode(value.value, hint)
+    if getattr(type(inner), "__unversioned__", False) and is_dataclass_value(inner):
+        tree = _fields_handler(_class_plan(type(inner)))(encoder, inner, hint)  # the nearer mark wins
+    else:
+        tree = encoder.encode(inner, hint)
     encoder.path.pop()
     return tree
 

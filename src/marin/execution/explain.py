@@ -196,8 +196,8 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[Change]:
             yield from _list_differences(path, old["$t"], new["$t"])
             return
         if tag == "$mi" and "$mi" in new:
-            sides = [{_text(k): v for k, v in side["$mi"]} for side in (old, new)]
-            yield from _field_differences(path, *sides, "[{}]".format)
+            before, after = [{_text(k): v for k, v in side["$mi"]} for side in (old, new)]
+            yield from _field_differences(path, before, after, "[{}]".format)
             return
         if tag == "$s" and "$s" in new:
             for value in old["$s"]:

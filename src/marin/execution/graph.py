@@ -27,6 +27,7 @@ from marin.execution.step import (
     UnversionedValue,
     VersionedValue,
     get_executor_step,
+    is_dataclass_value,
 )
 
 SHORT = 10  # digits of the digest in an output path: 40 bits
@@ -327,7 +328,7 @@ _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 def _rebuild(value: Any, resolve: Callable[[Any], Any]) -> Any:
     """`value` with resolve applied to what it holds; the same object if that changed nothing."""
     kind = type(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if is_dataclass_value(value):
         changed = {}
         for field in dataclasses.fields(value):
             old = getattr(value, field.name)
@@ -345,9 +346,9 @@ def _rebuild(value: Any, resolve: Callable[[Any], Any]) -> Any:
         new = {resolve(k): resolve(v) for k, v in value.items()}
         if all(a is b for pair in zip(value.items(), new.items(), strict=False) for a, b in zip(*pair, strict=True)):
             return value
-        if kind is types.MappingProxyType:
+        if isinstance(value, types.MappingProxyType):
             return types.MappingProxyType(new)
-        result = copy.copy(value)
+        result = copy.copy(value)  # keeps the kind, and the factory of a defaultdict
         result.clear()
         result.update(new)
         return result

@@ -155,7 +155,8 @@ class Runner:
         self._order = {item.node.digest: i for i, item in enumerate(plan.items)}
         self._missing: dict[str, int] = {}  # blocking inputs that are not there yet
         self._readers: dict[str, list[str]] = {}
-        self._ready: list[int] = []  # heap of positions in the plan
+        self._ready_here: list[int] = []  # heaps of positions in the plan: steps that run in this process,
+        self._ready_jobs: list[int] = []  # and steps that run as jobs
         self._waiting: set[str] = set()  # steps that another runner has
         self._waited: set[str] = set()  # those, and those that were
         self._running: dict[str, _Running] = {}
@@ -290,7 +291,7 @@ class Runner:
                 cached.append(node.step.name)
         if not self._plan.is_done:
             self._console.cached(cached)
-        for position, item in enumerate(self._plan):
+        for item in self._plan:
             node = item.node
             if item.action == HIT:
                 continue
@@ -306,29 +307,26 @@ class Runner:
                 for digest in missing:
                     self._readers.setdefault(digest, []).append(node.digest)
                 if not missing:
-                    heapq.heappush(self._ready, position)
+                    self._make_ready(node.digest)
+
+    def _make_ready(self, digest: str) -> None:
+        here = self._graph[digest].step.resources is None
+        heapq.heappush(self._ready_here if here else self._ready_jobs, self._order[digest])
 
     def _start_ready(self) -> None:
-        held_back = []
-        processes_wait = False
-        while self._ready and not self._interrupts:
-            if self._limit is not None and len(self._running) >= self._limit:
-                break
-            position = heapq.heappop(self._ready)
-            node = self._plan.items[position].node
-            in_process = node.step.resources is None
-            if in_process:
-                fits = self._lane_is_free
-            else:
-                # in order: a step that needs much is not overtaken for ever by steps that need little
-                fits = not processes_wait and self._fits(node.step.resources)
-                processes_wait = not fits
-            if fits:
-                self._start(node)
-            else:
-                held_back.append(position)
-        for position in held_back:
-            heapq.heappush(self._ready, position)
+        while not self._interrupts and (self._limit is None or len(self._running) < self._limit):
+            heads = []
+            if self._ready_here and self._lane_is_free:
+                heads.append(self._ready_here)
+            # in order: a step that needs much is not overtaken for ever by steps that need little
+            if self._ready_jobs and self._fits(self._node_at(self._ready_jobs[0]).step.resources):
+                heads.append(self._ready_jobs)
+            if not heads:
+                return
+            self._start(self._node_at(heapq.heappop(min(heads))))
+
+    def _node_at(self, position: int) -> Node:
+        return self._plan.items[position].node
 
     def _fits(self, resources: Any) -> bool:
         """Whether a step may start beside those that run: cores add up, and accelerators are used by one at a time."""
@@ -452,7 +450,7 @@ class Runner:
             if state is not None and state.status == RUNNING and not self._observer.is_stale(paths.root, state):
                 continue
             self._waiting.discard(digest)
-            heapq.heappush(self._ready, self._order[digest])
+            self._make_ready(digest)
 
     def _lost(self, lease: Lease, lost: LeaseLost) -> None:
         for running in self._running.values():
@@ -598,7 +596,7 @@ class Runner:
             if self._interrupts:
                 self._results[node.digest] = StepResult(node=node, action="cancelled", **measured)
             else:  # whoever took it over will finish it
-                heapq.heappush(self._ready, self._order[node.digest])
+                self._make_ready(node.digest)
             return
         if error is None:
             self._console.done(name, result.wall_s)
@@ -630,7 +628,7 @@ class Runner:
                 continue
             self._missing[reader] -= 1
             if self._missing[reader] == 0:
-                heapq.heappush(self._ready, self._order[reader])
+                self._make_ready(reader)
 
     def _fail(
         self,

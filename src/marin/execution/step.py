@@ -159,16 +159,19 @@ class OutputName:
             _check_inside(self.name, "this_output_path: name", "the step's output")
 
 
-def output_path_of(step: ExecutorStep | InputName, name: str | None = None) -> InputName:
-    """The output folder of `step`, or the file or folder `name` in it."""
+def output_path_of(step: ExecutorStep | InputName, name: str | None = None) -> Any:
+    """The output folder of `step`, or the file or folder `name` in it: an `InputName`.
+
+    Annotated Any, because it stands in fields that hold a str by the time the step runs.
+    """
     base = step if isinstance(step, InputName) else InputName(step, None)
     return base if name is None else base.cd(name)
 
 
 def this_output_path(name: str | None = None) -> Any:
-    """The output folder of the step whose config this stands in, or the file or folder `name` in it.
+    """The output folder of the step whose config this stands in, or the file or folder `name` in it: an `OutputName`.
 
-    Typed Any, as it is an `OutputName` in a field that will be a path when the step runs.
+    Annotated Any, because it stands in fields that hold a str by the time the step runs.
     """
     return OutputName(name)
 
@@ -232,7 +235,7 @@ def unwrap_versioned_value(value: Any) -> Any:
         return unwrap_versioned_value(value.value)
     if isinstance(value, ExecutorStep | InputName | OutputName):
         return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if is_dataclass_value(value):
         old = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
         new = {name: unwrap_versioned_value(v) for name, v in old.items()}
         return value if all(new[k] is old[k] for k in old) else dataclasses.replace(value, **new)
@@ -241,6 +244,11 @@ def unwrap_versioned_value(value: Any) -> Any:
     if type(value) is dict:
         return {k: unwrap_versioned_value(v) for k, v in value.items()}
     return value
+
+
+def is_dataclass_value(value: Any) -> bool:
+    """Whether `value` is an instance of a dataclass (`dataclasses.is_dataclass` says yes to the class too)."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 MISSING = dataclasses.MISSING

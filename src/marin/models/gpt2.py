@@ -6,7 +6,7 @@ architecture is that of Radford et al. 2019 with dropout left out, as at inferen
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -187,20 +187,15 @@ class Gpt2Config:
 
     def weight_decay_mask(self, params: "Gpt2Params") -> "Gpt2Params":
         """True for the matrices of the layers; False for both embeddings, norms and biases."""
-        decayed = {"qkv", "attention_out", "up", "down"}
-        return Gpt2Params(
-            embedding=False,
-            position_embedding=False,
-            layers=Gpt2Layers(**{name: name in decayed for name in Gpt2Layers.__dataclass_fields__}),
-            final_norm=False,
-            final_norm_bias=False,
-        )
+        return layers.mask_of(params, {"qkv", "attention_out", "up", "down"})
 
     def _layer_matrix_params(self) -> int:
         return self.num_layers * (4 * self.hidden_dim**2 + 2 * self.hidden_dim * self.mlp_dim)
 
 
+# Shapes below are of the parameters; as pytrees these classes also hold masks, shapes, or one layer, hence unchecked.
 @jax.tree_util.register_dataclass
+@no_type_check
 @dataclass(frozen=True, kw_only=True)
 class Gpt2Layers:
     """All layers' weights, stacked along the first axis."""
@@ -220,6 +215,7 @@ class Gpt2Layers:
 
 
 @jax.tree_util.register_dataclass
+@no_type_check
 @dataclass(frozen=True, kw_only=True)
 class Gpt2Params:
     """A GPT-2's weights; the unembedding is the embedding."""
@@ -232,6 +228,7 @@ class Gpt2Params:
 
 
 @jax.tree_util.register_dataclass
+@no_type_check
 @dataclass(frozen=True, kw_only=True)
 class Gpt2Cache:
     """Keys and values of every position so far; slot = position."""

@@ -6,7 +6,7 @@ its gradient is one concatenation; indexing each layer would add up as many padd
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import jax
@@ -110,10 +110,16 @@ def run_layers_cached(
 ) -> tuple[Float[Array, "batch seq hidden"], Any]:
     """`layer(params, layer_cache, x) -> (x, layer_cache)` for each stacked layer; the caches come back stacked."""
 
-    def step(carry, both):
-        return layer(*both, carry)
+    def step(carry, layer_inputs):
+        params, layer_cache = layer_inputs
+        return layer(params, layer_cache, carry)
 
     return jax.lax.scan(step, x, (layers, cache))
+
+
+def mask_of(params: T, names: Collection[str]) -> T:
+    """The pytree with True for the fields of those names and False for the others."""
+    return jax.tree.map_with_path(lambda path, _: path[-1].name in names, params)
 
 
 def cast(params: T, dtype: Any) -> T:

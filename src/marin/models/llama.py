@@ -6,7 +6,7 @@ tensor parallelism can cut along `kv_heads` and `mlp`. The price is that `marin.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ class LlamaConfig:
     ...     seq_len=64, hidden_dim=32, intermediate_dim=88, num_heads=4, num_kv_heads=2, num_layers=2
     ... )
     >>> params = config.init(vocab_size=100, key=jax.random.key(0))
-    >>> config.hidden_states(params, jnp.zeros((1, 8), jnp.int32)).shape
+    >>> jax.jit(config.hidden_states)(params, jnp.zeros((1, 8), jnp.int32)).shape
     (1, 8, 32)
     """
 
@@ -195,13 +195,7 @@ class LlamaConfig:
 
     def weight_decay_mask(self, params: "LlamaParams") -> "LlamaParams":
         """True for the matrices of the layers and for an untied unembedding; False for embedding and norms."""
-        decayed = {"qkv", "attention_out", "gate_up", "down"}
-        return LlamaParams(
-            embedding=False,
-            layers=LlamaLayers(**{name: name in decayed for name in LlamaLayers.__dataclass_fields__}),
-            final_norm=False,
-            unembedding=None if params.unembedding is None else True,
-        )
+        return layers.mask_of(params, {"qkv", "attention_out", "gate_up", "down", "unembedding"})
 
     def _layer_matrix_params(self) -> int:
         attention = (2 * self.num_heads + 2 * self.num_kv_heads) * self.head_size * self.hidden_dim
@@ -213,13 +207,15 @@ class LlamaConfig:
         return jnp.cos(angles), jnp.sin(angles)
 
 
+# Shapes below are of the parameters; as pytrees these classes also hold masks, shapes, or one layer, hence unchecked.
 @jax.tree_util.register_dataclass
+@no_type_check
 @dataclass(frozen=True, kw_only=True)
 class LlamaLayers:
     """All layers' weights, stacked along the first axis."""
 
     attention_norm: Float[Array, "layers hidden"]
-    qkv: Float[Array, "layers hidden kv_heads group+2 head_dim"]  # a head's queries, then its key, then its value
+    qkv: Float[Array, "layers hidden kv_heads group_plus_2 head_dim"]  # a head's queries, then its key, then its value
     attention_out: Float[Array, "layers kv_heads group head_dim hidden"]
     mlp_norm: Float[Array, "layers hidden"]
     gate_up: Float[Array, "layers hidden 2 mlp"]  # gate, then up
@@ -227,6 +223,7 @@ class LlamaLayers:
 
 
 @jax.tree_util.register_dataclass
+@no_type_check
 @dataclass(frozen=True, kw_only=True)
 class LlamaParams:
     """A Llama's weights."""
@@ -238,6 +235,7 @@ class LlamaParams:
 
 
 @jax.tree_util.register_dataclass
+@no_type_check
 @dataclass(frozen=True, kw_only=True)
 class LlamaCache:
     """Keys (rotated) and values of every position so far; slot = position."""

@@ -6,7 +6,7 @@ bit on the angles' rates.
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -14,8 +14,14 @@ from jaxtyping import Float
 from marin.config import register_choice
 
 
+@runtime_checkable
 class RotaryEmbeddingsConfig(Protocol):
     """A rule for the rotary frequencies."""
+
+    @property
+    def theta(self) -> float:
+        """Base of the frequencies; larger turns the slow pairs more slowly."""
+        ...
 
     def inverse_frequencies(self, head_dim: int) -> Float[np.ndarray, " half_dim"]:
         """Radians per position of each of the head_dim / 2 pairs, float32."""

@@ -217,6 +217,7 @@ class Validate:
             row: dict[str, float] = {}
             for tag, dataset in self._datasets.items():
                 batches = sequential_batches(dataset, self._batch_size, max_batches=self._max_batches)
+                assert done.state is not None, "a due validation gets the state"
                 result = self.measure(done.state.params, batches)
                 row[f"validation/{tag}/loss"] = result.loss
                 row[f"validation/{tag}/bits_per_byte"] = result.bits_per_byte
@@ -263,6 +264,7 @@ class SaveCheckpoint:
 
     def __call__(self, done: StepDone) -> None:
         if is_due(done, self._every):
+            assert done.state is not None, "a due checkpoint gets the state"
             self.save(done.step, done.state)
 
     def save(self, step: int, state: TrainState) -> None:
@@ -283,7 +285,9 @@ def is_due(done: StepDone, every: int | None) -> bool:
 
 def device_batch(batch: Batch) -> DeviceBatch:
     """What the loss reads of a batch."""
-    return DeviceBatch(batch.tokens, batch.targets, batch.loss_weights, batch.segment_ids)
+    # numpy arrays: the compiled step puts them on the device
+    arrays: Any = (batch.tokens, batch.targets, batch.loss_weights, batch.segment_ids)
+    return DeviceBatch(*arrays)
 
 
 def peak_memory_bytes() -> int:
