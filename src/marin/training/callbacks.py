@@ -217,7 +217,6 @@ class Validate:
             row: dict[str, float] = {}
             for tag, dataset in self._datasets.items():
                 batches = sequential_batches(dataset, self._batch_size, max_batches=self._max_batches)
-                assert done.state is not None, "a due validation gets the state"
                 result = self.measure(done.state.params, batches)
                 row[f"validation/{tag}/loss"] = result.loss
                 row[f"validation/{tag}/bits_per_byte"] = result.bits_per_byte
@@ -264,7 +263,6 @@ class SaveCheckpoint:
 
     def __call__(self, done: StepDone) -> None:
         if is_due(done, self._every):
-            assert done.state is not None, "a due checkpoint gets the state"
             self.save(done.step, done.state)
 
     def save(self, step: int, state: TrainState) -> None:
