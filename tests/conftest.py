@@ -4,6 +4,29 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# The shapes and dtypes in signatures are checked while tests run. Configs are left out: while an experiment is planned,
+# their path fields hold references to steps.
+install_import_hook(
+    [
+        "marin.data.dataset",
+        "marin.data.packing",
+        "marin.data.permutation",
+        "marin.evaluation.baselines",
+        "marin.evaluation.multiple_choice",
+        "marin.evaluation.perplexity",
+        "marin.evaluation.scoring",
+        "marin.evaluation.statistics",
+        "marin.export",
+        "marin.inference",
+        "marin.models",
+        "marin.optim.optimizer",
+        "marin.training.loss",
+        "marin.training.train_step",
+    ],
+    "beartype.beartype",
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
