@@ -9,7 +9,7 @@ the first input of that document's segment, and a model that masks attention by 
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Batch:
         return self.tokens.shape[0]
 
 
+@runtime_checkable
 class RowDataset(Protocol):
     """A fixed number of rows, each a pure function of its index."""
 

@@ -39,8 +39,8 @@ class LossSums(NamedTuple):
 
 
 def next_token_loss(
-    states: Float[Array, "*batch hidden"],
-    unembedding: Float[Array, "hidden vocab"],
+    states: Float[Array | np.ndarray, "*batch hidden"],
+    unembedding: Float[Array | np.ndarray, "hidden vocab"],
     targets: Int[Array | np.ndarray, "*batch"],
     weights: Float[Array | np.ndarray, "*batch"],
     *,
