@@ -178,6 +178,7 @@ class LocalProcess:
         self._on_output = on_output
         self._on_end = on_end
         self._log_path = request.log_path
+        self._is_function = request.entrypoint.command is None
         self._result: JobResult | None = None
         self._ended = threading.Event()
         self._cancelled = False
@@ -255,7 +256,7 @@ class LocalProcess:
         self._process.returncode = code
         if self._kill_timer is not None:
             self._kill_timer.cancel()
-        # Something that left the job's group may still hold the pipe; it is not worth waiting for.
+        # Where the supervisor cannot end what left the job's group, that may still hold the pipe: not worth waiting for.
         reader.join(timeout=2.0)
         with open(self._answer, "rb") as file:
             file.seek(0)
@@ -273,11 +274,12 @@ class LocalProcess:
             self._on_end(self._result)
         self._ended.set()
 
-    @staticmethod
-    def _error(answer: Mapping[str, Any], code: int) -> JobError | None:
+    def _error(self, answer: Mapping[str, Any], code: int) -> JobError | None:
         if "error" in answer:
             return JobError(**answer["error"])
         if code == 0:
+            if self._is_function and "value" not in answer:  # os._exit, or a library's exit: half of the work may lack
+                return JobError(type="ExitCode", message="the process ended before the function returned (exit code 0)")
             return None
         if code > 128:
             name = _SIGNALS.get(code - 128, f"signal {code - 128}")
@@ -289,9 +291,10 @@ class LocalProcess:
 class LocalCluster:
     """Runs each job in a process of its own on this machine.
 
-    The job has its own session, gets a pickle of its function's name and arguments (a function of the running script
-    is found by importing the script again, as `multiprocessing` does), and is killed, with all that it started, when
-    the launching thread's process ends. Launch from a thread that lives as long as the job: on Linux the kernel
+    The job has its own session and gets a pickle of its function's name and arguments (a function of the running script
+    is found by importing the script again, as `multiprocessing` does). It succeeds only if the function returned. When
+    it ends, or the launching thread's process does, all that it started is killed: on Linux daemons too, elsewhere what
+    stayed in its process group. Launch from a thread that lives as long as the job: on Linux the kernel
     counts the end of the launching thread as the end of the parent.
     """
 
