@@ -5,6 +5,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -409,6 +410,53 @@ def test_every_attempt_of_another_step_begins_with_an_empty_folder(executor, cal
     assert sorted(name[:5] for name in attempts) == ["0001-", "0002-", "0003-"]
 
 
+def start_from_nothing(config: Work) -> None:
+    """Deletes its whole output folder and makes it anew."""
+    with open(config.calls, "a") as file:
+        file.write(config.name + "\n")
+    shutil.rmtree(config.output_path)
+    os.makedirs(config.output_path)
+    Path(config.output_path, "out.txt").write_text("new")
+
+
+@pytest.mark.parametrize("resources", [None, CPU])
+def test_a_step_in_place_that_deletes_its_register_fails_and_says_what_to_do(executor, calls, resources):
+    step = calls.step("careless", fn=start_from_nothing, publish="inplace", resources=resources)
+    result = executor.run([step])
+    assert result[step].action == "failed" and calls() == ["careless"]
+    assert "the step deleted its own register" in result[step].error.message
+    assert "empty the folder but for .exec" in result[step].error.message
+    assert state_of(result, step).status == "FAILED"
+    assert executor.run([step])[step].action == "failed" and calls() == ["careless"]
+
+
+@pytest.mark.parametrize("resources", [None, CPU])
+def test_a_step_may_make_the_folder_of_its_attempt_anew(executor, calls, resources):
+    step = calls.step("thorough", fn=start_from_nothing, resources=resources)
+    result = executor.run([step])
+    assert text_of(result, step) == "new" and state_of(result, step).record["files"] == 1
+    assert os.path.exists(result[step].log_path)
+
+
+def use_names_of_the_executor(config: Work) -> None:
+    names = (".log", "attempts") if os.path.exists(f"{config.output_path}/.exec") else (".exec", ".log", "attempts")
+    for name in names:
+        folder = Path(config.output_path, name)
+        folder.mkdir()
+        (folder / "model.bin").write_text("m")
+
+
+@pytest.mark.parametrize("publish", ["attempt", "inplace"])
+def test_whatever_a_step_calls_its_files_they_are_its_output(executor, calls, publish):
+    step = calls.step("names", fn=use_names_of_the_executor, publish=publish)
+    result = executor.run([step])
+    record = state_of(result, step).record
+    root = result.plan.paths(result.plan.items[0].node).root
+    files = json.loads(Path(root, record["manifest_ref"]).read_text())["files"]
+    own = [".exec/model.bin"] if publish == "attempt" else []
+    assert [path for path, _, _ in files] == [*own, ".log/model.bin", "attempts/model.bin"]
+
+
 # -- processes ------------------------------------------------------------
 
 
@@ -489,7 +537,7 @@ def test_the_record_of_a_step_says_how_its_output_came_to_be(executor, calls):
         }
     ]
     assert record["config_resolved"]["inputs"] == [result.output_path(a)]
-    manifest = build_manifest(result.output_path(b), exclude=frozenset({".log"}))
+    manifest = build_manifest(result.output_path(b))
     assert record["root_digest"] == manifest.root_digest
     root = result.plan.paths(result.plan.items[1].node).root
     assert Path(root, record["manifest_ref"]).read_text() == manifest.to_json()
@@ -593,7 +641,10 @@ def test_a_run_that_was_left_without_its_runner_is_taken_over_at_once(executor, 
     started = time.monotonic()
     result = executor.run([step])
     assert result.is_ok and time.monotonic() - started < 10
-    assert state_of(result, step).epoch == 2
+    state = state_of(result, step)
+    assert state.epoch == 2
+    attempts = [(a["epoch"], a["outcome"], a["run_id"]) for a in state.record["attempts"]]
+    assert attempts == [(1, "ABANDONED", "aborted")]
 
 
 def test_a_process_that_a_dead_runner_left_behind_is_ended_before_its_step_resumes(

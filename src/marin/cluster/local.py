@@ -256,7 +256,7 @@ class LocalProcess:
         self._process.returncode = code
         if self._kill_timer is not None:
             self._kill_timer.cancel()
-        # Where the supervisor cannot end what left the job's group, that may still hold the pipe: not worth waiting for.
+        # What the supervisor could not end may still hold the pipe; it is not worth waiting for.
         reader.join(timeout=2.0)
         with open(self._answer, "rb") as file:
             file.seek(0)
