@@ -157,6 +157,37 @@ def test_an_output_that_was_deleted_is_made_again_only_when_something_needs_it(e
     assert state_of(third, a).epoch == 2
 
 
+@pytest.mark.parametrize("publish", ["attempt", "inplace"])
+def test_an_output_that_lost_a_file_or_part_of_one_is_made_again_before_it_is_used(executor, calls, publish):
+    a = calls.step("a", publish=publish)
+    b = calls.step("b", a)
+    result = executor.run([b])
+    out = Path(result.output_path(a), "out.txt")
+    out.write_text("(a")
+    assert executor.run([b]).plan.is_done  # nobody needs it
+    assert executor.plan([a]).items[0].reason == "file out.txt of its output has 2 bytes, recorded 3"
+    out.unlink()
+    c = calls.step("c", a)
+    plan = executor.plan([c])
+    assert [(i.action, i.reason) for i in plan][0] == ("RUN", "file out.txt of its output is missing")
+    result = executor.run([c])
+    assert text_of(result, c) == "((a)c)" and calls() == ["a", "b", "a", "c"]
+    assert state_of(result, a).record["attempts"][0]["outcome"] == "SUCCEEDED"
+    assert executor.run([a, c]).plan.is_done
+
+
+def test_links_and_strange_names_in_an_output_are_recognised(executor, calls):
+    step = calls.step("links", fn=make_links)
+    executor.run([step])
+    assert executor.run([step]).plan.is_done
+
+
+def make_links(config):
+    os.symlink("nowhere", os.path.join(config.output_path, "broken"))
+    os.symlink("/etc", os.path.join(config.output_path, "folder"))
+    Path(os.fsdecode(os.fsencode(config.output_path) + b"/a\n\xff")).write_text("x")
+
+
 def test_a_step_learns_where_it_is_from_its_environment(executor, tmp_path):
     step = ExecutorStep(name="env", fn=save_environment, config={"path": this_output_path("env.json")})
     jobs = ExecutorStep(name="job", fn=save_environment, config={"path": this_output_path("env.json")}, resources=CPU)
