@@ -507,12 +507,14 @@ def test_what_a_step_in_a_process_prints_is_shown_and_kept_and_its_memory_measur
     assert record["cpu_s"] > 0 and record["exit"] == 0
 
 
-def test_what_a_step_in_this_process_prints_passes_through_and_its_log_says_so(executor, calls, capsys):
+def test_what_a_step_in_this_process_prints_is_shown_where_progress_is_and_kept(executor, calls, screen, capsys):
     step = calls.step("speaker", fn=speak)
     result = executor.run([step])
-    assert capsys.readouterr().out == "a word on stdout\nheld 50000000\n"
+    assert "a word on stdout\nheld 50000000\n" in screen.getvalue()
+    assert capsys.readouterr().out == ""
     log = Path(result[step].log_path).read_text()
     assert "speaker started in the runner's process" in log and "speaker ended" in log
+    assert "a word on stdout\nheld 50000000\n" in log
 
 
 def meet(config: Work) -> None:

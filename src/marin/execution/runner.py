@@ -185,7 +185,7 @@ class Runner:
             try:
                 while (job := self._next_in_lane()) is not None:
                     running, request = job
-                    self._conclude(running, self._run_here(request))
+                    self._conclude(running, self._run_here(running, request))
             except BaseException:  # thrown in from outside, by a signal handler that is not ours
                 self._interrupts += 2
                 self._events.put(("interrupt",))
@@ -205,13 +205,15 @@ class Runner:
             except queue.Empty:
                 continue
 
-    def _run_here(self, request: JobRequest) -> JobResult:
+    def _run_here(self, running: _Running, request: JobRequest) -> JobResult:
+        assert running.output is not None
+        output = running.output
         if self._interrupts:
             return JobResult(error=JobError(type="KeyboardInterrupt", message=""), cancelled=True)
         try:
             try:
                 self._in_body = True
-                result = InProcessCluster().launch(request).wait()
+                result = InProcessCluster().launch(request, on_output=output.feed).wait()
                 assert result is not None
             finally:
                 self._in_body = False
@@ -406,11 +408,11 @@ class Runner:
                 env=env,
                 log_path=log_path,
             )
+            running.output = self._console.output_of(step.name)
             if step.resources is None:
                 self._lane_is_free = False
                 self._lane.put((running, request))
                 return
-            running.output = self._console.output_of(step.name)
             running.handle = self._cluster.launch(
                 replace(request, resources=step.resources),
                 on_output=running.output.feed,
