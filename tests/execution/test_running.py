@@ -448,6 +448,8 @@ def start_from_nothing(config: Work) -> None:
     shutil.rmtree(config.output_path)
     os.makedirs(config.output_path)
     Path(config.output_path, "out.txt").write_text("new")
+    if config.trouble:
+        raise ValueError(config.trouble)
 
 
 @pytest.mark.parametrize("resources", [None, CPU])
@@ -459,6 +461,9 @@ def test_a_step_in_place_that_deletes_its_register_fails_and_says_what_to_do(exe
     assert "empty the folder but for .exec" in result[step].error.message
     assert state_of(result, step).status == "FAILED"
     assert executor.run([step])[step].action == "failed" and calls() == ["careless"]
+    worse = calls.step("worse", fn=start_from_nothing, publish="inplace", resources=resources, trouble="fire")
+    error = executor.run([worse])[worse].error
+    assert error.type == "ValueError" and error.message.startswith("fire (and the step deleted its own register")
 
 
 @pytest.mark.parametrize("resources", [None, CPU])

@@ -480,7 +480,11 @@ class Runner:
             except LeaseLost:
                 raise
             except Exception as trouble:
-                error, is_gone = error_of(trouble), isinstance(trouble, RegisterGone)
+                is_gone = isinstance(trouble, RegisterGone)
+                if error is None or result.cancelled:
+                    error = error_of(trouble)
+                else:
+                    error = replace(error, message=f"{error.message} (and {trouble})")
             if error is not None:
                 if _is_disk_full(error) and running.node.step.publish == "attempt":
                     _discard_data(lease)
