@@ -200,6 +200,66 @@ def test_a_job_that_ignores_being_asked_is_killed_after_its_grace(tmp_path):
     assert "SIGKILL" in handle.wait(20).error.message
 
 
+def vanish() -> None:
+    os._exit(0)
+
+
+def test_a_process_that_ends_before_its_function_returned_has_not_succeeded():
+    result = LocalCluster().launch(job(vanish)).wait()
+    assert (result.error.type, result.exit_code) == ("ExitCode", 0)
+    assert "the process ended before the function returned" in result.error.message
+
+
+def vanish_when_asked_to_stop(folder: str) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    Path(folder, "ready").touch()
+    time.sleep(60)
+
+
+def test_a_job_that_leaves_well_when_it_is_cancelled_is_cancelled_all_the_same(tmp_path):
+    handle = LocalCluster().launch(job(vanish_when_asked_to_stop, str(tmp_path)))
+    wait_until((tmp_path / "ready").exists)
+    handle.cancel()
+    result = handle.wait(20)
+    assert result.cancelled and "before the function returned" in result.error.message
+
+
+def fork_and(how: str) -> str:
+    """The forked process comes back out of this function, too, and earlier than the one that was asked."""
+    child = os.fork()
+    if child == 0:
+        if how == "raise":
+            raise RuntimeError("in the forked process")
+        return "the forked process's"
+    os.waitpid(child, 0)
+    if how == "vanish":
+        os._exit(0)
+    return "the job's"
+
+
+def test_only_the_process_that_was_asked_answers():
+    assert LocalCluster().launch(job(fork_and, "return")).wait().value == "the job's"
+    assert LocalCluster().launch(job(fork_and, "raise")).wait().value == "the job's"
+    assert LocalCluster().launch(job(fork_and, "vanish")).wait().error.type == "ExitCode"
+
+
+def leave_daemons_behind(folder: str) -> None:
+    """Two generations in sessions of their own, which write into the output a moment later."""
+    inner = f"sleep 0.5; touch {folder}/late"
+    for text in (f"echo $$ >> {folder}/pids; {inner}", f"setsid sh -c 'echo $$ >> {folder}/pids; {inner}'; {inner}"):
+        subprocess.Popen(["sh", "-c", text], start_new_session=True, stdout=subprocess.DEVNULL)
+    while not Path(folder, "pids").exists() or len(Path(folder, "pids").read_text().split()) < 2:
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process adopt what others leave behind")
+def test_daemons_that_a_job_leaves_behind_end_before_it_counts_as_ended(tmp_path):
+    assert LocalCluster().launch(job(leave_daemons_behind, str(tmp_path))).wait().error is None
+    assert not any(process_is_alive(*p) for p in pids_in(tmp_path))
+    time.sleep(0.7)
+    assert not (tmp_path / "late").exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent ended")
 def test_a_job_and_everything_it_started_die_with_a_launcher_that_is_killed(tmp_path):
     script = tmp_path / "launcher.py"

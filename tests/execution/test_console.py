@@ -1,6 +1,7 @@
 """What a person sees of a run."""
 
 import io
+import time
 
 import pytest
 
@@ -53,6 +54,16 @@ def test_while_several_steps_run_their_lines_carry_their_names():
 
 def test_a_character_that_arrives_in_two_pieces_is_shown_whole():
     assert show(io.StringIO(), [b"a\xc3", b"\xbc\n", b"\xff\n"]) == "aü\n\ufffd\n"
+
+
+def test_output_without_line_ends_is_shown_in_pieces_and_in_linear_time():
+    chunk, stream = b"x" * 4096, io.StringIO()
+    started = time.process_time()
+    shown = show(stream, [chunk] * 10_000)
+    assert time.process_time() - started < 4
+    assert shown.replace("\n", "") == "x" * 40_960_000
+    assert max(map(len, shown.split("\n"))) < 100_000
+    assert show(io.StringIO(), [b"\r" + b"x" * 100] * 100) == "x" * 100 + "\n"
 
 
 def test_a_message_after_half_a_line_begins_a_new_one():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from marin.execution.catalog import list_runs
 from marin.execution.executor import capturing, executor_main, parse_command_line
 from marin.execution.status import LocalStore, process_is_alive, process_start
 
@@ -146,6 +147,26 @@ def test_a_failure_is_shown_with_the_end_of_its_log_and_exits_with_one(experimen
     assert experiment.calls() == ["a", "a", "b", "c"]
 
 
+@pytest.mark.parametrize("luck", [True, False])
+def test_a_reader_that_went_away_changes_neither_steps_nor_exit_code(experiment, luck):
+    if not luck:
+        experiment.mark("fail")
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, str(experiment.script)]
+    for streams in ({"stdout": write, "stderr": subprocess.PIPE}, {"stdout": write, "stderr": write}):
+        done = subprocess.run(command, env=experiment.env, cwd=experiment.folder, text=True, **streams)
+        assert done.returncode == (0 if luck else 1), done.stderr
+        assert "BrokenPipe" not in (done.stderr or "")
+    os.close(write)
+    assert experiment.state("a").status == ("SUCCEEDED" if luck else "FAILED")
+
+
+def test_the_standard_output_of_a_run_is_its_data_alone(experiment):
+    _, out, err = experiment.run()
+    assert "a works" in err and len(out.splitlines()) == 1
+
+
 def test_two_runs_at_once_call_each_body_once_and_both_end_well(experiment):
     experiment.mark("hold")
     first = experiment.start()
@@ -214,12 +235,15 @@ def test_a_runner_that_is_killed_takes_its_step_along_and_the_next_run_does_not_
     process.communicate()
     wait_until(lambda: not process_is_alive(body, body_start), timeout_s=10)
     assert experiment.state("a").status == "RUNNING"
+    assert [run.record["status"] for run in list_runs(str(experiment.prefix))] == ["ABANDONED"]
     experiment.mark("hold", on=False)
     started = time.monotonic()
     code, _, err = experiment.run()
     assert code == 0, err
     assert time.monotonic() - started < 20  # the lease would live for 60 seconds
     assert experiment.output("c") == "abc" and experiment.state("a").epoch == 2
+    assert [a["outcome"] for a in experiment.state("a").record["attempts"]] == ["ABANDONED"]
+    assert sorted(run.record["status"] for run in list_runs(str(experiment.prefix))) == ["ABANDONED", "SUCCEEDED"]
 
 
 # -- flags and hooks ------------------------------------------------------------

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -255,6 +256,18 @@ def test_a_lease_that_cannot_be_renewed_in_time_is_given_up(store, tmp_path, own
     with pytest.raises(LeaseLost, match="could not renew the lease for"):
         while True:
             lease.renew()
+
+
+def test_a_register_that_something_else_wrote_into_is_reported_as_lost(store, tmp_path, owner):
+    told = threading.Event()
+    renewer = Renewer(LeaseTimes(ttl_s=1.0, fence_s=0.5, renew_s=0.01), lambda *_: told.set())
+    lease = acquire(store, tmp_path / "step", owner)
+    Path(lease.paths.state).write_text("{")
+    renewer.add(lease)
+    assert told.wait(10)
+    renewer.close()
+    with pytest.raises(LeaseLost):
+        lease.end("SUCCEEDED", record={})
 
 
 @pytest.mark.parametrize("times", [{"renew_s": 0.0}, {"fence_s": 60.0}, {"renew_s": 50.0}])

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -154,6 +155,37 @@ def test_an_output_that_was_deleted_is_made_again_only_when_something_needs_it(e
     third = executor.run([c])
     assert calls() == ["a", "b", "a", "c"]
     assert state_of(third, a).epoch == 2
+
+
+@pytest.mark.parametrize("publish", ["attempt", "inplace"])
+def test_an_output_that_lost_a_file_or_part_of_one_is_made_again_before_it_is_used(executor, calls, publish):
+    a = calls.step("a", publish=publish)
+    b = calls.step("b", a)
+    result = executor.run([b])
+    out = Path(result.output_path(a), "out.txt")
+    out.write_text("(a")
+    assert executor.run([b]).plan.is_done  # nobody needs it
+    assert executor.plan([a]).items[0].reason == "file out.txt of its output has 2 bytes, recorded 3"
+    out.unlink()
+    c = calls.step("c", a)
+    plan = executor.plan([c])
+    assert [(i.action, i.reason) for i in plan][0] == ("RUN", "file out.txt of its output is missing")
+    result = executor.run([c])
+    assert text_of(result, c) == "((a)c)" and calls() == ["a", "b", "a", "c"]
+    assert state_of(result, a).record["attempts"][0]["outcome"] == "SUCCEEDED"
+    assert executor.run([a, c]).plan.is_done
+
+
+def test_links_and_strange_names_in_an_output_are_recognised(executor, calls):
+    step = calls.step("links", fn=make_links)
+    executor.run([step])
+    assert executor.run([step]).plan.is_done
+
+
+def make_links(config):
+    os.symlink("nowhere", os.path.join(config.output_path, "broken"))
+    os.symlink("/etc", os.path.join(config.output_path, "folder"))
+    Path(os.fsdecode(os.fsencode(config.output_path) + b"/a\n\xff")).write_text("x")
 
 
 def test_a_step_learns_where_it_is_from_its_environment(executor, tmp_path):
@@ -409,6 +441,58 @@ def test_every_attempt_of_another_step_begins_with_an_empty_folder(executor, cal
     assert sorted(name[:5] for name in attempts) == ["0001-", "0002-", "0003-"]
 
 
+def start_from_nothing(config: Work) -> None:
+    """Deletes its whole output folder and makes it anew."""
+    with open(config.calls, "a") as file:
+        file.write(config.name + "\n")
+    shutil.rmtree(config.output_path)
+    os.makedirs(config.output_path)
+    Path(config.output_path, "out.txt").write_text("new")
+    if config.trouble:
+        raise ValueError(config.trouble)
+
+
+@pytest.mark.parametrize("resources", [None, CPU])
+def test_a_step_in_place_that_deletes_its_register_fails_and_says_what_to_do(executor, calls, resources):
+    step = calls.step("careless", fn=start_from_nothing, publish="inplace", resources=resources)
+    result = executor.run([step])
+    assert result[step].action == "failed" and calls() == ["careless"]
+    assert "the step deleted its own register" in result[step].error.message
+    assert "empty the folder but for .exec" in result[step].error.message
+    assert state_of(result, step).status == "FAILED"
+    assert executor.run([step])[step].action == "failed" and calls() == ["careless"]
+    worse = calls.step("worse", fn=start_from_nothing, publish="inplace", resources=resources, trouble="fire")
+    error = executor.run([worse])[worse].error
+    assert error.type == "ValueError" and error.message.startswith("fire (and the step deleted its own register")
+
+
+@pytest.mark.parametrize("resources", [None, CPU])
+def test_a_step_may_make_the_folder_of_its_attempt_anew(executor, calls, resources):
+    step = calls.step("thorough", fn=start_from_nothing, resources=resources)
+    result = executor.run([step])
+    assert text_of(result, step) == "new" and state_of(result, step).record["files"] == 1
+    assert os.path.exists(result[step].log_path)
+
+
+def use_names_of_the_executor(config: Work) -> None:
+    names = (".log", "attempts") if os.path.exists(f"{config.output_path}/.exec") else (".exec", ".log", "attempts")
+    for name in names:
+        folder = Path(config.output_path, name)
+        folder.mkdir()
+        (folder / "model.bin").write_text("m")
+
+
+@pytest.mark.parametrize("publish", ["attempt", "inplace"])
+def test_whatever_a_step_calls_its_files_they_are_its_output(executor, calls, publish):
+    step = calls.step("names", fn=use_names_of_the_executor, publish=publish)
+    result = executor.run([step])
+    record = state_of(result, step).record
+    root = result.plan.paths(result.plan.items[0].node).root
+    files = json.loads(Path(root, record["manifest_ref"]).read_text())["files"]
+    own = [".exec/model.bin"] if publish == "attempt" else []
+    assert [path for path, _, _ in files] == [*own, ".log/model.bin", "attempts/model.bin"]
+
+
 # -- processes ------------------------------------------------------------
 
 
@@ -428,12 +512,14 @@ def test_what_a_step_in_a_process_prints_is_shown_and_kept_and_its_memory_measur
     assert record["cpu_s"] > 0 and record["exit"] == 0
 
 
-def test_what_a_step_in_this_process_prints_passes_through_and_its_log_says_so(executor, calls, capsys):
+def test_what_a_step_in_this_process_prints_is_shown_where_progress_is_and_kept(executor, calls, screen, capsys):
     step = calls.step("speaker", fn=speak)
     result = executor.run([step])
-    assert capsys.readouterr().out == "a word on stdout\nheld 50000000\n"
+    assert "a word on stdout\nheld 50000000\n" in screen.getvalue()
+    assert capsys.readouterr().out == ""
     log = Path(result[step].log_path).read_text()
     assert "speaker started in the runner's process" in log and "speaker ended" in log
+    assert "a word on stdout\nheld 50000000\n" in log
 
 
 def meet(config: Work) -> None:
@@ -489,7 +575,7 @@ def test_the_record_of_a_step_says_how_its_output_came_to_be(executor, calls):
         }
     ]
     assert record["config_resolved"]["inputs"] == [result.output_path(a)]
-    manifest = build_manifest(result.output_path(b), exclude=frozenset({".log"}))
+    manifest = build_manifest(result.output_path(b))
     assert record["root_digest"] == manifest.root_digest
     root = result.plan.paths(result.plan.items[1].node).root
     assert Path(root, record["manifest_ref"]).read_text() == manifest.to_json()
@@ -593,7 +679,10 @@ def test_a_run_that_was_left_without_its_runner_is_taken_over_at_once(executor, 
     started = time.monotonic()
     result = executor.run([step])
     assert result.is_ok and time.monotonic() - started < 10
-    assert state_of(result, step).epoch == 2
+    state = state_of(result, step)
+    assert state.epoch == 2
+    attempts = [(a["epoch"], a["outcome"], a["run_id"]) for a in state.record["attempts"]]
+    assert attempts == [(1, "ABANDONED", "aborted")]
 
 
 def test_a_process_that_a_dead_runner_left_behind_is_ended_before_its_step_resumes(

@@ -1,8 +1,10 @@
 """The process at the other end of `LocalCluster.launch`: a supervisor that forks the worker and outlives it.
 
 The supervisor is what makes a job end as one: it dies when its launcher dies, however that died (the kernel tells it,
-on Linux), and takes the worker and everything the worker started with it. The price is one more small process and a
-fork for each job. It stays free of threads and of imports, for it forks.
+on Linux), and takes the worker and everything the worker started with it. On Linux it adopts what the worker's own
+processes leave behind, daemons in sessions of their own too, and ends them before the job counts as ended, so that
+nothing writes into an output afterwards. Elsewhere a process that left the worker's group is out of its reach. The
+price is one more small process and a fork for each job. It stays free of threads and of imports, for it forks.
 """
 
 import contextlib
@@ -14,16 +16,22 @@ import sys
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def _prctl(option: int, value: int) -> None:
+    """Ask the Linux kernel for something about this process; elsewhere nothing happens."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def _die_with_parent(parent: int, signal_number: int) -> None:
     """Have the kernel send this process a signal when its parent ends (Linux; elsewhere nothing happens)."""
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
-    except (ImportError, AttributeError, OSError):
-        return
+    _prctl(_PR_SET_PDEATHSIG, signal_number)
     if os.getppid() != parent:  # it died before the kernel was asked
         os._exit(128 + signal.SIGKILL)
 
@@ -49,7 +57,10 @@ def _import_main(kind: str, where: str) -> None:
 
 
 def _work(task: dict[str, Any], result_fd: int) -> int:
-    """Do the job; its exit code. Whatever it raises goes to stderr, and in short to `result_fd`."""
+    """Do the job; its exit code. Whatever it raises goes to stderr, and in short to `result_fd`.
+
+    A process that the function forked and that comes back here as well leaves at once, without an answer.
+    """
     if task["command"] is not None:
         command = task["command"]
         try:
@@ -63,6 +74,7 @@ def _work(task: dict[str, Any], result_fd: int) -> int:
 
     from marin.cluster.job import error_of, plain_value, resolve_function
 
+    worker = os.getpid()
     faulthandler.enable()
     sys.argv = task["argv"]
     answer: dict[str, Any]
@@ -81,6 +93,8 @@ def _work(task: dict[str, Any], result_fd: int) -> int:
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
+    if os.getpid() != worker:
+        os._exit(code)
     with os.fdopen(result_fd, "wb") as file:
         file.write(json.dumps(answer).encode())
     return code
@@ -91,6 +105,37 @@ def _kill_group(leader: int, number: int) -> None:
         os.killpg(leader, number)
 
 
+def _children() -> list[int]:
+    """Process ids of this process's children; [] where there is no /proc to look them up."""
+    found, me = [], str(os.getpid()).encode()
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                    if file.read().rpartition(b")")[2].split()[1] == me:
+                        found.append(int(name))
+    return found
+
+
+def _kill_adopted() -> None:
+    """Kill what the worker's processes left behind, and what those leave behind in turn, and see it end."""
+    while True:
+        try:
+            ended, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if ended:
+            continue
+        killed = 0
+        for pid in _children():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+        if not killed:  # it took another user's rights
+            return
+        os.waitpid(-1, 0)
+
+
 def main(payload_fd: int, result_fd: int, launcher: int) -> None:
     """Supervise one job; leaves by `os._exit` or `sys.exit` with the worker's exit code (128 + signal if killed)."""
     # SIGTERM: ask the worker to stop, or, when the launcher is gone, kill it. SIGUSR1: kill it. Taken one by one with
@@ -98,6 +143,7 @@ def main(payload_fd: int, result_fd: int, launcher: int) -> None:
     watched = (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     _die_with_parent(launcher, signal.SIGTERM)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     task = pickle.loads(_read_all(payload_fd))
     os.set_inheritable(result_fd, False)
     sys.path[:] = task["sys_path"]
@@ -114,13 +160,17 @@ def main(payload_fd: int, result_fd: int, launcher: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    while os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+    while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None or ended.si_pid != worker:
+        if ended is not None:
+            os.waitpid(ended.si_pid, 0)  # adopted, and not needed for anything
+            continue
         number = signal.sigwait(watched)
         if number != signal.SIGCHLD:
             asked = number == signal.SIGTERM and os.getppid() == launcher
             _kill_group(worker, signal.SIGTERM if asked else signal.SIGKILL)
     _kill_group(worker, signal.SIGKILL)  # what the worker started and left behind
     _, status, usage = os.wait4(worker, 0)
+    _kill_adopted()
     code = os.waitstatus_to_exitcode(status)
     # Measured here: what the launcher sees of this process includes the launcher's own memory, inherited over exec.
     measured = {"max_rss": usage.ru_maxrss, "cpu_s": usage.ru_utime + usage.ru_stime}

@@ -5,6 +5,7 @@ its memory measured, it can be stopped, and it ends when its launcher ends. Righ
 """
 
 import contextlib
+import io
 import json
 import os
 import pickle
@@ -53,12 +54,62 @@ def _max_rss_bytes(maxrss: int) -> int:
     return maxrss if sys.platform == "darwin" else maxrss * 1024
 
 
+class _Sink(io.RawIOBase):
+    """What stands behind `sys.stdout` of a job in this process: its log, and whoever watches."""
+
+    def __init__(self, log_path: str | None, on_output: Callable[[bytes], None] | None) -> None:
+        self._log_path = log_path
+        self._on_output = on_output
+        self._pid = os.getpid()
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self._on_output is not None and sys.stderr is not None and sys.stderr.isatty()
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()  # for child processes that are given sys.stdout
+
+    def write(self, data: Any) -> int:
+        chunk = bytes(data)
+        if self._log_path is not None:
+            with contextlib.suppress(OSError):  # the disk is full: the job shall not fail on its own log
+                append(self._log_path, chunk)
+        if os.getpid() != self._pid:  # forked by the job: a lock of the watcher may be held for ever here
+            with contextlib.suppress(OSError):
+                os.write(2, chunk)
+        elif self._on_output is not None:
+            self._on_output(chunk)
+        return len(chunk)
+
+
+@contextlib.contextmanager
+def _stdout_into(log_path: str | None, on_output: Callable[[bytes], None] | None) -> Iterator[None]:
+    """Inside, `sys.stdout` writes to a log and a watcher; with neither, everything stays as it is."""
+    if log_path is None and on_output is None:
+        yield
+        return
+    buffer = io.BufferedWriter(_Sink(log_path, on_output))
+    # Not closed at the end: a logger may keep it.
+    text = io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    with contextlib.redirect_stdout(text):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ValueError):  # the job closed it
+                text.flush()
+
+
 class InProcessCluster:
     """Calls the job's function in the calling thread; `launch` returns when it has ended.
 
-    What the function prints goes where the process prints; the log file gets its start, its end and its exception.
-    One job at a time: environment variables belong to the whole process. Ctrl-C stops the job and makes it
-    cancelled. Memory and processor time are those of the process, for they cannot be told apart.
+    What the function prints by `sys.stdout` goes to the log file and to `on_output`, as a process's output would: a
+    closed reader of the launcher's stdout is no trouble of the job. The log file also gets its start, its end and its
+    exception. What goes to stderr, or past `sys.stdout` (child processes, C libraries), goes where the launcher's goes.
+    Processes that the function starts and leaves behind are not ended. One job at a time: environment variables and
+    `sys.stdout` belong to the whole process. Ctrl-C stops the job and makes it cancelled. Memory and processor time are
+    those of the process, for they cannot be told apart.
     """
 
     def launch(
@@ -68,14 +119,14 @@ class InProcessCluster:
         on_output: Callable[[bytes], None] | None = None,
         on_end: Callable[[JobResult], None] | None = None,
     ) -> JobHandle:
-        """Run the job to its end. `on_output` is never called."""
+        """Run the job to its end. `on_output` is called in the threads that print."""
         import resource
 
         entry, function = request.entrypoint, request.entrypoint.function
         if function is None:
             raise ValueError(f"job {request.name!r} is a command and needs a process: launch it on a LocalCluster")
-        self._note(request, "started in the runner's process; what it prints is not captured")
-        with _environment(request.env):
+        self._note(request, "started in the runner's process; its stderr is not captured")
+        with _environment(request.env), _stdout_into(request.log_path, on_output):
             value, error, cancelled = None, None, False
             started, cpu = time.monotonic(), time.process_time()
             try:
@@ -178,6 +229,7 @@ class LocalProcess:
         self._on_output = on_output
         self._on_end = on_end
         self._log_path = request.log_path
+        self._is_function = request.entrypoint.command is None
         self._result: JobResult | None = None
         self._ended = threading.Event()
         self._cancelled = False
@@ -255,7 +307,7 @@ class LocalProcess:
         self._process.returncode = code
         if self._kill_timer is not None:
             self._kill_timer.cancel()
-        # Something that left the job's group may still hold the pipe; it is not worth waiting for.
+        # What the supervisor could not end may still hold the pipe; it is not worth waiting for.
         reader.join(timeout=2.0)
         with open(self._answer, "rb") as file:
             file.seek(0)
@@ -273,11 +325,12 @@ class LocalProcess:
             self._on_end(self._result)
         self._ended.set()
 
-    @staticmethod
-    def _error(answer: Mapping[str, Any], code: int) -> JobError | None:
+    def _error(self, answer: Mapping[str, Any], code: int) -> JobError | None:
         if "error" in answer:
             return JobError(**answer["error"])
         if code == 0:
+            if self._is_function and "value" not in answer:  # os._exit, or a library's exit: half of the work may lack
+                return JobError(type="ExitCode", message="the process ended before the function returned (exit code 0)")
             return None
         if code > 128:
             name = _SIGNALS.get(code - 128, f"signal {code - 128}")
@@ -289,9 +342,10 @@ class LocalProcess:
 class LocalCluster:
     """Runs each job in a process of its own on this machine.
 
-    The job has its own session, gets a pickle of its function's name and arguments (a function of the running script
-    is found by importing the script again, as `multiprocessing` does), and is killed, with all that it started, when
-    the launching thread's process ends. Launch from a thread that lives as long as the job: on Linux the kernel
+    The job has its own session and gets a pickle of its function's name and arguments (a function of the running script
+    is found by importing the script again, as `multiprocessing` does). It succeeds only if the function returned. When
+    it ends, or the launching thread's process does, all that it started is killed: on Linux daemons too, elsewhere what
+    stayed in its process group. Launch from a thread that lives as long as the job: on Linux the kernel
     counts the end of the launching thread as the end of the parent.
     """
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from marin.execution.status import RUNNING, LocalStore, State, StepPaths
+from marin.execution.status import ABANDONED, RUNNING, LocalStore, Owner, State, StepPaths
 
 _SHORTEST = 4  # digits that may abbreviate a digest
 
@@ -38,7 +38,7 @@ class StepEntry:
     def status(self) -> str:
         """The register's status; "ABANDONED" where it says RUNNING and its runner is gone."""
         is_abandoned = self.state.status == RUNNING and self.state.owner.is_gone()
-        return "ABANDONED" if is_abandoned else self.state.status
+        return ABANDONED if is_abandoned else self.state.status
 
     @property
     def when(self) -> str | None:
@@ -83,7 +83,7 @@ class RunEntry:
     """One run of a store."""
 
     run_id: str  # sorts by time
-    record: Mapping[str, Any]  # run.json
+    record: Mapping[str, Any]  # run.json; its status is "ABANDONED" where it says RUNNING and its process is gone
 
 
 def list_steps(prefix: str) -> list[StepEntry]:
@@ -101,8 +101,11 @@ def list_runs(prefix: str) -> list[RunEntry]:
     for run_id in sorted(os.listdir(folder) if os.path.isdir(folder) else [], reverse=True):
         try:
             with open(os.path.join(folder, run_id, "run.json"), encoding="utf-8") as file:
-                found.append(RunEntry(run_id=run_id, record=json.load(file)))
-        except (OSError, ValueError):
+                record = json.load(file)
+            if record.get("status") == RUNNING and Owner(**record["owner"]).is_gone():
+                record["status"] = ABANDONED
+            found.append(RunEntry(run_id=run_id, record=record))
+        except (OSError, ValueError, TypeError, KeyError):
             continue  # being written, or left half-written by a killed run: no record to show
     return found
 

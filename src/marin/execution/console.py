@@ -1,4 +1,4 @@
-"""What a person sees of a run: one line per event on stderr, and the output of steps that run elsewhere.
+"""What a person sees of a run: one line per event on stderr, and what the steps print.
 
 Lines, not a live table: they read the same on a terminal, in a log file and in a bug report.
 """
@@ -15,6 +15,7 @@ _REDRAW_EVERY_S = 30.0
 # Above this many cached steps in a run that has other work, they share one line.
 _MAX_CACHED_LINES = 20
 _LOG_TAIL_LINES = 20
+_LONGEST_REST = 64 << 10  # characters of a line whose end has not come yet
 
 
 def duration(seconds: float) -> str:
@@ -37,6 +38,8 @@ def tail(path: str, num_lines: int = _LOG_TAIL_LINES) -> list[str]:
             file.seek(max(0, size - (64 << 10)))
             text = file.read().decode("utf-8", "replace")
     except OSError:
+        return []
+    if not text:
         return []
     return [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")][-num_lines:]
 
@@ -73,6 +76,15 @@ def format_summary(steps: Sequence[Any], wall_s: float) -> str:
 
 
 _ACTIONS = ("ran", "cached", "skipped", "failed", "blocked", "cancelled")
+
+
+def print_data(text: str) -> None:
+    """Print what a command is for on stdout; a reader that has seen enough is no error and decides no exit code."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # else the interpreter tries again when it ends, and complains
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def format_outputs(plan: Any, steps: Sequence[Any]) -> str:
@@ -147,9 +159,9 @@ class Console:
             for name in names:
                 self._event("done", name, "cached")
 
-    def started(self, name: str, note: str = "") -> None:
+    def started(self, name: str) -> None:
         self._running += 1
-        self._event("start", name, note)
+        self._event("start", name)
 
     def waiting(self, name: str, text: str) -> None:
         self._event("wait", name, f"waiting: {text}")
@@ -184,7 +196,7 @@ class Console:
         self._event("wait", name, f"not run: input {on} failed")
 
     def output_of(self, name: str) -> "StepOutput":
-        """A sink for what a step in another process prints."""
+        """A sink for what a step prints."""
         return StepOutput(self, name)
 
 
@@ -193,7 +205,7 @@ class StepOutput:
 
     On a terminal, while the step runs alone, everything passes through as it is, progress bars too. Otherwise whole
     lines are shown, with the step's name in front while several steps run; of a line that redraws itself by carriage
-    returns, what it shows every 30 seconds and at its end.
+    returns, what it shows every 30 seconds and at its end. A line over 64 Ki characters is shown in pieces.
     """
 
     def __init__(self, console: Console, name: str) -> None:
@@ -211,7 +223,12 @@ class StepOutput:
         if self._console.passes_through and not self._rest:
             self._console.through(text)
             return
-        *lines, self._rest = (self._rest + text).split("\n")
+        *lines, last = text.split("\n")
+        if lines:
+            lines[0] = self._rest + lines[0]
+            self._rest = last
+        else:
+            self._rest += last
         for line in lines:
             self._show(line)
         if "\r" in self._rest:
@@ -220,6 +237,9 @@ class StepOutput:
             self._rest = kept + ("\r" if self._rest.endswith("\r") else "")
             if kept and time.monotonic() - self._shown_at >= _REDRAW_EVERY_S:
                 self._show(kept)
+        if len(self._rest) > _LONGEST_REST:
+            self._show(self._rest)
+            self._rest = ""
 
     def close(self) -> None:
         """Show what the step printed last, if no line end followed it."""

@@ -403,7 +403,7 @@ def run_and_report(executor: Executor, steps: Steps, config: ExecutorMainConfig)
     """Run steps as a command does: say where, what, and how it ended; SystemExit as `executor_main`."""
     import time
 
-    from marin.execution.console import Console, format_outputs, format_summary
+    from marin.execution.console import Console, format_outputs, format_summary, print_data
 
     console = Console()
     console.line(f"store: {executor.prefix}")
@@ -423,7 +423,7 @@ def run_and_report(executor: Executor, steps: Steps, config: ExecutorMainConfig)
         return result
     console.line(format_summary(result.steps, time.monotonic() - started))
     if outputs := format_outputs(result.plan, result.steps):
-        print(outputs, flush=True)
+        print_data(outputs)
     if not result.is_ok:
         raise SystemExit(1)
     return result

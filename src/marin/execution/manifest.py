@@ -68,6 +68,32 @@ def _with_digest(entries: tuple[ManifestEntry, ...]) -> Manifest:
     return Manifest(entries, hashlib.sha256(text.encode()).hexdigest())
 
 
+def first_difference(root: str, manifest_path: str) -> str | None:
+    """What is plainly wrong with the files below `root`: the first of the manifest that is missing or has another size.
+
+    In words, or None. One `lstat` a file: contents are not read, and files that the manifest does not name are not
+    looked for. Raises OSError if a file cannot be looked at, ValueError if the manifest cannot be read.
+    """
+    try:
+        with open(manifest_path, encoding="utf-8") as file:
+            rows = json.load(file)["files"]
+    except FileNotFoundError:
+        return "the manifest of its output is missing"
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{manifest_path}: not a manifest ({error}). Something changed it: restore it, or delete it to have its "
+            "step run again"
+        ) from error
+    for path, size, _ in rows:
+        try:
+            found = os.lstat(f"{root}/{path}").st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return f"file {path} of its output is missing"
+        if found != size:
+            return f"file {path} of its output has {found:,} bytes, recorded {size:,}"
+    return None
+
+
 def _walk(root: str, exclude: frozenset[str]) -> Iterator[tuple[str, os.stat_result]]:
     """(relative path, lstat) of everything below `root`, directories too, except the top-level names in `exclude`."""
     pending = [""]

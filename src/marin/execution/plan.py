@@ -1,7 +1,9 @@
 """What a run would do, and why, decided from the registers alone and changing nothing.
 
 A step is needed if it was asked for or if a needed step that has to run reads it. What only committed steps read is
-not needed, so an intermediate result that was thrown away after its use is not made again.
+not needed, so an intermediate result that was thrown away after its use is not made again. An output that is needed
+must still have every file of its manifest with the recorded size; looking costs one `lstat` a file, and a change that
+keeps the size is not seen, for seeing it would mean reading everything.
 """
 
 import os
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 
 from marin.execution.explain import Change, Earlier, Explanation, explain, nearest
 from marin.execution.graph import Graph, Node
+from marin.execution.manifest import first_difference
 from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, LocalStore, Observer, State, StepPaths
 
 HIT = "HIT"  # committed already
@@ -98,9 +101,18 @@ def _at_it(state: State) -> str:
 
 
 def judge(
-    node: Node, state: State | None, paths: StepPaths, *, force_run_failed: bool, observer: Observer
+    node: Node,
+    state: State | None,
+    paths: StepPaths,
+    *,
+    force_run_failed: bool,
+    observer: Observer,
+    look_at_files: bool = True,
 ) -> tuple[str, str]:
-    """(action, reason) for a needed step whose register reads `state`, its inputs aside."""
+    """(action, reason) for a needed step whose register reads `state`, its inputs aside.
+
+    `look_at_files`: whether a committed output must still have all its files, by name and size, to be a hit.
+    """
     if state is None:
         return RUN, "no output yet"
     if state.digest != node.digest:
@@ -120,9 +132,14 @@ def judge(
             )
         return RUN, "its fixed output path holds the output of another recipe"
     if state.status == SUCCEEDED:
-        if os.path.isdir(paths.data_root(state)):
-            return HIT, "cached"
-        return RUN, "its output folder is gone"
+        root, record = paths.data_root(state), state.record or {}
+        if not os.path.isdir(root):
+            return RUN, "its output folder is gone"
+        if look_at_files and record.get("files"):
+            difference = first_difference(root, f"{paths.root}/{record['manifest_ref']}")
+            if difference is not None:
+                return RUN, difference
+        return HIT, "cached"
     if state.status == FAILED:
         error = state.error or {}
         if force_run_failed:
@@ -205,7 +222,14 @@ def make_plan(
     for node in reversed(nodes):
         paths = StepPaths(os.path.join(prefix, node.path))
         state = store.read(paths.root)
-        action, reason = judge(node, state, paths, force_run_failed=force_run_failed, observer=observer)
+        action, reason = judge(
+            node,
+            state,
+            paths,
+            force_run_failed=force_run_failed,
+            observer=observer,
+            look_at_files=node.digest in needed,
+        )
         if node.digest not in needed and action != HIT:
             action, reason = SKIP, "nothing that has to run reads it"
         elif action in (RUN, WAIT):  # the one that is waited for may die, and then this run needs the inputs

@@ -31,6 +31,7 @@ from marin.execution.manifest import build_manifest
 from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, SKIP, WAIT, Plan, judge
 from marin.execution.record import RunRecord, inputs_of, readable, utc
 from marin.execution.status import (
+    ABANDONED,
     CANCELLED,
     FAILED,
     NOT_DATA,
@@ -42,6 +43,7 @@ from marin.execution.status import (
     LocalStore,
     Observer,
     Owner,
+    RegisterGone,
     Renewer,
     State,
     StepPaths,
@@ -183,7 +185,7 @@ class Runner:
             try:
                 while (job := self._next_in_lane()) is not None:
                     running, request = job
-                    self._conclude(running, self._run_here(request))
+                    self._conclude(running, self._run_here(running, request))
             except BaseException:  # thrown in from outside, by a signal handler that is not ours
                 self._interrupts += 2
                 self._events.put(("interrupt",))
@@ -203,13 +205,15 @@ class Runner:
             except queue.Empty:
                 continue
 
-    def _run_here(self, request: JobRequest) -> JobResult:
+    def _run_here(self, running: _Running, request: JobRequest) -> JobResult:
+        assert running.output is not None
+        output = running.output
         if self._interrupts:
             return JobResult(error=JobError(type="KeyboardInterrupt", message=""), cancelled=True)
         try:
             try:
                 self._in_body = True
-                result = InProcessCluster().launch(request).wait()
+                result = InProcessCluster().launch(request, on_output=output.feed).wait()
                 assert result is not None
             finally:
                 self._in_body = False
@@ -374,7 +378,7 @@ class Runner:
                 )
                 if lease is not None:
                     break
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: the register is none, or another recipe's by now
             self._fail(node, error_of(error), text=f"could not start: {error}")
             return
         self._launch(node, lease)
@@ -387,6 +391,7 @@ class Runner:
         self._record.event("started", step=step.name, digest=node.digest, attempt=lease.state.attempt)
         self._console.started(step.name)
         try:
+            os.makedirs(lease.data_root, exist_ok=True)
             os.makedirs(lease.log_dir, exist_ok=True)
             _note(lease.log_dir, "started", run_id=self._record.run_id, in_process=step.resources is None)
             roots, prefix = self._data_roots(node), self._plan.prefix
@@ -403,11 +408,11 @@ class Runner:
                 env=env,
                 log_path=log_path,
             )
+            running.output = self._console.output_of(step.name)
             if step.resources is None:
                 self._lane_is_free = False
                 self._lane.put((running, request))
                 return
-            running.output = self._console.output_of(step.name)
             running.handle = self._cluster.launch(
                 replace(request, resources=step.resources),
                 on_output=running.output.feed,
@@ -446,9 +451,10 @@ class Runner:
         self._poll_s = min(self._poll_s * 1.5, _LONGEST_POLL_S)
         for digest in list(self._waiting):
             paths = self._plan.paths(self._graph[digest])
-            state = self._store.read(paths.root)
-            if state is not None and state.status == RUNNING and not self._observer.is_stale(paths.root, state):
-                continue
+            with contextlib.suppress(OSError, ValueError):  # its start will meet the same trouble, and report it
+                state = self._store.read(paths.root)
+                if state is not None and state.status == RUNNING and not self._observer.is_stale(paths.root, state):
+                    continue
             self._waiting.discard(digest)
             self._make_ready(digest)
 
@@ -466,31 +472,38 @@ class Runner:
         state: State | None = None
         error = result.error
         try:
-            if error is None:
-                try:
+            is_gone = False
+            try:
+                lease.check_register()
+                if error is None:
                     state = self._commit(running, result)
-                except LeaseLost:
-                    raise
-                except Exception as trouble:
+            except LeaseLost:
+                raise
+            except Exception as trouble:
+                is_gone = isinstance(trouble, RegisterGone)
+                if error is None or result.cancelled:
                     error = error_of(trouble)
+                else:
+                    error = replace(error, message=f"{error.message} (and {trouble})")
             if error is not None:
                 if _is_disk_full(error) and running.node.step.publish == "attempt":
                     _discard_data(lease)
-                cancelled = result.cancelled and result.error is not None
+                cancelled = result.cancelled and result.error is not None and not is_gone
                 _note(lease.log_dir, "cancelled" if cancelled else "failed", type=error.type, message=error.message)
-                state = lease.end(
-                    CANCELLED if cancelled else FAILED,
-                    error={
-                        "class": _error_class(error, cancelled),
-                        **asdict(error),
-                        "log": os.path.relpath(running.log_path, lease.paths.root),
-                        "exit": result.exit_code,
-                        "wall_s": round(result.wall_s, 6),
-                        "cpu_s": round(result.cpu_s, 6),
-                        "max_rss": result.max_rss,
-                        "ended": utc(),
-                    },
-                )
+                recorded = {
+                    "class": _error_class(error, cancelled),
+                    **asdict(error),
+                    "log": os.path.relpath(running.log_path, lease.paths.root),
+                    "exit": result.exit_code,
+                    "wall_s": round(result.wall_s, 6),
+                    "cpu_s": round(result.cpu_s, 6),
+                    "max_rss": result.max_rss,
+                    "ended": utc(),
+                }
+                if is_gone:
+                    state = lease.end_without_register(error=recorded)
+                else:
+                    state = lease.end(CANCELLED if cancelled else FAILED, error=recorded)
         except LeaseLost:
             state, error = None, None
         except BaseException as trouble:
@@ -719,15 +732,8 @@ def _free_text(path: str) -> str:
 
 
 def _discard_data(lease: Lease) -> None:
-    """Delete what a failed attempt wrote, but for its logs: room for writing down that it failed."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir(lease.data_root):
-            if name not in NOT_DATA["attempt"]:
-                path = os.path.join(lease.data_root, name)
-                if os.path.isdir(path) and not os.path.islink(path):
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    os.unlink(path)
+    """Delete what a failed attempt wrote: room for writing down that it failed."""
+    shutil.rmtree(lease.data_root, ignore_errors=True)
 
 
 def _note(log_dir: str, kind: str, **fields: Any) -> None:
@@ -763,7 +769,8 @@ def _earlier_attempts(paths: StepPaths) -> list[dict[str, Any]]:
             attempts.append(
                 {
                     "epoch": state.epoch,
-                    "outcome": state.status,
+                    # a register that was superseded while it said RUNNING: its runner was gone
+                    "outcome": ABANDONED if state.status == RUNNING else state.status,
                     "error_class": (state.error or {}).get("class"),
                     "run_id": state.owner.run_id,
                 }

@@ -26,13 +26,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from marin.io.atomic import create_bytes, write_bytes
+from marin.io.atomic import write_bytes
 
 RUNNING = "RUNNING"
 SUCCEEDED = "SUCCEEDED"
 FAILED = "FAILED"
 CANCELLED = "CANCELLED"
-TERMINAL = frozenset({SUCCEEDED, FAILED, CANCELLED})
+ABANDONED = "ABANDONED"  # in no register: what people are told of a RUNNING whose runner is gone
 
 _EXEC = ".exec"
 
@@ -43,7 +43,9 @@ class LeaseTimes:
 
     ttl_s: float = 60.0  # an observer that saw no change for this long may take over
     renew_s: float = 15.0  # the holder renews this often
-    fence_s: float = 45.0  # a holder that could not renew for this long stops its step
+    # A holder that could not renew for this long stops its step if that has a process of its own; one inside the
+    # runner's process cannot be stopped and goes on, but its commit is refused.
+    fence_s: float = 45.0
 
     def __post_init__(self) -> None:
         if not 0 < self.renew_s < self.fence_s < self.ttl_s:
@@ -85,7 +87,6 @@ class State:
     attempt: str  # "<epoch>-<nonce>", names the attempt's folder
     data_root: str  # the attempt's data, relative to the step's folder; "." for steps that publish in place
     ttl: float  # seconds after which an unchanged RUNNING may be taken over
-    progress: Mapping[str, Any] | None = None  # what a running step says of itself
     error: Mapping[str, Any] | None = None  # FAILED, CANCELLED: class, type, message, traceback, log
     record: Mapping[str, Any] | None = None  # SUCCEEDED: how the output came to be
     extra: Mapping[str, Any] = field(default_factory=dict)  # fields of later versions, kept as they are
@@ -219,13 +220,11 @@ class StepPaths:
 
     def logs(self, state: State) -> str:
         """The folder of the attempt's logs: `stdout.log` (what it printed) and `events.jsonl`."""
-        if state.data_root == ".":
-            return f"{self.root}/{_EXEC}/logs/{state.attempt}"
-        return f"{self.root}/{state.data_root}/.log"
+        return f"{self.root}/{_EXEC}/logs/{state.attempt}"
 
 
-# Top-level names below a data root that are not the step's output.
-NOT_DATA = {"attempt": frozenset({".log"}), "inplace": frozenset({_EXEC, "attempts"})}
+# Top-level names below a data root that are not the step's output, by how it publishes: the executor's own, no others.
+NOT_DATA = {"attempt": frozenset[str](), "inplace": frozenset({_EXEC})}
 
 
 class LocalStore:
@@ -263,9 +262,12 @@ class LocalStore:
                 f"restore it, or move the folder {root} away to have its step run again"
             ) from error
 
-    def compare_and_swap(self, root: str, expected: State | None, new: State, *, durable: bool = True) -> bool:
+    def compare_and_swap(
+        self, root: str, expected: State | None, new: State, *, durable: bool = True, archive: bool = False
+    ) -> bool:
         """Write `new` if the register still is `expected` (None: still absent); False, and nothing written, if not.
 
+        `archive` keeps `expected` in the step's history first, under the same lock: what is kept is what was replaced.
         Raises OSError if the disk refuses; then the register is as it was.
         """
         paths = StepPaths(root)
@@ -275,6 +277,9 @@ class LocalStore:
             current = self.read(root)
             if (current and current.nonce) != (expected and expected.nonce):
                 return False
+            if archive and expected is not None:
+                os.makedirs(f"{paths.exec_dir}/history", exist_ok=True)
+                write_bytes(paths.history(expected.epoch), expected.to_json(), fsync=self.fsync)
             write_bytes(paths.state, new.to_json(), fsync=self.fsync and durable)
             return True
         finally:
@@ -296,7 +301,7 @@ class LocalStore:
         """Take the lease of a step for a new attempt; None if the register is no longer `expected`.
 
         The caller has judged `expected`: absent, FAILED, CANCELLED, or RUNNING and stale. Creates the folders of the
-        step and of the attempt; a superseded end of an earlier attempt goes to the step's history.
+        step; how the earlier attempt stood, ended or abandoned, goes to the step's history.
         """
         times = times or LeaseTimes()
         paths = StepPaths(root)
@@ -315,16 +320,17 @@ class LocalStore:
             data_root="." if publish == "inplace" else f"attempts/{attempt}",
             ttl=times.ttl_s,
         )
-        if expected is not None and expected.status in TERMINAL:
-            os.makedirs(f"{paths.exec_dir}/history", exist_ok=True)
-            create_bytes(paths.history(expected.epoch), expected.to_json(), fsync=self.fsync)
-        if not self.compare_and_swap(root, expected, state):
+        if not self.compare_and_swap(root, expected, state, archive=True):
             return None
         return Lease(self, paths, state, times)
 
 
 class LeaseLost(RuntimeError):
     """The register no longer names this attempt: another runner took the step over."""
+
+
+class RegisterGone(RuntimeError):
+    """The register of a running attempt was deleted, most likely by the step itself."""
 
 
 class Lease:
@@ -368,7 +374,10 @@ class Lease:
         self._state = new
 
     def renew(self) -> None:
-        """Show that the holder is alive. Raises LeaseLost if the step was taken over, or cannot be renewed in time."""
+        """Show that the holder is alive.
+
+        Raises LeaseLost if the step was taken over, cannot be renewed in time, or has a register that is none.
+        """
         with self._mutex:
             if self._ended:
                 return
@@ -384,7 +393,31 @@ class Lease:
                 raise LeaseLost(
                     f"{self.paths.root}: could not renew the lease for {silent_s:.0f} s: {error}"
                 ) from error
+            except ValueError as error:  # something else wrote into the register
+                self._ended = True
+                raise LeaseLost(str(error)) from error
             self._renewed = time.monotonic()
+
+    def check_register(self) -> None:
+        """Raise RegisterGone if the step has no register any more."""
+        if self._store.read(self.paths.root) is None:
+            raise RegisterGone(
+                f"the step deleted its own register {self.paths.state}; empty the folder but for {_EXEC}"
+            )
+
+    def end_without_register(self, *, error: Mapping[str, Any]) -> State:
+        """Write a new register that says FAILED in place of the one that was deleted.
+
+        Raises LeaseLost if there is one again: another runner began anew.
+        """
+        with self._mutex:
+            self._ended = True
+            os.makedirs(self.paths.exec_dir, exist_ok=True)
+            new = replace(self._state, status=FAILED, seq=self._state.seq + 1, nonce=os.urandom(8).hex(), error=error)
+            if not self._store.compare_and_swap(self.paths.root, None, new):
+                raise LeaseLost(f"{self.paths.root}: attempt {self._state.attempt} was taken over by another runner")
+            self._state = new
+            return new
 
     def end(
         self, status: str, *, record: Mapping[str, Any] | None = None, error: Mapping[str, Any] | None = None
@@ -400,7 +433,6 @@ class Lease:
                 nonce=os.urandom(8).hex(),
                 record=record,
                 error=error,
-                progress=None,
             )
             self._swap(new, durable=True)
             self._ended = True
