@@ -416,6 +416,23 @@ def test_a_function_of_a_script_is_named_as_if_it_were_imported(tmp_path: Path):
     assert output("experiments/probe.py") == expected
     assert output("-m", "experiments.probe") == expected
     assert output("-c", "import experiments.probe") == expected
+    env["PYTHONPATH"] = os.pathsep.join([str(script.parent), env["PYTHONPATH"]])
+    assert output("-m", "probe") == expected
+
+
+def test_two_scripts_outside_any_project_do_not_share_names(tmp_path: Path):
+    code = "from marin.execution.canonical import canonical_json\ndef work(config): pass\nprint(canonical_json(work))\n"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    texts = set()
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "hw.py").write_text(code)
+        for arguments in (["hw.py"], ["-m", "hw"]):
+            run = subprocess.run(
+                [sys.executable, *arguments], cwd=tmp_path / folder, env=env, capture_output=True, text=True, check=True
+            )
+            texts.add(run.stdout.strip())
+    assert texts == {f'{{"$fn":"{tmp_path}/{folder}/hw:work"}}' for folder in ("one", "two")}
 
 
 @dataclass(frozen=True)

@@ -119,8 +119,9 @@ def function_reference(fn: Any) -> str:
     """'module:qualname' of a module-level function or class, the same however its file was started.
 
     A script run as `__main__` goes by its path below the nearest folder with a pyproject.toml or .git, so that
-    `python experiments/x.py` and `import experiments.x` mean one function. Raises ValueError with the reason for
-    anything that is not found again by its name.
+    `python experiments/x.py`, `python -m x` in that folder and `import experiments.x` mean one function. A script
+    outside any project goes by its absolute path: two of one file name are two, and one that is moved is another.
+    Raises ValueError with the reason for anything that is not found again by its name.
     """
     if isinstance(fn, types.FunctionType):
         if fn.__name__ == "<lambda>":
@@ -154,21 +155,22 @@ def _module_name(obj: Any) -> str:
         return module
     scope = getattr(obj, "__globals__", None) or vars(sys.modules[module])
     spec = scope.get("__spec__")
-    if spec is not None and spec.name not in ("__main__", "__mp_main__"):
-        return spec.name
     file = scope.get("__file__")
+    if spec is not None and spec.name not in ("__main__", "__mp_main__"):
+        # `python -m x` of a file that lies about names it by its folder; what is in a package or installed, by itself
+        if file is None or "." in spec.name or "site-packages" in file:
+            return spec.name
     return "__main__" if file is None else _script_module(os.path.abspath(file))
 
 
 @functools.cache
 def _script_module(file: str) -> str:
-    folder, parts = os.path.split(os.path.splitext(file)[0])
-    names = [parts]
-    here = folder
+    here, base = os.path.split(os.path.splitext(file)[0])
+    names = [base]
     while not any(os.path.exists(os.path.join(here, mark)) for mark in ("pyproject.toml", ".git")):
         here, name = os.path.split(here)
         if not name:
-            return names[-1]  # no project around it: the file name alone
+            return os.path.splitext(file)[0]
         names.insert(0, name)
     return ".".join(names[1:] if names[0] == "src" and len(names) > 1 else names)
 

@@ -204,7 +204,7 @@ class Executor:
         Raises PrefixError before anything runs if the store cannot be used, ValueError or TypeError if the steps make
         no sense, KeyboardInterrupt after an orderly stop.
         """
-        from marin.execution.console import Console, format_plan
+        from marin.execution.console import CODE_CHANGED, Console, format_plan
 
         if max_concurrent is not None and max_concurrent < 1:
             raise ValueError(f"max_concurrent must be at least 1, got {max_concurrent}")
@@ -215,6 +215,9 @@ class Executor:
             return RunResult(prefix=self.prefix, run_id=None, plan=planned, steps=())
         planned = self.plan(steps, run_only=run_only, force_run_failed=force_run_failed, explain=False)
         _prepare_prefix(self.prefix)
+        for item in planned:
+            if item.code_changed:
+                console.line(f"note: {item.node.name}: {CODE_CHANGED}")
         return self._carry_out(planned, console, force_run_failed, max_concurrent)
 
     def _carry_out(

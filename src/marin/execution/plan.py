@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from marin.execution.explain import Change, Earlier, Explanation, explain, nearest
+from marin.execution.fingerprint import code_changed
 from marin.execution.graph import Graph, Node
 from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, LocalStore, Observer, State, StepPaths
 
@@ -34,6 +35,7 @@ class PlanItem:
     reason: str  # why, in words
     changes: tuple[Change, ...] = ()  # what differs from the nearest committed output of this name, if asked for
     state: State | None = None  # the register as it was read
+    code_changed: bool = False  # HIT only: the function's code is not what it was when the output was made
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,8 @@ def make_plan(
         elif action == RUN and with_changes and (state is None or state.digest != node.digest):
             reason, changes = _explain(node, siblings, names)
         final[node.digest] = action
-        items.append(PlanItem(node, action, reason, changes, state))
+        is_other = action == HIT and state is not None and code_changed(node.step.fn, state.record or {})
+        items.append(PlanItem(node, action, reason, changes, state, is_other))
     return Plan(graph, tuple(items), targets, prefix)
 
 
