@@ -195,6 +195,10 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[Change]:
         if tag == "$t" and "$t" in new:
             yield from _list_differences(path, old["$t"], new["$t"])
             return
+        if tag == "$dd" and "$dd" in new:
+            yield from _differences(f"{path}.default_factory", old["$dd"][0], new["$dd"][0])
+            yield from _differences(path, old["$dd"][1], new["$dd"][1])
+            return
         if tag == "$mi" and "$mi" in new:
             before, after = [{_text(k): v for k, v in side["$mi"]} for side in (old, new)]
             yield from _field_differences(path, before, after, "[{}]".format)
@@ -277,6 +281,10 @@ def _text(tree: Any) -> str:
         return f"{{{', '.join(f'{_text(k)}: {_text(v)}' for k, v in value)}}}"
     if tag == "$s":
         return f"{{{', '.join(map(_text, value))}}}" if value else "set()"
+    if tag == "$dd":
+        return f"defaultdict({_text(value[0])}, {_text(value[1])})"
+    if tag == "$u":
+        return "unversioned(...)"
     if tag == "$out":
         return f"this_output_path({value!r})" if value else "this_output_path()"
     if tag == "$in":

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marin.execution.canonical import Encoding, UnversionableError, function_reference, to_json
+from marin.execution.canonical import Encoding, Memo, UnversionableError, function_reference, to_json
 from marin.execution.step import (
     ExecutorStep,
     InputName,
@@ -138,7 +138,7 @@ class _Planner:
 
     def __init__(self, prefix: str | None):
         self.prefix = prefix
-        self.memo: dict[int, tuple[Any, Any]] = {}
+        self.memo: Memo = {}
         self.nodes: dict[str, Node] = {}
         self.digests: dict[int, tuple[ExecutorStep, str]] = {}
 
@@ -359,9 +359,9 @@ def _rebuild(value: Any, resolve: Callable[[Any], Any]) -> Any:
             return value
         return kind(*new) if hasattr(kind, "_fields") else kind(new)
     if kind is functools.partial:
-        args, keywords = resolve(value.args), resolve(value.keywords)
-        unchanged = args is value.args and keywords is value.keywords
-        return value if unchanged else functools.partial(value.func, *args, **keywords)
+        func, args, keywords = resolve(value.func), resolve(value.args), resolve(value.keywords)
+        unchanged = func is value.func and args is value.args and keywords is value.keywords
+        return value if unchanged else functools.partial(func, *args, **keywords)
     if hasattr(kind, "model_fields") and hasattr(value, "model_copy"):  # pydantic
         old = {name: getattr(value, name) for name in kind.model_fields}
         new = {name: resolve(v) for name, v in old.items()}
