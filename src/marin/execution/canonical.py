@@ -45,7 +45,7 @@ import posixpath
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from marin.execution.step import (
@@ -92,6 +92,24 @@ def canonical_digest(value: Any) -> str:
 def to_json(tree: Any) -> str:
     """Canonical tree to text: sorted keys, no spaces."""
     return _JSON.encode(tree)
+
+
+def input_entries(tree: Any) -> Iterator[dict[str, Any]]:
+    """The entries of a canonical tree that stand for steps, {"$dep": ...}, in the order of the text.
+
+    Keys of dicts are data: a key that looks like one of the format's own is none.
+    """
+    todo = [tree]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, list):
+            todo += reversed(value)
+        elif isinstance(value, dict):
+            if "$dep" in value:
+                yield value
+            else:
+                inner = value.get("$m", value.get("$marked", value))
+                todo += reversed(inner.values())
 
 
 def register_canonical(cls: type, to_plain: Callable[[Any], Any], *, tag: str | None = None) -> None:

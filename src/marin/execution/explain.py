@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from marin.execution.canonical import to_json
+from marin.execution.canonical import input_entries, to_json
 from marin.execution.graph import Graph, Node
 
 _WIDTH = 60  # characters of a value that fit on a line
@@ -148,23 +148,10 @@ _NOTHING = _Nothing()
 def _name_inputs(recipe: dict[str, Any], names: Mapping[str, str]) -> None:
     """Replace the position of each input by its digest and name, in place."""
     tables = {False: recipe.get("deps", []), True: recipe.get("pseudo", [])}
-    for entry in _entries(recipe.get("config")):
+    for entry in input_entries(recipe.get("config")):
         digest = tables[bool(entry.get("pseudo"))][entry["$dep"]]
         entry["$dep"] = digest
         entry["name"] = names.get(digest)
-
-
-def _entries(tree: Any) -> Iterator[dict[str, Any]]:
-    todo = [tree]
-    while todo:
-        value = todo.pop()
-        if isinstance(value, list):
-            todo += reversed(value)
-        elif isinstance(value, dict):
-            if "$dep" in value:
-                yield value
-            else:
-                todo += reversed(value.values())
 
 
 def _same(old: Any, new: Any) -> bool:

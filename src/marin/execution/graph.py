@@ -265,9 +265,6 @@ def _check_paths(nodes: Iterable[Node]) -> None:
                 f"'{node.name}' @{node.short}; give one of them another name or override_output_path"
             )
         owner[path] = node
-    folders = {node.path for node in owner.values() if node.step.override_output_path is not None}
-    if not folders:
-        return  # <name>-<digest> is never a folder on the way to another
     for path, node in owner.items():
         parent = os.path.dirname(path)
         while parent:
