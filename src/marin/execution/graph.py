@@ -40,6 +40,10 @@ class GraphError(ValueError):
     """The steps asked for cannot be planned: a cycle, or two steps that would write to one place."""
 
 
+class NotAStepError(GraphError, TypeError):
+    """Something else than a step was given to plan."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Node:
     """One planned step."""
@@ -129,7 +133,7 @@ def build_graph(steps: Iterable[ExecutorStep | InputName], *, prefix: str | None
 def _target(step: ExecutorStep | InputName) -> ExecutorStep:
     if not isinstance(step, ExecutorStep | InputName):
         hint = " (a list of steps inside the list?)" if isinstance(step, list | tuple) else ""
-        raise TypeError(f"steps: expected ExecutorStep, got {type(step).__qualname__}{hint}")
+        raise NotAStepError(f"steps: expected ExecutorStep, got {type(step).__qualname__}{hint}")
     return get_executor_step(step)
 
 

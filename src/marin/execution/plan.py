@@ -22,6 +22,10 @@ BLOCKED = "BLOCKED"  # reads a step that failed
 SKIP = "SKIP"  # nothing that has to run reads it
 
 
+class SelectionError(ValueError):
+    """`run_only` selects nothing, or is no regular expression."""
+
+
 class DigestCollision(ValueError):
     """A step's folder holds the output of another recipe."""
 
@@ -71,12 +75,12 @@ def select(graph: Graph, patterns: Sequence[str] | None) -> tuple[str, ...]:
         try:
             compiled.append(re.compile(pattern))
         except re.error as error:
-            raise ValueError(f"run_only: {pattern!r} is not a regular expression: {error}") from error
+            raise SelectionError(f"run_only: {pattern!r} is not a regular expression: {error}") from error
     chosen = tuple(n.digest for n in graph.nodes if any(p.search(n.step.name) for p in compiled))
     if not chosen:
         names = sorted({n.step.name for n in graph.nodes})
         shown = ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
-        raise ValueError(f"run_only: no step's name matches {' or '.join(map(repr, patterns))}; there are {shown}")
+        raise SelectionError(f"run_only: no step's name matches {' or '.join(map(repr, patterns))}; there are {shown}")
     return chosen
 
 

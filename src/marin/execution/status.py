@@ -228,6 +228,10 @@ class StepPaths:
 NOT_DATA = {"attempt": frozenset({".log"}), "inplace": frozenset({_EXEC, "attempts"})}
 
 
+class RegisterError(ValueError):
+    """A step's register cannot be read. The message names the file and says what to do."""
+
+
 class LocalStore:
     """Registers on a local disk: a lock on a file that is never deleted, then write, flush, rename, flush.
 
@@ -258,7 +262,7 @@ class LocalStore:
         try:
             return State.from_json(data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
+            raise RegisterError(
                 f"{path}: not a register ({error}). It is only ever replaced whole, so something else changed it: "
                 f"restore it, or move the folder {root} away to have its step run again"
             ) from error
