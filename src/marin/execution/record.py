@@ -132,8 +132,8 @@ def inputs_of(canonical: str, digests: Sequence[str], pseudo: Sequence[str]) -> 
     found: dict[tuple[str, str | None, bool], None] = {}
     if '"$dep"' in canonical:
         for entry in input_entries(json.loads(canonical).get("config")):
-            is_pseudo = bool(entry.get("pseudo"))
-            found[(pseudo if is_pseudo else digests)[entry["$dep"]], entry.get("sub") or None, is_pseudo] = None
+            is_pseudo, index = bool(entry.get("pseudo")), int(entry["$dep"])
+            found[(pseudo if is_pseudo else digests)[index], entry.get("sub") or None, is_pseudo] = None
     named = {(digest, is_pseudo) for digest, _, is_pseudo in found}
     for of, is_pseudo in ((digests, False), (pseudo, True)):
         for digest in of:
