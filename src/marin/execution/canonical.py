@@ -182,10 +182,10 @@ def _module_name(obj: Any) -> str:
     scope = getattr(obj, "__globals__", None) or vars(sys.modules[module])
     spec = scope.get("__spec__")
     file = scope.get("__file__")
-    is_named = spec is not None and spec.name not in ("__main__", "__mp_main__")
+    name = spec.name if spec is not None else "__main__"
     # `python -m x` of a file that lies about is named by its folder too; in a package or installed, by itself
-    if is_named and (file is None or "." in spec.name or "site-packages" in file):
-        return spec.name
+    if name not in ("__main__", "__mp_main__") and (file is None or "." in name or "site-packages" in file):
+        return name
     return "__main__" if file is None else _script_module(os.path.abspath(file))
 
 
