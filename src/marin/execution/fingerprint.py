@@ -7,7 +7,8 @@ from today's; the author decides whether the meaning changed, by raising `code_v
 The source is read from its file and parsed, never imported: planning must not load what the steps need. What that
 costs: the fingerprint reaches the function and whatever of its own module it names (functions, classes, constants,
 imports by their names), and what those name in turn. It does not reach code of other modules, attributes set at run
-time, names that are looked up by text, compiled code, or data files; packages are covered by the record's commit.
+time, names that are looked up by text, compiled code, or data files; packages are covered by the record's commit. It is
+taken when a step starts: a file edited after this process imported it and before that is recorded as edited.
 """
 
 import ast
