@@ -234,7 +234,7 @@ def test_why_names_only_where_a_change_began(marin: Callable[..., SimpleNamespac
     assert re.match(r"model/eval @\w{6} will run because upstream, model/train @\w{6} differs from @\w{6} \(", first)
     assert second == "  config.train.learning_rate  0.003 -> 0.001"
     assert rest == []
-    assert done.err == "Next: marin run three_steps.py --set lr=1e-3\n"
+    assert done.err == "Next: marin run three_steps.py model/eval --set lr=1e-3\n"
 
 
 def test_settings_that_nothing_reads_are_refused(place: Path):
@@ -286,7 +286,7 @@ def test_ls_lists_steps_and_runs(marin: Callable[..., SimpleNamespace]):
     assert re.fullmatch(r"raw/text +\w{10} +succeeded +\S+ +1\.2 kB +\S+s", lines[3])
     assert len(marin("ls", "model/").out.splitlines()) == 3
     runs = marin("ls", "runs").out.splitlines()
-    assert re.match(r"\d{8}-\d{6}-\w{6} +failed +\S+ +2 ran, 1 failed +python three_steps\.py", runs[1])
+    assert re.match(r"\d{8}-\d{6}-\w{6} +failed +\S+ +2 ran, 1 failed +marin run three_steps\.py", runs[1])
     assert [s["status"] for s in json.loads(marin("ls", "--json").out)["steps"]] == ["FAILED", "SUCCEEDED", "SUCCEEDED"]
     assert len(json.loads(marin("ls", "runs", "--json").out)["runs"]) == 1
 
@@ -357,6 +357,12 @@ def test_a_runner_that_is_gone_is_shown_as_abandoned(marin: Callable[..., Simple
         (("run", "silent.py"), r"never calls executor_main"),
         (("plan", "cycle.py"), r"cycle: a -> a"),
         (("plan", "lambda.py"), r"step 'a': cannot version config: a lambda"),
+        (("plan", "three_steps.py", "--prefix", "s3://bucket"), r"not a folder of this machine"),
+        (
+            ("plan", "three_steps.py", "--prefix", "three_steps.py"),
+            r"cannot write to prefix three_steps.py: it is a file",
+        ),
+        (("plan", "two.py"), r"two steps with one output path 'p'"),
         (("logs", "x", "-n", "0"), r"-n must be at least 1"),
         (("plan", "--chek"), r"usage: marin plan"),
     ],
@@ -370,6 +376,9 @@ def test_a_mistake_is_explained_and_exits_with_2(
         head + "c = {}\na = ExecutorStep(name='a', fn=len, config=c)\nc['x'] = a\nexecutor_main([a])\n"
     )
     (place / "lambda.py").write_text(head + "executor_main([ExecutorStep(name='a', fn=len, config=lambda: 0)])\n")
+    (place / "two.py").write_text(
+        head + "executor_main([ExecutorStep(name='a', fn=len, config=i, override_output_path='p') for i in (1, 2)])\n"
+    )
     done = marin(*arguments, expect=2)
     assert re.search(complaint, done.err)
     assert done.out == ""
@@ -398,6 +407,110 @@ def test_a_step_folder_with_another_recipe_is_refused_with_3(marin: Callable[...
     state = json.loads(register.read_text())
     register.write_text(json.dumps(state | {"digest": "0" * 64}))
     assert "belongs to a step with digest" in marin("run", "three_steps.py", expect=3).err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["three_steps.py", "--run_only", "("], "error: run_only: '(' is not a regular expression"),
+        (
+            ["three_steps.py", "--run_only", "zzz"],
+            "error: run_only: no step's name matches 'zzz'; there are model/eval",
+        ),
+        (["three_steps.py", "--prefix", "s3://b"], "error: prefix 's3://b' is not a folder of this machine"),
+        (["bad.py", "cycle"], "error: cycle: a -> a"),
+        (["bad.py", "two"], "error: two steps with one output path 'p'"),
+        (["bad.py", "value"], "error: step 'a': cannot version config: object"),
+        (["bad.py", "list"], "error: steps: expected ExecutorStep, got list"),
+    ],
+    ids=lambda v: v[-1] if isinstance(v, list) else "",
+)
+def test_a_script_explains_a_mistake_in_one_line_too(arguments: list[str], complaint: str, place: Path):
+    (place / "bad.py").write_text(
+        "import sys\nfrom marin.execution.executor import *\nkind, c = sys.argv.pop(), {}\n"
+        "a = ExecutorStep(name='a', fn=len, config=c if kind == 'cycle' else object())\nc['x'] = a\n"
+        "two = [ExecutorStep(name='a', fn=len, config=i, override_output_path='p') for i in (1, 2)]\n"
+        "executor_main({'two': two, 'list': [[a]]}.get(kind, [a]))\n"
+    )
+    run = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    assert run.returncode == 2, run.stderr
+    assert run.stderr.splitlines()[-1].startswith(complaint)
+    assert "Traceback" not in run.stderr
+
+
+def test_a_corrupt_register_is_listed_and_named_and_stops_nothing_else(
+    marin: Callable[..., SimpleNamespace], place: Path
+):
+    marin("run", "three_steps.py")
+    (register,) = place.glob("store/raw/text-*/.exec/state.json")
+    register.write_text("{ half of")
+    listed = marin("ls").out
+    assert re.search(r"raw/text +\w{10} +corrupt", listed)
+    assert re.search(r"model/train +\w{10} +succeeded", listed)
+    assert json.loads(marin("ls", "--json").out)["steps"][-1]["status"] == "CORRUPT"
+    assert "model/train" in marin("show", "model/train").out
+    for command in (["plan", "three_steps.py"], ["run", "three_steps.py"], ["show", "raw/text"], ["logs", "raw/text"]):
+        done = marin(*command, expect=3)
+        assert done.err.splitlines()[-1].startswith(f"error: {register}: not a register")
+        assert "Traceback" not in done.err
+    run = subprocess.run([sys.executable, "three_steps.py"], capture_output=True, text=True)
+    assert (run.returncode, "Traceback" in run.stderr) == (3, False)
+
+
+def test_json_stays_json_when_the_script_prints(marin: Callable[..., SimpleNamespace], place: Path):
+    (place / "loud.py").write_text(
+        SCRIPT.replace("import os\n", "import os\nprint('hello')\n", 1) + "    print('bye')\n"
+    )
+    for command in ("plan", "why"):
+        done = marin(command, "loud.py", "--json")
+        assert json.loads(done.out)["steps"]
+        assert "hello\nbye\n" in done.err
+    done = marin("run", "loud.py")
+    assert "hello" not in done.out
+    assert done.out.splitlines()[-1].startswith("model/eval")
+
+
+def test_the_record_of_a_run_holds_the_command_that_was_typed(marin: Callable[..., SimpleNamespace], place: Path):
+    typed = ["run", "./three_steps.py", "raw/text", "-j", "2", "--set", "lr=1e-3"]
+    marin(*typed)
+    (run,) = json.loads(marin("ls", "runs", "--json").out)["runs"]
+    assert run["command"] == "marin run ./three_steps.py raw/text -j 2 --set lr=1e-3"
+    assert run["env"]["argv"] == ["marin", *typed]
+
+
+def test_why_of_a_blocked_step_names_the_failure(marin: Callable[..., SimpleNamespace], place: Path):
+    (place / "blocked.py").write_text(
+        "from marin.execution.executor import *\ndef bad(config):\n    raise ValueError('x')\n"
+        "a = ExecutorStep(name='a', fn=bad, config=1)\nb = ExecutorStep(name='b', fn=bad, config={'i': a})\n"
+        "executor_main([b])\n"
+    )
+    marin("run", "blocked.py", expect=1)
+    why = marin("why", "blocked.py", "b")
+    assert re.match(r"b @\w{6} will not run: input a failed\n$", why.out)
+    assert why.err == "Next: marin run blocked.py b --force-run-failed\n"
+    forced = marin("plan", "blocked.py", "--force-run-failed")
+    assert forced.err.endswith("Next: marin run blocked.py --force-run-failed\n")
+
+
+def test_a_suggested_command_can_be_typed_as_it_stands(marin: Callable[..., SimpleNamespace], place: Path):
+    (place / "three steps.py").write_text(SCRIPT)
+    assert marin("plan", "three steps.py").err.endswith("Next: marin run 'three steps.py'\n")
+
+
+def test_show_does_not_fail_on_what_the_terminal_cannot_print(place: Path):
+    (place / "accents.py").write_text(
+        "from marin.execution.executor import *\n"
+        "executor_main([ExecutorStep(name='a', fn='builtins:repr', config='\u00e9\u2713')])\n",
+        encoding="utf-8",
+    )
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for command in (["run", "accents.py"], ["show", "a"], ["ls"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "marin.cli.main", *command], env=env, capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stderr
+        if command == ["show", "a"]:
+            assert "\\xe9\\u2713" in run.stdout
 
 
 # -- words ------------------------------------------------------------------------------------------------------------

@@ -258,6 +258,8 @@ step(config=Data(path=versioned('x'), more=2), versioning='marked') | step(confi
 step('use', Data(path=step() / 'x', more=[{'k': versioned(1)}, len]), versioning='marked')
 step('use', Data(path={versioned(2), versioned(1), 3}), versioning='marked') | step('use', {step('b'): 1, step('a'): 2})
 versioned(Logger(3)) | Point(versioned(Logger(3)))
+[2, unversioned(1)] | (unversioned(1), 2) | (2, unversioned(1)) | [unversioned(1)] | [unversioned(versioned(3)), 2]
+defaultdict(None, {'a': 1}) | defaultdict(int, {'a': 1}) | defaultdict(int) | {unversioned(1), 2}
 """
 
 

@@ -7,8 +7,9 @@ import os
 import random
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, make_dataclass, replace
+from dataclasses import InitVar, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,37 @@ def captures(number: int) -> Callable[[], int]:
     return inner
 
 
+def local_function() -> Callable[[Any], Any]:
+    def work(config: Any) -> Any:
+        return config
+
+    return work
+
+
+@dataclass
+class Open:
+    x: Any = 0
+
+    @functools.cached_property
+    def doubled(self) -> Any:
+        return 2 * self.x
+
+
+def with_attribute(value: Any) -> Any:
+    value.hidden = 1
+    return value
+
+
+@dataclass
+class WithInitOnly:
+    x: Any = 0
+    secret: InitVar[Any] = None
+
+    def __post_init__(self, secret: Any) -> None:
+        if secret is not None:
+            self.hidden = secret
+
+
 class Text(str):
     pass
 
@@ -305,6 +337,10 @@ def nested(depth: int) -> list:
         ({"model": Point(y=[1, lambda x: x])}, r"value\.model\.y\[1\]: a lambda"),
         ({"a b": {1: object()}}, r'value\["a b"\]\[1\]: object'),
         (captures(3), "captures number"),
+        (local_function(), "the local function .*local_function.<locals>.work has no name to find it by"),
+        (defaultdict(lambda: 0), r"value\.default_factory: a lambda"),
+        (with_attribute(Open(1)), "the attribute 'hidden' of this Open is no field of its class"),
+        ([WithInitOnly(1, secret=2)], r"value\[0\]: the attribute 'hidden' of this WithInitOnly is no field"),
         (Text("x"), "a subclass of str"),
         (1 + 2j, "complex"),
         (range(3), "range"),
@@ -340,6 +376,20 @@ def test_a_field_that_was_never_set_is_an_error():
 
 
 # -- other types ------------------------------------------------------------------------------------------------------
+
+
+def test_a_value_that_was_computed_from_the_fields_is_no_hidden_attribute():
+    value = Open(2)
+    before = canonical_json(value)
+    assert value.doubled == 4
+    assert canonical_json(value) == before
+    assert canonical_json(WithInitOnly(1)) == '{"$c":"WithInitOnly","x":1}'
+
+
+def test_an_unversioned_item_keeps_its_place_in_a_sequence():
+    texts = [canonical_json(v) for v in ([unversioned(1), 2], [2, unversioned(1)], [2], [unversioned(9), 2])]
+    assert len(set(texts[:3])) == 3
+    assert texts[3] == texts[0]
 
 
 def test_a_registered_type_is_written_by_its_own_function():
@@ -416,6 +466,23 @@ def test_a_function_of_a_script_is_named_as_if_it_were_imported(tmp_path: Path):
     assert output("experiments/probe.py") == expected
     assert output("-m", "experiments.probe") == expected
     assert output("-c", "import experiments.probe") == expected
+    env["PYTHONPATH"] = os.pathsep.join([str(script.parent), env["PYTHONPATH"]])
+    assert output("-m", "probe") == expected
+
+
+def test_two_scripts_outside_any_project_do_not_share_names(tmp_path: Path):
+    code = "from marin.execution.canonical import canonical_json\ndef work(config): pass\nprint(canonical_json(work))\n"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    texts = set()
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "hw.py").write_text(code)
+        for arguments in (["hw.py"], ["-m", "hw"]):
+            run = subprocess.run(
+                [sys.executable, *arguments], cwd=tmp_path / folder, env=env, capture_output=True, text=True, check=True
+            )
+            texts.add(run.stdout.strip())
+    assert texts == {f'{{"$fn":"{tmp_path}/{folder}/hw:work"}}' for folder in ("one", "two")}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 
 from marin.execution.explain import Earlier, Explanation, diff_recipes, explain
 from marin.execution.graph import Graph, Node, build_graph
+from marin.execution.record import inputs_of
 from marin.execution.step import THIS_OUTPUT_PATH, ExecutorStep, this_output_path, versioned
 
 
@@ -71,6 +72,20 @@ def changes(old: Any, new: Any, **options: Any) -> list[str]:
 )  # fmt: skip
 def test_a_difference_is_named_by_its_field(old: Any, new: Any, expected: list[str]):
     assert changes(old, new) == expected
+
+
+def test_keys_that_look_like_those_of_the_format_are_keys():
+    def build(value: int, raw: int) -> tuple[Graph, Node]:
+        tricky = {"$dep": value, "$m": {"$dep": "x", "$c": [1]}, "$marked": {"$t": {"$dep": 7}}}
+        user = step("user", {**tricky, "input": step("raw", raw) / "f"})
+        graph = build_graph([user])
+        return graph, graph.node_of(user)
+
+    (before, old), (after, new) = build(0, 1), build(5, 2)
+    names = {node.digest: node.name for graph in (before, after) for node in graph}
+    found = diff_recipes(old.canonical, new.canonical, names)
+    assert [change.path for change in found] == ['config["$dep"]', "dep raw"]
+    assert inputs_of(new.canonical, new.deps, new.pseudo) == [(new.deps[0], "f", False)]
 
 
 def test_a_difference_outside_the_config_is_named_too():

@@ -2,14 +2,15 @@
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marin.execution.canonical import UnversionableError
+from marin.execution.canonical import UnversionableError, register_canonical
 from marin.execution.graph import Graph, GraphError, build_graph, resolve_config
 from marin.execution.step import (
     THIS_OUTPUT_PATH,
@@ -261,6 +262,105 @@ def test_one_step_with_two_output_paths_is_refused():
 def test_a_value_that_cannot_be_versioned_is_refused_with_step_and_field():
     with pytest.raises(UnversionableError, match=r"step 'a': cannot version config\.inputs\[0\]\.init: a lambda"):
         build_graph([step("top", step("a", Config(inputs=[{"init": lambda: 0}])))])
+
+
+class Registered:
+    """A type with a canonical form of its own."""
+
+    def __init__(self, held: Any):
+        self.held = held
+
+    def method(self, config: Any) -> None:
+        """A method whose value is identity."""
+
+
+register_canonical(Registered, lambda value: value.held)
+
+
+@dataclass(frozen=True)
+class WithInitOnly:
+    """A dataclass that cannot be made again from its fields."""
+
+    path: Any = None
+    scale: InitVar[int] = 1
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A dataclass with a method."""
+
+    path: Any = None
+
+    def method(self, config: Any) -> None:
+        """A method whose value is identity."""
+
+
+PLACEHOLDERS = [step(), output_path_of(step("b"), "x"), THIS_OUTPUT_PATH, InputName.hardcoded("raw"), versioned(1)]
+
+
+@pytest.mark.parametrize("held", [*PLACEHOLDERS, unversioned(1)], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("versioning", ["all", "marked"])
+@pytest.mark.parametrize("place", [lambda v: v, unversioned], ids=["counts", "does not count"])
+def test_a_placeholder_that_could_not_be_replaced_is_refused_with_its_path(held: Any, versioning: Any, place: Any):
+    for value, shown in [
+        (Registered([held]), "Registered"),
+        (Registered(held).method, "Registered"),
+        (Holder(held).method, "method"),
+        (partial(Holder([held]).method, 1), ".func"),
+        (WithInitOnly(held), "InitVar"),
+    ]:
+        with pytest.raises(
+            UnversionableError, match=r"step 'a': cannot version config\.inputs.*could not be"
+        ) as raised:
+            build_graph([step(config=Config(inputs=place({"k": value})), versioning=versioning)])
+        assert shown in str(raised.value)
+        assert "config.inputs.k" in str(raised.value)
+
+
+def test_what_holds_no_placeholder_may_be_anything():
+    held = [Registered([1]), Registered(2).method, Holder(3).method, WithInitOnly(4), partial(Holder(5).method, 1)]
+    for versioning in ("all", "marked"):
+        other = step("b")
+        assert build_graph([step(config=Config(inputs=[*held, other]), versioning=versioning)]).nodes[-1].deps
+
+
+def test_marks_and_inputs_in_a_pydantic_model_count_and_are_replaced():
+    pydantic = pytest.importorskip("pydantic")
+    model = pydantic.create_model("Model", x=(Any, None), i=(Any, None))
+    data = step("data")
+    steps = [step(config=model(x=versioned(x), i=data / "f"), versioning="marked") for x in (1, 2)]
+    steps.append(step(config={"k": unversioned(model(x=versioned(1), i=data))}))
+    graph = build_graph(steps)
+    assert len({digest(s) for s in steps}) == 3
+    for s in steps:
+        node = graph.node_of(s)
+        assert node.deps == (graph.node_of(data).digest,)
+        config = resolve_config(node, graph, "/out", {node.deps[0]: "/data"})
+        found = config["k"] if isinstance(config, dict) else config
+        assert (found.x, found.i[:5]) in ((1, "/data"), (2, "/data"))
+
+
+def test_a_placeholder_as_a_key_in_a_place_that_does_not_count_is_refused():
+    with pytest.raises(UnversionableError, match=r"config\.inputs.* cannot be a key of a dict here"):
+        build_graph([step(config=Config(inputs=unversioned({step("b"): 1})))])
+
+
+def test_a_partial_of_a_value_with_an_input_gets_its_path():
+    data = step("data")
+    graph = build_graph([user := step(config=partial(CallableHolder(data / "x"), 1))])
+    node = graph.node_of(user)
+    config = resolve_config(node, graph, "/out", {node.deps[0]: "/data"})
+    assert config.func == CallableHolder("/data/x")
+
+
+@dataclass(frozen=True)
+class CallableHolder:
+    """A dataclass that is called."""
+
+    path: Any
+
+    def __call__(self, config: Any) -> None:
+        """Nothing."""
 
 
 def test_a_function_that_cannot_be_versioned_is_refused():

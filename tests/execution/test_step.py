@@ -69,11 +69,17 @@ def test_a_bad_step_name_is_refused_with_a_near_one(name: str, near: str | None)
         ({"override_output_path": "a/../../b"}, ValueError, "stays below the prefix"),
         ({"override_output_path": "."}, ValueError, "stays below the prefix"),
         ({"override_output_path": ".exec/x"}, ValueError, "the executor's own"),
+        ({"override_output_path": "a/.exec"}, ValueError, "the executor's own"),
+        ({"override_output_path": "a\nb"}, ValueError, "a line end"),
     ],
 )
 def test_a_bad_field_is_refused_when_the_step_is_built(options: dict, error: type[Exception], complaint: str):
     with pytest.raises(error, match=complaint):
         step(**options)
+
+
+def test_a_fixed_output_path_has_one_spelling():
+    assert step(override_output_path="a//b/./c/").override_output_path == "a/b/c"
 
 
 def test_steps_are_equal_only_to_themselves_and_show_their_name():

@@ -60,17 +60,17 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
     def hand_over(steps: list[Any], description: str | None) -> None:
         nonlocal calls
         calls += 1
-        sys.argv[0] = arguments.file  # runpy made it absolute; records show what was typed
-        with _planning_errors():
+        with _planning_errors(), contextlib.redirect_stdout(stdout):
             command(steps, description)
 
-    before = (sys.argv[:], sys.path[:])
+    before, stdout = (sys.argv[:], sys.path[:]), sys.stdout
     sys.argv = [arguments.file, *(word for text in arguments.overrides for word in ("--set", text))]
     if arguments.prefix:
         sys.argv += ["--prefix", arguments.prefix]
     sys.path.insert(0, os.path.dirname(path))
     try:
-        with capturing(hand_over):
+        # what the script prints is not the command's data
+        with capturing(hand_over), contextlib.redirect_stdout(sys.stderr):
             runpy.run_path(path, run_name="__main__")
     except (UsageError, RefusedError):
         raise
@@ -89,17 +89,15 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
 @contextlib.contextmanager
 def _planning_errors() -> Iterator[None]:
     """Errors that say all there is to say need no traceback."""
-    from marin.execution.canonical import UnversionableError
-    from marin.execution.executor import PrefixError
-    from marin.execution.graph import GraphError
-    from marin.execution.plan import DigestCollision
+    from marin.execution.executor import mistake
 
     try:
         yield
-    except (UnversionableError, GraphError, PrefixError) as error:
-        raise UsageError(str(error)) from None
-    except DigestCollision as error:
-        raise RefusedError(str(error)) from None
+    except Exception as error:
+        known = mistake(error)
+        if known is None:
+            raise
+        raise (UsageError if known[1] == 2 else RefusedError)(known[0]) from None
 
 
 def _report(error: Exception, path: str) -> None:
@@ -115,15 +113,15 @@ def _report(error: Exception, path: str) -> None:
     traceback.print_exception(type(error), error, frames)
 
 
-def hint(command: str, arguments: Namespace) -> str:
-    """A next command with the store and settings of this one, so that it can be typed as it stands."""
+def hint(command: list[str], arguments: Namespace) -> str:
+    """A next command (its words) with the store and settings of this one, so that it can be typed as it stands."""
     import shlex
 
     words = [word for text in getattr(arguments, "overrides", ()) for word in ("--set", text)]
     words += ["--prefix", arguments.prefix] if arguments.prefix else []
-    if command.split()[1] not in ("run", "plan", "why"):
+    if command[1] not in ("run", "plan", "why"):
         words = words[-2:] if arguments.prefix else []
-    return " ".join([command, shlex.join(words)]).rstrip()
+    return shlex.join([*command, *words])
 
 
 def step_patterns(names: list[str], steps: list[Any]) -> list[str] | None:

@@ -22,14 +22,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    from marin.execution.catalog import AddressError, NoStoreError, find_step
+    from marin.execution.catalog import find_step
 
     if arguments.lines is not None and arguments.lines < 1:
         raise UsageError(f"-n must be at least 1, got {arguments.lines}")
-    try:
-        entry = find_step(prefix_of(arguments), arguments.step)
-    except (AddressError, NoStoreError) as error:
-        raise UsageError(str(error)) from None
+    entry = find_step(prefix_of(arguments), arguments.step)
     note(f"log: {entry.log_path}")
     try:
         with open(entry.log_path, encoding="utf-8", errors="replace", newline="") as file:

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from marin.cli.experiment import add_prefix_argument, hint, prefix_of
-from marin.cli.output import UsageError, local_time, note, print_json, size, table
+from marin.cli.output import local_time, note, print_json, size, table
 
 EXAMPLES = """\
   marin ls                      all steps of the store
@@ -21,18 +21,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    from marin.execution.catalog import NoStoreError, list_runs, list_steps
+    from marin.execution.catalog import list_runs, list_steps
 
     prefix = prefix_of(arguments)
     what, start = arguments.what, arguments.start
     if what not in ("steps", "runs"):  # `marin ls quickstart/`
         what, start = "steps", what
-    try:
-        if what == "runs":
-            return _show_runs([run for run in list_runs(prefix) if run.run_id.startswith(start)], arguments)
-        return _show_steps([step for step in list_steps(prefix) if step.name.startswith(start)], arguments)
-    except NoStoreError as error:
-        raise UsageError(str(error)) from None
+    if what == "runs":
+        return _show_runs([run for run in list_runs(prefix) if run.run_id.startswith(start)], arguments)
+    return _show_steps([step for step in list_steps(prefix) if step.name.startswith(start)], arguments)
 
 
 def _show_steps(steps: list[Any], arguments: Namespace) -> int:
@@ -54,7 +51,7 @@ def _show_steps(steps: list[Any], arguments: Namespace) -> int:
         for step in steps
     ]
     print(table(rows, ("name", "digest", "state", "when", "size", "wall"), right=(4, 5)))
-    note(f"Next: {hint(f'marin show {steps[0].name}', arguments)}" if steps else "no steps")
+    note(f"Next: {hint(['marin', 'show', steps[0].name], arguments)}" if steps else "no steps")
     return 0
 
 
@@ -70,5 +67,5 @@ def _show_runs(runs: list[Any], arguments: Namespace) -> int:
         started, status = local_time(run.record.get("started")), str(run.record.get("status", "?")).lower()
         rows.append((run.run_id, status, started, words or "-", run.record.get("command", "")))
     print(table(rows, ("run", "state", "started", "steps", "command")))
-    note(f"Next: {hint(f'marin show {runs[0].run_id}', arguments)}" if runs else "no runs")
+    note(f"Next: {hint(['marin', 'show', runs[0].run_id], arguments)}" if runs else "no runs")
     return 0

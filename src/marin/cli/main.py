@@ -5,6 +5,7 @@
 The list of commands is written out here so that `marin --help` loads none of them; a test keeps the two alike.
 """
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -54,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OK
     if arguments[0] not in COMMANDS:
         return _unknown(arguments[0])
+    for stream in (sys.stdout, sys.stderr):  # what a terminal's encoding lacks is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _dispatch(arguments[0], arguments[1:])
     except KeyboardInterrupt:
@@ -84,7 +88,9 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     parser.format_help = lambda: _examples_first(parser, command.EXAMPLES)  # type: ignore[method-assign]
     command.add_arguments(parser)
     try:
-        code = command.run(parser.parse_args(arguments))
+        given = parser.parse_args(arguments)
+        given.typed = ["marin", name, *arguments]
+        code = command.run(given)
         sys.stdout.flush()
         return code
     except UsageError as error:
@@ -93,6 +99,14 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     except RefusedError as error:
         error_line(str(error))
         return REFUSED
+    except (ValueError, TypeError) as error:
+        from marin.execution.executor import mistake
+
+        known = mistake(error)
+        if known is None:
+            raise
+        error_line(known[0])
+        return known[1]
     except SystemExit as stop:
         if isinstance(stop.code, str):
             error_line(stop.code)

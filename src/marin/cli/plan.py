@@ -51,22 +51,20 @@ def run(arguments: Namespace) -> int:
         for plan in plans:
             print(format_plan(plan))
         sys.stdout.flush()
-        file = arguments.file
         changed = next((item.node.name for plan in plans for item in plan if item.changes), None)
         if changed:
-            note(f"Why?  {hint(f'marin why {file} {changed}', arguments)}")
+            note(f"Why?  {hint(['marin', 'why', arguments.file, changed], arguments)}")
         actions = {item.action for plan in plans for item in plan}
-        note(f"Next: {hint(next_command(file, actions), arguments)}")
+        note(f"Next: {hint(next_command(arguments, actions), arguments)}")
     return 5 if arguments.check and not is_done else 0
 
 
-def next_command(file: str, actions: set[str]) -> str:
-    """What to type after seeing a plan with these actions."""
+def next_command(arguments: Namespace, actions: set[str]) -> list[str]:
+    """What to type after seeing a plan with these actions: words of a command that would do something."""
     if actions <= {"HIT", "SKIP"}:
-        return "marin ls"
-    if "FAILED" in actions and not actions & {"RUN", "WAIT"}:
-        return f"marin run {file} --force-run-failed"
-    return f"marin run {file}"
+        return ["marin", "ls"]
+    is_forced = getattr(arguments, "force_run_failed", False) or not actions & {"RUN", "WAIT"}
+    return ["marin", "run", arguments.file, *arguments.steps, *["--force-run-failed"] * is_forced]
 
 
 def item_json(item: Any, plan: Any) -> dict[str, Any]:
@@ -80,6 +78,7 @@ def item_json(item: Any, plan: Any) -> dict[str, Any]:
         "is_target": item.node.digest in plan.targets,
         "inputs": [{"name": plan.graph[digest].name, "digest": digest} for digest in item.node.deps],
         "changes": [change_json(change) for change in item.changes],
+        "code_changed": item.code_changed,
     }
 
 

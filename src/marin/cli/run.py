@@ -37,7 +37,7 @@ def run(arguments: Namespace) -> int:
             force_run_failed=arguments.force_run_failed,
             max_concurrent=arguments.max_concurrent,
         )
-        run_and_report(Executor(config.prefix, description=description), steps, config)
+        run_and_report(Executor(config.prefix, description=description, command=arguments.typed), steps, config)
 
     with_steps_of(arguments, command)
     return 0

@@ -9,7 +9,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from marin.cli.experiment import add_prefix_argument, hint, prefix_of
-from marin.cli.output import UsageError, local_time, note, print_json, size
+from marin.cli.output import local_time, note, print_json, size
 
 EXAMPLES = """\
   marin show quickstart/train              the latest output of that name
@@ -25,12 +25,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    from marin.execution.catalog import AddressError, NoStoreError, RunEntry, find
+    from marin.execution.catalog import RunEntry, find
 
-    try:
-        entry = find(prefix_of(arguments), arguments.address)
-    except (AddressError, NoStoreError) as error:
-        raise UsageError(str(error)) from None
+    entry = find(prefix_of(arguments), arguments.address)
     is_run = isinstance(entry, RunEntry)
     if arguments.json:
         print_json({"run": dict(entry.record)} if is_run else {"step": entry.to_json()})
@@ -38,7 +35,8 @@ def run(arguments: Namespace) -> int:
     lines = _run_lines(entry.record) if is_run else _step_lines(entry)
     width = max(len(key) for key, _ in lines)
     print("\n".join(f"{key:<{width}}  {text}".rstrip() if key else text for key, text in lines))
-    note(f"Next: {hint('marin ls' if is_run else f'marin logs {entry.name}@{entry.digest[:6]}', arguments)}")
+    words = ["marin", "ls"] if is_run else ["marin", "logs", f"{entry.name}@{entry.digest[:6]}"]
+    note(f"Next: {hint(words, arguments)}")
     return 0
 
 

@@ -45,7 +45,7 @@ def run(arguments: Namespace) -> int:
     for item, explanation, affected in answers:
         for line in answer_lines(item, explanation, affected, shown, every=bool(arguments.steps)):
             print(line)
-    note(f"Next: {hint(next_command(arguments.file, {item.action for item, _, _ in answers}), arguments)}")
+    note(f"Next: {hint(next_command(arguments, {item.action for item, _, _ in answers}), arguments)}")
     return 0
 
 
@@ -73,8 +73,9 @@ def answer_lines(item: Any, explanation: Any, affected: list[str], shown: set[st
             lines.append(f"compared with @{old.digest[:6]} ({local_time(old.ended)}), the nearest of that name:")
             lines += _change_lines(explanation.changes)
         return lines
-    if explanation is None:
-        return [f"{head} {'will run' if item.action == 'RUN' else 'will not run'}: {item.reason}"]
+    if explanation is None or item.action != "RUN":
+        words = {"RUN": "will run", "WAIT": "is waited for", "SKIP": "is not needed"}
+        return [f"{head} {words.get(item.action, 'will not run')}: {item.reason}"]
     if not every and all(cause.node.digest in shown for cause in explanation.causes):
         return []
     shown.update(cause.node.digest for cause in explanation.causes)

@@ -12,6 +12,7 @@ hold plain values, and a value of a new type needs `register_canonical`.
     int where the annotation says float     the float, when it is exact
     list; tuple                             [...]; {"$t": [...]} ([...] too where the annotation says Sequence)
     dict                                    {"$m": {...}}; keys that are not all str: {"$mi": [[key, value], ...]}
+    defaultdict                             {"$dd": [default_factory, dict]}
     set, frozenset                          {"$s": [...]}
     dataclass, NamedTuple, pydantic model   {"$c": qualname or __version_tag__, field: value, ...}
     Enum member                             {"$e": "Class.NAME"}
@@ -24,7 +25,8 @@ hold plain values, and a value of a new type needs `register_canonical`.
     InputName.hardcoded; this_output_path   {"$in": path}; {"$out": path}
     registered type                         {"$x": [tag, value]}
     versioned(x)                            as x
-    unversioned(x), excluded field          absent; what is versioned(...) within: {"$marked": {path: value}}
+    unversioned(x), excluded field          absent, {"$u": null} in a list or tuple, where the place counts;
+                                            what is versioned(...) within: {"$marked": {path: value}}
 
 Objects are JSON with sorted keys, no spaces, UTF-8.
 """
@@ -43,8 +45,8 @@ import posixpath
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 from marin.execution.step import (
     MISSING,
@@ -92,11 +94,30 @@ def to_json(tree: Any) -> str:
     return _JSON.encode(tree)
 
 
+def input_entries(tree: Any) -> Iterator[dict[str, Any]]:
+    """The entries of a canonical tree that stand for steps, {"$dep": ...}, in the order of the text.
+
+    Keys of dicts are data: a key that looks like one of the format's own is none.
+    """
+    todo = [tree]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, list):
+            todo += reversed(value)
+        elif isinstance(value, dict):
+            if "$dep" in value:
+                yield value
+            else:
+                inner = value.get("$m", value.get("$marked", value))
+                todo += reversed(inner.values())
+
+
 def register_canonical(cls: type, to_plain: Callable[[Any], Any], *, tag: str | None = None) -> None:
     """Make values of exactly `cls` versionable: `to_plain(value)` is everything that identifies one.
 
     They are written {"$x": [tag, to_plain(value)]}, with tag the class's qualified name unless given. Registering a
-    class twice replaces the first; built-in types and placeholders cannot be replaced (ValueError).
+    class twice replaces the first; built-in types and placeholders cannot be replaced (ValueError). A value whose
+    plain form holds a step, a path placeholder or a mark is refused when it is planned: nothing could replace it.
 
     >>> register_canonical(complex, lambda z: (z.real, z.imag))
     >>> canonical_json(1 + 2j)
@@ -107,20 +128,24 @@ def register_canonical(cls: type, to_plain: Callable[[Any], Any], *, tag: str | 
     name = tag if tag is not None else cls.__qualname__
 
     def handler(encoder: "_Encoder", value: Any, hint: "_Hint | None") -> Any:
+        before = encoder.placeholders
         encoder.push(f"<{name}>", value)
         tree = encoder.encode(to_plain(value))
+        encoder.check_rigid(value, before)
         encoder.path.pop()
-        return {"$x": [name, None if tree is _ABSENT else tree]}
+        return {"$x": [name, tree]}
 
     _HANDLERS[cls] = handler
+    _REGISTERED[cls] = (name, to_plain)
 
 
 def function_reference(fn: Any) -> str:
     """'module:qualname' of a module-level function or class, the same however its file was started.
 
     A script run as `__main__` goes by its path below the nearest folder with a pyproject.toml or .git, so that
-    `python experiments/x.py` and `import experiments.x` mean one function. Raises ValueError with the reason for
-    anything that is not found again by its name.
+    `python experiments/x.py`, `python -m x` in that folder and `import experiments.x` mean one function. A script
+    outside any project goes by its absolute path: two of one file name are two, and one that is moved is another.
+    Raises ValueError with the reason for anything that is not found again by its name.
     """
     if isinstance(fn, types.FunctionType):
         if fn.__name__ == "<lambda>":
@@ -130,8 +155,10 @@ def function_reference(fn: Any) -> str:
                 f"the function {fn.__qualname__} captures {', '.join(fn.__code__.co_freevars)}, which its name does "
                 "not show; define it at module level and pass what it captures in the config"
             )
-        if "<locals>" in fn.__qualname__ and (fn.__defaults__ or fn.__kwdefaults__):
-            raise ValueError(f"the local function {fn.__qualname__} has defaults; define it at module level")
+        if "<locals>" in fn.__qualname__:
+            raise ValueError(
+                f"the local function {fn.__qualname__} has no name to find it by; define it at module level"
+            )
     elif isinstance(fn, type):
         if "<locals>" in fn.__qualname__:
             raise ValueError(f"the local class {fn.__qualname__} has no name to find it by; define it at module level")
@@ -154,21 +181,22 @@ def _module_name(obj: Any) -> str:
         return module
     scope = getattr(obj, "__globals__", None) or vars(sys.modules[module])
     spec = scope.get("__spec__")
-    if spec is not None and spec.name not in ("__main__", "__mp_main__"):
-        return spec.name
     file = scope.get("__file__")
+    name = spec.name if spec is not None else "__main__"
+    # `python -m x` of a file that lies about is named by its folder too; in a package or installed, by itself
+    if name not in ("__main__", "__mp_main__") and (file is None or "." in name or "site-packages" in file):
+        return name
     return "__main__" if file is None else _script_module(os.path.abspath(file))
 
 
 @functools.cache
 def _script_module(file: str) -> str:
-    folder, parts = os.path.split(os.path.splitext(file)[0])
-    names = [parts]
-    here = folder
+    here, base = os.path.split(os.path.splitext(file)[0])
+    names = [base]
     while not any(os.path.exists(os.path.join(here, mark)) for mark in ("pyproject.toml", ".git")):
         here, name = os.path.split(here)
         if not name:
-            return names[-1]  # no project around it: the file name alone
+            return os.path.splitext(file)[0]
         names.insert(0, name)
     return ".".join(names[1:] if names[0] == "src" and len(names) > 1 else names)
 
@@ -298,6 +326,7 @@ def _parse_annotation(node: ast.expr, scope: Mapping[str, Any]) -> Any:
 
 # -- the encoder ------------------------------------------------------------------------------------------------------
 
+Memo: TypeAlias = "dict[int, tuple[Any, Any, int]]"  # id of a value: (the value, its tree, placeholders in it)
 Handler = Callable[["_Encoder", Any, _Hint | None], Any]
 
 
@@ -313,7 +342,7 @@ class Encoding:
         *,
         marked: bool = False,
         root: str = "config",
-        memo: dict[int, tuple[Any, Any]] | None = None,
+        memo: "Memo | None" = None,
         prefix: str | None = None,
         digest_of: Callable[[ExecutorStep], str] | None = None,
     ):
@@ -347,9 +376,9 @@ class Encoding:
 
 
 class _Encoder:
-    __slots__ = ("digest_of", "memo", "needs_digests", "path", "prefix", "root", "runtime", "uses")
+    __slots__ = ("digest_of", "memo", "needs_digests", "path", "placeholders", "prefix", "root", "runtime", "uses")
 
-    def __init__(self, root: str, memo: dict[int, tuple[Any, Any]], prefix: str | None, digest_of: Any):
+    def __init__(self, root: str, memo: "Memo", prefix: str | None, digest_of: Any):
         self.root = root
         self.path: list[Any] = []  # ".field", 3 (index), ("key",): joined only for messages
         self.memo = memo
@@ -358,6 +387,7 @@ class _Encoder:
         self.uses: list[tuple[dict[str, Any], ExecutorStep, bool]] = []
         self.runtime: list[tuple[ExecutorStep, bool]] = []
         self.needs_digests = False
+        self.placeholders = 0  # steps, paths and marks met so far: what has to be replaced before the step runs
 
     def encode(self, value: Any, hint: _Hint | None = None) -> Any:
         handler = _HANDLERS.get(type(value))
@@ -414,6 +444,15 @@ class _Encoder:
             self.uses[first:] = [use for i in order for use in self.uses[bounds[i] : ends[i]]]
         return [trees[i] for i in order]
 
+    def check_rigid(self, value: Any, before: int) -> None:
+        """Refuse `value`, which cannot be made again with other parts, if a placeholder was met in it since."""
+        if self.placeholders > before:
+            raise self.fail(
+                value,
+                f"a step, a path placeholder or a mark inside {_rigid_name(value)} could not be replaced when the step "
+                "runs; put it into a field of its own, outside of it",
+            )
+
     def excluded(self, value: Any) -> Any:
         """A place that is not identity: only what is versioned(...) in it counts; its steps still run before."""
         found: dict[str, Any] = {}
@@ -434,10 +473,14 @@ class _Encoder:
                 found[self.below(base)] = tree
             return
         if isinstance(value, ExecutorStep | InputName):
+            self.placeholders += 1
             step, pseudo = (value, False) if isinstance(value, ExecutorStep) else (value.step, not value.block_on_step)
             if step is not None:
                 self.runtime.append((step, pseudo))
+        elif isinstance(value, OutputName):
+            self.placeholders += 1
         elif kind is UnversionedValue:
+            self.placeholders += 1
             self.collect(value.value, found, base, False)
         elif isinstance(value, set | frozenset):
             trees, bounds = [], []
@@ -455,15 +498,44 @@ class _Encoder:
                 found[self.below(base)] = {"$s": self.sort(trees, bounds)}
         else:
             counts = steps_count and not getattr(kind, "__unversioned__", False)
-            for part, item, is_identity in _children(value, self):
+            before = self.placeholders
+            for part, item, is_identity in _children(value):
                 self.push(part, value)
                 self.collect(item, found, base, counts and is_identity)
                 self.path.pop()
+            if self.placeholders > before and _is_rigid(value):
+                self.check_rigid(value, before)
+            if isinstance(value, dict | types.MappingProxyType):
+                before = self.placeholders
+                for key in value:
+                    self.collect(key, {}, base, steps_count)
+                if self.placeholders > before:
+                    raise self.fail(value, "a step, a path placeholder or a mark cannot be a key of a dict here")
 
 
-def _children(value: Any, encoder: _Encoder) -> list[tuple[Any, Any, bool]]:
+def _is_pydantic(value: Any) -> bool:
+    return "pydantic" in sys.modules and isinstance(value, sys.modules["pydantic"].BaseModel)
+
+
+def _is_rigid(value: Any) -> bool:
+    """Whether nothing inside `value` can be replaced by making another one with other parts."""
+    if type(value) in _REGISTERED or isinstance(value, types.MethodType | types.BuiltinFunctionType):
+        return True
+    return is_dataclass_value(value) and _class_plan(type(value)).has_init_only
+
+
+def _rigid_name(value: Any) -> str:
+    if is_dataclass_value(value) and type(value) not in _REGISTERED:
+        return f"{type(value).__qualname__}, which has an InitVar,"
+    return f"{type(value).__qualname__} '{value.__qualname__}'" if callable(value) else type(value).__qualname__
+
+
+def _children(value: Any) -> list[tuple[Any, Any, bool]]:
     """(path part, item, whether its place counts as identity) of whatever holds other values, in a fixed order."""
     kind = type(value)
+    if kind in _REGISTERED:
+        name, to_plain = _REGISTERED[kind]
+        return [(f"<{name}>", to_plain(value), True)]
     if isinstance(value, list | tuple):
         return [(i, item, True) for i, item in enumerate(value)]
     if isinstance(value, dict | types.MappingProxyType):
@@ -475,9 +547,16 @@ def _children(value: Any, encoder: _Encoder) -> list[tuple[Any, Any, bool]]:
         plan = _class_plan(kind)
         return [("." + f.attribute, getattr(value, f.attribute), not f.exclude) for f in plan.fields]
     if kind is functools.partial:
-        return [(i, item, True) for i, item in enumerate(value.args)] + [
-            ("." + k, value.keywords[k], True) for k in sorted(value.keywords)
+        return [
+            (".func", value.func, True),
+            *((i, item, True) for i, item in enumerate(value.args)),
+            *(("." + k, value.keywords[k], True) for k in sorted(value.keywords)),
         ]
+    if kind in (types.MethodType, types.BuiltinFunctionType):
+        owner = value.__self__
+        return [] if owner is None or isinstance(owner, type | types.ModuleType) else [(".__self__", owner, True)]
+    if _is_pydantic(value):
+        return [("." + name, getattr(value, name), True) for name in sorted(kind.model_fields)]
     return []
 
 
@@ -563,8 +642,7 @@ def _list(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
         encoder.push(i, value)
         tree = encoder.encode(item, elements[i] if elements is not None and i < len(elements) else element)
         encoder.path.pop()
-        if tree is not _ABSENT:
-            result.append(tree)
+        result.append({"$u": None} if tree is _ABSENT else tree)
     return result
 
 
@@ -617,6 +695,13 @@ def _dict(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
     return {"$mi": encoder.sort(pairs, bounds)}
 
 
+def _defaultdict(encoder: _Encoder, value: collections.defaultdict, hint: _Hint | None) -> Any:
+    encoder.push(".default_factory", value)
+    factory = encoder.encode(value.default_factory)
+    encoder.path.pop()
+    return {"$dd": [factory, _dict(encoder, value, hint)]}
+
+
 def _tagged(name: str, form: Callable[[Any], Any]) -> Handler:
     return lambda encoder, value, hint: {name: form(value)}
 
@@ -637,10 +722,12 @@ def _path(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
 def _function(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
     owner = getattr(value, "__self__", None)
     if owner is not None and not isinstance(owner, type | types.ModuleType):
+        before = encoder.placeholders
         encoder.push(".__self__", value)
         tree = encoder.encode(owner)
         encoder.path.pop()
-        return {"$method": [None if tree is _ABSENT else tree, value.__name__]}
+        encoder.check_rigid(value, before)
+        return {"$method": [{"$u": None} if tree is _ABSENT else tree, value.__name__]}
     if isinstance(value, type) and "numpy" in sys.modules:
         dtype = _dtype_of_class(value)
         if dtype is not None:
@@ -657,7 +744,7 @@ def _partial(encoder: _Encoder, value: functools.partial, hint: _Hint | None) ->
         encoder.push("." + name, value)
         tree = encoder.encode(part)
         encoder.path.pop()
-        parts.append(None if tree is _ABSENT else tree)
+        parts.append({"$u": None} if tree is _ABSENT else tree)
     return {"$partial": parts}
 
 
@@ -665,10 +752,17 @@ def _partial(encoder: _Encoder, value: functools.partial, hint: _Hint | None) ->
 
 
 def _step(encoder: _Encoder, value: ExecutorStep, hint: _Hint | None) -> Any:
+    encoder.placeholders += 1
     return encoder.use(value, None, False)
 
 
+def _output_name(encoder: _Encoder, value: OutputName, hint: _Hint | None) -> Any:
+    encoder.placeholders += 1
+    return {"$out": _normal(value.name)}
+
+
 def _input_name(encoder: _Encoder, value: InputName, hint: _Hint | None) -> Any:
+    encoder.placeholders += 1
     if value.step is None:
         _str(encoder, value.name or "", None)
         return {"$in": value.name}
@@ -677,6 +771,7 @@ def _input_name(encoder: _Encoder, value: InputName, hint: _Hint | None) -> Any:
 
 def _versioned(encoder: _Encoder, value: VersionedValue, hint: _Hint | None) -> Any:
     inner = value.value
+    encoder.placeholders += 1
     encoder.push("", value)
     if getattr(type(inner), "__unversioned__", False) and is_dataclass_value(inner):
         tree = _fields_handler(_class_plan(type(inner)))(encoder, inner, hint)  # the nearer mark wins
@@ -687,6 +782,7 @@ def _versioned(encoder: _Encoder, value: VersionedValue, hint: _Hint | None) -> 
 
 
 def _unversioned(encoder: _Encoder, value: UnversionedValue, hint: _Hint | None) -> Any:
+    encoder.placeholders += 1
     return encoder.excluded(value.value)
 
 
@@ -707,6 +803,8 @@ class _ClassPlan:
     tag: str
     frozen: bool
     fields: list[_Field]  # by key: the order of definition does not matter
+    has_init_only: bool = False  # it has an InitVar: it cannot be made again from its fields
+    attributes: frozenset[str] | None = None  # what may be set on an instance; None: not checked
 
 
 def _tag(cls: type) -> str:
@@ -733,7 +831,19 @@ def _class_plan(cls: type) -> _ClassPlan:
             tree = _Encoder(f"{what}: omit_when", {}, None, None).encode(omit_when, hint)
             omit = None if tree is _ABSENT else to_json(tree)
         found.append(_Field(field.name, alias or field.name, hint, exclude, omit))
-    return _ClassPlan(_tag(cls), cls.__dataclass_params__.frozen, _checked(cls, found))  # type: ignore[attr-defined]
+    known = {name for c in cls.__mro__ for name, v in c.__dict__.items() if isinstance(v, functools.cached_property)}
+    return _ClassPlan(
+        _tag(cls),
+        cls.__dataclass_params__.frozen,  # type: ignore[attr-defined]
+        _checked(cls, found),
+        len(cls.__dataclass_fields__) > len(found) and _has_init_only(cls),  # type: ignore[attr-defined]
+        frozenset({*known, *(f.attribute for f in found), "__orig_class__"}),
+    )
+
+
+def _has_init_only(cls: type) -> bool:
+    kinds = (field._field_type for field in cls.__dataclass_fields__.values())  # type: ignore[attr-defined]
+    return any(kind is dataclasses._FIELD_INITVAR for kind in kinds)  # type: ignore[attr-defined]
 
 
 def _checked(cls: type, fields: list[_Field]) -> list[_Field]:
@@ -748,13 +858,20 @@ def _checked(cls: type, fields: list[_Field]) -> list[_Field]:
 
 def _fields_handler(plan: _ClassPlan) -> Handler:
     """Encoder of the classes whose fields say everything. Subtrees of frozen values without steps are kept."""
+    attributes = plan.attributes
     rows = [(f.attribute, "." + f.attribute, f.key, f.hint, f.exclude, f.omit) for f in plan.fields]
 
     def handler(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
         known = encoder.memo.get(id(value))
         if known is not None:
+            encoder.placeholders += known[2]
             return known[1]
-        before = len(encoder.uses) + len(encoder.runtime)
+        if attributes is not None and not attributes.issuperset(getattr(value, "__dict__", ())):
+            extra = sorted(set(vars(value)) - attributes)[0]
+            raise encoder.fail(
+                value, f"the attribute {extra!r} of this {plan.tag} is no field of its class, so nothing would count it"
+            )
+        before, held_before = len(encoder.uses) + len(encoder.runtime), encoder.placeholders
         result = {"$c": plan.tag}
         path = encoder.path
         for attribute, part, key, field_hint, exclude, omit in rows:
@@ -767,8 +884,11 @@ def _fields_handler(plan: _ClassPlan) -> Handler:
             path.pop()
             if tree is not _ABSENT and (omit is None or to_json(tree) != omit):
                 result[key] = tree
+        if plan.has_init_only:
+            encoder.check_rigid(value, held_before)
         if plan.frozen and len(encoder.uses) + len(encoder.runtime) == before:
-            encoder.memo[id(value)] = (value, result)  # the value too, lest its id is given to another
+            # the value too, lest its id is given to another
+            encoder.memo[id(value)] = (value, result, encoder.placeholders - held_before)
         return result
 
     return handler
@@ -795,7 +915,7 @@ def _find_handler(encoder: _Encoder, value: Any) -> Handler:
         return _excluded
     if isinstance(value, type):
         return _function
-    for base, handler in ((ExecutorStep, _step), (InputName, _input_name), (OutputName, _HANDLERS[OutputName])):
+    for base, handler in ((ExecutorStep, _step), (InputName, _input_name), (OutputName, _output_name)):
         if isinstance(value, base):
             return handler
     if isinstance(value, enum.Enum):
@@ -812,7 +932,7 @@ def _find_handler(encoder: _Encoder, value: Any) -> Handler:
         return named
     if "pathlib" in sys.modules and isinstance(value, sys.modules["pathlib"].PurePath):
         return _path
-    if "pydantic" in sys.modules and isinstance(value, sys.modules["pydantic"].BaseModel):
+    if _is_pydantic(value):
         scope = vars(sys.modules.get(cls.__module__, builtins))
         fields = [_Field(k, k, _useful(_hint(f.annotation, scope)), False, None) for k, f in cls.model_fields.items()]
         if cls.model_config.get("extra") == "allow":
@@ -890,7 +1010,7 @@ _HANDLERS: dict[type, Handler] = {
     frozenset: _set,
     dict: _dict,
     collections.OrderedDict: _dict,
-    collections.defaultdict: _dict,
+    collections.defaultdict: _defaultdict,
     types.MappingProxyType: _dict,
     bytes: _tagged("$b", lambda v: v.hex()),
     types.FunctionType: _function,
@@ -902,11 +1022,12 @@ _HANDLERS: dict[type, Handler] = {
     type: _function,
     ExecutorStep: _step,
     InputName: _input_name,
-    OutputName: _tagged("$out", lambda v: _normal(v.name)),
+    OutputName: _output_name,
     VersionedValue: _versioned,
     UnversionedValue: _unversioned,
 }
 _BUILT_IN = frozenset(_HANDLERS)
+_REGISTERED: dict[type, tuple[str, Callable[[Any], Any]]] = {}  # by register_canonical: (tag, to_plain)
 # Known by name, so that these modules are not imported for a config that does not use them.
 _BY_NAME: dict[str, Handler] = {
     "uuid.UUID": _tagged("$uuid", str),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from marin.execution.status import ABANDONED, RUNNING, LocalStore, Owner, State, StepPaths
+from marin.execution.status import ABANDONED, RUNNING, LocalStore, Owner, RegisterError, State, StepPaths
 
 _SHORTEST = 4  # digits that may abbreviate a digest
 
@@ -32,19 +32,27 @@ class StepEntry:
     digest: str  # 64 hexadecimal digits
     path: str  # of the folder, relative to the store
     paths: StepPaths  # its places on disk
-    state: State  # the register
+    state: State | None  # the register; None if it cannot be read
+    trouble: str | None = None  # why it cannot be read
+
+    @property
+    def record(self) -> Mapping[str, Any] | None:
+        """How the committed output came to be; None if there is none."""
+        return self.state.record if self.state is not None else None
 
     @property
     def status(self) -> str:
-        """The register's status; "ABANDONED" where it says RUNNING and its runner is gone."""
+        """The register's status; "ABANDONED" where it says RUNNING and its runner is gone; "CORRUPT"."""
+        if self.state is None:
+            return "CORRUPT"
         is_abandoned = self.state.status == RUNNING and self.state.owner.is_gone()
         return ABANDONED if is_abandoned else self.state.status
 
     @property
     def when(self) -> str | None:
         """When it ended, or its register last changed: UTC, ISO 8601."""
-        if self.state.record is not None:
-            return self.state.record["ended"]
+        if self.record is not None:
+            return self.record["ended"]
         from marin.execution.record import utc
 
         try:
@@ -55,25 +63,29 @@ class StepEntry:
     @property
     def num_bytes(self) -> int | None:
         """Size of the committed output in bytes."""
-        return self.state.record["bytes"] if self.state.record is not None else None
+        return self.record["bytes"] if self.record is not None else None
 
     @property
     def wall_s(self) -> float | None:
         """Seconds that the committed attempt took."""
-        return self.state.record["wall_s"] if self.state.record is not None else None
+        return self.record["wall_s"] if self.record is not None else None
 
     @property
     def data_path(self) -> str | None:
         """Absolute path of the committed output."""
-        return self.paths.data_root(self.state) if self.state.record is not None else None
+        return self.paths.data_root(self.state) if self.state is not None and self.state.record is not None else None
 
     @property
     def log_path(self) -> str:
-        """Where the last attempt's printed output is, if it printed any."""
+        """Where the last attempt's printed output is, if it printed any. RegisterError if nobody can tell."""
+        if self.state is None:
+            raise RegisterError(self.trouble or "")
         return f"{self.paths.logs(self.state)}/stdout.log"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: the register with its record, and where things are."""
+        """Plain values: the register with its record, and where things are. RegisterError if it cannot be read."""
+        if self.state is None:
+            raise RegisterError(self.trouble or "")
         state = json.loads(self.state.to_json())
         return {"name": self.name, "path": self.path, "data_path": self.data_path, "log_path": self.log_path, **state}
 
@@ -120,25 +132,31 @@ def find(prefix: str, address: str) -> StepEntry | RunEntry:
     root = _store(prefix)
     inside = _step_around(root, address)
     if inside is not None:
-        return inside
+        return _sound(inside)
     runs = [run for run in list_runs(prefix) if run.run_id.startswith(address)] if address else []
     if len(runs) == 1 or (runs and runs[0].run_id == address):
         return runs[0]
-    return _one(list_steps(prefix), address, prefix, runs)
+    return _sound(_one(list_steps(prefix), address, prefix, runs))
 
 
 def find_step(prefix: str, address: str) -> StepEntry:
     """Like `find`, steps only."""
     root = _store(prefix)
     inside = _step_around(root, address)
-    return inside if inside is not None else _one(list_steps(prefix), address, prefix, ())
+    return _sound(inside if inside is not None else _one(list_steps(prefix), address, prefix, ()))
+
+
+def _sound(entry: StepEntry) -> StepEntry:
+    if entry.state is None:
+        raise RegisterError(entry.trouble or "")
+    return entry
 
 
 def _one(steps: list[StepEntry], address: str, prefix: str, runs: Sequence[RunEntry]) -> StepEntry:
     name, _, digits = address.rpartition("@") if "@" in address else (address, "", "")
     named = [step for step in steps if step.name == name and step.digest.startswith(digits)]
     if named and (not digits or len(named) == 1):
-        return next((step for step in named if step.state.record is not None), named[0])
+        return next((step for step in named if step.record is not None), named[0])
     is_digest = re.fullmatch(rf"@?[0-9a-f]{{{_SHORTEST},64}}", address)
     matches = named or ([s for s in steps if s.digest.startswith(address.lstrip("@"))] if is_digest else [])
     if len(matches) == 1:
@@ -161,11 +179,22 @@ def near_misses(word: str, known: "set[str] | Sequence[str]") -> list[str]:
 
 def read_step(root: str, folder: str) -> StepEntry | None:
     """The step in a folder below the store `root`; None if the folder is none."""
-    paths = StepPaths(folder)
-    state = LocalStore().read(folder)
+    paths, path = StepPaths(folder), os.path.relpath(folder, root)
+    try:
+        state = LocalStore().read(folder)
+    except RegisterError as error:
+        name, _, digits = path.rpartition("-")
+        is_usual = re.fullmatch(r"[0-9a-f]{10}", digits) is not None
+        return StepEntry(
+            name=name if is_usual else path,
+            digest=digits if is_usual else "",
+            path=path,
+            paths=paths,
+            state=None,
+            trouble=str(error),
+        )
     if state is None:
         return None
-    path = os.path.relpath(folder, root)
     name = state.record["name"] if state.record is not None else path.removesuffix(f"-{state.digest[:10]}")
     return StepEntry(name=name, digest=state.digest, path=path, paths=paths, state=state)
 

@@ -48,6 +48,9 @@ _MARKS = {"HIT": ("=", "cached"), "RUN": ("+", "run"), "WAIT": ("w", "wait"), "S
 _MARKS |= {"FAILED": ("!", "failed"), "BLOCKED": ("x", "blocked")}
 
 
+CODE_CHANGED = "code changed since this output was made; raise code_version to run it again"
+
+
 def format_plan(plan: Any) -> str:
     """A plan (`marin.execution.plan.Plan`) as a table with one line per step and a line of totals."""
     width = max((len(item.node.step.name) for item in plan), default=0)
@@ -55,7 +58,7 @@ def format_plan(plan: Any) -> str:
     for item in plan:
         mark, word = _MARKS[item.action]
         mark = "~" if item.changes else mark
-        reason = "" if item.action == "HIT" else item.reason
+        reason = CODE_CHANGED if item.code_changed else "" if item.action == "HIT" else item.reason
         lines.append(
             f"  {mark}  {item.node.step.name:<{width}}  @{item.node.digest[:6]}  {word:<10}  {reason}".rstrip()
         )

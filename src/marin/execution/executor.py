@@ -70,6 +70,23 @@ class PrefixError(ValueError):
     """The store cannot be used: it is not writable, or its file system lacks something that registers need."""
 
 
+def mistake(error: BaseException) -> tuple[str, int] | None:
+    """(what to print, exit code) for an error that says all there is to say; None for any other.
+
+    2: what was asked for makes no sense. 3: it makes sense and is refused, for the sake of what is in the store.
+    """
+    from marin.execution.canonical import UnversionableError
+    from marin.execution.catalog import AddressError, NoStoreError
+    from marin.execution.graph import GraphError
+    from marin.execution.plan import DigestCollision, SelectionError
+    from marin.execution.status import RegisterError
+
+    if isinstance(error, DigestCollision | RegisterError):
+        return str(error), 3
+    senseless = (UnversionableError, GraphError, PrefixError, SelectionError, NoStoreError, AddressError)
+    return (str(error), 2) if isinstance(error, senseless) else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
     """What a run did."""
@@ -147,20 +164,27 @@ class Executor:
         lease_times: "LeaseTimes | None" = None,
         stream: TextIO | None = None,
         quiet: bool = False,
+        command: Sequence[str] | None = None,
     ) -> None:
         """`prefix`: the store (default: `default_prefix`). `executor_info_base_path`: where records of runs go
         (default: `<prefix>/.exec/runs`). `fsync=False` leaves flushing to the system: for tests. `stream`: where
-        progress goes (default: stderr); `quiet`: print none."""
+        progress goes (default: stderr); `quiet`: print none. `command`: what was typed, for the run's record (default:
+        this process's command line)."""
         given = os.fspath(prefix) if prefix is not None else default_prefix()
         if "://" in given:
             raise PrefixError(f"prefix {given!r} is not a folder of this machine; only local stores work so far")
         self.prefix = os.path.abspath(given)
+        if os.path.exists(self.prefix) and not os.path.isdir(self.prefix):
+            raise PrefixError(
+                f"cannot write to prefix {given}: it is a file. Name a folder with --prefix or MARIN_PREFIX"
+            )
         self._info_path = os.path.abspath(executor_info_base_path) if executor_info_base_path else None
         self._description = description
         self._fsync = fsync
         self._lease_times = lease_times
         self._stream = stream
         self._quiet = quiet
+        self._command = list(command) if command is not None else None
 
     def plan(
         self,
@@ -204,7 +228,7 @@ class Executor:
         Raises PrefixError before anything runs if the store cannot be used, ValueError or TypeError if the steps make
         no sense, KeyboardInterrupt after an orderly stop.
         """
-        from marin.execution.console import Console, format_plan
+        from marin.execution.console import CODE_CHANGED, Console, format_plan
 
         if max_concurrent is not None and max_concurrent < 1:
             raise ValueError(f"max_concurrent must be at least 1, got {max_concurrent}")
@@ -215,11 +239,17 @@ class Executor:
             return RunResult(prefix=self.prefix, run_id=None, plan=planned, steps=())
         planned = self.plan(steps, run_only=run_only, force_run_failed=force_run_failed, explain=False)
         _prepare_prefix(self.prefix)
+        for item in planned:
+            if item.code_changed:
+                console.line(f"note: {item.node.name}: {CODE_CHANGED}")
+        if any(item.action == "RUN" and item.node.step.pip_dependency_groups for item in planned):
+            console.line("note: pip_dependency_groups has no effect yet: every step runs in this environment")
         return self._carry_out(planned, console, force_run_failed, max_concurrent)
 
     def _carry_out(
         self, planned: "Plan", console: Any, force_run_failed: bool, max_concurrent: int | None
     ) -> RunResult:
+        import shlex
         from dataclasses import asdict
 
         from marin.execution.record import RunRecord, command_line, environment, new_run_id, utc
@@ -227,7 +257,9 @@ class Executor:
         from marin.execution.status import LocalStore, active_run
 
         run_id = new_run_id()
-        surroundings = environment()
+        surroundings, command = environment(), command_line()
+        if self._command is not None:
+            surroundings["argv"], command = self._command, shlex.join(self._command)
         graph = planned.graph
         with active_run(run_id) as owner:
             record = RunRecord(
@@ -236,7 +268,7 @@ class Executor:
                     "format": 1,
                     "run_id": run_id,
                     "status": "RUNNING",
-                    "command": command_line(),
+                    "command": command,
                     "cwd": os.getcwd(),
                     "description": self._description,
                     "tags": sorted({tag for digest in planned.targets for tag in graph[digest].step.tags}),
@@ -365,7 +397,8 @@ def executor_main(
     """Run an experiment from its script, with the flags of the command line (or of `config`).
 
     Prints the store's place first, one line per event, and the outputs' places last. SystemExit(1) if a step failed,
-    SystemExit(130) after Ctrl-C. Inside `capturing`, hands the steps over and returns None.
+    SystemExit(130) after Ctrl-C; SystemExit(2) or (3), with one line that says why, if nothing can be run as asked.
+    Inside `capturing`, hands the steps over and returns None.
     """
     if sys._getframe(1).f_globals.get("__name__") == "__mp_main__":
         raise RuntimeError(
@@ -381,9 +414,12 @@ def executor_main(
     try:
         executor = Executor(config.prefix, description=description)
         return run_and_report(executor, steps, config)
-    except PrefixError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except Exception as error:
+        known = mistake(error)
+        if known is None:
+            raise
+        print(f"error: {known[0]}", file=sys.stderr)
+        raise SystemExit(known[1]) from None
 
 
 def _refuse_unread_settings() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from marin.execution.canonical import to_json
+from marin.execution.canonical import input_entries, to_json
 from marin.execution.graph import Graph, Node
 
 _WIDTH = 60  # characters of a value that fit on a line
@@ -148,23 +148,10 @@ _NOTHING = _Nothing()
 def _name_inputs(recipe: dict[str, Any], names: Mapping[str, str]) -> None:
     """Replace the position of each input by its digest and name, in place."""
     tables = {False: recipe.get("deps", []), True: recipe.get("pseudo", [])}
-    for entry in _entries(recipe.get("config")):
+    for entry in input_entries(recipe.get("config")):
         digest = tables[bool(entry.get("pseudo"))][entry["$dep"]]
         entry["$dep"] = digest
         entry["name"] = names.get(digest)
-
-
-def _entries(tree: Any) -> Iterator[dict[str, Any]]:
-    todo = [tree]
-    while todo:
-        value = todo.pop()
-        if isinstance(value, list):
-            todo += reversed(value)
-        elif isinstance(value, dict):
-            if "$dep" in value:
-                yield value
-            else:
-                todo += reversed(value.values())
 
 
 def _same(old: Any, new: Any) -> bool:
@@ -194,6 +181,10 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[Change]:
             return
         if tag == "$t" and "$t" in new:
             yield from _list_differences(path, old["$t"], new["$t"])
+            return
+        if tag == "$dd" and "$dd" in new:
+            yield from _differences(f"{path}.default_factory", old["$dd"][0], new["$dd"][0])
+            yield from _differences(path, old["$dd"][1], new["$dd"][1])
             return
         if tag == "$mi" and "$mi" in new:
             before, after = [{_text(k): v for k, v in side["$mi"]} for side in (old, new)]
@@ -277,6 +268,10 @@ def _text(tree: Any) -> str:
         return f"{{{', '.join(f'{_text(k)}: {_text(v)}' for k, v in value)}}}"
     if tag == "$s":
         return f"{{{', '.join(map(_text, value))}}}" if value else "set()"
+    if tag == "$dd":
+        return f"defaultdict({_text(value[0])}, {_text(value[1])})"
+    if tag == "$u":
+        return "unversioned(...)"
     if tag == "$out":
         return f"this_output_path({value!r})" if value else "this_output_path()"
     if tag == "$in":

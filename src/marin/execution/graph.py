@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marin.execution.canonical import Encoding, UnversionableError, function_reference, to_json
+from marin.execution.canonical import Encoding, Memo, UnversionableError, function_reference, to_json
 from marin.execution.step import (
     ExecutorStep,
     InputName,
@@ -38,6 +38,10 @@ _CONFIG_DOMAIN = b"exec-config-v1\0"
 
 class GraphError(ValueError):
     """The steps asked for cannot be planned: a cycle, or two steps that would write to one place."""
+
+
+class NotAStepError(GraphError, TypeError):
+    """Something else than a step was given to plan."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -129,7 +133,7 @@ def build_graph(steps: Iterable[ExecutorStep | InputName], *, prefix: str | None
 def _target(step: ExecutorStep | InputName) -> ExecutorStep:
     if not isinstance(step, ExecutorStep | InputName):
         hint = " (a list of steps inside the list?)" if isinstance(step, list | tuple) else ""
-        raise TypeError(f"steps: expected ExecutorStep, got {type(step).__qualname__}{hint}")
+        raise NotAStepError(f"steps: expected ExecutorStep, got {type(step).__qualname__}{hint}")
     return get_executor_step(step)
 
 
@@ -138,7 +142,7 @@ class _Planner:
 
     def __init__(self, prefix: str | None):
         self.prefix = prefix
-        self.memo: dict[int, tuple[Any, Any]] = {}
+        self.memo: Memo = {}
         self.nodes: dict[str, Node] = {}
         self.digests: dict[int, tuple[ExecutorStep, str]] = {}
 
@@ -265,9 +269,6 @@ def _check_paths(nodes: Iterable[Node]) -> None:
                 f"'{node.name}' @{node.short}; give one of them another name or override_output_path"
             )
         owner[path] = node
-    folders = {node.path for node in owner.values() if node.step.override_output_path is not None}
-    if not folders:
-        return  # <name>-<digest> is never a folder on the way to another
     for path, node in owner.items():
         parent = os.path.dirname(path)
         while parent:
@@ -359,9 +360,9 @@ def _rebuild(value: Any, resolve: Callable[[Any], Any]) -> Any:
             return value
         return kind(*new) if hasattr(kind, "_fields") else kind(new)
     if kind is functools.partial:
-        args, keywords = resolve(value.args), resolve(value.keywords)
-        unchanged = args is value.args and keywords is value.keywords
-        return value if unchanged else functools.partial(value.func, *args, **keywords)
+        func, args, keywords = resolve(value.func), resolve(value.args), resolve(value.keywords)
+        unchanged = func is value.func and args is value.args and keywords is value.keywords
+        return value if unchanged else functools.partial(func, *args, **keywords)
     if hasattr(kind, "model_fields") and hasattr(value, "model_copy"):  # pydantic
         old = {name: getattr(value, name) for name in kind.model_fields}
         new = {name: resolve(v) for name, v in old.items()}

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from marin.execution.explain import Change, Earlier, Explanation, explain, nearest
+from marin.execution.fingerprint import code_changed
 from marin.execution.graph import Graph, Node
 from marin.execution.manifest import first_difference
 from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, LocalStore, Observer, State, StepPaths
@@ -22,6 +23,10 @@ WAIT = "WAIT"  # another runner has it; this one will wait for it
 FAILED_BEFORE = "FAILED"  # failed in an earlier run and will not run again unless forced
 BLOCKED = "BLOCKED"  # reads a step that failed
 SKIP = "SKIP"  # nothing that has to run reads it
+
+
+class SelectionError(ValueError):
+    """`run_only` selects nothing, or is no regular expression."""
 
 
 class DigestCollision(ValueError):
@@ -37,6 +42,7 @@ class PlanItem:
     reason: str  # why, in words
     changes: tuple[Change, ...] = ()  # what differs from the nearest committed output of this name, if asked for
     state: State | None = None  # the register as it was read
+    code_changed: bool = False  # HIT only: the function's code is not what it was when the output was made
 
 
 @dataclass(frozen=True)
@@ -72,12 +78,12 @@ def select(graph: Graph, patterns: Sequence[str] | None) -> tuple[str, ...]:
         try:
             compiled.append(re.compile(pattern))
         except re.error as error:
-            raise ValueError(f"run_only: {pattern!r} is not a regular expression: {error}") from error
+            raise SelectionError(f"run_only: {pattern!r} is not a regular expression: {error}") from error
     chosen = tuple(n.digest for n in graph.nodes if any(p.search(n.step.name) for p in compiled))
     if not chosen:
         names = sorted({n.step.name for n in graph.nodes})
         shown = ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
-        raise ValueError(f"run_only: no step's name matches {' or '.join(map(repr, patterns))}; there are {shown}")
+        raise SelectionError(f"run_only: no step's name matches {' or '.join(map(repr, patterns))}; there are {shown}")
     return chosen
 
 
@@ -248,7 +254,8 @@ def make_plan(
         elif action == RUN and with_changes and (state is None or state.digest != node.digest):
             reason, changes = _explain(node, siblings, names)
         final[node.digest] = action
-        items.append(PlanItem(node, action, reason, changes, state))
+        is_other = action == HIT and state is not None and code_changed(node.step.fn, state.record or {})
+        items.append(PlanItem(node, action, reason, changes, state, is_other))
     return Plan(graph, tuple(items), targets, prefix)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from marin.execution.canonical import input_entries
 from marin.io.atomic import write_text
 from marin.io.hashing import sha256_file
 
@@ -129,17 +130,10 @@ def inputs_of(canonical: str, digests: Sequence[str], pseudo: Sequence[str]) -> 
     `canonical` is the recipe's canonical JSON, `digests` and `pseudo` its blocking and non-blocking inputs.
     """
     found: dict[tuple[str, str | None, bool], None] = {}
-    pending = [json.loads(canonical).get("config")] if '"$dep"' in canonical else []
-    while pending:
-        value = pending.pop()
-        if isinstance(value, list):
-            pending.extend(value)
-        elif isinstance(value, dict):
-            if isinstance(index := value.get("$dep"), int):
-                is_pseudo = bool(value.get("pseudo"))
-                found[(pseudo if is_pseudo else digests)[index], value.get("sub") or None, is_pseudo] = None
-            else:
-                pending.extend(value.values())
+    if '"$dep"' in canonical:
+        for entry in input_entries(json.loads(canonical).get("config")):
+            is_pseudo, index = bool(entry.get("pseudo")), int(entry["$dep"])
+            found[(pseudo if is_pseudo else digests)[index], entry.get("sub") or None, is_pseudo] = None
     named = {(digest, is_pseudo) for digest, _, is_pseudo in found}
     for of, is_pseudo in ((digests, False), (pseudo, True)):
         for digest in of:

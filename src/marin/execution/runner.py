@@ -19,13 +19,14 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any
 
 from marin.cluster.current import current_cluster
 from marin.cluster.job import Cluster, Entrypoint, JobError, JobHandle, JobRequest, JobResult, error_of
 from marin.cluster.local import InProcessCluster
 from marin.execution.console import Console, StepOutput, duration
+from marin.execution.fingerprint import code_of
 from marin.execution.graph import Graph, Node, resolve_config
 from marin.execution.manifest import build_manifest
 from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, SKIP, WAIT, Plan, judge
@@ -109,6 +110,7 @@ class _Running:
     started: float  # seconds since the epoch
     log_path: str
     config: Any = None
+    code: Mapping[str, str | None] = field(default_factory=dict)
     handle: JobHandle | None = None
     output: StepOutput | None = None
 
@@ -395,6 +397,7 @@ class Runner:
             os.makedirs(lease.log_dir, exist_ok=True)
             _note(lease.log_dir, "started", run_id=self._record.run_id, in_process=step.resources is None)
             roots, prefix = self._data_roots(node), self._plan.prefix
+            running.code = code_of(step.fn)
             running.config = resolve_config(node, self._graph, lease.data_root, roots, prefix=prefix)
             env = {
                 "MARIN_STEP_NAME": step.name,
@@ -538,6 +541,7 @@ class Runner:
             "tags": sorted(step.tags),
             "fn": node.fn_ref,
             "code_version": step.code_version,
+            **running.code,
             "publish": step.publish,
             "canonical": node.canonical,
             "config_resolved": readable(running.config),

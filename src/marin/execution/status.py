@@ -227,6 +227,10 @@ class StepPaths:
 NOT_DATA = {"attempt": frozenset[str](), "inplace": frozenset({_EXEC})}
 
 
+class RegisterError(ValueError):
+    """A step's register cannot be read. The message names the file and says what to do."""
+
+
 class LocalStore:
     """Registers on a local disk: a lock on a file that is never deleted, then write, flush, rename, flush.
 
@@ -257,7 +261,7 @@ class LocalStore:
         try:
             return State.from_json(data)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
+            raise RegisterError(
                 f"{path}: not a register ({error}). It is only ever replaced whole, so something else changed it: "
                 f"restore it, or move the folder {root} away to have its step run again"
             ) from error

@@ -40,7 +40,9 @@ class ExecutorStep:
     config: Any  # any value the canonical encoder knows, usually a frozen dataclass: identity unless marked otherwise
     description: str | None = None  # one line for people; not identity
     override_output_path: str | None = None  # relative to the prefix, instead of <name>-<digest>; not identity
-    pip_dependency_groups: list[str] | None = None  # extras the function needs where it runs; not identity
+    # Extras the function needs where it runs; not identity. Kept, but not acted on yet: environments of their own for
+    # steps are not built, every step runs in the runner's, and a run says so.
+    pip_dependency_groups: list[str] | None = None
     resources: Any = (
         None  # what to run on (marin.cluster.ResourceConfig); set: runs as a process of its own; not identity
     )
@@ -65,9 +67,13 @@ class ExecutorStep:
         if not isinstance(self.code_version, str):
             raise TypeError(f"step '{self.name}': code_version must be a str, got {self.code_version!r}")
         if self.override_output_path is not None:
-            _check_inside(self.override_output_path, f"step '{self.name}': override_output_path", "the prefix")
-            if self.override_output_path.split("/")[0] == ".exec":
-                raise ValueError(f"step '{self.name}': override_output_path may not be in '.exec', the executor's own")
+            what = f"step '{self.name}': override_output_path"
+            _check_inside(self.override_output_path, what, "the prefix")
+            if not self.override_output_path.isprintable():
+                raise ValueError(f"{what}={self.override_output_path!r} holds a line end or another control character")
+            object.__setattr__(self, "override_output_path", posixpath.normpath(self.override_output_path))
+            if ".exec" in self.override_output_path.split("/"):
+                raise ValueError(f"{what} may not be in '.exec', the executor's own")
 
     def __truediv__(self, name: str) -> "InputName":
         """The file or folder `name` in this step's output."""
