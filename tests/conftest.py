@@ -10,15 +10,17 @@ from jaxtyping import install_import_hook
 # their path fields hold references to steps.
 install_import_hook(
     [
-        "marin.data.dataset",
         "marin.data.packing",
-        "marin.data.permutation",
         "marin.evaluation.baselines",
         "marin.evaluation.multiple_choice",
         "marin.evaluation.perplexity",
         "marin.evaluation.scoring",
         "marin.evaluation.statistics",
-        "marin.export",
+        "marin.export.gpt2",
+        "marin.export.hf",
+        "marin.export.llama",
+        "marin.export.reference",
+        "marin.export.verify",
         "marin.inference",
         "marin.models",
         "marin.optim.optimizer",
