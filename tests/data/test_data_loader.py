@@ -111,9 +111,22 @@ def test_evaluation_batches_hold_every_token_once_in_batches_of_one_size(rows: R
     assert np.array_equal(np.sort(targets), np.sort(rows.store.take(np.arange(rows.store.num_tokens))))
 
 
-def test_a_limit_on_evaluation_batches_keeps_the_first_ones(rows: RowDataset):
-    some, whole = (list(sequential_batches(rows, 8, max_batches=n)) for n in (3, None))
-    assert len(some) == 3 and all(equal(one, two) for one, two in zip(some, whole, strict=False))
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_a_limit_on_evaluation_batches_takes_rows_spread_over_the_whole_set(rows: RowDataset, batch_size: int):
+    count = 3 * batch_size
+    some = list(sequential_batches(rows, batch_size, max_batches=3))
+    expected = np.array([int((i + 0.5) * rows.num_rows / count) for i in range(count)])
+    assert np.unique(expected).size == count and expected[0] < rows.num_rows / count
+    assert expected[-1] >= rows.num_rows - 1 - rows.num_rows / count
+    for number, batch in enumerate(some):
+        assert equal(batch, rows.rows(expected[number * batch_size : (number + 1) * batch_size]))
+    assert len(some) == 3
+
+
+def test_a_limit_that_all_rows_fit_in_leaves_none_out(rows: RowDataset):
+    whole = list(sequential_batches(rows, 8))
+    limited = list(sequential_batches(rows, 8, max_batches=len(whole)))
+    assert len(limited) == len(whole) and all(equal(one, two) for one, two in zip(limited, whole, strict=True))
 
 
 def test_steps_and_sizes_that_make_no_batch_are_refused(loader: DataLoader):

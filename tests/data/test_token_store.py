@@ -1,5 +1,6 @@
 """The token store: what went in comes out, and damage is found and named."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -138,9 +139,21 @@ def test_a_folder_that_is_no_store_says_so(tmp_path: Path):
 def test_a_store_of_a_later_format_is_refused_by_name(tmp_path: Path):
     path = make_token_store(tmp_path / "store").path
     ledger = json.loads((path / "store.json").read_text())
-    (path / "store.json").write_text(json.dumps({**ledger, "version": 2}))
-    with pytest.raises(ValueError, match="version 2; this program reads .* version 1"):
+    (path / "store.json").write_text(json.dumps({**ledger, "version": 3}))
+    with pytest.raises(ValueError, match="version 3; this program reads .* version 2"):
         TokenStore.open(path)
+
+
+def test_the_ledger_says_that_a_document_follows_end_of_text(tmp_path: Path):
+    store = make_token_store(tmp_path / "store")
+    ledger = json.loads((store.path / "store.json").read_text())
+    assert ledger["document_prefix"] == store.document_prefix == "eos"
+    del ledger["checksum"]
+    ledger["document_prefix"] = "bos"
+    checksum = hashlib.sha256(json.dumps(ledger, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    (store.path / "store.json").write_text(json.dumps({**ledger, "checksum": checksum}))
+    with pytest.raises(ValueError, match="says that 'bos' stands before each document.*where it is 'eos'"):
+        TokenStore.open(store.path)
 
 
 def test_reading_past_the_end_is_refused(tmp_path: Path):

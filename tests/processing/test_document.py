@@ -30,6 +30,11 @@ def test_a_row_becomes_a_document_and_an_absent_id_is_its_place(tmp_path: Path):
         ('{"body": "x"}', "no text"),
         ('{"text": null}', "text is no string"),
         ('{"text": "x", "id": ["a"]}', "id or source is no string"),
+        ('{"text": "x", "id": true}', "id or source is no string"),
+        ('{"text": "x", "id": 1.5}', "id or source is no string"),
+        ('{"text": "x", "source": 3}', "id or source is no string"),
+        ('{"text": "x", "metadata": ["a"]}', "metadata is no object"),
+        ('{"text": "x", "metadata": false}', "metadata is no object"),
         ('{"text": "half a pair \\ud83d"}', "not valid Unicode"),
     ],
 )
@@ -38,6 +43,11 @@ def test_a_row_that_is_no_document_is_kept_with_its_line_and_kind(tmp_path: Path
     assert isinstance(good, Document) and isinstance(after, Document)
     assert isinstance(bad, BadRow)
     assert (bad.line, bad.kind, bad.text) == (2, kind, line)
+
+
+def test_null_is_absent(tmp_path: Path):
+    (document,) = parse(tmp_path, '{"text": "x", "id": null, "source": null, "metadata": null}')
+    assert document == Document(id="rows.jsonl:1", text="x")
 
 
 def test_only_the_beginning_of_a_long_bad_row_is_kept(tmp_path: Path):

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_train_lm import final_bits
+from test_train_lm import damage, final_bits
 
 from marin.checkpoint.discover import WRITING, list_checkpoints
+from marin.checkpoint.policy import KeepPolicy
 from marin.config import dump_yaml
 from marin.training.preemption import PREEMPTED_EXIT_CODE
 from marin.training.train_lm import train_lm
@@ -106,6 +107,49 @@ def test_asked_to_leave_a_run_saves_says_so_by_its_exit_code_and_goes_on_later(t
     assert process.returncode == PREEMPTED_EXIT_CODE, errors
     (saved,) = list_checkpoints(Path(asked.output_path) / "checkpoints")
     assert 0 < saved.step < 300
+    train_lm(quiet)
+    train_lm(asked)
+    assert final_bits(asked.output_path) == final_bits(quiet.output_path)
+
+
+def test_with_later_checkpoints_damaged_a_run_gets_on_and_what_it_saves_stays(tiny_config, tmp_path):
+    shape = {"num_train_steps": 900, "steps_per_checkpoint": 300, "steps_per_eval": None}
+    whole, damaged = tiny_config("whole", **shape), tiny_config("damaged", **shape)
+    damaged = replace(damaged, trainer=replace(damaged.trainer, keep_checkpoints=KeepPolicy(keep_last=3)))
+    train_lm(whole)
+    train_lm(damaged)
+    checkpoints = Path(damaged.output_path) / "checkpoints"
+    for step in (600, 900):
+        damage(damaged.output_path, step)
+    process = start(damaged, tmp_path)
+    aside = [checkpoints / "corrupt-step-00000600", checkpoints / "corrupt-step-00000900"]
+    metrics = Path(damaged.output_path) / "metrics.jsonl"
+    rows = metrics.read_bytes()
+    assert wait_for(lambda: all(path.exists() for path in aside), process)
+    assert wait_for(lambda: rows.index(b'{"step": 302,') < num_bytes(metrics) < len(rows), process)
+    os.kill(process.pid, signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == PREEMPTED_EXIT_CODE, errors
+    assert "step-00000900 is corrupt and was renamed to corrupt-step-00000900" in errors
+    kept = [folder.step for folder in list_checkpoints(checkpoints)]
+    assert kept[0] == 300 and 300 < kept[-1] < 900
+    train_lm(damaged)
+    assert final_bits(damaged.output_path) == final_bits(whole.output_path)
+
+
+def test_asked_to_leave_during_validation_a_run_saves_when_that_is_done(tiny_config, tmp_path, stores):
+    shape = {"num_train_steps": 8, "steps_per_checkpoint": 1000, "steps_per_eval": 5}
+    shape |= {"max_eval_batches": None, "eval_batch_size": 1, "validation": {"long": str(stores / "train")}}
+    quiet, asked = tiny_config("quiet", **shape), tiny_config("asked", **shape)
+    process = start(asked, tmp_path)
+    metrics = Path(asked.output_path) / "metrics.jsonl"
+    # the row of step 5 is written before its validation begins
+    assert wait_for(lambda: metrics.exists() and b'{"step": 5, ' in metrics.read_bytes(), process)
+    os.kill(process.pid, signal.SIGTERM)
+    assert b"validation" not in metrics.read_bytes()
+    _, errors = process.communicate()
+    assert process.returncode == PREEMPTED_EXIT_CODE, errors
+    assert [folder.step for folder in list_checkpoints(Path(asked.output_path) / "checkpoints")] == [5]
     train_lm(quiet)
     train_lm(asked)
     assert final_bits(asked.output_path) == final_bits(quiet.output_path)

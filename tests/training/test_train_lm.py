@@ -47,6 +47,7 @@ def test_a_run_learns_and_leaves_all_that_its_docstring_lists(tiny_config):
     description = json.loads((output / "model.json").read_text())
     assert decode(LmConfig, description["model"]) == config.model
     assert (description["vocab_size"], description["eos_id"], description["bos_id"]) == (257, 256, None)
+    assert description["document_prefix"] == "eos"
 
     rows = read_rows(output / "metrics.jsonl")
     train_rows = [row for row in rows if "train/loss" in row]
@@ -85,8 +86,20 @@ def test_validation_is_what_the_saved_parameters_give(tiny_config):
         num_tokens += counted.sum()
         num_bytes += (batch.targets[counted] != data.eos_id).sum()  # every other token of this store is one byte
     assert num_bytes == sum(len(d["text"].encode()) for d in tiny_documents(6, seed=2))
+    assert (reported["tokens"], reported["bytes"]) == (num_tokens, num_bytes)
     assert reported["loss"] == pytest.approx(nats / num_tokens, rel=1e-5)
     assert reported["bits_per_byte"] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
+
+
+def test_validation_on_a_part_is_of_rows_from_the_whole_set_and_says_how_many_tokens(tiny_config):
+    config = tiny_config(num_train_steps=3, max_eval_batches=3)
+    reported = train_lm(config).final_validation["held_out"]
+    dataset = open_data(config.data, 16).validation["held_out"]
+    assert dataset.num_rows > 3 * 4
+    rows = dataset.rows(np.array([(2 * i + 1) * dataset.num_rows // 24 for i in range(12)]))
+    targets = rows.targets[rows.loss_weights > 0]
+    assert reported["tokens"] == targets.size < dataset.store.num_tokens
+    assert reported["bytes"] == (targets != dataset.store.eos_id).sum() and isinstance(reported["bytes"], int)
 
 
 def test_equal_configs_give_equal_bits_and_another_seed_does_not(tiny_config):
@@ -100,22 +113,44 @@ def test_equal_configs_give_equal_bits_and_another_seed_does_not(tiny_config):
 def test_a_finished_run_started_again_does_nothing(tiny_config):
     config = tiny_config()
     first = train_lm(config)
-    before = {path: path.read_bytes() for path in Path(config.output_path).rglob("*") if path.is_file()}
+    before = files(config.output_path)
     assert train_lm(config) == first
-    assert {path: path.read_bytes() for path in Path(config.output_path).rglob("*") if path.is_file()} == before
+    assert files(config.output_path) == before
 
 
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before_and_no_bit(tiny_config):
     whole, damaged = tiny_config("whole"), tiny_config("damaged")
     for config in (whole, damaged):
         train_lm(config)
-    chunk = Path(damaged.output_path) / "checkpoints/step-00000012/arrays/params.final_norm/c.0"
+    damage(damaged.output_path, 12)
+    with pytest.warns(checkpoint.CorruptCheckpointWarning) as caught:
+        train_lm(damaged)
+    passed_over, renamed = (str(warning.message) for warning in caught)
+    assert "step-00000012 is corrupt: file 'arrays/params.final_norm/c.0'" in passed_over
+    assert "step-00000012 is corrupt and was renamed to corrupt-step-00000012; training goes on from step 8" in renamed
+    assert final_bits(damaged.output_path) == final_bits(whole.output_path)
+
+
+def damage(output, step):
+    chunk = Path(output) / f"checkpoints/step-{step:08d}/arrays/params.final_norm/c.0"
     content = bytearray(chunk.read_bytes())
     content[5] ^= 16
     chunk.write_bytes(content)
-    with pytest.warns(checkpoint.CorruptCheckpointWarning, match="step-00000012.*params.final_norm"):
-        train_lm(damaged)
-    assert final_bits(damaged.output_path) == final_bits(whole.output_path)
+
+
+def test_where_every_checkpoint_is_damaged_the_run_is_refused_and_nothing_is_touched(tiny_config):
+    config = tiny_config()
+    train_lm(config)
+    for step in (8, 12):
+        damage(config.output_path, step)
+    before = files(config.output_path)
+    with pytest.raises(checkpoint.CorruptCheckpointError, match="(?s)step-00000012.*step-00000008.*to start anew"):
+        train_lm(config)
+    assert files(config.output_path) == before
+
+
+def files(output):
+    return {path: path.read_bytes() for path in Path(output).rglob("*") if path.is_file()}
 
 
 def test_microbatches_give_the_losses_of_the_batch(tiny_config):
@@ -157,22 +192,30 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_step_and_keeps_the_check
 
 def test_a_folder_with_another_configs_run_is_refused_with_the_fields_that_differ(tiny_config):
     train_lm(tiny_config())
+    before = files(tiny_config().output_path)
     with pytest.raises(ValueError, match=r"another config: optimizer.learning_rate was 0.01, is 0.02.*output_path"):
         train_lm(tiny_config(learning_rate=2e-2))
+    assert files(tiny_config().output_path) == before
 
 
 def test_other_tokens_in_the_same_place_are_refused_on_resuming(tiny_config, stores):
     train_lm(tiny_config())
+    before = files(tiny_config().output_path)
     with pytest.raises(ValueError, match="store of training source 'text' has changed since"):
         train_lm(tiny_config(train={"text": str(stores / "other")}))
+    with pytest.raises(ValueError, match="store of validation set 'held_out' has changed since"):
+        train_lm(tiny_config(validation={"held_out": str(stores / "other")}))
+    assert files(tiny_config().output_path) == before
 
 
 def test_rows_that_went_missing_are_noticed_on_resuming(tiny_config):
     train_lm(tiny_config())
     path = Path(tiny_config().output_path) / "metrics.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    before = files(tiny_config().output_path)
     with pytest.raises(ValueError, match="metrics.jsonl has .* bytes of rows up to step 12, but had"):
         train_lm(tiny_config())
+    assert files(tiny_config().output_path) == before
 
 
 def test_a_sequence_longer_than_the_model_is_refused(tiny_config):
@@ -194,6 +237,15 @@ def test_a_tokenizer_that_is_not_the_stores_is_refused(tiny_config, tmp_path):
     (tokenizer / "tokenizer.json").write_text(json.dumps(description))
     with pytest.raises(ValueError, match="tokenizer.*digest"):
         train_lm(tiny_config("other", num_train_steps=3, tokenizer=str(tokenizer)))
+
+
+def test_a_tokenizer_with_another_end_of_text_than_the_stores_is_refused(tiny_config, tmp_path):
+    tokenizer = write_byte_tokenizer(tmp_path / "tokenizer")
+    settings = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    for changed in ({"eos_token": "a"}, {"bos_token": "<|endoftext|>"}):
+        (tokenizer / "tokenizer_config.json").write_text(json.dumps(settings | changed))
+        with pytest.raises(ValueError, match="tokenizer.*digest.*is not the one.*was tokenized with"):
+            train_lm(tiny_config(num_train_steps=3, tokenizer=str(tokenizer)))
 
 
 def test_a_batch_that_microbatches_do_not_divide_is_refused_with_the_arithmetic():

@@ -1,8 +1,8 @@
 """Which checkpoints lie in a folder.
 
-A checkpoint of step 500 is the folder `step-00000500`. It exists from the moment it has that name and a manifest:
-writers fill a folder with another name and rename it last. So a listing never has to open a file; the price is that
-a checkpoint damaged later still lists, and only `load` and `verify` (which read every byte) can tell.
+A checkpoint of step 500 is the folder `step-00000500`. It exists from the moment it has that name: writers fill a
+folder with another name and rename it last. So a listing never has to open a file; the price is that a checkpoint
+damaged later (its manifest deleted, say) still lists, and only `load` and `verify` (which read every byte) can tell.
 """
 
 import re
@@ -13,12 +13,13 @@ from pathlib import Path
 MANIFEST = "manifest.json"
 WRITING = ".writing-"  # folders being filled
 DELETING = ".deleting-"  # folders being removed
+CORRUPT = "corrupt-"  # damaged checkpoints that were put aside
 _NAME = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class CheckpointFolder:
-    """A complete checkpoint on disk."""
+    """A checkpoint on disk: complete when it was written."""
 
     step: int
     """Updates done when it was saved."""
@@ -41,7 +42,7 @@ def list_checkpoints(root: str | Path) -> list[CheckpointFolder]:
     found = []
     for path in root.iterdir():
         match = _NAME.fullmatch(path.name)
-        if match and (path / MANIFEST).is_file():
+        if match and path.is_dir():
             found.append(CheckpointFolder(step=int(match.group(1)), path=path))
     return sorted(found)
 
@@ -53,6 +54,18 @@ def remove_checkpoint(path: str | Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
     shutil.rmtree(doomed)
+
+
+def set_aside(path: str | Path) -> Path:
+    """Rename a damaged checkpoint to `corrupt-step-...`, which nothing lists; returns where it is now.
+
+    Its bytes stay for whoever wants to know what happened. One put aside before under that name is deleted.
+    """
+    path = Path(path)
+    aside = path.with_name(CORRUPT + path.name)
+    if aside.exists():
+        remove_checkpoint(aside)
+    return path.rename(aside)
 
 
 def remove_leftovers(root: str | Path) -> list[str]:

@@ -13,6 +13,7 @@ The price is that every save and load reads all bytes once more to hash them, an
 fetch a part.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -21,10 +22,10 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ from marin.checkpoint.discover import (
     DELETING,
     MANIFEST,
     WRITING,
+    CheckpointFolder,
     checkpoint_name,
     list_checkpoints,
 )
@@ -51,17 +53,14 @@ _PART = re.compile(r"[A-Za-z0-9_\-]+")
 class CorruptCheckpointError(ValueError):
     """A checkpoint on disk is not what was written. The message names the file and what to do."""
 
-    def __init__(self, checkpoint: str | Path, file: str, problem: str) -> None:
+    def __init__(self, message: str, *, checkpoint: str | Path, file: str) -> None:
+        super().__init__(message)
         self.checkpoint = Path(checkpoint)
         self.file = file
-        super().__init__(
-            f"checkpoint {checkpoint} is corrupt: file '{file}' {problem}. Delete this folder; training then resumes "
-            "from the checkpoint before it."
-        )
 
 
 class CorruptCheckpointWarning(UserWarning):
-    """A corrupt checkpoint was passed over for the one before it."""
+    """A corrupt checkpoint was passed over for one before it."""
 
 
 class Loaded(NamedTuple):
@@ -75,6 +74,8 @@ class Loaded(NamedTuple):
     """The pytree asked for."""
     metadata: dict[str, Any]
     """What the writer put beside it."""
+    rejected: tuple[Path, ...] = ()
+    """Folders of later checkpoints that are corrupt, newest first. Who goes on writing here puts them aside first."""
 
 
 def save(root: str | Path, step: int, state: Any, metadata: Mapping[str, Any] | None = None) -> Path:
@@ -84,6 +85,8 @@ def save(root: str | Path, step: int, state: Any, metadata: Mapping[str, Any] | 
     `metadata` is any JSON value object. When this returns, the checkpoint has reached the disk; killed at any moment
     before, it leaves no checkpoint of this step (or the former one) and at most a folder that
     `discover.remove_leftovers` deletes.
+
+    Raises OSError with the path where the disk is full or cannot be written; nothing is left then.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -92,9 +95,10 @@ def save(root: str | Path, step: int, state: Any, metadata: Mapping[str, Any] | 
     folder.mkdir()
     try:
         arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state).items()}
-        writes = [_write_array(folder / _ARRAYS / name, array) for name, array in arrays.items()]
-        for write in writes:
-            write.result()
+        with _system_errors(final):
+            writes = [_write_array(folder / _ARRAYS / name, array) for name, array in arrays.items()]
+            for write in writes:
+                write.result()
         files = _hash_files(folder, fsync=True)
         manifest = {
             "format": FORMAT,
@@ -112,7 +116,8 @@ def save(root: str | Path, step: int, state: Any, metadata: Mapping[str, Any] | 
             ],
         }
         manifest["sha256"] = _manifest_digest(manifest)
-        write_text(folder / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False))
+        with _system_errors(final):
+            write_text(folder / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False))
         with ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(fsync_directory, [directory for directory, _, _ in os.walk(folder)]))
         if final.exists():
@@ -159,33 +164,53 @@ def load(path: str | Path, like: Any, prefix: str = "params") -> Any:
 
 
 def latest(root: str | Path) -> Path | None:
-    """Folder of the newest checkpoint in `root` that is complete and undamaged; None where there is none.
+    """Folder of the newest checkpoint in `root` that is undamaged; None where there is no checkpoint at all.
 
-    Reads every byte of it to know. Warns (`CorruptCheckpointWarning`) for each newer one that is damaged.
+    Reads every byte of it to know. Warns (`CorruptCheckpointWarning`) for each newer one that is damaged; raises
+    CorruptCheckpointError where all are.
     """
-    for folder in reversed(list_checkpoints(root)):
-        try:
-            verify(folder.path)
-        except CorruptCheckpointError as error:
-            _warn_passed_over(error)
-        else:
-            return folder.path
-    return None
+    found = _newest(root, lambda path: verify(path))
+    return None if found is None else found[0].path
 
 
 def load_latest(root: str | Path, like: Any, prefix: str = "") -> Loaded | None:
-    """`load` of the newest checkpoint in `root` that is undamaged; None where there is none.
+    """`load` of the newest checkpoint in `root` that is undamaged; None where there is no checkpoint at all.
 
-    Warns (`CorruptCheckpointWarning`) for each newer one that is damaged. Cheaper than `latest` and then `load`:
-    bytes are hashed once.
+    Warns (`CorruptCheckpointWarning`) for each newer one that is damaged; raises CorruptCheckpointError where all are.
+    Changes nothing on disk. Cheaper than `latest` and then `load`: bytes are hashed once.
     """
+    found = _newest(root, lambda path: (load(path, like, prefix), _read_manifest(path)["metadata"]))
+    if found is None:
+        return None
+    folder, (state, metadata), rejected = found
+    return Loaded(folder.path, folder.step, state, metadata, rejected)
+
+
+_T = TypeVar("_T")
+
+
+def _newest(root: str | Path, read: Callable[[Path], _T]) -> tuple[CheckpointFolder, _T, tuple[Path, ...]] | None:
+    """The newest checkpoint that `read` does not find corrupt, what it gave, and the corrupt ones after it."""
+    errors: list[CorruptCheckpointError] = []
     for folder in reversed(list_checkpoints(root)):
         try:
-            state = load(folder.path, like, prefix)
-            return Loaded(folder.path, folder.step, state, _read_manifest(folder.path)["metadata"])
+            content = read(folder.path)
         except CorruptCheckpointError as error:
-            _warn_passed_over(error)
-    return None
+            errors.append(error)
+            continue
+        for error in errors:
+            message = f"{error} Passed over for the checkpoint of step {folder.step} before it."
+            warnings.warn(message, CorruptCheckpointWarning, stacklevel=4)
+        return folder, content, tuple(error.checkpoint for error in errors)
+    if not errors:
+        return None
+    raise CorruptCheckpointError(
+        f"no checkpoint in {root} can be loaded:\n"
+        + "\n".join(f"  {error}" for error in errors)
+        + f"\nRestore one of them from a copy, or delete the folder {root} to start anew.",
+        checkpoint=errors[0].checkpoint,
+        file=errors[0].file,
+    )
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -293,11 +318,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / MANIFEST).read_bytes())
         digest = manifest.pop("sha256")
     except FileNotFoundError:
-        raise CorruptCheckpointError(path, MANIFEST, "is missing") from None
+        raise _corrupt(path, MANIFEST, "is missing") from None
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CorruptCheckpointError(path, MANIFEST, f"cannot be read ({error})") from error
+        raise _corrupt(path, MANIFEST, f"cannot be read ({error})") from error
     if _manifest_digest(manifest) != digest:
-        raise CorruptCheckpointError(path, MANIFEST, "does not match its own sha256")
+        raise _corrupt(path, MANIFEST, "does not match its own sha256")
     if manifest["format"] != FORMAT or manifest["version"] != VERSION:
         raise ValueError(
             f"checkpoint {path} has format {manifest['format']!r} version {manifest['version']!r}, this marin reads "
@@ -318,9 +343,9 @@ def _verify_files(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
         try:
             found = _sha256(path / file)
         except OSError as error:
-            raise CorruptCheckpointError(path, file, f"cannot be read ({error.strerror})") from error
+            raise _corrupt(path, file, f"cannot be read ({error.strerror})") from error
         if found != expected[file]:
-            raise CorruptCheckpointError(path, file, f"has sha256 {found[:12]}..., expected {expected[file][:12]}...")
+            raise _corrupt(path, file, f"has sha256 {found[:12]}..., expected {expected[file][:12]}...")
 
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(check, sorted(expected)))
@@ -342,5 +367,26 @@ def _sha256(path: Path, *, fsync: bool = False) -> str:
     return digest
 
 
-def _warn_passed_over(error: CorruptCheckpointError) -> None:
-    warnings.warn(f"{error} Passing over it for the checkpoint before it.", CorruptCheckpointWarning, stacklevel=3)
+def _corrupt(path: Path, file: str, problem: str) -> CorruptCheckpointError:
+    message = f"checkpoint {path} is corrupt: file '{file}' {problem}."
+    return CorruptCheckpointError(message, checkpoint=path, file=file)
+
+
+@contextlib.contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """What the operating system refuses inside is raised as an OSError with its number and `path`.
+
+    TensorStore raises ValueError for everything, and only its text holds the number. Where a later TensorStore writes
+    it another way, its own error passes.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+    except ValueError as error:
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error

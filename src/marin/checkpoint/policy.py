@@ -32,10 +32,13 @@ class KeepPolicy:
         return [step for step in ordered[: -self.keep_last] if self.keep_every is None or step % self.keep_every]
 
 
-def apply_policy(root: str | Path, policy: KeepPolicy) -> list[int]:
-    """Delete from `root` what `policy` lets go; the steps deleted."""
+def apply_policy(root: str | Path, policy: KeepPolicy, *, saved: int) -> list[int]:
+    """Delete from `root` what `policy` lets go; the steps deleted.
+
+    `saved` is the step just saved, which stays whatever else is there: only it is known to be whole.
+    """
     folders = {folder.step: folder.path for folder in list_checkpoints(root)}
-    doomed = policy.removable(folders)
+    doomed = [step for step in policy.removable(folders) if step != saved]
     for step in doomed:
         remove_checkpoint(folders[step])
     return doomed

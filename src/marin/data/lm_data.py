@@ -26,6 +26,7 @@ class LmData:
     vocab_size: int
     eos_id: int
     bos_id: int | None
+    document_prefix: str  # what the model sees before each document: "eos"
     tokenizer_digest: str
     token_byte_lengths: np.ndarray  # int32 (vocab_size,)
 
@@ -71,6 +72,7 @@ def open_data(
         vocab_size=first.vocab_size,
         eos_id=first.eos_id,
         bos_id=first.bos_id,
+        document_prefix=first.document_prefix,
         tokenizer_digest=first.tokenizer_digest,
         token_byte_lengths=first.token_byte_lengths,
     )

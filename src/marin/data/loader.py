@@ -102,12 +102,16 @@ class BatchStream:
 def sequential_batches(dataset: RowDataset, batch_size: int, *, max_batches: int | None = None) -> Iterator[Batch]:
     """All rows in order, once, for evaluation: every batch has `batch_size` rows, the last one filled up with padding.
 
-    `max_batches` stops early, at the same rows every time.
+    Where they are more than `max_batches` hold, that many batches of rows spread evenly over the set, the same ones
+    every time: row i of k is the middle of the i-th of k equal parts. The first rows alone would be the first
+    documents, and those are often of one kind.
     """
-    num_batches = -(-dataset.num_rows // batch_size)
-    for step in range(num_batches if max_batches is None else min(num_batches, max_batches)):
-        indices = np.arange(step * batch_size, min((step + 1) * batch_size, dataset.num_rows))
-        yield _filled_up(dataset.rows(indices), batch_size, dataset.store.eos_id)
+    chosen = np.arange(dataset.num_rows)
+    if max_batches is not None and max_batches * batch_size < dataset.num_rows:
+        count = max_batches * batch_size
+        chosen = (2 * np.arange(count) + 1) * dataset.num_rows // (2 * count)
+    for start in range(0, chosen.size, batch_size):
+        yield _filled_up(dataset.rows(chosen[start : start + batch_size]), batch_size, dataset.store.eos_id)
 
 
 def _filled_up(batch: Batch, batch_size: int, eos_id: int) -> Batch:

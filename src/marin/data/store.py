@@ -8,9 +8,14 @@ A store is a folder::
     shard-00000/offsets.bin    int64, num_documents + 1: where each document begins in tokens.bin, and the end
     shard-00000/documents.jsonl  one line a document: {"id", "source", "num_bytes"}
 
-Every document ends with the end-of-text token, so shards put end to end are one long stream. The decision: readers see
-that stream by position and shards are never consolidated. The price is that a read may touch two shards, and that the
-store knows nothing of sequence lengths, which is what lets one store serve all of them.
+Every document ends with the end-of-text token and nothing stands before it, not even the begin-of-text token of a
+tokenizer that has one. So what a model sees before a document is end-of-text: the ledger says so as
+`"document_prefix": "eos"`, training copies it to model.json, and whoever asks the model about a text puts that token
+first.
+
+Shards put end to end are one long stream. The decision: readers see that stream by position and shards are never
+consolidated. The price is that a read may touch two shards, and that the store knows nothing of sequence lengths,
+which is what lets one store serve all of them.
 """
 
 import bisect
@@ -27,12 +32,12 @@ from marin.io.atomic import open_atomic, write_text
 from marin.io.hashing import sha256_file
 
 FORMAT = "marin-token-store"
-VERSION = 1
+VERSION = 2
 LEDGER = "store.json"
 BYTE_LENGTHS = "token_byte_lengths.npy"
 SHARD_FILES = {"tokens": "tokens.bin", "offsets": "offsets.bin", "documents": "documents.jsonl"}
 OFFSET_DTYPE = np.dtype("<i8")
-HASH_BLOCK = 1 << 20
+DOCUMENT_PREFIX = "eos"  # the one policy there is; see the module's docstring
 
 
 class CorruptStoreError(ValueError):
@@ -142,6 +147,7 @@ def ledger_text(
         "tokenizer_digest": tokenizer_digest,
         "eos_id": eos_id,
         "bos_id": bos_id,
+        "document_prefix": DOCUMENT_PREFIX,
         "num_tokens": sum(shard.num_tokens for shard in shards),
         "num_documents": sum(shard.num_documents for shard in shards),
         "num_bytes": sum(shard.num_bytes for shard in shards),
@@ -194,6 +200,7 @@ class TokenStore:
     tokenizer_digest: str
     eos_id: int
     bos_id: int | None
+    document_prefix: str  # the token before each document: "eos", end-of-text
     shards: tuple[ShardInfo, ...]
 
     def __init__(self, path: str | Path):
@@ -207,6 +214,7 @@ class TokenStore:
         self.tokenizer_digest = ledger["tokenizer_digest"]
         self.eos_id = ledger["eos_id"]
         self.bos_id = ledger["bos_id"]
+        self.document_prefix = ledger["document_prefix"]
         self.shards = tuple(ShardInfo(**shard) for shard in ledger["shards"])
         self._byte_lengths_sha256: str = ledger["token_byte_lengths_sha256"]
         self._shard_starts = np.cumsum([0, *(shard.num_tokens for shard in self.shards)], dtype=np.int64)
@@ -427,4 +435,9 @@ def _read_ledger(path: Path) -> dict[str, Any]:
         )
     if _checksum(ledger) != checksum:
         raise CorruptStoreError(f"{file} does not match its own checksum. {_REMEDY}")
+    if ledger["document_prefix"] != DOCUMENT_PREFIX:
+        raise ValueError(
+            f"{file} says that {ledger['document_prefix']!r} stands before each document; this program reads stores "
+            f"where it is {DOCUMENT_PREFIX!r}. Tokenize again with this version."
+        )
     return ledger

@@ -1,7 +1,7 @@
 """A document: the row that passes from stage to stage, one JSON object a line.
 
-Only `text` is required. A row without an id is named by its file and line, so that public files need no rewriting;
-the price is that such an id is only as stable as the file.
+Only `text` is required, and null is the same as absent. A row without an id is named by its file and line, so that
+public files need no rewriting; the price is that such an id is only as stable as the file.
 """
 
 from collections.abc import Iterator
@@ -53,14 +53,17 @@ def _document(row: dict[str, Any], *, default_id: str) -> Document:
     text = row["text"]
     if not isinstance(text, str):
         raise ValueError(f"text is no string: it is {type(text).__name__}")
-    document_id, source = row.get("id", default_id), row.get("source", "")
-    if isinstance(document_id, int):
+    given = {name: value for name, value in row.items() if value is not None}
+    document_id, source, metadata = given.get("id", default_id), given.get("source", ""), given.get("metadata", {})
+    if isinstance(document_id, int) and not isinstance(document_id, bool):
         document_id = str(document_id)
     if not isinstance(document_id, str) or not isinstance(source, str):
         raise ValueError("id or source is no string")
+    if not isinstance(metadata, dict):
+        raise ValueError(f"metadata is no object: it is {type(metadata).__name__}")
     for name, value in (("text", text), ("id", document_id), ("source", source)):
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ValueError(f"not valid Unicode: {name} has a lone surrogate at {error.start}") from error
-    return Document(id=document_id, text=text, source=source, metadata=row.get("metadata") or {})
+    return Document(id=document_id, text=text, source=source, metadata=metadata)

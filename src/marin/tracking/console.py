@@ -41,10 +41,11 @@ class ConsoleTracker:
         self._line_is_open = False
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
-        """Show a row of training, or all of a row of validation."""
+        """Show a row of training, or what a row of validation measured (its counts are for the files)."""
         now = self._clock()
         if any(name.startswith("validation/") for name in values):
-            shown = "  ".join(f"{name.removeprefix('validation/')} {_number(value)}" for name, value in values.items())
+            measures = {name.removeprefix("validation/"): v for name, v in values.items() if isinstance(v, float)}
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in measures.items())
             self._print(f"step {step:,}/{self._num_steps:,}  validation  {shown}", stays=True)
             return
         if self._first is None:
@@ -110,7 +111,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def _number(value: Value) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

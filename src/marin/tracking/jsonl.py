@@ -27,7 +27,7 @@ class JsonlTracker:
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self._path, "ab")  # noqa: SIM115 - lives as long as the tracker
-        self._num_bytes = 0 if resume_step is None else _end_of_step(self._path, resume_step)
+        self._num_bytes = 0 if resume_step is None else end_of_step(self._path, resume_step)
         self._file.truncate(self._num_bytes)
         fsync_directory(self._path.parent)  # a flush of rows must not be lost with the file's name
 
@@ -64,10 +64,11 @@ def read_rows(path: str | Path) -> list[dict[str, Value]]:
     return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
 
 
-def _end_of_step(path: Path, step: int) -> int:
-    """Byte offset behind the last row whose step is at most `step`; rows are in order of steps."""
+def end_of_step(path: str | Path, step: int) -> int:
+    """Bytes of `path` up to the last row whose step is at most `step`; rows are in order of steps. 0 for no file."""
+    path = Path(path)
     end = 0
-    for line in path.read_bytes().splitlines(keepends=True):
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
         if not line.endswith(b"\n"):
             break
         try:

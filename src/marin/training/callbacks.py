@@ -4,9 +4,10 @@ A callback is a function of `StepDone`. The order in which the trainer calls the
 repeats itself bit for bit: rows are written and flushed before the checkpoint that makes them final, so a checkpoint
 never exists without the rows up to its step, and rows after it are cut off on resuming.
 
-The numbers of a step are fetched from the device one step late, when they are there anyway: the loop never waits for
-the step it has just begun. Before a checkpoint is saved all numbers are fetched and looked at, so a run that has
-turned to NaN never overwrites a good checkpoint.
+The numbers of a step are fetched from the device one step late, or when they are there anyway: the loop never waits for
+the step it has just begun. Time is read when numbers come, and steps whose numbers come together share the time since
+those before them, so each throughput is of an interval in which its steps were computed. Before a checkpoint is saved
+all numbers are fetched and looked at, so a run that has turned to NaN never overwrites a good checkpoint.
 """
 
 import contextlib
@@ -104,13 +105,11 @@ class LogMetrics:
 
     def __call__(self, done: StepDone) -> None:
         self._waiting.append(_Waiting(done.step, is_due(done, self._steps_per_log), done.metrics, done.learning_rate))
-        while len(self._waiting) > _STEPS_BEHIND:
-            self._take_oldest()
+        self._take(len(self._waiting) - _STEPS_BEHIND)
 
     def drain(self) -> None:
         """Wait for all steps begun, and write their rows."""
-        while self._waiting:
-            self._take_oldest()
+        self._take(len(self._waiting))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -125,28 +124,38 @@ class LogMetrics:
         for tracker in (self._metrics, self._timing, *self._others):
             tracker.flush()
 
-    def log_validation(self, step: int, row: Mapping[str, float]) -> None:
+    def log_validation(self, step: int, row: Mapping[str, float | int]) -> None:
         """Write a row that is not of a training step."""
         for tracker in (self._metrics, *self._others):
             tracker.log(step, row)
 
-    def _take_oldest(self) -> None:
-        waiting = self._waiting.popleft()
-        # this waits for the step
-        numbers: dict[str, float] = dict(zip(METRICS, np.asarray(waiting.metrics).tolist(), strict=True))
+    def _take(self, at_least: int) -> None:
+        """Wait for that many of the oldest steps, and take those with them that are done already."""
+        taken: list[tuple[_Waiting, dict[str, float]]] = []
+        while self._waiting and (len(taken) < at_least or _is_computed(self._waiting[0].metrics)):
+            waiting = self._waiting.popleft()
+            # this waits for the step
+            taken.append((waiting, dict(zip(METRICS, np.asarray(waiting.metrics).tolist(), strict=True))))
+        if not taken:
+            return
         now_s = time.perf_counter()
         if self._mark_s is not None:
             self._busy_s += now_s - self._mark_s
-            self._busy_steps += 1
+            self._busy_steps += len(taken)
         self._mark_s = now_s
-        if not all(map(math.isfinite, numbers.values())):
-            raise self._not_finite(waiting.step, numbers)
-        if waiting.gets_row:
-            self._write(waiting.step, {**numbers, "train/learning_rate": waiting.learning_rate})
+        times: dict[str, float | int] | None = None
+        for waiting, numbers in taken:
+            if not all(map(math.isfinite, numbers.values())):
+                raise self._not_finite(waiting.step, numbers)
+            if waiting.gets_row:
+                if times is None:
+                    times = self._times()
+                else:  # waiting for batches was counted in the row before
+                    times = {**times, "loader_stall_seconds": 0.0}
+                self._write(waiting.step, {**numbers, "train/learning_rate": waiting.learning_rate}, times)
 
-    def _write(self, step: int, numbers: dict[str, float]) -> None:
+    def _write(self, step: int, numbers: dict[str, float], times: Mapping[str, float | int]) -> None:
         row = {**numbers, "train/tokens": step * self._tokens_per_step}
-        times = self._times()
         self._metrics.log(step, row)
         self._timing.log(step, times)
         for tracker in self._others:
@@ -179,16 +188,24 @@ class LogMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Mean over the target tokens of one validation set."""
+    """Mean over the target tokens of one validation set that were measured."""
 
     loss: float
     """Negative log-likelihood per token, in nats."""
     bits_per_byte: float
     """Total nats / ln 2 / UTF-8 bytes of the target tokens; special tokens cost nats and count no bytes."""
+    num_tokens: int
+    """Target tokens measured, end-of-text included."""
+    num_bytes: int
+    """UTF-8 bytes of them."""
 
 
 class Validate:
-    """Measures loss and bits per byte on each validation set every few steps, and after the last."""
+    """Measures loss and bits per byte on each validation set every few steps, and after the last.
+
+    With `max_batches` on rows spread evenly over the set, the same ones each time. Beside the two means stand the
+    tokens and bytes they are of, so that a reader can tell how much of the set was measured.
+    """
 
     def __init__(
         self,
@@ -214,26 +231,30 @@ class Validate:
         if not self._datasets or not is_due(done, self._every):
             return
         with self._log.paused():
-            row: dict[str, float] = {}
+            row: dict[str, float | int] = {}
             for tag, dataset in self._datasets.items():
                 batches = sequential_batches(dataset, self._batch_size, max_batches=self._max_batches)
                 result = self.measure(done.state.params, batches)
                 row[f"validation/{tag}/loss"] = result.loss
                 row[f"validation/{tag}/bits_per_byte"] = result.bits_per_byte
+                row[f"validation/{tag}/tokens"] = result.num_tokens
+                row[f"validation/{tag}/bytes"] = result.num_bytes
             self._log.log_validation(done.step, row)
 
     def measure(self, params: Any, batches: Iterable[Batch]) -> Validation:
         """Sums over all batches first, one division last."""
-        sums, num_tokens, num_bytes = [], 0.0, 0
+        sums, num_tokens, num_bytes = [], 0, 0
         for batch in batches:
             sums.append(self._nll_sum(params, device_batch(batch)))
             counted = batch.loss_weights > 0
-            num_tokens += float(batch.loss_weights.sum(dtype=np.float64))
+            num_tokens += int(counted.sum())  # a weight is 0 or 1
             num_bytes += int(self._token_byte_lengths[batch.targets[counted]].sum())
         nll = math.fsum(float(s) for s in sums)
         return Validation(
             loss=nll / num_tokens if num_tokens else math.nan,
             bits_per_byte=nll / math.log(2) / num_bytes if num_bytes else math.nan,
+            num_tokens=num_tokens,
+            num_bytes=num_bytes,
         )
 
 
@@ -273,12 +294,17 @@ class SaveCheckpoint:
             self._log.flush()
             checkpoint.save(self._root, step, state, self._metadata())
             self._saved = step
-            apply_policy(self._root, self._keep)
+            apply_policy(self._root, self._keep, saved=step)
 
 
 def is_due(done: StepDone, every: int | None) -> bool:
     """Whether something that happens every so many steps, and after the last, happens now."""
     return done.is_last or (every is not None and done.step % every == 0)
+
+
+def _is_computed(array: Any) -> bool:
+    """Whether fetching a jax array would not wait (a method that jax's type stubs leave out)."""
+    return array.is_ready()
 
 
 def device_batch(batch: Batch) -> DeviceBatch:

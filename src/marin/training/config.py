@@ -32,6 +32,10 @@ class RuntimeConfig:
     prefetch: int = 2
     """Batches made ahead of the step."""
 
+    def __post_init__(self) -> None:
+        if self.prefetch < 1:
+            raise ValueError(f"prefetch is {self.prefetch}; at least one batch is made ahead")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
@@ -60,7 +64,7 @@ class TrainerConfig:
     eval_batch_size: int | None = None
     """Rows of a validation batch; None is train_batch_size."""
     max_eval_batches: int | None = None
-    """Validate on this many batches of each set (the same ones each time); None is all."""
+    """Validate on this many batches of rows spread evenly over each set, the same ones each time; None is all."""
     steps_per_checkpoint: int = 500
     """Save a checkpoint each this many steps, and after the last."""
     keep_checkpoints: KeepPolicy = KeepPolicy()

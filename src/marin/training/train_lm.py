@@ -3,7 +3,8 @@
 The output folder is all a run leaves, and all it needs to go on after being killed:
 
     config.yaml      the resolved TrainLmConfig
-    model.json       model config, vocabulary size and tokenizer digest: what export and evaluation need
+    model.json       model config, vocabulary size, tokenizer digest, and the token before each document
+                     (document_prefix): what export and evaluation need
     checkpoints/     step-00000500/, ...: see marin.checkpoint.format
     metrics.jsonl    numbers that each repetition of the run gives again, bit for bit
     timing.jsonl     what the clock said: step time, tokens a second, loader stall, memory
@@ -15,6 +16,7 @@ summary.json end up with the same bits as without the kill (same machine, same n
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 import jax
 
 from marin.checkpoint import format as checkpoint
-from marin.checkpoint.discover import checkpoint_name, list_checkpoints, remove_leftovers
+from marin.checkpoint.discover import checkpoint_name, list_checkpoints, remove_leftovers, set_aside
 from marin.config import dump_yaml, encode, load_yaml
 from marin.data.lm_data import LmData, open_data
 from marin.data.loader import DataLoader
@@ -30,7 +32,7 @@ from marin.data.store import LEDGER
 from marin.distributed.compilation_cache import use_compilation_cache
 from marin.io.atomic import write_text
 from marin.tracking.console import ConsoleTracker
-from marin.tracking.jsonl import JsonlTracker, read_rows
+from marin.tracking.jsonl import JsonlTracker, end_of_step, read_rows
 from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate
 from marin.training.config import RuntimeConfig, TrainLmConfig
 from marin.training.flops import peak_flops_per_second
@@ -47,8 +49,8 @@ class TrainResult:
     """Updates done."""
     final_loss: float
     """Loss of the last logged step, in nats a token."""
-    final_validation: dict[str, dict[str, float]]
-    """Validation set -> {"loss": nats a token, "bits_per_byte": ...} after the last update."""
+    final_validation: dict[str, dict[str, float | int]]
+    """Validation set -> {"loss": nats a token, "bits_per_byte": ..., "tokens" and "bytes": measured} at the end."""
     checkpoint: str
     """The last checkpoint, relative to the output folder."""
     num_params: int
@@ -60,13 +62,15 @@ class TrainResult:
 def train_lm(config: TrainLmConfig) -> TrainResult:
     """Train as `config` says, from the newest undamaged checkpoint in its output folder if there is one.
 
+    Whatever is refused is refused before anything in that folder is written or deleted.
+
     Raises:
         ValueError: settings contradict each other, the data, or an earlier run in that folder.
+        CorruptCheckpointError: there are checkpoints in that folder, and each of them is damaged.
         NonFiniteLossError: the loss is no longer a number.
         Preempted: SIGTERM came, and the state is saved; it ends the process with exit code 75.
     """
     output = Path(config.output_path)
-    output.mkdir(parents=True, exist_ok=True)
     trainer = config.trainer
     use_compilation_cache(trainer.runtime.compilation_cache)
 
@@ -77,24 +81,24 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     transformation = config.optimizer.transformation(decay_mask)
 
     checkpoints = output / "checkpoints"
+    stores = _store_digests(data)
+    found = _find_checkpoint(config, checkpoints, state_shapes(config.model, transformation, data.vocab_size), stores)
+    if found is None:
+        start_step, resume_step = 0, None
+        state = init_state(config.model, transformation, data.vocab_size, seed=trainer.seed)
+    else:
+        start_step = resume_step = found.step
+        state = found.state
+        _put_aside(found)
+    # all is checked: from here on the folder is this run's
+
+    output.mkdir(parents=True, exist_ok=True)
     remove_leftovers(checkpoints)
     for leftover in output.glob("*.tmp"):  # a file that a kill left half written
         leftover.unlink()
-    _record_config(config, output, data, resumes=bool(list_checkpoints(checkpoints)))
-    found = checkpoint.load_latest(checkpoints, state_shapes(config.model, transformation, data.vocab_size))
-    stores = _store_digests(data)
-    if found is None:
-        start_step = 0
-        state = init_state(config.model, transformation, data.vocab_size, seed=trainer.seed)
-    else:
-        start_step, state = found.step, found.state
-        _check_same_data(found, stores)
-
-    resume_step = None if found is None else start_step
+    _record_config(config, output, data)
     metrics = JsonlTracker(output / "metrics.jsonl", resume_step=resume_step)
     timing = JsonlTracker(output / "timing.jsonl", resume_step=resume_step)
-    if found is not None:
-        _check_same_rows(found, output / "metrics.jsonl", metrics.num_bytes)
     progress = ConsoleTracker(trainer.num_train_steps) if trainer.runtime.show_progress else None
     if progress is not None:
         progress.say(_opening_line(config, data, start_step))
@@ -185,49 +189,82 @@ def _parameter_shapes(config: TrainLmConfig, vocab_size: int) -> Any:
     return jax.eval_shape(lambda: config.model.init(vocab_size, key=jax.random.key(0)))
 
 
-def _record_config(config: TrainLmConfig, output: Path, data: LmData, *, resumes: bool) -> None:
-    """Write config.yaml and model.json; refuse to go on from another config's checkpoint."""
+def _find_checkpoint(
+    config: TrainLmConfig, checkpoints: Path, shapes: Any, stores: dict[str, str]
+) -> checkpoint.Loaded | None:
+    """The checkpoint to go on from, if it is of this very run; None where there is none. Writes nothing."""
+    if not list_checkpoints(checkpoints):
+        return None
+    output = checkpoints.parent
+    _check_same_config(config, output)
+    found = checkpoint.load_latest(checkpoints, shapes)
+    assert found is not None, "there are checkpoints"
+    _check_same_data(found, stores)
+    _check_same_rows(found, output / "metrics.jsonl")
+    return found
+
+
+def _check_same_config(config: TrainLmConfig, output: Path) -> None:
     path = output / "config.yaml"
-    if resumes and path.exists():
+    if path.exists():
         changes = _differences(encode(_identity(load_yaml(TrainLmConfig, path))), encode(_identity(config)))
         if changes:
             raise ValueError(
                 f"{output} holds a run of another config: {'; '.join(changes[:5])}. "
                 "Give this run another output_path, or delete that folder to train anew."
             )
-    write_text(path, dump_yaml(config))
+
+
+def _put_aside(found: checkpoint.Loaded) -> None:
+    """Damaged later checkpoints would count as the newest, and win over those that this run saves now."""
+    for rejected in found.rejected:
+        warnings.warn(
+            f"checkpoint {rejected} is corrupt and was renamed to {set_aside(rejected).name}; training goes on from "
+            f"step {found.step}. Delete the renamed folder when you need it no more.",
+            checkpoint.CorruptCheckpointWarning,
+            stacklevel=3,
+        )
+
+
+def _record_config(config: TrainLmConfig, output: Path, data: LmData) -> None:
+    """Write config.yaml and model.json."""
+    write_text(output / "config.yaml", dump_yaml(config))
     description = {
         "model": encode(config.model),
         "vocab_size": data.vocab_size,
         "tokenizer_digest": data.tokenizer_digest,
         "eos_id": data.eos_id,
         "bos_id": data.bos_id,
+        "document_prefix": data.document_prefix,
     }
     write_text(output / "model.json", json.dumps(description, indent=1) + "\n")
 
 
 def _store_digests(data: LmData) -> dict[str, str]:
-    """Source name -> sha256 of its ledger, which holds the hash of each of its files."""
+    """What each store is for -> sha256 of its ledger, which holds the hash of each of its files."""
+    sources = zip(data.train.names, data.train.sources, strict=True)
+    rows = {f"training source '{name}'": source for name, source in sources}
+    rows |= {f"validation set '{name}'": dataset for name, dataset in data.validation.items()}
     return {
-        name: hashlib.sha256((Path(source.store.path) / LEDGER).read_bytes()).hexdigest()
-        for name, source in zip(data.train.names, data.train.sources, strict=True)
+        label: hashlib.sha256((Path(dataset.store.path) / LEDGER).read_bytes()).hexdigest()
+        for label, dataset in rows.items()
     }
 
 
 def _check_same_data(found: checkpoint.Loaded, now: dict[str, str]) -> None:
     before = found.metadata["token_stores"]
-    for name in {**before, **now}:
-        old, new = before.get(name, "none"), now.get(name, "none")
+    for label in {**before, **now}:
+        old, new = before.get(label, "none"), now.get(label, "none")
         if old != new:
             raise ValueError(
-                f"checkpoint {found.path} was trained on other tokens: the store of training source '{name}' has "
-                f"changed since (sha256 of its ledger was {old[:12]}, is {new[:12]}). Restore that store, or delete "
-                "the output folder to train anew."
+                f"checkpoint {found.path} is of a run on other tokens: the store of {label} has changed since (sha256 "
+                f"of its ledger was {old[:12]}, is {new[:12]}). Restore that store, or delete the output folder to "
+                "train anew."
             )
 
 
-def _check_same_rows(found: checkpoint.Loaded, path: Path, num_bytes: int) -> None:
-    before = found.metadata["metrics_bytes"]
+def _check_same_rows(found: checkpoint.Loaded, path: Path) -> None:
+    before, num_bytes = found.metadata["metrics_bytes"], end_of_step(path, found.step)
     if num_bytes != before:
         raise ValueError(
             f"{path} has {num_bytes} bytes of rows up to step {found.step}, but had {before} when checkpoint "
@@ -263,13 +300,14 @@ def _summarize(config: TrainLmConfig, output: Path, data: LmData, seq_len: int) 
     """The result, from metrics.jsonl alone: the same whether or not this process did the last step."""
     final_step = config.trainer.num_train_steps
     losses = [float(row["train/loss"]) for row in read_rows(output / "metrics.jsonl") if "train/loss" in row]
-    validation: dict[str, dict[str, float]] = {}
+    validation: dict[str, dict[str, float | int]] = {}
     for row in read_rows(output / "metrics.jsonl"):
         if row["step"] == final_step:
             for name, value in row.items():
                 if name.startswith("validation/"):
                     tag, _, metric = name.removeprefix("validation/").rpartition("/")
-                    validation.setdefault(tag, {})[metric] = float(value)
+                    assert not isinstance(value, str), name
+                    validation.setdefault(tag, {})[metric] = value
     result = TrainResult(
         final_step=final_step,
         final_loss=losses[-1],

@@ -183,8 +183,9 @@ def test_a_full_disk_fails_the_run_and_nothing_looks_complete(documents: Path, t
     limited = SCRIPT.replace("import sys, time", limit)
     command = [sys.executable, "-c", limited, str(documents), str(tmp_path / "store"), str(tokenizer), "1"]
     process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 1 and "OSError: [Errno 27] File too large" in process.stderr
-    assert "4 of 4 shards were not tokenized" in process.stderr
+    shard = tmp_path / "store" / "shard-00000"
+    assert process.returncode == 1 and f"OSError: [Errno 27] File too large: '{shard}'" in process.stderr
+    assert "4 of 4 shards were not tokenized" in process.stderr and "The others" not in process.stderr
     assert list((tmp_path / "store").iterdir()) == []
     run(documents, tmp_path / "store", tokenizer, num_workers=1)
 
@@ -224,6 +225,12 @@ def test_too_many_bad_rows_fail_and_leave_no_store(documents: Path, tmp_path: Pa
     (documents / "mixed.jsonl").write_text('{"text": "one"}\n')  # mended: the quarantine goes
     run(documents, tmp_path / "store", tokenizer, num_workers=1)
     assert not (tmp_path / "store/_bad").exists()
+
+
+def test_a_bad_row_with_a_line_separator_in_it_is_shown(documents: Path, tmp_path: Path, tokenizer: Path):
+    (documents / "mixed.jsonl").write_text('{"text": "one"}\n{broken \u2028 \x85 row\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"The first is mixed\.jsonl line 2 \(not JSON"):
+        run(documents, tmp_path / "store", tokenizer, num_workers=1)
 
 
 def test_an_empty_corpus_is_refused_with_what_was_found(tmp_path: Path, tokenizer: Path):

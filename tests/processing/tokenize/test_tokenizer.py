@@ -157,6 +157,21 @@ def test_the_digest_sees_what_decides_ids_and_nothing_else(tmp_path: Path):
     assert load_tokenizer(rewritten(tmp_path / "text", merge_as_text)).digest == tokenizers["merge"].digest
 
 
+def test_the_digest_covers_which_tokens_end_and_begin_a_text(tmp_path: Path):
+    def add_begin(description):
+        added = description["added_tokens"]
+        added.append({**added[0], "id": 257, "content": "<|begin|>"})
+
+    folder = rewritten(tmp_path / "two", add_begin)
+    settings_of = ({}, {"bos_token": "<|begin|>"}, {"eos_token": "<|begin|>"}, {"bos_token": EOS_TOKEN})
+    tokenizers = [load_tokenizer(folder, **settings) for settings in settings_of]
+    assert len({tokenizer.digest for tokenizer in tokenizers}) == len(settings_of)
+    for number, tokenizer in enumerate(tokenizers):
+        tokenizer.save(tmp_path / str(number))
+        again = load_tokenizer(tmp_path / str(number))
+        assert (again.digest, again.eos_id, again.bos_id) == (tokenizer.digest, tokenizer.eos_id, tokenizer.bos_id)
+
+
 def test_transformers_loads_a_written_folder_with_the_same_ids(tokenizers, tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     for name, tokenizer in tokenizers.items():

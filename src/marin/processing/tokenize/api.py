@@ -7,7 +7,7 @@ publishes in place: an interrupted step finds its complete shards again.
 from typing import TypeAlias
 
 from marin.execution.executor import ExecutorStep, InputName, this_output_path
-from marin.processing.tokenize.config import TokenizeConfig, TrainBpeConfig
+from marin.processing.tokenize.config import RECIPE_VERSION, TokenizeConfig, TrainBpeConfig
 
 PathLike: TypeAlias = ExecutorStep | InputName | str
 
@@ -73,5 +73,6 @@ def default_tokenize(
         ),
         description=description or f"tokenize {name}",
         publish="inplace",
+        code_version=str(RECIPE_VERSION),
         tags=tags,
     )

@@ -30,11 +30,8 @@ from marin.io.atomic import fsync_directory, write_text
 from marin.io.hashing import sha256_file
 from marin.io.records import LineReader, find_record_files, write_records
 from marin.processing.document import BadRow, Document, parse_documents
-from marin.processing.tokenize.config import TokenizeConfig
+from marin.processing.tokenize.config import RECIPE_VERSION, TokenizeConfig
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
-
-# Part of every shard's manifest: raised when the same input would give other bytes, so that old shards are redone.
-RECIPE_VERSION = 1
 
 MANIFEST = "manifest.json"
 SUMMARY = "tokenize.json"
@@ -111,10 +108,8 @@ def tokenize(config: TokenizeConfig) -> ShardCounts:
     _remove_if_empty(output / BAD_FOLDER)
     if failures:
         listed = "\n".join(f"  {job.label}: {reason}" for job, reason in failures)
-        raise RuntimeError(
-            f"{len(failures)} of {len(jobs)} shards were not tokenized:\n{listed}\n"
-            "The others are complete; the same call redoes only these."
-        )
+        others = "" if len(failures) == len(jobs) else "\nThe others are complete; the same call redoes only these."
+        raise RuntimeError(f"{len(failures)} of {len(jobs)} shards were not tokenized:\n{listed}{others}")
     manifests = [_read_manifest(job) for job in jobs]
     total = sum((ShardCounts(**manifest["counts"]) for manifest in manifests), ShardCounts())
     _check_totals(total, config, jobs)
@@ -139,7 +134,10 @@ def tokenize(config: TokenizeConfig) -> ShardCounts:
 
 
 def tokenize_shard(job: ShardJob, tokenizer: Tokenizer, report: Report) -> None:
-    """Make one shard and publish it. An interruption leaves a temporary folder, never half a shard."""
+    """Make one shard and publish it. An interruption leaves a temporary folder, never half a shard.
+
+    Raises OSError with the shard's path where the disk is full.
+    """
     output = Path(job.output_path)
     temporary = output / f"{TEMPORARY}{job.name}-{os.urandom(4).hex()}"
     temporary.mkdir()
@@ -149,6 +147,11 @@ def tokenize_shard(job: ShardJob, tokenizer: Tokenizer, report: Report) -> None:
             _fsync(temporary / name)
         fsync_directory(temporary)
         _publish(temporary, output / job.name)
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        # a failed write does not know its file
+        raise OSError(error.errno, os.strerror(error.errno), str(output / job.name)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     fsync_directory(output)
@@ -352,7 +355,7 @@ def _first_bad(config: TokenizeConfig, jobs: list[ShardJob]) -> str:
     for job in jobs:
         path = Path(config.output_path) / BAD_FOLDER / f"{job.name}.jsonl"
         if path.is_file():
-            row = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
+            row = json.loads(path.read_bytes().split(b"\n", 1)[0])  # str.splitlines would split on U+2028 too
             return f"{row['file']} line {row['line']} ({row['reason']})"
     return "unknown"
 

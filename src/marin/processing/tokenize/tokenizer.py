@@ -2,9 +2,9 @@
 
 Text is only text here: a document that spells `<|endoftext|>` is encoded as those characters, never as the special
 token, so no document can end itself. Ids go to numpy at once. The digest covers what decides which ids a text gets
-(the model, its merges, normalizing, splitting, decoding, added tokens), in a form that does not change when a library
-rewrites the file. The price: only byte-level BPE is taken (GPT-2, Llama 3, our own), since only there are the bytes of
-every token known exactly, which bits per byte needs.
+(the model, its merges, normalizing, splitting, decoding, added tokens) and which ids end and begin one, in a form that
+does not change when a library rewrites the file: equal digests, equal stores. The price: only byte-level BPE is taken
+(GPT-2, Llama 3, our own), since only there are the bytes of every token known exactly, which bits per byte needs.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class Tokenizer:
     vocab_size: int  # one more than the largest id
     eos_id: int  # the end-of-text token, which closes every document in a store
     bos_id: int | None
-    digest: str  # sha256 of what decides the ids; equal for equal tokenizers
+    digest: str  # sha256 of what decides the ids, eos_id and bos_id included; equal for equal tokenizers
 
     def __init__(self, hf: HfTokenizer, *, eos_token: str, bos_token: str | None, folder: Path | None):
         hf.no_padding()
@@ -55,7 +55,7 @@ class Tokenizer:
         self.bos_token = bos_token
         self.eos_id = _token_id(vocabulary, eos_token, "eos_token", folder)
         self.bos_id = None if bos_token is None else _token_id(vocabulary, bos_token, "bos_token", folder)
-        self.digest = _digest(self._description)
+        self.digest = _digest(self._description, eos_id=self.eos_id, bos_id=self.bos_id)
         self._byte_lengths: np.ndarray | None = None
 
     def __repr__(self) -> str:
@@ -100,11 +100,12 @@ class Tokenizer:
     def save(self, folder: str | Path) -> None:
         """Write a folder that `load_tokenizer` and transformers' AutoTokenizer read.
 
-        Files that came with the tokenizer are copied as they are.
+        Files that came with the tokenizer are copied as they are, unless they name other end-of-text or begin-of-text
+        tokens than it was loaded with: what is read back has the same digest.
         """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        if self._folder is not None and (self._folder / CONFIG_FILE).is_file():
+        if self._folder is not None and _special_tokens(self._folder) == (self.eos_token, self.bos_token):
             for name in (TOKENIZER_FILE, *SIDE_FILES):
                 if (self._folder / name).is_file():
                     shutil.copyfile(self._folder / name, target / name)
@@ -148,18 +149,22 @@ def load_tokenizer(path: str | Path, *, eos_token: str | None = None, bos_token:
             f"{file} is of type {description['model']['type']} and not byte-level BPE; only that is supported, since "
             "the bytes of each token must be known"
         )
-    config_file = file.parent / CONFIG_FILE
-    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
-    eos_token = eos_token or _content(config.get("eos_token"))
+    configured_eos, configured_bos = _special_tokens(file.parent)
+    eos_token = eos_token or configured_eos
     if eos_token is None:
         special = [token["content"] for token in description["added_tokens"] if token["special"]]
         raise ValueError(
             f"{file.parent} does not say which token ends a text (eos_token in {CONFIG_FILE}). "
             f"Give eos_token=...; its special tokens are {special}"
         )
-    return Tokenizer(
-        hf, eos_token=eos_token, bos_token=bos_token or _content(config.get("bos_token")), folder=file.parent
-    )
+    return Tokenizer(hf, eos_token=eos_token, bos_token=bos_token or configured_bos, folder=file.parent)
+
+
+def _special_tokens(folder: Path) -> tuple[str | None, str | None]:
+    """(eos_token, bos_token) as tokenizer_config.json has them; None where it has none, or is not there."""
+    file = folder / CONFIG_FILE
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return _content(config.get("eos_token")), _content(config.get("bos_token"))
 
 
 def _content(token: str | dict[str, Any] | None) -> str | None:
@@ -178,8 +183,9 @@ def _is_byte_level(description: dict[str, Any]) -> bool:
     return any(step.get("type") == "ByteLevel" for step in steps.get("pretokenizers", [steps]))
 
 
-def _digest(description: dict[str, Any]) -> str:
-    """sha256 over the parts of tokenizer.json that decide ids, written the same whichever library version wrote them.
+def _digest(description: dict[str, Any], *, eos_id: int, bos_id: int | None) -> str:
+    """sha256 over the parts of tokenizer.json that decide ids, written the same whichever library version wrote them,
+    and over the ids of the end-of-text and begin-of-text tokens, which stand in tokenizer_config.json or in neither.
 
     Left out: truncation and padding (never used), the post-processor (it only adds special tokens, which we do not
     ask for), and model settings that are off.
@@ -192,5 +198,7 @@ def _digest(description: dict[str, Any]) -> str:
         "pre_tokenizer": description.get("pre_tokenizer"),
         "decoder": description.get("decoder"),
         "added_tokens": sorted(description.get("added_tokens", []), key=lambda token: token["id"]),
+        "eos_id": eos_id,
+        "bos_id": bos_id,
     }
     return hashlib.sha256(json.dumps(behaviour, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
