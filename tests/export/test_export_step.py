@@ -1,6 +1,7 @@
 """A checkpoint becomes a folder that others load, or nothing at all."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from marin.checkpoint import format as checkpoint_format
+from marin.checkpoint.format import CorruptCheckpointError
 from marin.config import encode
 from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
 from marin.export import gpt2, llama
@@ -84,6 +86,42 @@ def test_the_newest_checkpoint_is_exported_and_verified(trained, tokenizer, tmp_
 def test_a_checkpoint_may_be_named(trained, tokenizer, tmp_path):
     export_model(export_config(trained, tokenizer, tmp_path, checkpoint="checkpoints/step-00000003"))
     assert json.loads((tmp_path / "parity.json").read_text())["step"] == 3
+
+
+def damage(checkpoint: Path) -> None:
+    """Flip a bit in the last byte of some array."""
+    file = max(path for path in (checkpoint / "arrays").rglob("*") if path.is_file() and path.name != "zarr.json")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def remove_manifest(checkpoint: Path) -> None:
+    (checkpoint / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("harm", [damage, remove_manifest])
+def test_no_older_checkpoint_stands_in_for_a_damaged_one(harm, finished, tokenizer, tmp_path):
+    trained = write_training_folder(tmp_path / "train", GPT2, tokenizer, steps=(3, 12))
+    if finished:
+        (trained / "summary.json").write_text(json.dumps({"checkpoint": "checkpoints/step-00000012"}))
+    harm(trained / "checkpoints" / "step-00000012")
+    with pytest.raises(CorruptCheckpointError, match="cannot export.*step-00000012 is corrupt.*or name another"):
+        export_model(export_config(trained, tokenizer, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    export_model(export_config(trained, tokenizer, tmp_path / "out", checkpoint="checkpoints/step-00000003"))
+    assert json.loads((tmp_path / "out" / "parity.json").read_text())["step"] == 3
+
+
+def test_the_checkpoint_that_training_ended_with_is_exported(tokenizer, tmp_path):
+    trained = write_training_folder(tmp_path / "train", GPT2, tokenizer, steps=(3, 12))
+    (trained / "summary.json").write_text(json.dumps({"checkpoint": "checkpoints/step-00000003"}))
+    export_model(export_config(trained, tokenizer, tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "parity.json").read_text())["step"] == 3
+    (trained / "summary.json").write_text(json.dumps({"checkpoint": "checkpoints/step-00000099"}))
+    with pytest.raises(FileNotFoundError, match="ended with checkpoints/step-00000099, which is not there"):
+        export_model(export_config(trained, tokenizer, tmp_path / "out"))
 
 
 def transposing_squares(matrix):
@@ -171,6 +209,12 @@ def test_wrong_inputs_say_what_to_give(trained, tokenizer, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="is not the one that .* was trained with"):
         export_model(export_config(trained, other, out))
+    config_file = other / "tokenizer_config.json"
+    special = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    shutil.copyfile(tokenizer / "tokenizer.json", other / "tokenizer.json")
+    config_file.write_text(json.dumps(special | {"eos_token": "a", "bos_token": "b"}))
+    with pytest.raises(ValueError, match="eos_id is 97, was 256; bos_id is 98, was None"):
+        export_model(export_config(trained, other, out))
     with pytest.raises(FileNotFoundError, match="no training run at .*; give the folder of a training step"):
         export_model(export_config(tmp_path, tokenizer, out))
     with pytest.raises(FileNotFoundError, match="no checkpoint 'checkpoints/step-00000009'"):
@@ -180,7 +224,7 @@ def test_wrong_inputs_say_what_to_give(trained, tokenizer, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "model.json").write_text((trained / "model.json").read_text())
-    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+    with pytest.raises(FileNotFoundError, match="has no checkpoint in checkpoints/"):
         export_model(export_config(empty, tokenizer, out))
 
 

@@ -14,7 +14,7 @@ class ExportConfig:
     output_path: str
     """Folder of the export; what it holds of an earlier export is replaced."""
     checkpoint: str | None = None
-    """Checkpoint within train_path, like checkpoints/step-00000500; None: the newest complete one."""
+    """Checkpoint within train_path, like checkpoints/step-00000500; None: the one that training ended with."""
     probe_length: int = 256
     """Tokens in each row of the probe that verifies the export; the model's seq_len bounds it."""
 
