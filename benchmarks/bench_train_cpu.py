@@ -385,9 +385,8 @@ def report(found: dict[str, dict], rounds: int, steps: int) -> str:
     lines += [
         "",
         f"Shape: {shape}; float32, AdamW.",
-        f"Machine: {_cpu_model()}, {len(os.sched_getaffinity(0))} cores; "
-        f"load average at the end {os.getloadavg()[1]:.1f}",
-        "(1 is this benchmark alone on one core, more than the cores is a busy machine).",
+        f"Machine: {_cpu_model()}, {len(os.sched_getaffinity(0))} cores.",
+        f"Load average at the end: {os.getloadavg()[1]:.1f}; more than the cores is a machine with other work.",
         f"Python {platform.python_version()}, {versions}.",
         "",
     ]

@@ -10,9 +10,7 @@ from jaxtyping import install_import_hook
 # their path fields hold references to steps.
 install_import_hook(
     [
-        "marin.data.dataset",
         "marin.data.packing",
-        "marin.data.permutation",
         "marin.evaluation.baselines",
         "marin.evaluation.multiple_choice",
         "marin.evaluation.perplexity",

@@ -196,6 +196,28 @@ def test_yaml_numbers_are_those_of_yaml_1_2(tmp_path):
     assert run.optimizer.learning_rate == 1e-3 and math.isinf(run.optimizer.clip) and run.note == "off"
 
 
+@pytest.mark.parametrize(("text", "value"), [("010", 10), ("0x1f", 31), ("0o17", 15), ("-7", -7), ("+3", 3)])
+def test_ints_are_those_of_yaml_1_2(text, value):
+    assert apply_overrides(Circle(size=1), [f"size={text}"]).size == value
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "run.yaml").write_text("optimizer: {learning_rate: 1.0}\nnote: a\nnote: b\n")
+    with pytest.raises(ConfigError, match="'note' stands twice"):
+        load_yaml(Run, tmp_path / "run.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByStep:
+    batch_size: dict[int, int]
+
+
+def test_the_key_of_an_override_has_its_declared_type():
+    assert apply_overrides(ByStep(batch_size={1: 8}), ["batch_size.1=16"]) == ByStep(batch_size={1: 16})
+    with pytest.raises(ConfigError, match="batch_size.first: expected an int, got 'first'"):
+        apply_overrides(ByStep(batch_size={1: 8}), ["batch_size.first=16"])
+
+
 def test_a_value_that_yaml_cannot_hold_is_refused_with_its_path():
     with pytest.raises(ConfigError, match="anything: a object cannot be written as YAML"):
         encode(Run(optimizer=Optimizer(learning_rate=1.0), anything=object()))

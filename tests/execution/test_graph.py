@@ -64,7 +64,7 @@ def names(graph: Graph) -> list[str]:
         {"code_version": "2"},
         {"versioning": "marked"},
     ],
-    ids=str,
+    ids=lambda change: ", ".join(change),
 )
 def test_what_a_step_is_changes_its_digest(change: dict):
     base = step(config=Config())
@@ -83,7 +83,7 @@ def test_what_a_step_is_changes_its_digest(change: dict):
         {"config": Config(workers=64)},
         {"fn": f"{__name__}:work"},
     ],
-    ids=str,
+    ids=lambda change: ", ".join(change),
 )
 def test_how_and_where_a_step_runs_does_not(change: dict):
     base = step(config=Config())

@@ -1,6 +1,7 @@
 """A report shows what the records say, whatever the model wrote into its samples."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
 from marin.report.collect import read_lineage, register_of
 from marin.report.config import ReportConfig
+from marin.report.plots import score_bars
 from marin.report.render import write_report
 
 NASTY = "</pre><script>alert(1)</script>\n````\n| pipe | *star* [link](x)\n```"
@@ -23,7 +25,19 @@ RESULTS = {
         },
         "uniform": {
             "n": 12,
-            "metrics": {"bits_per_byte": {"value": 8.0, "stderr": 0.0, "ci95": None, "higher_is_better": False}},
+            "metrics": {
+                "bits_per_byte": {
+                    "value": 8.0,
+                    "stderr": 0.0,
+                    "ci95": None,
+                    "interval": "exact",
+                    "higher_is_better": False,
+                }
+            },
+        },
+        "single": {
+            "n": 1,
+            "metrics": {"exact_match": {"value": 1.0, "stderr": None, "ci95": None, "higher_is_better": True}},
         },
         "choice": {
             "n": 40,
@@ -47,7 +61,7 @@ RESULTS = {
     "generations": [{"prompt": "def f(", "completion": NASTY, "reference": "x):"}],
 }
 METRICS = [{"step": s, "train/loss": 6.0 - s / 20} for s in range(1, 61)] + [
-    {"step": 60, "validation/text/bits_per_byte": 2.34567}
+    {"step": 60, "validation/text/bits_per_byte": 2.34567, "validation/text/bytes": 4321}
 ]
 
 
@@ -77,7 +91,6 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         {
             "metrics.jsonl": "".join(json.dumps(row) + "\n" for row in METRICS),
             "timing.jsonl": json.dumps({"step": 60, "tokens_per_second": 12345.6}) + "\n",
-            "summary.json": "{}",
             "config.yaml": "learning_rate: 0.0031\n",
         },
         text,
@@ -97,7 +110,17 @@ def page(outputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_the_page_shows_the_recorded_numbers(page: Path):
     html, markdown = page.read_text(), page.with_name("report.md").read_text()
-    for shown in ("1.6235 ± 0.0213", "8.0000", "0.7750 ± 0.0660", "-6.3765 ± 0.0213", "2.3457", "12,346", "0.0031"):
+    for shown in (
+        "1.6235 ± 0.0213",
+        "8.0000 exactly",
+        "1.0000, error unknown",
+        "on 4.3 kB",
+        "0.7750 ± 0.0660",
+        "-6.3765 ± 0.0213",
+        "2.3457",
+        "12,346",
+        "0.0031",
+    ):
         assert shown in html and shown in markdown, shown
     assert "A &lt;title&gt;" in html
 
@@ -105,6 +128,19 @@ def test_the_page_shows_the_recorded_numbers(page: Path):
 def test_the_page_is_one_file_without_scripts(page: Path):
     html = page.read_text()
     assert "src=" not in html and "<script" not in html and html.count("<svg") == 4
+
+
+def test_whiskers_are_the_recorded_intervals_and_not_symmetric_by_decree():
+    rows = [
+        ("a", {"value": 0.3, "stderr": 9.0, "ci95": [0.2, 0.4]}),
+        ("b", {"value": 0.3, "stderr": 9.0, "ci95": [0.2, 0.8]}),
+        ("no interval", {"value": 0.3, "stderr": None, "ci95": None}),
+    ]
+    picture = score_bars(rows, label="acc", better="higher")
+    lines = re.findall(r'LineCollection_\d+">\s*<path d="M ([\d.]+) [\d.]+ \s*L ([\d.]+) ', picture)
+    (b_low, b_high), (a_low, a_high) = [(float(low), float(high)) for low, high in lines]
+    assert a_low == b_low
+    assert (b_high - b_low) / (a_high - a_low) == pytest.approx(3, rel=1e-4)
 
 
 def test_a_sample_cannot_break_out_of_its_block(page: Path):

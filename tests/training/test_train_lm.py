@@ -78,7 +78,8 @@ def test_validation_is_what_the_saved_parameters_give(tiny_config):
     data = open_data(config.data, 16)
     nats, num_tokens, num_bytes = 0.0, 0, 0
     for batch in sequential_batches(data.validation["held_out"], 2):
-        log_probs = token_log_probs(config.model, params, batch.tokens, batch.targets, segment_ids=batch.segment_ids)
+        tokens, targets, segments = map(jnp.asarray, (batch.tokens, batch.targets, batch.segment_ids))
+        log_probs = token_log_probs(config.model, params, tokens, targets, segment_ids=segments)
         counted = batch.loss_weights > 0
         nats -= float(np.asarray(log_probs, np.float64)[counted].sum())
         num_tokens += counted.sum()

@@ -97,7 +97,7 @@ def test_how_a_run_is_carried_out_is_no_part_of_what_it_is(tmp_path, store, over
 
     train = replace(TRAIN, resources=ResourceConfig.with_cpu())
     paths = [
-        path_of(default_train("tiny", store, MODEL, config), str(tmp_path))
+        path_of(default_train("tiny", store, MODEL, config), str(tmp_path / "prefix"))
         for config in (train, apply_overrides(train, [override]))
     ]
     assert paths[0] == paths[1]
@@ -117,7 +117,7 @@ def test_how_a_run_is_carried_out_is_no_part_of_what_it_is(tmp_path, store, over
 )
 def test_every_setting_of_the_science_is_part_of_what_a_run_is(tmp_path, store, override):
     paths = [
-        path_of(default_train("tiny", store, MODEL, config), str(tmp_path))
+        path_of(default_train("tiny", store, MODEL, config), str(tmp_path / "prefix"))
         for config in (TRAIN, apply_overrides(TRAIN, [override]))
     ]
     assert paths[0] != paths[1]

@@ -226,7 +226,7 @@ def _key_text(key: Any) -> str:
     raise ValueError(f"cannot name a leaf below pytree key {key!r}: register the node type with keys")
 
 
-def _write_array(folder: Path, array: np.ndarray) -> Any:
+def _write_array(folder: Path, array: np.ndarray) -> ts.WriteFutures:
     spec = {
         "driver": "zarr3",
         "kvstore": {"driver": "file", "path": f"{folder}/"},

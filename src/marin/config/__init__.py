@@ -23,6 +23,7 @@ import collections.abc
 import dataclasses
 import difflib
 import enum
+import functools
 import importlib
 import re
 import sys
@@ -283,12 +284,14 @@ def _changed(declared: Any, current: Any, change: _Change, path: str) -> Any:
             values[name] = _changed(hints[name], values[name], part, _join(path, name))
         return _construct(type(current), values, path)
     if isinstance(current, Mapping):
-        value_type = (typing.get_args(declared) or (Any, Any))[1]
+        key_type, value_type = typing.get_args(declared) or (Any, Any)
         items = dict(current)
         for name, part in change.parts.items():
-            if part.value is _UNCHANGED and name not in items:
-                raise ConfigError(f"{_join(path, name)}: no such key{_hint(name, items)}")
-            items[name] = _changed(value_type, items.get(name), part, _join(path, name))
+            place = _join(path, name)
+            key = _decode(key_type, name if key_type in (str, Any) else _parse_yaml(name, place), place)
+            if part.value is _UNCHANGED and key not in items:
+                raise ConfigError(f"{place}: no such key{_hint(name, items)}")
+            items[key] = _changed(value_type, items.get(key), part, place)
         return items
     if isinstance(current, (list, tuple)):
         item_type = (typing.get_args(declared) or (Any,))[0]
@@ -364,7 +367,7 @@ def _parse_yaml(text: str, where: str) -> Any:
 
 # YAML 1.2's numbers and booleans. PyYAML follows 1.1, where 1e-3 is a string and `no` is false.
 _FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
-_INT = re.compile(r"^[-+]?[0-9][0-9_]*$|^0x[0-9a-fA-F]+$")
+_INT = re.compile(r"^[-+]?[0-9]+$|^0o[0-7]+$|^0x[0-9a-fA-F]+$")
 _BOOL = re.compile(r"^(true|True|TRUE|false|False|FALSE)$")
 _OLD = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int", "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
 
@@ -383,12 +386,29 @@ def _with_core_schema(base: Any) -> Any:
     return cls
 
 
+@functools.cache
 def _yaml_loader() -> Any:
     import yaml
 
-    return _with_core_schema(yaml.SafeLoader)
+    cls = _with_core_schema(yaml.SafeLoader)
+
+    def integer(loader: Any, node: Any) -> int:
+        text = loader.construct_scalar(node)
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)  # 010 is ten, as in YAML 1.2
+
+    def mapping(loader: Any, node: Any) -> dict:
+        keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)
+        return loader.construct_mapping(node, deep=True)
+
+    cls.add_constructor("tag:yaml.org,2002:int", integer)
+    cls.add_constructor("tag:yaml.org,2002:map", mapping)
+    return cls
 
 
+@functools.cache
 def _yaml_dumper() -> Any:
     import yaml
 

@@ -40,7 +40,7 @@ def use_compilation_cache(folder: str | Path | None = None) -> Path | None:
     except OSError:
         jax.config.update("jax_enable_compilation_cache", False)
         return None
-    if jax.config.read("jax_compilation_cache_dir") != str(path):
+    if getattr(jax.config, "jax_compilation_cache_dir", None) != str(path):
         compilation_cache.reset_cache()  # jax holds on to the first folder otherwise
         jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_enable_compilation_cache", True)

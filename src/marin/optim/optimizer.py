@@ -20,8 +20,13 @@ class OptimizerConfig(Protocol):
     """What every optimizer's config offers. It can be built and hashed without jax."""
 
     @property
+    def learning_rate(self) -> float:
+        """Peak learning rate."""
+        ...
+
+    @property
     def max_grad_norm(self) -> float | None:
-        """Longest allowed l2 norm of the whole gradient; None never clips."""
+        """Longest l2 norm of the whole gradient; None never clips."""
         ...
 
     def schedule(self, num_train_steps: int) -> Schedule:

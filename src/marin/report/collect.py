@@ -45,7 +45,7 @@ class Collected:
     metrics: tuple[Mapping[str, Any], ...]
     """Rows of the training run's metrics.jsonl."""
     timing: tuple[Mapping[str, Any], ...]
-    summary: Mapping[str, Any]
+    """Rows of its timing.jsonl."""
     evaluation: Mapping[str, Any]
     parity: Mapping[str, Any]
     provenance: Mapping[str, Any]
@@ -132,7 +132,6 @@ def collect(steps: Mapping[str, str]) -> Collected:
         lineage=read_lineage(steps.values()),
         metrics=_read_lines(steps, "train", "metrics.jsonl"),
         timing=_read_lines(steps, "train", "timing.jsonl"),
-        summary=_read_json(steps, "train", "summary.json"),
         evaluation=_read_json(steps, "evaluation", "results.json"),
         parity=_read_json(steps, "export", "parity.json"),
         provenance=_read_json(steps, "documents", "provenance.json"),
@@ -151,4 +150,5 @@ def _read_json(steps: Mapping[str, str], role: str, name: str) -> dict[str, Any]
 
 
 def _read_lines(steps: Mapping[str, str], role: str, name: str) -> tuple[dict[str, Any], ...]:
-    return tuple(json.loads(line) for line in _read_text(steps, role, name).splitlines())
+    # not splitlines(): text in a row may hold other line separators than the one between rows
+    return tuple(json.loads(line) for line in _read_text(steps, role, name).split("\n") if line)

@@ -36,13 +36,15 @@ def loss_curve(metrics: Sequence[Mapping[str, Any]]) -> str:
     return _svg(figure)
 
 
-def score_bars(rows: Sequence[tuple[str, float, float]], *, label: str, better: str) -> str:
-    """One dot a row with a 95% interval (1.96 standard errors); rows are (name, value, standard error)."""
+def score_bars(rows: Sequence[tuple[str, Mapping[str, Any]]], *, label: str, better: str) -> str:
+    """One dot a row with the 95% interval of results.json, where it has one; rows are (name, score)."""
     figure, axes = _figure(7.2, 0.8 + 0.42 * len(rows))
-    for position, (_, value, stderr) in enumerate(reversed(rows)):
-        axes.errorbar(value, position, xerr=1.96 * stderr, fmt="o", color=ACCENT, capsize=4, markersize=5)
+    for position, (_, entry) in enumerate(reversed(rows)):
+        value, ends = entry["value"], entry.get("ci95")
+        around = None if ends is None else [[max(0.0, value - ends[0])], [max(0.0, ends[1] - value)]]
+        axes.errorbar(value, position, xerr=around, fmt="o", color=ACCENT, capsize=4, markersize=5)
         axes.annotate(f"{value:.3f}", (value, position), (0, 7), textcoords="offset points", ha="center", fontsize=8)
-    axes.set_yticks(range(len(rows)), [name for name, _, _ in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.2)
     axes.set_xlabel(f"{label} ({better} is better)")
     axes.grid(axis="x", color=GRID, linewidth=0.6)

@@ -15,7 +15,7 @@ from marin.report.collect import Collected, StepRecord, collect
 from marin.report.config import ReportConfig
 from marin.report.dag import dag_picture
 from marin.report.plots import loss_curve, score_bars
-from marin.report.tables import seconds, size, table, with_error
+from marin.report.tables import interval, seconds, size, table, with_error
 
 
 def write_report(config: ReportConfig) -> Path:
@@ -41,15 +41,13 @@ def _pictures(data: Collected) -> dict[str, str]:
     pictures = {"steps.svg": dag_picture(data.lineage)}
     if data.metrics:
         pictures["loss.svg"] = loss_curve(data.metrics)
-    by_metric: dict[str, list[tuple[str, float, float]]] = {}
-    better: dict[str, str] = {}
+    by_metric: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     for task, metric, entry in _scores(data.evaluation):
-        by_metric.setdefault(metric, []).append((task, entry["value"], entry.get("stderr") or 0.0))
-        better[metric] = "higher" if entry["higher_is_better"] else "lower"
+        by_metric.setdefault(metric, []).append((task, entry))
     for metric in ("bits_per_byte", "acc_mutual_info", "acc"):
-        if metric in by_metric:
-            label = metric.replace("_", " ")
-            pictures[f"scores-{metric}.svg"] = score_bars(by_metric[metric], label=label, better=better[metric])
+        if rows := by_metric.get(metric):
+            better = "higher" if rows[0][1]["higher_is_better"] else "lower"
+            pictures[f"scores-{metric}.svg"] = score_bars(rows, label=metric.replace("_", " "), better=better)
     return pictures
 
 
@@ -78,19 +76,19 @@ def _headline(data: Collected) -> str:
     tasks = data.evaluation.get("tasks", {})
     lines = []
     for comparison in data.evaluation.get("comparisons", []):
-        interval = comparison["ci95"]
-        between = f", 95% from {interval[0]:+.4f} to {interval[1]:+.4f}" if interval else ""
+        ends = comparison["ci95"]
+        between = f", 95% from {ends[0]:+.4f} to {ends[1]:+.4f}" if ends else ""
+        error = "error unknown" if comparison["stderr"] is None else f"± {comparison['stderr']:.4f}"
         metric = comparison["metric"].replace("_", " ")
         lines.append(
-            f"- **{comparison['model']}** beside **{comparison['baseline']}**: "
-            f"{comparison['difference']:+.4f} ± {comparison['stderr'] or 0:.4f} {metric} "
-            f"(paired over {comparison['n']} {comparison['unit']}{between}): {comparison['verdict']}"
+            f"- **{comparison['model']}** beside **{comparison['baseline']}**: {comparison['difference']:+.4f} {error} "
+            f"{metric} (paired over {comparison['n']} {comparison['unit']}{between}): {comparison['verdict']}"
         )
     for task, result in tasks.items():
         if result.get("chance") is None:
             continue
         shown = [
-            f"{metric} {with_error(entry['value'], entry['stderr'])}"
+            f"{metric} {with_error(entry)}"
             for metric, entry in result["metrics"].items()
             if metric in ("acc_mutual_info", "acc")
         ]
@@ -103,8 +101,8 @@ def _scores_section(data: Collected, pictures: Mapping[str, str]) -> str:
         [
             task,
             metric,
-            with_error(entry["value"], entry.get("stderr")),
-            f"{entry['ci95'][0]:.4f} to {entry['ci95'][1]:.4f}" if entry.get("ci95") else "exact",
+            with_error(entry),
+            interval(entry),
             str(data.evaluation["tasks"][task]["n"]),
             "higher" if entry["higher_is_better"] else "lower",
         ]
@@ -121,8 +119,7 @@ def _scores_section(data: Collected, pictures: Mapping[str, str]) -> str:
 def _training_section(data: Collected, pictures: Mapping[str, str]) -> str:
     if not data.metrics:
         return ""
-    last = data.metrics[-1]
-    rows = [["updates done", str(last["step"])]]
+    rows = [["updates done", str(data.metrics[-1]["step"])]]
     rows += [[name, f"{value:.4f}"] for name, value in _last_values(data.metrics).items()]
     if data.timing:
         speeds = sorted(row["tokens_per_second"] for row in data.timing if "tokens_per_second" in row)
@@ -132,20 +129,27 @@ def _training_section(data: Collected, pictures: Mapping[str, str]) -> str:
         text = size(ledger["num_bytes"])
         counts = f"{ledger['num_tokens']:,} in {ledger['num_documents']:,} documents, {text} of text"
         rows.append([f"tokens, {role}", counts])
+    for split, counts in data.provenance.get("splits", {}).items():
+        rows.append([f"documents, {split}", f"{counts['num_documents']:,}, {size(counts['num_bytes'])}"])
+    note = (
+        "Validation in training reads rows of the training length, maybe of a part of the set; the scores above read "
+        "whole documents. The two need not agree.\n"
+    )
     image = "![loss.svg](loss.svg)" if "loss.svg" in pictures else ""
-    return "\n".join(["## Training\n", image, "", table(["what", "value"], rows), ""])
+    return "\n".join(["## Training\n", image, "", table(["what", "value"], rows), "", note])
 
 
 def _last_values(metrics: tuple[Mapping[str, Any], ...]) -> dict[str, float]:
-    """The last value of every loss and validation metric."""
-    last: dict[str, float] = {}
+    """The last value of every loss and validation metric; a validation says how much text it was measured on."""
+    last: dict[str, Any] = {}
     for row in metrics:
-        last |= {
-            f"last {name}": value
-            for name, value in row.items()
-            if name.endswith(("/loss", "/bits_per_byte")) and isinstance(value, float)
-        }
-    return last
+        last |= row
+    values = {}
+    for name, value in last.items():
+        if name.endswith(("/loss", "/bits_per_byte")):
+            num_bytes = last.get(f"{name.rpartition('/')[0]}/bytes")
+            values[f"last {name}" + (f", on {size(num_bytes)}" if num_bytes else "")] = value
+    return values
 
 
 def _export_section(data: Collected) -> str:

@@ -1,6 +1,7 @@
 """Numbers as people read them, and Markdown tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -26,6 +27,18 @@ def size(num_bytes: float) -> str:
     raise AssertionError
 
 
-def with_error(value: float, stderr: float | None, digits: int = 4) -> str:
-    """value ± standard error, or the value alone if it is exact."""
-    return f"{value:.{digits}f} ± {stderr:.{digits}f}" if stderr else f"{value:.{digits}f}"
+def with_error(entry: Mapping[str, Any], digits: int = 4) -> str:
+    """A score of results.json as value ± standard error; says so if it is exact or its error is unknown."""
+    value = f"{entry['value']:.{digits}f}"
+    if entry.get("interval") == "exact":
+        return f"{value} exactly"
+    stderr = entry.get("stderr")
+    return f"{value}, error unknown" if stderr is None else f"{value} ± {stderr:.{digits}f}"
+
+
+def interval(entry: Mapping[str, Any], digits: int = 4) -> str:
+    """The 95% interval of a score, or why there is none."""
+    if entry.get("interval") == "exact":
+        return "exact"
+    ends = entry.get("ci95")
+    return "unknown" if ends is None else f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"

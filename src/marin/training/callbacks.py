@@ -16,9 +16,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -44,8 +44,8 @@ class StepDone:
     """Updates done, this one included."""
     is_last: bool
     """Whether the run ends here."""
-    state: TrainState | None
-    """The state after the update; gone when the next step begins. None where it is already."""
+    state: TrainState
+    """The state after the update; gone when the next step begins."""
     metrics: jax.Array
     """Numbers of the step, on the device, named by METRICS."""
     learning_rate: float
@@ -57,6 +57,15 @@ Callback = Callable[[StepDone], None]
 
 class NonFiniteLossError(FloatingPointError):
     """The loss or the gradient has become NaN or infinite."""
+
+
+class _Waiting(NamedTuple):
+    """A step whose numbers are still on the device."""
+
+    step: int
+    gets_row: bool
+    metrics: jax.Array
+    learning_rate: float
 
 
 class LogMetrics:
@@ -89,12 +98,12 @@ class LogMetrics:
         self._peak_flops_per_second = peak_flops_per_second
         self._loader_stall_s = loader_stall_s
         self._checkpoints = checkpoints
-        self._waiting: deque[StepDone] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._mark_s: float | None = None  # when the last fetched step was done; None before the first
         self._busy_s, self._busy_steps, self._stall_s = 0.0, 0, 0.0  # since the last row
 
     def __call__(self, done: StepDone) -> None:
-        self._waiting.append(replace(done, state=None))  # its arrays must not be held
+        self._waiting.append(_Waiting(done.step, is_due(done, self._steps_per_log), done.metrics, done.learning_rate))
         while len(self._waiting) > _STEPS_BEHIND:
             self._take_oldest()
 
@@ -122,18 +131,18 @@ class LogMetrics:
             tracker.log(step, row)
 
     def _take_oldest(self) -> None:
-        done = self._waiting.popleft()
-        # waits for the step
-        numbers: dict[str, float] = dict(zip(METRICS, np.asarray(done.metrics).tolist(), strict=True))
+        waiting = self._waiting.popleft()
+        # this waits for the step
+        numbers: dict[str, float] = dict(zip(METRICS, np.asarray(waiting.metrics).tolist(), strict=True))
         now_s = time.perf_counter()
         if self._mark_s is not None:
             self._busy_s += now_s - self._mark_s
             self._busy_steps += 1
         self._mark_s = now_s
         if not all(map(math.isfinite, numbers.values())):
-            raise self._not_finite(done.step, numbers)
-        if is_due(done, self._steps_per_log):
-            self._write(done.step, {**numbers, "train/learning_rate": done.learning_rate})
+            raise self._not_finite(waiting.step, numbers)
+        if waiting.gets_row:
+            self._write(waiting.step, {**numbers, "train/learning_rate": waiting.learning_rate})
 
     def _write(self, step: int, numbers: dict[str, float]) -> None:
         row = {**numbers, "train/tokens": step * self._tokens_per_step}
@@ -208,7 +217,6 @@ class Validate:
             row: dict[str, float] = {}
             for tag, dataset in self._datasets.items():
                 batches = sequential_batches(dataset, self._batch_size, max_batches=self._max_batches)
-                assert done.state is not None, "a due validation gets the state"
                 result = self.measure(done.state.params, batches)
                 row[f"validation/{tag}/loss"] = result.loss
                 row[f"validation/{tag}/bits_per_byte"] = result.bits_per_byte
@@ -255,7 +263,6 @@ class SaveCheckpoint:
 
     def __call__(self, done: StepDone) -> None:
         if is_due(done, self._every):
-            assert done.state is not None, "a due checkpoint gets the state"
             self.save(done.step, done.state)
 
     def save(self, step: int, state: TrainState) -> None:

@@ -188,7 +188,7 @@ class SimpleTrainConfig:
                 raise ValueError(
                     f"optimizer_config and {', '.join(given)} are both given: set the latter in optimizer_config"
                 )
-            other = getattr(self.optimizer_config, "learning_rate", self.learning_rate)
+            other = self.optimizer_config.learning_rate
             if other != self.learning_rate:
                 raise ValueError(
                     f"learning_rate is {self.learning_rate!r} here and {other!r} in optimizer_config: give the same"

@@ -26,9 +26,13 @@ PEAK_FLOPS = {
 
 def peak_flops_per_second() -> float | None:
     """Of all devices of this run together; None where one is not in the table."""
-    devices = jax.devices()
-    known = [peak for device in devices if (peak := _peak(device.device_kind)) is not None]
-    return sum(known) if len(known) == len(devices) else None
+    total = 0.0
+    for device in jax.devices():
+        peak = _peak(device.device_kind)
+        if peak is None:
+            return None
+        total += peak
+    return total
 
 
 def _peak(kind: str) -> float | None:

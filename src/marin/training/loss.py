@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 CHUNK_TOKENS = 512
@@ -38,10 +39,10 @@ class LossSums(NamedTuple):
 
 
 def next_token_loss(
-    states: Float[Array, "*batch hidden"],
-    unembedding: Float[Array, "hidden vocab"],
-    targets: Int[Array, "*batch"],
-    weights: Float[Array, "*batch"],
+    states: Float[Array | np.ndarray, "*batch hidden"],
+    unembedding: Float[Array | np.ndarray, "hidden vocab"],
+    targets: Int[Array | np.ndarray, "*batch"],
+    weights: Float[Array | np.ndarray, "*batch"],
     *,
     z_loss_weight: float = 0.0,
     chunk_tokens: int = CHUNK_TOKENS,

@@ -27,10 +27,10 @@ METRICS = ("train/loss", "train/grad_norm", "train/total_loss")
 class DeviceBatch(NamedTuple):
     """What the loss reads of a batch; `marin.data.dataset.Batch` describes each."""
 
-    tokens: Int[Array, "batch seq"]
-    targets: Int[Array, "batch seq"]
-    loss_weights: Float[Array, "batch seq"]
-    segment_ids: Int[Array, "batch seq"] | None
+    tokens: Int[Array | np.ndarray, "batch seq"]
+    targets: Int[Array | np.ndarray, "batch seq"]
+    loss_weights: Float[Array | np.ndarray, "batch seq"]
+    segment_ids: Int[Array | np.ndarray, "batch seq"] | None
 
 
 TrainStep = Callable[[TrainState, DeviceBatch, float], tuple[TrainState, Float[Array, " metrics"]]]
