@@ -63,8 +63,13 @@ def export_model(config: ExportConfig) -> Parity:
             tokenizer_path=config.tokenizer_path,
             probe_length=config.probe_length,
         )
-        source = {"checkpoint": checkpoint.name, "step": checkpoint_format.read_metadata(checkpoint)["step"]}
-        _write_parity(unverified / PARITY_FILE, asdict(parity) | source | {"num_params": model.num_params(vocab_size)})
+        source = {
+            "checkpoint": checkpoint.name,
+            "step": checkpoint_format.read_metadata(checkpoint)["step"],
+            "num_params": model.num_params(vocab_size),
+            "document_prefix": description.get("document_prefix", "eos"),  # what training put before each document
+        }
+        _write_parity(unverified / PARITY_FILE, asdict(parity) | source)
         _publish(unverified, output)
     finally:
         shutil.rmtree(unverified, ignore_errors=True)
