@@ -16,7 +16,6 @@ install_import_hook(
         "marin.evaluation.perplexity",
         "marin.evaluation.scoring",
         "marin.evaluation.statistics",
-        "marin.export.export",
         "marin.export.gpt2",
         "marin.export.hf",
         "marin.export.llama",

@@ -29,7 +29,7 @@ def by_definition(query, key, value, segment_ids):
 def random_inputs(batch, seq, kv_heads, group, head_dim, seed=0):
     random = np.random.default_rng(seed)
     shapes = (batch, seq, kv_heads, group, head_dim), (batch, seq, kv_heads, head_dim), (batch, seq, kv_heads, head_dim)
-    return [random.standard_normal(shape, np.float32) for shape in shapes]
+    return [jnp.asarray(random.standard_normal(shape, np.float32)) for shape in shapes]
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -75,9 +75,9 @@ def test_half_precision_stays_half_precision():
 
 def test_a_cache_slot_beyond_the_query_is_not_read():
     query, key, value = random_inputs(2, 9, 2, 2, 4)
-    garbage = np.full_like(key[:, :3], 1e9)
-    positions = np.broadcast_to(np.arange(9), (2, 9)).astype(np.int32)
-    out = cached_attention(query, *(np.concatenate([x, garbage], 1) for x in (key, value)), positions)
+    garbage = jnp.full_like(key[:, :3], 1e9)
+    positions = jnp.broadcast_to(jnp.arange(9, dtype=jnp.int32), (2, 9))
+    out = cached_attention(query, *(jnp.concatenate([x, garbage], 1) for x in (key, value)), positions)
     np.testing.assert_allclose(out, by_definition(query, key, value, None), atol=1e-5)
 
 
