@@ -30,7 +30,15 @@ def test_completions_are_asked_for_as_documents_begin_and_stop_at_their_end(tmp_
 
     prompts = held_out_prompts([("d", "ab\ncd\n")], 1, prompt_characters=4)
     samplings = {"greedy": {"temperature": 0.0, "seed": 1}, "warm": {"temperature": 0.8, "seed": 1}}
-    rows = complete(generate, tokenizer, prompts, max_new_tokens=9, samplings=samplings, max_prompt_tokens=100)
+    rows = complete(
+        generate,
+        tokenizer,
+        prompts,
+        max_new_tokens=9,
+        samplings=samplings,
+        max_prompt_tokens=100,
+        document_prefix="eos",
+    )
     assert asked[0] == ([[256, *b"ab\n"]], 9, [256], 0.0, 1)
     assert [row["sampling"] for row in rows] == ["greedy", "warm"]
     assert rows[1] == {
@@ -55,5 +63,13 @@ def test_a_long_prompt_keeps_its_end(tmp_path: Path):
         return [[] for _ in prompts]
 
     prompts = held_out_prompts([("d", "abcdefgh\nrest")], 1, prompt_characters=20)
-    complete(generate, tokenizer, prompts, max_new_tokens=4, samplings={"greedy": {}}, max_prompt_tokens=3)
+    complete(
+        generate,
+        tokenizer,
+        prompts,
+        max_new_tokens=4,
+        samplings={"greedy": {}},
+        max_prompt_tokens=3,
+        document_prefix="eos",
+    )
     assert asked == [[*b"gh\n"]]

@@ -1,6 +1,7 @@
 """Every byte of a document is paid for exactly once, by the model that had the most context for it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +87,17 @@ def test_windows_do_not_change_what_a_model_of_one_token_of_context_says(stride:
     scored = document_bits(model, ByteEncoder(), [text, "", "other"], stride=stride)
     assert scored.bits[0] == pytest.approx(expected, rel=1e-5)
     assert scored.bits[1] == 0 and scored.num_bytes.tolist() == [len(text), 0, 5]
+
+
+@pytest.mark.parametrize(("trained", "first"), [("eos", 256), ("bos", 0), (None, 0)])
+def test_the_first_token_follows_what_it_followed_in_training(trained, first):
+    class WithBos(ByteEncoder):
+        bos_id = 0
+
+    model, table = bigram_model(seq_len=8)
+    scored = document_bits(replace(model, document_prefix=trained), WithBos(), ["ab"])
+    expected = -(table[first, ord("a")] + table[ord("a"), ord("b")]) / math.log(2)
+    assert scored.bits[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_documents_own_bytes_are_the_denominator():

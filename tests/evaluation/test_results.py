@@ -16,7 +16,13 @@ from marin.evaluation.results import (
     verdict,
     write_results,
 )
-from marin.evaluation.statistics import compare_answers, compare_ratios, mean_estimate, ratio_estimate
+from marin.evaluation.statistics import (
+    compare_answers,
+    compare_ratios,
+    mean_estimate,
+    proportion_estimate,
+    ratio_estimate,
+)
 
 
 def some_task() -> TaskResult:
@@ -68,6 +74,19 @@ def test_numbers_that_are_none_are_never_written(tmp_path: Path):
     with pytest.raises(ValueError):
         write_results(tmp_path, model={"loss": float("nan")}, tasks={})
     assert not (tmp_path / "results.json").exists()
+
+
+def test_a_text_may_hold_any_end_of_line(tmp_path: Path):
+    row = {"query": "a\u2028b\u0085c\u000bd\r\ne", "n": 1}
+    write_results(tmp_path, model={}, tasks={}, samples=[row, row])
+    assert read_samples(tmp_path) == [row, row]
+
+
+@pytest.mark.parametrize("estimate", [ratio_estimate([8.0], [2.0]), proportion_estimate([True]), mean_estimate([1.0])])
+def test_one_observation_leaves_everything_but_its_value_unknown(estimate):
+    entry = metric_entry(estimate, higher_is_better=True)
+    assert [entry[name] for name in ("stderr", "ci95", "interval")] == [None, None, None]
+    assert entry["value"] is not None and entry["n"] == 1
 
 
 def test_an_exact_score_has_no_interval():

@@ -9,12 +9,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from marin.evaluation.multiple_choice import continuation_choice
+from marin.evaluation.perplexity import document_bits
 from marin.evaluation.results import read_results, read_samples
-from marin.evaluation.run import EvaluationConfig, check_parity, cut_at_line_end, held_out_documents, run
+from marin.evaluation.run import EvaluationConfig, cut_at_line_end, held_out_documents, run
 from marin.evaluation.scoring import Request, log_likelihoods, score_rows, scored_model
-from marin.export.hf import save_hf
+from marin.export.hf import load_hf, save_hf
 from marin.export.verify import verify_export
 from marin.models.llama import LlamaConfig
 from marin.processing.tokenize.tokenizer import load_tokenizer
@@ -85,7 +87,7 @@ def test_every_score_has_an_error_bar_and_an_n(evaluated: Path):
     ]
     for name, task in results["tasks"].items():
         assert task["n"] == (5 if name.startswith("heldout") else 8)
-        assert len(task["prompt_hash"]) == 64 and task["version"] == 1
+        assert len(task["prompt_hash"]) == 64 and task["version"] == (2 if name.startswith("continuation") else 1)
         for entry in task["metrics"].values():
             assert math.isfinite(entry["value"]) and math.isfinite(entry["stderr"])
             assert entry["ci95"] is not None or entry["interval"] == "exact"
@@ -127,7 +129,8 @@ def test_completions_are_greedy_and_sampled(evaluated: Path):
 def test_the_rules_of_scoring_and_what_was_scored_are_on_record(evaluated: Path):
     results = read_results(evaluated)
     assert results["policy"]["stride"] == 24
-    assert "EOS" in results["policy"]["prefix"]
+    assert results["policy"]["prefix"].startswith("EOS before every document")
+    assert results["policy"]["document_prefix"] == "eos"
     assert results["policy"]["end_of_document_scored"] is False
     model = results["model"]
     assert model["verified"] is True
@@ -164,13 +167,19 @@ def test_padding_is_not_seen(folders: Path):
     np.testing.assert_allclose(padded, np.asarray(exact)[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("parity", [None, {"passed": False}, {}])
-def test_an_export_that_nobody_checked_is_refused_unless_told_otherwise(tmp_path: Path, parity: dict | None):
+@pytest.mark.parametrize("parity", [None, {"passed": False}, {}, {"passed": True}])
+def test_an_export_that_nobody_checked_is_refused_unless_told_otherwise(
+    folders: Path, tmp_path: Path, parity: dict | None
+):
+    model = shutil.copytree(folders / "model", tmp_path / "model")
+    (model / "parity.json").unlink()
     if parity is not None:
-        (tmp_path / "parity.json").write_text(json.dumps(parity))
+        (model / "parity.json").write_text(json.dumps(parity))
+    unverified = config(folders, tmp_path, model_path=str(model), num_questions=0, num_prompts=0, max_bytes=300)
     with pytest.raises(ValueError, match="nobody checked.*allow_unverified=true"):
-        check_parity(tmp_path)
-    assert check_parity(tmp_path, allow_unverified=True) == parity
+        run(unverified)
+    results = read_results(run(dataclasses.replace(unverified, allow_unverified=True)))
+    assert results["model"]["verified"] is False
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folders: Path, tmp_path: Path):
@@ -180,7 +189,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folders: Path, t
     description["added_tokens"].append(description["added_tokens"][0] | {"id": VOCAB_SIZE, "content": "<|one more|>"})
     file.write_text(json.dumps(description))
     with pytest.raises(ValueError, match="the tokenizer has 258 tokens and the model 257"):
-        run(config(folders, tmp_path / "out", model_path=str(tmp_path / "model")))
+        run(config(folders, tmp_path / "out", model_path=str(tmp_path / "model"), allow_unverified=True))
 
 
 def test_a_tokenizer_that_was_changed_after_the_check_is_refused(folders: Path, tmp_path: Path):
@@ -190,8 +199,79 @@ def test_a_tokenizer_that_was_changed_after_the_check_is_refused(folders: Path, 
     vocabulary = description["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     file.write_text(json.dumps(description))
-    with pytest.raises(ValueError, match="changed after it was verified. Export it again"):
-        run(config(folders, tmp_path / "out", model_path=str(tmp_path / "model")))
+    changed = config(folders, tmp_path / "out", model_path=str(tmp_path / "model"))
+    with pytest.raises(ValueError, match="files that were changed after they were verified: tokenizer.json"):
+        run(changed)
+    with pytest.raises(ValueError, match="tokenizer_digest is .*changed after it was verified. Export it again"):
+        run(dataclasses.replace(changed, allow_unverified=True))
+    file.write_text((folders / "model" / "tokenizer.json").read_text())
+    other = json.loads((folders / "model" / "tokenizer_config.json").read_text()) | {"eos_token": "a", "bos_token": "b"}
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match="eos_id is 97, was 256"):
+        run(dataclasses.replace(changed, allow_unverified=True))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json"])
+def test_files_that_were_changed_after_the_check_are_not_called_verified(folders: Path, tmp_path: Path, name: str):
+    model = shutil.copytree(folders / "model", tmp_path / "model")
+    if name == "model.safetensors":
+        tensors = load_file(model / name)
+        tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.01
+        save_file(tensors, model / name, metadata={"format": "pt"})
+    else:
+        (model / name).write_text(json.dumps(json.loads((model / name).read_text())))
+    changed = config(folders, tmp_path / "out", model_path=str(model), num_questions=0, num_prompts=0, max_bytes=300)
+    with pytest.raises(ValueError, match=f"changed after they were verified: {name}. .*allow_unverified=true"):
+        run(changed)
+    results = read_results(run(dataclasses.replace(changed, allow_unverified=True)))
+    assert results["model"]["verified"] is False
+
+
+def with_bos(folders: Path, root: Path) -> Path:
+    """The export of `folders` with a tokenizer that has a BOS, `<s>`, id 257, which training never saw."""
+    tokenizer = shutil.copytree(folders / "tokenizer", root / "tokenizer")
+    description = json.loads((tokenizer / "tokenizer.json").read_text())
+    description["added_tokens"].append(description["added_tokens"][0] | {"id": 257, "content": "<s>"})
+    (tokenizer / "tokenizer.json").write_text(json.dumps(description))
+    special = json.loads((tokenizer / "tokenizer_config.json").read_text()) | {"bos_token": "<s>"}
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(special))
+    # large weights, so that it matters which token came first
+    params = jax.tree.map(lambda leaf: 4 * leaf, MODEL.init(258, key=jax.random.key(0)))
+    save_hf(MODEL, params, 258, tokenizer, root / "model")
+    verify_export(root / "model", config=MODEL, params=params, vocab_size=258, tokenizer_path=tokenizer)
+    return root / "model"
+
+
+def test_documents_begin_as_they_did_in_training_whatever_the_tokenizer_has(folders: Path, tmp_path: Path):
+    model = with_bos(folders, tmp_path)
+    asked = config(folders, tmp_path / "ours", model_path=str(model), num_questions=0, num_prompts=0, max_bytes=300)
+
+    def bits_after(document_prefix: str) -> float:
+        loaded = load_hf(model)
+        scored = scored_model(loaded.config, loaded.params, loaded.vocab_size, 384, document_prefix)
+        texts = [text for _, text in held_out_documents(asked).documents]
+        bits = document_bits(scored, load_tokenizer(model), texts)
+        return bits.bits.sum() / bits.num_bytes.sum()
+
+    def measured(results: dict) -> float:
+        return results["tasks"]["heldout_text"]["metrics"]["bits_per_byte"]["value"]
+
+    assert abs(bits_after("bos") - bits_after("eos")) > 1e-3
+    ours = read_results(run(asked))
+    assert measured(ours) == pytest.approx(bits_after("eos"), abs=1e-6)
+    assert ours["policy"]["document_prefix"] == "eos"
+
+    parity = json.loads((model / "parity.json").read_text())
+    (model / "parity.json").write_text(json.dumps(parity | {"document_prefix": "bos"}))
+    assert measured(read_results(run(asked))) == pytest.approx(bits_after("bos"), abs=1e-6)
+    (model / "parity.json").write_text(json.dumps(parity | {"document_prefix": "newline"}))
+    with pytest.raises(ValueError, match="document_prefix='newline', expected 'eos' or 'bos'"):
+        run(asked)
+
+    (model / "parity.json").unlink()  # as a model from elsewhere
+    imported = read_results(run(dataclasses.replace(asked, allow_unverified=True)))
+    assert measured(imported) == pytest.approx(bits_after("bos"), abs=1e-6)
+    assert imported["policy"]["document_prefix"] == "bos" and "unknown" in imported["policy"]["prefix"]
 
 
 def test_documents_are_drawn_by_seed_and_cut_at_line_ends(folders: Path, tmp_path: Path):

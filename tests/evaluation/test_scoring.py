@@ -60,8 +60,8 @@ def prefix_model(vocab_size: int, seq_len: int = 32, **kwargs) -> ScoredModel:
 
 def test_a_space_that_ends_the_context_moves_into_the_continuation():
     encoder = PieceEncoder(" Paris", "Paris")
-    [moved] = encode_requests(encoder, [Request(context="Answer: ", continuation="Paris")])
-    [plain] = encode_requests(encoder, [Request(context="Answer:", continuation=" Paris")])
+    [moved] = encode_requests(encoder, [Request(context="Answer: ", continuation="Paris")], None)
+    [plain] = encode_requests(encoder, [Request(context="Answer:", continuation=" Paris")], None)
     assert moved.continuation.tolist() == plain.continuation.tolist() == [encoder.pieces[b" Paris"]]
     assert moved.context.tolist() == plain.context.tolist() == encoder.encode("Answer:").tolist()
     assert not moved.boundary_merged
@@ -69,13 +69,13 @@ def test_a_space_that_ends_the_context_moves_into_the_continuation():
 
 def test_context_and_continuation_are_encoded_as_one_text():
     encoder = PieceEncoder("\n ", "\n")
-    [encoded] = encode_requests(encoder, [Request(context="if x:", continuation="\n y")])
+    [encoded] = encode_requests(encoder, [Request(context="if x:", continuation="\n y")], None)
     assert encoded.continuation.tolist() == [encoder.pieces[b"\n "], ord("y")]
 
 
 def test_a_token_across_the_boundary_is_scored_with_the_continuation_and_counted():
     encoder = PieceEncoder("hat")
-    [encoded] = encode_requests(encoder, [Request(context="wh", continuation="at")])
+    [encoded] = encode_requests(encoder, [Request(context="wh", continuation="at")], None)
     assert encoded.boundary_merged
     assert encoded.context.tolist() == [ord("w")]
     assert encoded.continuation.tolist() == [encoder.pieces[b"hat"]]
@@ -87,7 +87,7 @@ def test_a_token_across_the_boundary_is_scored_with_the_continuation_and_counted
 @given(st.text("ab c\n", max_size=12), st.text("ab c\n", min_size=1, max_size=8), st.booleans())
 def test_context_and_continuation_tokens_always_make_up_the_whole_text(context: str, continuation: str, bos: bool):
     encoder = PieceEncoder("ab", "b c", " a", "\n ", "c\n", bos=bos)
-    [encoded] = encode_requests(encoder, [Request(context=context, continuation=continuation)])
+    [encoded] = encode_requests(encoder, [Request(context=context, continuation=continuation)], None)
     tokens = [*encoded.context.tolist(), *encoded.continuation.tolist()]
     if tokens[0] in (encoder.bos_id, encoder.eos_id):
         tokens = tokens[1:]
@@ -96,11 +96,25 @@ def test_context_and_continuation_tokens_always_make_up_the_whole_text(context: 
 
 
 @pytest.mark.parametrize("context", ["", " \n"])
-def test_an_empty_context_is_bos_or_else_eos(context: str):
-    request = Request(context=context, continuation="word")
-    assert encode_requests(PieceEncoder(), [request])[0].context.tolist() == [256]
-    assert encode_requests(PieceEncoder(bos=True), [request])[0].context.tolist() == [257]
-    assert "EOS" in prefix_policy(PieceEncoder()) and "one BOS" in prefix_policy(PieceEncoder(bos=True))
+def test_an_empty_context_is_what_stood_before_documents_in_training(context: str):
+    plain, with_bos = PieceEncoder(), PieceEncoder(bos=True)
+    for encoder, trained, expected in [
+        (plain, "eos", 256),
+        (with_bos, "eos", 256),
+        (with_bos, "bos", 257),
+        (plain, None, 256),
+        (with_bos, None, 257),
+    ]:
+        [encoded] = encode_requests(encoder, [Request(context=context, continuation="word")], trained)
+        assert encoded.context.tolist() == [expected]
+        wanted = "EOS before every document" if expected == 256 else "one BOS before every text"
+        assert prefix_policy(encoder, trained).startswith(wanted)
+        assert ("unknown" in prefix_policy(encoder, trained)) == (trained is None)
+
+
+def test_a_context_has_no_bos_where_training_had_none():
+    [encoded] = encode_requests(PieceEncoder(bos=True), [Request(context="one", continuation=" two")], "eos")
+    assert encoded.context.tolist() == list(b"one")
 
 
 def test_bos_stands_in_front_exactly_once():
@@ -110,7 +124,7 @@ def test_bos_stands_in_front_exactly_once():
 
     request = Request(context="one", continuation=" two")
     for encoder in (PieceEncoder(bos=True), AddsBos(bos=True)):
-        [encoded] = encode_requests(encoder, [request])
+        [encoded] = encode_requests(encoder, [request], None)
         assert encoded.context.tolist() == [257, *b"one"]
         assert encoded.continuation.tolist() == list(b" two")
 
@@ -118,13 +132,16 @@ def test_bos_stands_in_front_exactly_once():
 def test_a_tokenizer_without_bos_and_eos_is_refused_where_one_is_needed():
     encoder = PieceEncoder()
     encoder.eos_id = None
+    request = Request(context="", continuation="word")
     with pytest.raises(ValueError, match="neither a BOS nor an EOS"):
-        encode_requests(encoder, [Request(context="", continuation="word")])
+        encode_requests(encoder, [request], None)
+    with pytest.raises(ValueError, match="the tokenizer has no BOS token"):
+        encode_requests(PieceEncoder(), [request], "bos")
 
 
 def test_an_empty_continuation_is_refused():
     with pytest.raises(ValueError, match="empty continuation after context 'so'"):
-        encode_requests(PieceEncoder(), [Request(context="so", continuation="")])
+        encode_requests(PieceEncoder(), [Request(context="so", continuation="")], None)
 
 
 def test_a_long_context_loses_its_left_and_the_loss_is_counted():

@@ -1,6 +1,8 @@
 """A checkpoint becomes a folder that others load, or nothing at all."""
 
+import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +12,15 @@ import numpy as np
 import pytest
 
 from marin.checkpoint import format as checkpoint_format
+from marin.checkpoint.format import CorruptCheckpointError
 from marin.config import encode
 from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
 from marin.export import gpt2, llama
 from marin.export.api import export_step
 from marin.export.config import ExportConfig
 from marin.export.export import export_model
-from marin.export.hf import load_hf
-from marin.export.verify import ExportMismatch
+from marin.export.hf import load_hf, save_hf
+from marin.export.verify import PROBE_TEXTS, ExportMismatch, verify_export
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import LlamaConfig
 from marin.processing.tokenize.tokenizer import load_tokenizer
@@ -86,6 +89,42 @@ def test_a_checkpoint_may_be_named(trained, tokenizer, tmp_path):
     assert json.loads((tmp_path / "parity.json").read_text())["step"] == 3
 
 
+def damage(checkpoint: Path) -> None:
+    """Flip a bit in the last byte of some array."""
+    file = max(path for path in (checkpoint / "arrays").rglob("*") if path.is_file() and path.name != "zarr.json")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def remove_manifest(checkpoint: Path) -> None:
+    (checkpoint / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("harm", [damage, remove_manifest])
+def test_no_older_checkpoint_stands_in_for_a_damaged_one(harm, finished, tokenizer, tmp_path):
+    trained = write_training_folder(tmp_path / "train", GPT2, tokenizer, steps=(3, 12))
+    if finished:
+        (trained / "summary.json").write_text(json.dumps({"checkpoint": "checkpoints/step-00000012"}))
+    harm(trained / "checkpoints" / "step-00000012")
+    with pytest.raises(CorruptCheckpointError, match="cannot export.*step-00000012.*corrupt.*or name another"):
+        export_model(export_config(trained, tokenizer, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    export_model(export_config(trained, tokenizer, tmp_path / "out", checkpoint="checkpoints/step-00000003"))
+    assert json.loads((tmp_path / "out" / "parity.json").read_text())["step"] == 3
+
+
+def test_the_checkpoint_that_training_ended_with_is_exported(tokenizer, tmp_path):
+    trained = write_training_folder(tmp_path / "train", GPT2, tokenizer, steps=(3, 12))
+    (trained / "summary.json").write_text(json.dumps({"checkpoint": "checkpoints/step-00000003"}))
+    export_model(export_config(trained, tokenizer, tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "parity.json").read_text())["step"] == 3
+    (trained / "summary.json").write_text(json.dumps({"checkpoint": "checkpoints/step-00000099"}))
+    with pytest.raises(FileNotFoundError, match="ended with checkpoints/step-00000099, which is not there"):
+        export_model(export_config(trained, tokenizer, tmp_path / "out"))
+
+
 def transposing_squares(matrix):
     """The classic bug: a layout told from the shape, which a square matrix does not show."""
     return matrix if matrix.shape[0] == matrix.shape[1] else matrix.T
@@ -133,6 +172,107 @@ def test_a_step_that_finds_a_mismatch_fails_and_commits_nothing(tokenizer, tmp_p
     assert load_hf(exported).config == GPT2
 
 
+# Two bytes that no probe text holds.
+UNSEEN = sorted(set(range(33, 127)) - set("".join(PROBE_TEXTS).encode()))[:2]
+
+
+def edit_json(path: Path, edit) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def swap_unseen_ids(tokenizer_json: dict) -> None:
+    ids = tokenizer_json["model"]["vocab"]
+    one, other = map(chr, UNSEEN)
+    ids[one], ids[other] = ids[other], ids[one]
+
+
+def swap_merges(tokenizer_json: dict) -> None:
+    merges = tokenizer_json["model"]["merges"]
+    merges[0], merges[1] = merges[1], merges[0]
+
+
+CHANGED = {
+    "eos_token_id": ("config.json", {"eos_token_id": 5}, "eos_token_id is 5, expected 258"),
+    "hidden_act": ("config.json", {"hidden_act": "gelu"}, 'hidden_act is "gelu", expected "silu"'),
+    "attention_bias": ("config.json", {"attention_bias": True}, "attention_bias is true, expected false"),
+    "seq_len": ("config.json", {"max_position_embeddings": 8}, "max_position_embeddings is 8, expected 32"),
+    "vocab_size": ("config.json", {"vocab_size": 300}, "vocab_size is 300, expected 259"),
+    "hidden_size": ("config.json", {"hidden_size": 32}, "hidden_size is 32, expected 16"),
+    "a field more": ("config.json", {"rope_theta": 1.0}, "rope_theta is 1.0, expected absent"),
+    "generation": ("generation_config.json", {"eos_token_id": 5}, "generation_config.json.*eos_token_id is 5"),
+    "eos of the tokenizer": ("tokenizer_config.json", {"eos_token": "a"}, "its eos_id is 97, expected 258"),
+    "bos of the tokenizer": ("tokenizer_config.json", {"bos_token": "a"}, "its bos_id is 97, expected None"),
+    "what goes around a text": ("tokenizer_config.json", {"add_bos_token": True}, "is not the file of that name"),
+    "no eos": ("tokenizer_config.json", {"eos_token": None}, "cannot be read: .*does not say which token ends a text"),
+    "ids": ("tokenizer.json", swap_unseen_ids, "its digest is"),
+    "merges": ("tokenizer.json", swap_merges, "its digest is"),
+}
+
+
+@pytest.fixture(scope="module")
+def written(tokenizer, tmp_path_factory):
+    """A folder as it is before verification; its tokenizer, which has two merges; parameters."""
+    root = tmp_path_factory.mktemp("written")
+    merging = shutil.copytree(tokenizer, root / "tokenizer")
+
+    def merge(description: dict) -> None:
+        one, other = map(chr, UNSEEN)
+        description["model"]["vocab"] |= {one + other: 256, other + one: 257}
+        description["added_tokens"][0]["id"] = 258
+        description["model"]["merges"] = [[one, other], [other, one]]
+
+    edit_json(merging / "tokenizer.json", merge)
+    params = LLAMA.init(259, key=jax.random.key(0))
+    save_hf(LLAMA, params, 259, merging, root / "model")
+    return root / "model", merging, params
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_file_that_says_something_else_is_seen(name, written, tmp_path):
+    source, tokenizer, params = written
+    file, change, message = CHANGED[name]
+    folder = shutil.copytree(source, tmp_path / "model")
+    edit_json(folder / file, change if callable(change) else lambda content: content.update(change))
+    with pytest.raises(ExportMismatch, match=message):
+        verify_export(folder, config=LLAMA, params=params, vocab_size=259, tokenizer_path=tokenizer)
+    assert not (folder / "parity.json").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_file_that_is_not_there_is_seen(name, written, tmp_path):
+    source, tokenizer, params = written
+    folder = shutil.copytree(source, tmp_path / "model")
+    (folder / name).unlink()
+    with pytest.raises(ExportMismatch, match="the export has no|the exported tokenizer cannot be read"):
+        verify_export(folder, config=LLAMA, params=params, vocab_size=259, tokenizer_path=tokenizer)
+
+
+def test_a_config_that_is_spelled_in_another_way_is_the_same_model(written, tmp_path):
+    source, tokenizer, params = written
+    folder = shutil.copytree(source, tmp_path / "model")
+    config = replace(LLAMA, head_dim=8, use_flash_attention=False)
+    assert verify_export(folder, config=config, params=params, vocab_size=259, tokenizer_path=tokenizer).passed
+    with pytest.raises(ValueError, match="probe_length=15 must be at least 16"):
+        verify_export(folder, config=LLAMA, params=params, vocab_size=259, tokenizer_path=tokenizer, probe_length=15)
+
+
+def test_what_was_verified_is_on_record_by_hash(trained, tokenizer, tmp_path):
+    export_model(export_config(trained, tokenizer, tmp_path))
+    written = json.loads((tmp_path / "parity.json").read_text())
+    files = {path.name for path in tmp_path.iterdir()} - {"parity.json"}
+    assert written["sha256"] == {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in files}
+    assert (written["eos_id"], written["bos_id"], written["document_prefix"]) == (256, None, "eos")
+
+
+def test_what_training_put_before_documents_is_handed_on(tokenizer, tmp_path):
+    trained = write_training_folder(tmp_path / "train", GPT2, tokenizer)
+    edit_json(trained / "model.json", lambda content: content.update(document_prefix="bos"))
+    export_model(export_config(trained, tokenizer, tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "parity.json").read_text())["document_prefix"] == "bos"
+
+
 def test_a_tokenizer_whose_ids_moved_is_refused(trained, tokenizer, tmp_path, monkeypatch):
     from marin.processing.tokenize.tokenizer import Tokenizer
 
@@ -140,14 +280,10 @@ def test_a_tokenizer_whose_ids_moved_is_refused(trained, tokenizer, tmp_path, mo
 
     def save_swapped(self, folder):
         save(self, folder)
-        path = Path(folder) / "tokenizer.json"
-        description = json.loads(path.read_text())
-        ids = description["model"]["vocab"]
-        ids["q"], ids["z"] = ids["z"], ids["q"]
-        path.write_text(json.dumps(description))
+        edit_json(Path(folder) / "tokenizer.json", swap_unseen_ids)
 
     monkeypatch.setattr(Tokenizer, "save", save_swapped)
-    with pytest.raises(ExportMismatch, match="the exported tokenizer and the one used in training disagree"):
+    with pytest.raises(ExportMismatch, match="the exported tokenizer is not the one used in training: its digest is"):
         export_model(export_config(trained, tokenizer, tmp_path))
     assert not any(tmp_path.iterdir())
 
@@ -171,16 +307,22 @@ def test_wrong_inputs_say_what_to_give(trained, tokenizer, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="is not the one that .* was trained with"):
         export_model(export_config(trained, other, out))
+    config_file = other / "tokenizer_config.json"
+    special = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    shutil.copyfile(tokenizer / "tokenizer.json", other / "tokenizer.json")
+    config_file.write_text(json.dumps(special | {"eos_token": "a", "bos_token": "b"}))
+    with pytest.raises(ValueError, match="eos_id is 97, was 256; bos_id is 98, was None"):
+        export_model(export_config(trained, other, out))
     with pytest.raises(FileNotFoundError, match="no training run at .*; give the folder of a training step"):
         export_model(export_config(tmp_path, tokenizer, out))
     with pytest.raises(FileNotFoundError, match="no checkpoint 'checkpoints/step-00000009'"):
         export_model(export_config(trained, tokenizer, out, checkpoint="checkpoints/step-00000009"))
-    with pytest.raises(ValueError, match="probe_length=0 must be at least 1"):
-        export_config(trained, tokenizer, out, probe_length=0)
+    with pytest.raises(ValueError, match="probe_length=15 must be at least 16"):
+        export_config(trained, tokenizer, out, probe_length=15)
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "model.json").write_text((trained / "model.json").read_text())
-    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+    with pytest.raises(FileNotFoundError, match="has no checkpoint in checkpoints/"):
         export_model(export_config(empty, tokenizer, out))
 
 

@@ -45,7 +45,7 @@ class EvaluationConfig:
     tokens_per_batch: int = 4096
     """Tokens that the model reads in one call."""
     allow_unverified: bool = False
-    """Evaluate an export without a passing parity.json; the results say so."""
+    """Evaluate an export without a passing parity.json, or one whose files have changed since; the results say so."""
 
     def __post_init__(self) -> None:
         for name in ("num_questions", "num_prompts"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from marin.evaluation.scoring import prefix_id
+from marin.evaluation.scoring import DocumentPrefix, prefix_id
 
 Generate = Callable[..., list[list[int]]]
 """`marin.inference.generate.generate` with the model bound: (prompts, *, max_new_tokens, stop_ids, ...) -> tokens."""
@@ -49,13 +49,14 @@ def complete(
     max_new_tokens: int,
     samplings: Mapping[str, Mapping[str, Any]],
     max_prompt_tokens: int,
+    document_prefix: DocumentPrefix | None,
 ) -> list[dict[str, Any]]:
     """Completions of each prompt under each named sampling (keywords of generate), as results.json has them.
 
-    A prompt begins as documents do, with BOS or else EOS, and keeps its last max_prompt_tokens tokens. Generation stops
-    at EOS, which is not shown.
+    A prompt begins as documents do in training (`scoring.prefix_policy`), and keeps its last max_prompt_tokens tokens.
+    Generation stops at EOS, which is not shown.
     """
-    first = prefix_id(tokenizer)
+    first = prefix_id(tokenizer, document_prefix)
     encoded = [np.concatenate([[first], tokens]) for tokens in tokenizer.encode_batch([p.text for p in prompts])]
     inputs = [[int(token) for token in tokens[-max_prompt_tokens:]] for tokens in encoded]
     stop_ids = [] if tokenizer.eos_id is None else [int(tokenizer.eos_id)]

@@ -8,11 +8,9 @@ has without the query (`acc_mutual_info`), which costs a second, short request f
 
 import bisect
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,8 @@ from jaxtyping import Bool
 from marin.evaluation.scoring import Encoder, Progress, Request, ScoredModel, log_likelihoods
 from marin.evaluation.tasks import MultipleChoiceTask, Question
 
-CONTINUATION_CHOICE_VERSION = 1
-"""Version of the task that `continuation_choice` makes."""
+CONTINUATION_CHOICE_VERSION = 2
+"""Version of the task that `continuation_choice` makes. 2: the length of a choice counts its indentation."""
 
 
 METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
@@ -50,8 +48,10 @@ def judge(question: Question, log_probs: Sequence[float], log_probs_alone: Seque
     """The answer that these log-likelihoods, after the query and after nothing, amount to.
 
     `acc` compares `log p(choice | query)`; `acc_norm` and `acc_bytes` divide it by the choice's characters and UTF-8
-    bytes; `acc_mutual_info` compares `log p(choice | query) - log p(choice)` (Brown et al., "Language Models are
-    Few-Shot Learners", 2020, section 2.4; Holtzman et al., "Surface Form Competition", 2021).
+    bytes, those of its own indentation included, since they are scored; the delimiter and the whitespace that ends the
+    query are scored too, alike for every choice, and not counted; `acc_mutual_info` compares `log p(choice | query) -
+    log p(choice)` (Brown et al., "Language Models are Few-Shot Learners", 2020, section 2.4; Holtzman et al., "Surface
+    Form Competition", 2021).
     """
     if not len(log_probs) == len(log_probs_alone) == len(question.choices):
         raise ValueError(
@@ -133,34 +133,6 @@ def correct(answers: Sequence[Answer], metric: str) -> Bool[np.ndarray, " n"]:
 def groups_of(answers: Sequence[Answer]) -> list[str]:
     """The cluster of each answer's question; a question without a group is its own."""
     return [f"group {a.question.group}" if a.question.group else f"question {i}" for i, a in enumerate(answers)]
-
-
-def read_questions(path: str | Path, limit: int | None = None) -> tuple[Question, ...]:
-    """Questions from JSON lines {query, choices, gold}; the first `limit` of them, or all.
-
-    Raises ValueError naming file and line for a row of another form.
-    """
-    questions: list[Question] = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if limit is not None and len(questions) >= limit:
-                break
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                if not isinstance(row, Mapping):
-                    raise ValueError(f"expected an object, got {type(row).__name__}")
-                choices = tuple(str(choice) for choice in row["choices"])
-                questions.append(Question(id=str(number), query=row["query"], choices=choices, gold=int(row["gold"])))
-            except KeyError as missing:
-                raise ValueError(
-                    f"{path}:{number}: row has no {missing}; expected the fields query, choices and gold, "
-                    f"got {', '.join(sorted(row))}"
-                ) from None
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: {error}") from None
-    return tuple(questions)
 
 
 def continuation_choice(

@@ -66,20 +66,20 @@ def document_bits(
 ) -> DocumentBits:
     """Bits of each document under the model; bits per byte is `ratio_estimate(bits, num_bytes)`.
 
-    The first token of a document follows BOS, or EOS where the tokenizer has no BOS (`scoring.prefix_policy`). stride
+    The first token of a document follows what it followed in training (`scoring.prefix_policy`). stride
     None is half of what the model reads. A uniform model over V tokens of one byte each gives log2(V) bits per byte.
 
     Raises ValueError for a tokenizer with more tokens than the model.
     """
     check_vocabulary(model, tokenizer)
     stride = max(1, model.seq_len // 2) if stride is None else stride
-    first = prefix_id(tokenizer)
+    first = prefix_id(tokenizer, model.document_prefix)
     rows, places = [], []
     encoded = tokenizer.encode_batch(list(documents))
     for index, tokens in enumerate(encoded):
         tokens = np.asarray(tokens, np.int32)
         if len(tokens) and tokens[0] == tokenizer.bos_id:
-            tokens = tokens[1:]  # exactly one BOS, the one in front
+            tokens = tokens[1:]  # it has no bytes; what stands in front is decided here
         inputs = np.concatenate([[first], tokens[:-1]]).astype(np.int32)
         for window in plan_windows(len(tokens), model.seq_len, stride):
             rows.append((inputs[window.start : window.end], tokens[window.start : window.end]))

@@ -47,7 +47,10 @@ class TaskResult:
 def metric_entry(
     estimate: Estimate, *, higher_is_better: bool, exact: bool = False, note: str | None = None
 ) -> dict[str, Any]:
-    """One score as results.json has it; exact says that the value is no estimate, so it has no interval."""
+    """One score as results.json has it; exact says that the value is no estimate, so it has no interval.
+
+    Of one observation nothing is known but its value: stderr, ci95 and interval are null.
+    """
     entry: dict[str, Any] = {
         "value": estimate.value,
         "stderr": 0.0 if exact else estimate.stderr,
@@ -171,4 +174,6 @@ def read_samples(path: str | Path) -> list[dict[str, Any]]:
     """Rows of the samples.jsonl that belongs to a results.json or its folder."""
     path = Path(path)
     folder = path if path.is_dir() else path.parent
-    return [json.loads(line) for line in (folder / SAMPLES_FILE).read_text(encoding="utf-8").splitlines()]
+    # not splitlines(): a text may hold U+2028 and other ends of lines that JSON leaves as they are
+    lines = (folder / SAMPLES_FILE).read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from marin.evaluation.baselines import NgramByteModel, UniformByteModel
 from marin.evaluation.config import EvaluationConfig
@@ -35,11 +35,21 @@ from marin.evaluation.results import (
     metric_entry,
     write_results,
 )
-from marin.evaluation.scoring import Encoder, ScoredModel, check_vocabulary, prefix_policy, scored_model
+from marin.evaluation.scoring import (
+    DocumentPrefix,
+    Encoder,
+    ScoredModel,
+    check_vocabulary,
+    prefix_policy,
+    resolve_prefix,
+    scored_model,
+)
 from marin.evaluation.statistics import compare_answers, compare_ratios, proportion_estimate, ratio_estimate
 from marin.evaluation.tasks import MultipleChoiceTask, prompt_hash
 from marin.export.hf import LoadedModel, load_hf
+from marin.export.verify import PARITY_FILE
 from marin.inference.generate import generate
+from marin.io.hashing import sha256_file
 from marin.io.records import LineReader, find_record_files
 from marin.processing.document import BadRow, Document, parse_documents
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
@@ -55,13 +65,21 @@ _SECONDS_BETWEEN_LINES = 5.0
 def run(config: EvaluationConfig) -> Path:
     """Evaluate and write results.json and samples.jsonl; returns the path of results.json.
 
-    Raises ValueError for an export that was not verified, a tokenizer that does not fit the model, and fewer than two
-    held-out documents (a score without an error bar is not reported); FileNotFoundError where something is missing.
+    Raises ValueError for an export that was not verified or was changed since, a tokenizer that does not fit the model,
+    and fewer than two held-out documents (a score without an error bar is not reported); FileNotFoundError where
+    something is missing.
     """
-    parity = check_parity(config.model_path, config.allow_unverified)
+    parity = read_parity(config.model_path)
+    doubt = doubt_of(config.model_path, parity)
+    if doubt is not None and not config.allow_unverified:
+        raise ValueError(
+            f"the model at {config.model_path} {doubt}. Export it with marin.export, which verifies, or set "
+            "allow_unverified=true to evaluate it all the same"
+        )
     loaded = load_hf(config.model_path)
     tokenizer = load_tokenizer(config.model_path)
-    model = scored_model(loaded.config, loaded.params, loaded.vocab_size, config.tokens_per_batch)
+    prefix = trained_prefix(config.model_path, parity)
+    model = scored_model(loaded.config, loaded.params, loaded.vocab_size, config.tokens_per_batch, prefix)
     check_tokenizer(config.model_path, model, tokenizer, parity)
     held_out = held_out_documents(config)
     documents = held_out.documents
@@ -81,17 +99,18 @@ def run(config: EvaluationConfig) -> Path:
         )
         more = _multiple_choice(model, tokenizer, ngram, task)
         tasks, comparisons, samples = tasks | more[0], comparisons + more[1], samples + more[2]
-    generations = _generations(loaded, tokenizer, documents, config) if config.num_prompts else []
+    generations = _generations(loaded, tokenizer, documents, prefix, config) if config.num_prompts else []
 
     path = write_results(
         config.output_path,
-        model=_describe_model(config, loaded, tokenizer, parity),
+        model=_describe_model(config, loaded, tokenizer, parity, verified=doubt is None),
         tasks=tasks,
         comparisons=comparisons,
         generations=generations,
         samples=samples,
         policy={
-            "prefix": prefix_policy(tokenizer),
+            "document_prefix": resolve_prefix(tokenizer, prefix),
+            "prefix": prefix_policy(tokenizer, prefix),
             "stride": config.stride if config.stride is not None else max(1, model.seq_len // 2),
             "end_of_document_scored": False,
         },
@@ -101,21 +120,43 @@ def run(config: EvaluationConfig) -> Path:
     return path
 
 
-def check_parity(model_path: str | Path, allow_unverified: bool = False) -> dict[str, Any] | None:
-    """What parity.json of an exported model says, if it says that the export passed.
+def read_parity(model_path: str | Path) -> dict[str, Any] | None:
+    """What parity.json of an exported model says; None where there is none, as in a model from elsewhere."""
+    path = Path(model_path) / PARITY_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
-    Raises ValueError where it does not, or is not there, unless allow_unverified; then a parity.json that failed is
-    returned as it is, and a missing one is None.
+
+def doubt_of(model_path: str | Path, parity: Mapping[str, Any] | None) -> str | None:
+    """Why the files of a model are not known to compute what its checkpoint did; None: they are.
+
+    They are where parity.json says that they passed, and each has the hash that it had then.
     """
-    path = Path(model_path) / "parity.json"
-    parity = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if not allow_unverified and (parity is None or parity.get("passed") is not True):
-        reason = "has no parity.json" if parity is None else "has a parity.json that does not say it passed"
+    if parity is None:
+        return "has no parity.json: nobody checked that it computes what its checkpoint did"
+    if parity.get("passed") is not True or not parity.get("sha256"):
+        return "has a parity.json that does not say which files passed: nobody checked what they compute"
+    changed = [
+        name
+        for name, digest in parity["sha256"].items()
+        if not (Path(model_path) / name).is_file() or sha256_file(Path(model_path) / name)[1] != digest
+    ]
+    if changed:
+        return f"has files that were changed after they were verified: {', '.join(sorted(changed))}"
+    return None
+
+
+def trained_prefix(model_path: str | Path, parity: Mapping[str, Any] | None) -> DocumentPrefix | None:
+    """What training put before each document: as parity.json says, EOS where it does not; None: not one of ours."""
+    if parity is None:
+        return None
+    prefix = parity.get("document_prefix", "eos")
+    if prefix not in get_args(DocumentPrefix):
+        known = " or ".join(map(repr, get_args(DocumentPrefix)))
         raise ValueError(
-            f"the model at {model_path} {reason}: nobody checked that it computes what its checkpoint did. Export it "
-            "with marin.export, which verifies, or set allow_unverified=true to evaluate it all the same"
+            f"{Path(model_path) / PARITY_FILE} says document_prefix={prefix!r}, expected {known}: it was written by "
+            "another version of marin. Export the model again"
         )
-    return parity
+    return prefix
 
 
 def check_tokenizer(
@@ -123,15 +164,17 @@ def check_tokenizer(
 ) -> None:
     """Raise ValueError unless the tokenizer fits the vocabulary and is the one that the export was verified with.
 
-    A folder without a parity.json says of no tokenizer that it was verified; there only the vocabulary is checked.
+    That holds with allow_unverified too: under another tokenizer no score would mean anything. A folder without a
+    parity.json says of no tokenizer that it was verified; there only the vocabulary is checked.
     """
     check_vocabulary(model, tokenizer)
-    verified = None if parity is None else parity.get("tokenizer_digest")
-    if verified is not None and verified != tokenizer.digest:
-        raise ValueError(
-            f"the tokenizer in {model_path} (digest {tokenizer.digest[:12]}) is not the one that its parity.json was "
-            f"made with (digest {str(verified)[:12]}): the folder was changed after it was verified. Export it again"
-        )
+    found = {"tokenizer_digest": tokenizer.digest, "eos_id": tokenizer.eos_id, "bos_id": tokenizer.bos_id}
+    for name, value in found.items():
+        if parity is not None and name in parity and parity[name] != value:
+            raise ValueError(
+                f"the tokenizer in {model_path} is not the one that its parity.json was made with ({name} is {value}, "
+                f"was {parity[name]}): the folder was changed after it was verified. Export it again"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,7 +356,11 @@ def _request_counts(answers: Sequence[Answer]) -> dict[str, int]:
 
 
 def _generations(
-    loaded: LoadedModel, tokenizer: Tokenizer, documents: Sequence[tuple[str, str]], config: EvaluationConfig
+    loaded: LoadedModel,
+    tokenizer: Tokenizer,
+    documents: Sequence[tuple[str, str]],
+    prefix: DocumentPrefix | None,
+    config: EvaluationConfig,
 ) -> list[dict[str, Any]]:
     max_new_tokens = max(1, min(config.max_new_tokens, loaded.config.seq_len // 2))
     samplings: dict[str, Mapping[str, Any]] = {
@@ -330,13 +377,19 @@ def _generations(
         max_new_tokens=max_new_tokens,
         samplings=samplings,
         max_prompt_tokens=max(1, loaded.config.seq_len - max_new_tokens),
+        document_prefix=prefix,
     )
     print(f"completions: {len(rows)}", flush=True)
     return rows
 
 
 def _describe_model(
-    config: EvaluationConfig, loaded: LoadedModel, tokenizer: Tokenizer, parity: Mapping[str, Any] | None
+    config: EvaluationConfig,
+    loaded: LoadedModel,
+    tokenizer: Tokenizer,
+    parity: Mapping[str, Any] | None,
+    *,
+    verified: bool,
 ) -> dict[str, Any]:
     """What was scored, by content: an address would differ from machine to machine."""
     weights = sorted(Path(config.model_path).glob("*.safetensors"))
@@ -346,8 +399,8 @@ def _describe_model(
         "seq_len": int(loaded.config.seq_len),
         "vocab_size": int(loaded.vocab_size),
         "tokenizer_digest": tokenizer.digest,
-        "weights_sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in weights},
-        "verified": parity is not None and parity.get("passed") is True,
+        "weights_sha256": {path.name: sha256_file(path)[1] for path in weights},
+        "verified": verified,
     } | {name: parity[name] for name in ("checkpoint", "step") if parity is not None and name in parity}
 
 

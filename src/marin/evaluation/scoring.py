@@ -9,7 +9,7 @@ times.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -20,8 +20,10 @@ TokenLogProbs = Callable[[Int32[np.ndarray, "batch seq"], Int32[np.ndarray, "bat
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all) after every batch."""
 
+DocumentPrefix = Literal["eos", "bos"]
+"""What training put before a document: the EOS of the document before it, or a BOS of its own."""
 
-@runtime_checkable
+
 @runtime_checkable
 class Encoder(Protocol):
     """What scoring needs of a tokenizer; `marin.processing.tokenize.tokenizer.Tokenizer` has it."""
@@ -50,6 +52,8 @@ class ScoredModel:
     """Token ids are below this."""
     tokens_per_batch: int = 4096
     """Tokens in one batch; more needs more memory, fewer waste time on call overhead."""
+    document_prefix: DocumentPrefix | None = None
+    """What training put before a document; None: unknown, so BOS where the tokenizer has one, else EOS."""
 
     def __post_init__(self) -> None:
         if self.seq_len < 1 or self.tokens_per_batch < 1:
@@ -58,7 +62,13 @@ class ScoredModel:
             )
 
 
-def scored_model(config: Any, params: Any, vocab_size: int, tokens_per_batch: int = 4096) -> ScoredModel:
+def scored_model(
+    config: Any,
+    params: Any,
+    vocab_size: int,
+    tokens_per_batch: int = 4096,
+    document_prefix: DocumentPrefix | None = None,
+) -> ScoredModel:
     """A `marin.models` language model, jitted, as scoring sees it; config is its LmConfig."""
     import jax
 
@@ -70,6 +80,7 @@ def scored_model(config: Any, params: Any, vocab_size: int, tokens_per_batch: in
         seq_len=config.seq_len,
         vocab_size=vocab_size,
         tokens_per_batch=tokens_per_batch,
+        document_prefix=document_prefix,
     )
 
 
@@ -135,27 +146,35 @@ def score_rows(
     return results
 
 
-def prefix_id(tokenizer: Encoder) -> int:
-    """The token that stands before a text with nothing before it: BOS where the tokenizer has one, else EOS.
+def resolve_prefix(tokenizer: Encoder, document_prefix: DocumentPrefix | None) -> DocumentPrefix:
+    """What stands before a text here: what stood there in training, or where that is unknown BOS, or else EOS."""
+    if document_prefix is None:
+        return "eos" if tokenizer.bos_id is None else "bos"
+    return document_prefix
 
-    Training puts EOS between documents, so EOS is what the first token of a document follows there.
+
+def prefix_id(tokenizer: Encoder, document_prefix: DocumentPrefix | None) -> int:
+    """The token that stands before a text with nothing before it.
+
+    Raises ValueError where the tokenizer has no such token.
     """
-    for token in (tokenizer.bos_id, tokenizer.eos_id):
-        if token is not None:
-            return token
-    raise ValueError(
-        "the tokenizer has neither a BOS nor an EOS token, so the first token of a text cannot be scored. "
-        "Use a tokenizer with an end-of-text token"
-    )
+    kind = resolve_prefix(tokenizer, document_prefix)
+    token = tokenizer.eos_id if kind == "eos" else tokenizer.bos_id
+    if token is None:
+        wanted = f"no {kind.upper()}" if document_prefix else "neither a BOS nor an EOS"
+        raise ValueError(
+            f"the tokenizer has {wanted} token, so the first token of a text cannot be scored. "
+            "Use a tokenizer with the token that stood before documents in training"
+        )
+    return token
 
 
-def prefix_policy(tokenizer: Encoder) -> str:
+def prefix_policy(tokenizer: Encoder, document_prefix: DocumentPrefix | None) -> str:
     """How scored texts begin, for the record."""
-    if tokenizer.bos_id is not None:
-        return "one BOS before every text and every context"
-    return (
-        "no BOS in this tokenizer: EOS before every document and before an empty context, nothing before other contexts"
-    )
+    source = "what stood there in training is unknown" if document_prefix is None else "as in training"
+    if resolve_prefix(tokenizer, document_prefix) == "bos":
+        return f"one BOS before every text and every context ({source})"
+    return f"EOS before every document and before an empty context, nothing before other contexts ({source})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,14 +213,16 @@ class LogLikelihood:
     """As in `EncodedRequest`."""
 
 
-def encode_requests(tokenizer: Encoder, requests: Sequence[Request]) -> list[EncodedRequest]:
+def encode_requests(
+    tokenizer: Encoder, requests: Sequence[Request], document_prefix: DocumentPrefix | None
+) -> list[EncodedRequest]:
     """Split each request into context tokens and continuation tokens.
 
     Whitespace that ends the context moves into the continuation: tokenizers attach a space to the word after it, so
     a context that keeps it ends in a token which training never showed there. Context and continuation are then
     encoded as one text and split where the tokens of the context alone end. Where those are no prefix of the whole (a
-    token spans the boundary), the split is at their longest common prefix, and the request says so. An empty context
-    is BOS, or EOS without one; a tokenizer with BOS has exactly one in front.
+    token spans the boundary), the split is at their longest common prefix, and the request says so. What stood before
+    documents in training stands before an empty context; where it is BOS, exactly one is in front of every context.
 
     Raises ValueError for an empty continuation.
     """
@@ -215,6 +236,7 @@ def encode_requests(tokenizer: Encoder, requests: Sequence[Request]) -> list[Enc
     context_ids = dict(zip(contexts, tokenizer.encode_batch(contexts), strict=True))
     wholes = tokenizer.encode_batch([context + continuation for context, continuation in moved])
 
+    begins_with_bos = resolve_prefix(tokenizer, document_prefix) == "bos"
     encoded = []
     for (context, continuation), whole in zip(moved, wholes, strict=True):
         alone = context_ids[context]
@@ -226,9 +248,8 @@ def encode_requests(tokenizer: Encoder, requests: Sequence[Request]) -> list[Enc
         split = min(split, len(whole) - 1)
         merged = split < len(alone)
         before = whole[:split]
-        bos = tokenizer.bos_id
-        if (bos is not None and (len(before) == 0 or before[0] != bos)) or len(before) == 0:
-            before = np.concatenate([[prefix_id(tokenizer)], before])
+        if len(before) == 0 or (begins_with_bos and before[0] != tokenizer.bos_id):
+            before = np.concatenate([[prefix_id(tokenizer, document_prefix)], before])
         encoded.append(
             EncodedRequest(
                 context=np.asarray(before, np.int32),
@@ -247,7 +268,7 @@ def log_likelihoods(
     A context too long for the model loses tokens on its left, which the answer counts. Raises ValueError where a
     continuation alone is longer than the model reads, since a cut one would be no score of the same text.
     """
-    rows, encoded = [], encode_requests(tokenizer, requests)
+    rows, encoded = [], encode_requests(tokenizer, requests, model.document_prefix)
     for request, tokens in zip(requests, encoded, strict=True):
         if len(tokens.continuation) > model.seq_len:
             raise ValueError(

@@ -31,18 +31,18 @@ class Estimate:
     stderr: float | None
     """Its standard error; None where the sample has fewer than two units, so that nothing can be said."""
     ci95: tuple[float, float] | None
-    """95% confidence interval; None where stderr is and no better interval is known."""
+    """95% confidence interval; None where stderr is."""
     n: int
     """Number of observations (questions, documents)."""
     num_clusters: int
     """Number of independent units among them; n where every observation is its own."""
-    interval: str = "normal"
-    """How ci95 was made: 'normal' (value +- 1.96 SE), 'wilson' or 'none'."""
+    interval: str | None = "normal"
+    """How ci95 was made: 'normal' (value +- 1.96 SE) or 'wilson'; None where there is none."""
 
 
 def _normal(value: float, stderr: float | None, n: int, num_clusters: int) -> Estimate:
     if stderr is None:
-        return Estimate(value=value, stderr=None, ci95=None, n=n, num_clusters=num_clusters, interval="none")
+        return Estimate(value=value, stderr=None, ci95=None, n=n, num_clusters=num_clusters, interval=None)
     ci95 = (value - Z95 * stderr, value + Z95 * stderr)
     return Estimate(value=value, stderr=stderr, ci95=ci95, n=n, num_clusters=num_clusters)
 
@@ -124,13 +124,16 @@ def proportion_estimate(correct: Sequence[bool] | np.ndarray, groups: Sequence[H
     """Share of correct answers: mean and standard error of `mean_estimate`, Wilson's interval near 0 or 1.
 
     Near means fewer than ten right or fewer than ten wrong. Clustered answers are then counted as one observation
-    per cluster, the cautious choice, because answers that all agree do not show how far clusters matter.
+    per cluster, the cautious choice, because answers that all agree do not show how far clusters matter. One cluster
+    alone has no interval, as it has no standard error.
     """
     hits = np.asarray(correct, dtype=np.float64)
     plain = mean_estimate(hits, groups)
+    if plain.ci95 is None:
+        return plain
     num_right = float(hits.sum())
-    if min(num_right, hits.size - num_right) >= _FEW and plain.stderr is not None:
-        low, high = plain.ci95 or (0.0, 1.0)
+    if min(num_right, hits.size - num_right) >= _FEW:
+        low, high = plain.ci95
         ci95, interval = (max(0.0, low), min(1.0, high)), "normal"
     else:
         ci95, interval = wilson_interval(plain.value * plain.num_clusters, plain.num_clusters), "wilson"

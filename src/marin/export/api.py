@@ -24,8 +24,8 @@ def export_step(
     """A step `name` whose output is the trained model as a verified Hugging Face folder.
 
     `trained` is a training step, `tokenizer` the step (or a folder, or a path) whose tokenizer it was trained with.
-    `checkpoint` names one within the training output; None: the newest. The step fails, and publishes nothing, if the
-    exported files do not compute what the checkpoint does.
+    `checkpoint` names one within the training output; None: the one that training ended with. The step fails,
+    and publishes nothing, if the exported files do not compute what the checkpoint does.
     """
     return ExecutorStep(
         name=name,

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+MIN_PROBE_LENGTH = 16
+"""A shorter probe could not tell one rule for positions from another."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
@@ -14,10 +17,13 @@ class ExportConfig:
     output_path: str
     """Folder of the export; what it holds of an earlier export is replaced."""
     checkpoint: str | None = None
-    """Checkpoint within train_path, like checkpoints/step-00000500; None: the newest complete one."""
+    """Checkpoint within train_path, like checkpoints/step-00000500; None: the one that training ended with."""
     probe_length: int = 256
-    """Tokens in each row of the probe that verifies the export; the model's seq_len bounds it."""
+    """Tokens in each row of the probe that verifies the export, at least 16; the model's seq_len bounds it."""
 
     def __post_init__(self):
-        if self.probe_length < 1:
-            raise ValueError(f"probe_length={self.probe_length} must be at least 1")
+        if self.probe_length < MIN_PROBE_LENGTH:
+            raise ValueError(
+                f"probe_length={self.probe_length} must be at least {MIN_PROBE_LENGTH}: a shorter probe could not tell "
+                "one rule for positions from another"
+            )

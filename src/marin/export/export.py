@@ -6,6 +6,7 @@ a mismatch, a full disk or a kill leaves nothing that loads. `parity.json` besid
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 
 from marin.checkpoint import format as checkpoint_format
+from marin.checkpoint.format import CorruptCheckpointError
 from marin.config import decode
 from marin.export.config import ExportConfig
 from marin.export.hf import CONFIG_FILE, save_hf
@@ -23,6 +25,7 @@ from marin.processing.tokenize.tokenizer import load_tokenizer
 __all__ = ["ExportConfig", "export_model"]
 
 _UNVERIFIED = ".unverified"
+_WHAT_TO_DO = "Run the training step again, or name another checkpoint to export (checkpoint='checkpoints/step-...')."
 
 
 def export_model(config: ExportConfig) -> Parity:
@@ -32,16 +35,21 @@ def export_model(config: ExportConfig) -> Parity:
         ExportMismatch: the files do not compute what the checkpoint does; nothing is published.
         ValueError: the tokenizer is not the one of the training run.
         FileNotFoundError: there is no training run or no checkpoint at that place.
-        CorruptCheckpointError: the checkpoint's bytes are not those that were saved.
+        CorruptCheckpointError: the checkpoint's bytes are not those that were saved. No other one takes its place,
+            since the export would then be another model under the same name.
     """
     train, output = Path(config.train_path), Path(config.output_path)
     description = _read_description(train)
     model: LmConfig = decode(LmConfig, description["model"])  # type: ignore[type-abstract]
     vocab_size = description["vocab_size"]
-    _check_tokenizer(config.tokenizer_path, description["tokenizer_digest"], train)
+    _check_tokenizer(config.tokenizer_path, description, train)
     checkpoint = _find_checkpoint(train, config.checkpoint)
     shapes = jax.eval_shape(lambda: model.init(vocab_size, key=jax.random.key(0)))
-    params = checkpoint_format.load(checkpoint, shapes, prefix="params")
+    try:
+        params = checkpoint_format.load(checkpoint, shapes, prefix="params")
+    except CorruptCheckpointError as error:
+        error.args = (f"cannot export: {error} {_WHAT_TO_DO}",)
+        raise
 
     unverified = output / _UNVERIFIED
     shutil.rmtree(unverified, ignore_errors=True)
@@ -55,8 +63,13 @@ def export_model(config: ExportConfig) -> Parity:
             tokenizer_path=config.tokenizer_path,
             probe_length=config.probe_length,
         )
-        source = {"checkpoint": checkpoint.name, "step": checkpoint_format.read_metadata(checkpoint)["step"]}
-        _write_parity(unverified / PARITY_FILE, asdict(parity) | source | {"num_params": model.num_params(vocab_size)})
+        source = {
+            "checkpoint": checkpoint.name,
+            "step": checkpoint_format.read_metadata(checkpoint)["step"],
+            "num_params": model.num_params(vocab_size),
+            "document_prefix": description.get("document_prefix", "eos"),  # what training put before each document
+        }
+        _write_parity(unverified / PARITY_FILE, asdict(parity) | source)
         _publish(unverified, output)
     finally:
         shutil.rmtree(unverified, ignore_errors=True)
@@ -75,24 +88,37 @@ def _read_description(train: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _check_tokenizer(path: str, digest: str, train: Path) -> None:
-    given = load_tokenizer(path).digest
-    if given != digest:
+def _check_tokenizer(path: str, description: Mapping[str, Any], train: Path) -> None:
+    tokenizer = load_tokenizer(path)
+    given = {"tokenizer_digest": tokenizer.digest, "eos_id": tokenizer.eos_id, "bos_id": tokenizer.bos_id}
+    differing = [name for name in given if given[name] != description[name]]
+    if differing:
+        what = "; ".join(f"{name} is {given[name]}, was {description[name]}" for name in differing)
         raise ValueError(
-            f"the tokenizer at {path} (digest {given[:12]}) is not the one that {train} was trained with "
-            f"(digest {digest[:12]}); export with the tokenizer that made its token stores"
+            f"the tokenizer at {path} is not the one that {train} was trained with: {what}. "
+            "Export with the tokenizer that made its token stores"
         )
 
 
 def _find_checkpoint(train: Path, name: str | None) -> Path:
+    """The checkpoint of that name; None: the one that a finished training names, else the one with most steps."""
     if name is not None:
         if not (train / name).is_dir():
-            raise FileNotFoundError(f"no checkpoint '{name}' in {train}; leave it out to export the newest")
+            raise FileNotFoundError(f"no checkpoint '{name}' in {train}; leave it out to export the last")
         return train / name
-    found = checkpoint_format.latest(train / "checkpoints")
-    if found is None:
-        raise FileNotFoundError(f"{train} has no complete checkpoint in checkpoints/; has training saved one yet?")
-    return Path(found)
+    summary = train / "summary.json"
+    if summary.is_file():
+        named = train / json.loads(summary.read_text(encoding="utf-8"))["checkpoint"]
+        if not named.is_dir():
+            raise FileNotFoundError(
+                f"{summary} says that training ended with {named.relative_to(train)}, which is not there. {_WHAT_TO_DO}"
+            )
+        return named
+    # by name alone: one that lost its manifest is damaged, and is not passed over either
+    steps = {int(path.name.removeprefix("step-")): path for path in (train / "checkpoints").glob("step-[0-9]*[0-9]")}
+    if not steps:
+        raise FileNotFoundError(f"{train} has no checkpoint in checkpoints/; has training saved one yet?")
+    return steps[max(steps)]
 
 
 def _write_parity(path: Path, parity: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from marin.export import gpt2, llama
 from marin.models.config import LmConfig
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import LlamaConfig
-from marin.processing.tokenize.tokenizer import load_tokenizer
+from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -65,16 +65,37 @@ def save_hf(
     output = Path(output_path)
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save(output)
-    special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-    description = architecture.config_to_hf(config, vocab_size) | special | {"dtype": "float32", "use_cache": True}
     weights = architecture.weights_to_hf(config, params, vocab_size)
-    _write_json(output / GENERATION_FILE, special | {"do_sample": False, "max_length": config.seq_len})
     save_file(
         {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in weights.items()},
         output / WEIGHTS_FILE,
         metadata={"format": "pt"},  # transformers refuses a file that does not say so
     )
-    _write_json(output / CONFIG_FILE, description)
+    for name, description in describe_hf(config, vocab_size, tokenizer).items():
+        text = json.dumps(description, indent=2, sort_keys=True) + "\n"
+        (output / name).write_text(text, encoding="utf-8")
+
+
+def describe_hf(config: LmConfig, vocab_size: int, tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
+    """File name -> content of the JSON files that describe an export: generation_config.json and config.json."""
+    special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    shape = _architecture(config).config_to_hf(config, vocab_size)
+    return {
+        GENERATION_FILE: special | {"do_sample": False, "max_length": config.seq_len},
+        CONFIG_FILE: shape | special | {"dtype": "float32", "use_cache": True},
+    }
+
+
+def config_from_hf(description: Mapping[str, Any]) -> LmConfig:
+    """Our config from the content of a config.json.
+
+    Raises ValueError for an architecture or a setting that marin does not have.
+    """
+    kind = description.get("model_type")
+    if kind not in _BY_MODEL_TYPE:
+        known = ", ".join(map(repr, _BY_MODEL_TYPE))
+        raise ValueError(f"config.json describes a model of type {kind!r}; marin reads {known}")
+    return _BY_MODEL_TYPE[kind].config_from_hf(description)
 
 
 def load_hf(path: str | Path) -> LoadedModel:
@@ -87,15 +108,12 @@ def load_hf(path: str | Path) -> LoadedModel:
     if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"no model at {folder}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
     description = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    kind = description.get("model_type")
-    if kind not in _BY_MODEL_TYPE:
-        raise ValueError(f"{folder} holds a model of type {kind!r}; marin reads {', '.join(map(repr, _BY_MODEL_TYPE))}")
-    architecture = _BY_MODEL_TYPE[kind]
-    config = architecture.config_from_hf(description)
+    config = config_from_hf(description)
     tensors = _read_tensors(folder)
     try:
-        params = architecture.weights_from_hf(config, tensors)
+        params = _architecture(config).weights_from_hf(config, tensors)
     except KeyError as missing:
+        kind = description["model_type"]
         raise ValueError(f"{folder} lacks the tensor {missing} of a {kind} model as its config.json says") from None
     vocab_size = params.embedding.shape[0]
     _check_shapes(config, params, vocab_size, folder)
@@ -137,7 +155,3 @@ def _check_shapes(config: LmConfig, params: Any, vocab_size: int, folder: Path) 
                 f"{folder}: the weights for {jax.tree_util.keystr(path)} have shape {given.shape}, "
                 f"but config.json asks for {want.shape}"
             )
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

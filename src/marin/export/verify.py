@@ -1,6 +1,7 @@
 """Whether an exported folder computes what the checkpoint computes, found out from its files.
 
-The folder is read back by `marin.export.reference`, which shares no code with the export, and both give logits for a
+What can be compared exactly is: the tokenizer's files and every field of config.json. For the weights, the folder is
+read back by `marin.export.reference`, which shares no code with the export, and both give logits for a
 probe: text, and random ids, since a swapped pair of rarely used rows would not show on text. A layout error on square
 matrices loads everywhere without a word and costs a few nats; here it costs one forward pass to find.
 """
@@ -18,13 +19,17 @@ import numpy as np
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer as HfTokenizer
 
+from marin.export.config import MIN_PROBE_LENGTH
+from marin.export.hf import CONFIG_FILE, GENERATION_FILE, WEIGHTS_FILE, config_from_hf, describe_hf
 from marin.export.reference import reference_logits
+from marin.io.hashing import sha256_file
 from marin.models.config import LmConfig
 from marin.models.lm import logits
-from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
+from marin.processing.tokenize.tokenizer import SIDE_FILES, TOKENIZER_FILE, Tokenizer, load_tokenizer
 
 PARITY_FILE = "parity.json"
 TOLERANCE = 1e-4
+_FILES = (CONFIG_FILE, GENERATION_FILE, WEIGHTS_FILE, TOKENIZER_FILE, *SIDE_FILES)
 
 # Numbers, spaces, case, punctuation, other scripts, combining marks, emoji, code, a special token spelled out.
 PROBE_TEXTS = (
@@ -70,6 +75,12 @@ class Parity:
     """Texts that both tokenizers encoded to equal ids and decoded to equal text."""
     tokenizer_digest: str
     """Digest of the tokenizer that was exported."""
+    eos_id: int
+    """The token that ends a text, in training and in every exported file."""
+    bos_id: int | None
+    """The token that begins a text; None: the tokenizer has none."""
+    sha256: dict[str, str]
+    """File name -> hash of each file that was verified; a reader can tell whether they still are the same."""
     versions: dict[str, str]
     """Of marin and of the libraries that computed this."""
 
@@ -99,12 +110,17 @@ def verify_export(
     has `probe_length` tokens a row, or the model's seq_len if that is less.
 
     Raises:
-        ExportMismatch: a logit differs by more than `tolerance` in float32, a most probable token differs, or the
-            tokenizers disagree on a probe text. Nothing is written then.
+        ExportMismatch: a logit differs by more than `tolerance` in float32, a most probable token differs, a field of
+            config.json or generation_config.json is not what the export writes for `config`, or the tokenizers are not
+            the same. Nothing is written then.
+        ValueError: `probe_length` is less than 16.
     """
+    if probe_length < MIN_PROBE_LENGTH:
+        raise ValueError(f"probe_length={probe_length} must be at least {MIN_PROBE_LENGTH} to tell positions apart")
     folder = Path(folder)
     tokenizer = load_tokenizer(tokenizer_path)
-    num_texts = _compare_tokenizers(tokenizer, folder)
+    num_texts = _compare_tokenizers(tokenizer, Path(tokenizer_path), folder)
+    _compare_descriptions(config, vocab_size, tokenizer, folder)
     probe = probe_tokens(tokenizer, vocab_size, min(probe_length, config.seq_len))
     with jax.default_matmul_precision("highest"):
         expected = np.asarray(jax.jit(logits, static_argnums=0)(config, params, probe))[..., :vocab_size]
@@ -115,6 +131,9 @@ def verify_export(
         probe_sha256=hashlib.sha256(probe.astype("<i4").tobytes()).hexdigest(),
         num_tokenizer_texts=num_texts,
         tokenizer_digest=tokenizer.digest,
+        eos_id=tokenizer.eos_id,
+        bos_id=tokenizer.bos_id,
+        sha256={name: sha256_file(folder / name)[1] for name in _FILES if (folder / name).is_file()},
         versions={name: _version(name) for name in ("marin", "jax", "numpy", "safetensors", "tokenizers")},
     )
     if not parity.passed:
@@ -152,9 +171,61 @@ def _compare(
     }
 
 
-def _compare_tokenizers(tokenizer: Tokenizer, folder: Path) -> int:
-    """Number of probe texts on which the exported files give the ids and the text that `tokenizer` gives."""
-    exported = HfTokenizer.from_file(str(folder / "tokenizer.json"))
+def _compare_descriptions(config: LmConfig, vocab_size: int, tokenizer: Tokenizer, folder: Path) -> None:
+    """Raise ExportMismatch unless each JSON file is, field by field, what describes this model and reads back as it."""
+    expected = describe_hf(config, vocab_size, tokenizer)
+    for name, fields in expected.items():
+        if not (folder / name).is_file():
+            raise ExportMismatch(f"the export has no {name}. Nothing was published", {"missing": name})
+        written = json.loads((folder / name).read_text(encoding="utf-8"))
+        _compare_fields(name, fields, written)
+    # compared as described: head_dim=None and the width that it stands for are one model
+    read = config_from_hf(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+    _compare_fields(CONFIG_FILE, expected[CONFIG_FILE], describe_hf(read, vocab_size, tokenizer)[CONFIG_FILE])
+
+
+def _compare_fields(name: str, expected: Mapping[str, Any], written: Mapping[str, Any]) -> None:
+    def shown(fields: Mapping[str, Any], field: str) -> str:
+        return json.dumps(fields[field], sort_keys=True) if field in fields else "absent"
+
+    differing = [field for field in sorted({**expected, **written}) if shown(expected, field) != shown(written, field)]
+    if differing:
+        what = "; ".join(
+            f"{field} is {shown(written, field)}, expected {shown(expected, field)}" for field in differing
+        )
+        raise ExportMismatch(
+            f"{name} of the export does not describe the model of the checkpoint: {what}. Nothing was published",
+            {"file": name, "fields": differing},
+        )
+
+
+def _compare_tokenizers(tokenizer: Tokenizer, source: Path, folder: Path) -> int:
+    """Number of probe texts on which the exported files give the ids and the text that `tokenizer` gives.
+
+    Raises ExportMismatch where they do not, or where digest, special ids or files differ: most ids are in no probe
+    text.
+    """
+    try:
+        found = load_tokenizer(folder)
+    except (FileNotFoundError, ValueError) as error:
+        raise ExportMismatch(f"the exported tokenizer cannot be read: {error}. Nothing was published", {}) from error
+    for name in ("digest", "eos_id", "bos_id"):
+        ours, theirs = getattr(tokenizer, name), getattr(found, name)
+        if ours != theirs:
+            raise ExportMismatch(
+                f"the exported tokenizer is not the one used in training: its {name} is {theirs}, expected {ours}. "
+                "Nothing was published",
+                {name: ours, f"exported_{name}": theirs},
+            )
+    # these are copied, and say more than the digest covers: what other libraries put around a text
+    source = source if source.is_dir() else source.parent
+    for name in (TOKENIZER_FILE, *SIDE_FILES):
+        ours, theirs = ((at / name).read_bytes() if (at / name).is_file() else None for at in (source, folder))
+        if ours != theirs:
+            raise ExportMismatch(
+                f"{name} of the export is not the file of that name in {source}. Nothing was published", {"file": name}
+            )
+    exported = HfTokenizer.from_file(str(folder / TOKENIZER_FILE))
     exported.encode_special_tokens = True
     for text in PROBE_TEXTS:
         ids = tokenizer.encode(text).tolist()
