@@ -24,7 +24,7 @@ def run(repository: Path, store: Path) -> tuple[subprocess.CompletedProcess, flo
 
 def test_hello_world_runs_once_within_a_second_of_cpu(repository: Path, tmp_path: Path):
     first, seconds = run(repository, tmp_path)
-    assert "100 numbers, mean 48.91" in first.stdout
+    assert "100 numbers, mean 48.91" in first.stderr
     (stats,) = tmp_path.glob("hello_world/stats-*/data/stats.json")
     assert json.loads(stats.read_text())["count"] == 100
     second, _ = run(repository, tmp_path)
