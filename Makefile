@@ -58,7 +58,7 @@ torch: $(STAMPS)/torch
 check: $(STAMPS)/dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/deptry src
 
 format: $(STAMPS)/dev
