@@ -110,7 +110,9 @@ def quickstart(config: Quickstart) -> ExecutorStep:
 
 
 if __name__ == "__main__":
-    executor_main(
-        steps=[quickstart(from_command_line(QUICKSTART))],
-        description="Raw text to a trained, exported, verified, evaluated and reported model",
+    page = quickstart(from_command_line(QUICKSTART))
+    result = executor_main(
+        steps=[page], description="Raw text to a trained, exported, verified, evaluated and reported model"
     )
+    if result is not None and result.steps:
+        print(f"report: {result.output_path(page)}/report.html")

@@ -62,6 +62,7 @@ class Run:
     names: tuple[str, ...] = ()
     pair: tuple[int, str] = (1, "a")
     note: str = ""
+    schedule: Literal["cosine", "linear"] | None = None
     anything: object = None
 
 
@@ -161,6 +162,7 @@ def test_an_override_keeps_objects_that_yaml_could_not_hold():
         ("optimizer.learning_rate=null", "optimizer.learning_rate: expected a number, got None"),
         ("optimizer.learning_rate=-1", "optimizer: learning_rate must be above 0, got -1.0"),
         ("optimizer.kind=adam", "optimizer.kind: expected one of 'adamw', 'muon', got 'adam'; did you mean 'adamw'"),
+        ("schedule=cosin", "schedule: expected one of 'cosine', 'linear' or null, got 'cosin'; did you mean 'cosine'"),
         ("shape.size=1.5", "shape.size: expected an int, got 1.5"),
         (
             "shape={type: squar, size: 1}",

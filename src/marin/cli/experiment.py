@@ -75,6 +75,8 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
     except (UsageError, RefusedError):
         raise
     except Exception as error:
+        if arguments.overrides and isinstance(error, ValueError):
+            raise UsageError(f"--set: {error}") from None  # the script builds without it: the values are at fault
         _report(error, path)
         raise SystemExit(1) from None
     finally:
@@ -101,12 +103,9 @@ def _planning_errors() -> Iterator[None]:
 
 
 def _report(error: Exception, path: str) -> None:
-    """Print the traceback without the frames that led to the script; a bad --set is the command line's fault."""
+    """Print the traceback without the frames that led to the script."""
     import traceback
 
-    config = sys.modules.get("marin.config")
-    if config is not None and isinstance(error, getattr(config, "ConfigError", ())):
-        raise UsageError(str(error)) from None
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename != path:
         frames = frames.tb_next

@@ -9,7 +9,7 @@ from marin.cli.output import UsageError
 EXAMPLES = """\
   marin run experiments/quickstart.py
   marin run experiments/quickstart.py --set train.learning_rate=1e-3     one setting changed
-  marin run experiments/quickstart.py tokenize -j 2                      only this step and what it reads
+  marin run experiments/quickstart.py exports/quickstart                  only this step and what it reads
 """
 
 

@@ -187,10 +187,15 @@ def _decode_union(members: Sequence[Any], value: Any, path: str) -> Any:
     meant = [error for error in shaped if isinstance(value, Mapping)]
     if len(meant) == 1:
         raise meant[0]
-    expected = " or ".join(
-        _NAMES.get(m, "null" if m is type(None) else getattr(m, "__name__", str(m))) for m in members
-    )
-    raise _wrong(path, value, expected)
+    choices = [c for m in members if typing.get_origin(m) is typing.Literal for c in typing.get_args(m)]
+    raise _wrong(path, value, " or ".join(map(_name_of, members)), _near(value, choices) if choices else "")
+
+
+def _name_of(member: Any) -> str:
+    """A type in words, as errors say it."""
+    if typing.get_origin(member) is typing.Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(member)))
+    return "null" if member is type(None) else _NAMES.get(member, getattr(member, "__name__", str(member)))
 
 
 def _decode_choice(base: type, value: Any, path: str) -> Any:

@@ -1,7 +1,11 @@
 """Steps that bring raw text in."""
 
+import os
+from pathlib import Path
+
+from marin.download.local import LocalDocumentsConfig, folder_digest
 from marin.download.standard_library import StandardLibraryConfig
-from marin.execution.executor import ExecutorStep, this_output_path
+from marin.execution.executor import ExecutorStep, this_output_path, unversioned
 
 
 def standard_library(
@@ -15,4 +19,23 @@ def standard_library(
             output_path=this_output_path(), validation_fraction=validation_fraction, max_documents=max_documents
         ),
         description="Sources and documentation topics of the running Python, split by file",
+    )
+
+
+def local_documents(name: str, folder: str) -> ExecutorStep:
+    """A step that takes a folder of your own documents into the store; other text in it makes another step.
+
+    The folder's files (.jsonl, .jsonl.gz, .jsonl.zst) keep their places: with `folder/train/...`, say
+    `documents / "train"`. They are hashed here, while the experiment is planned. Raises ValueError if there are none.
+    """
+    path = Path(folder)
+    return ExecutorStep(
+        name=name,
+        fn="marin.download.local:take_local_documents",
+        config=LocalDocumentsConfig(
+            source=unversioned(os.path.abspath(path)),  # type: ignore[arg-type]
+            sha256=folder_digest(path),
+            output_path=this_output_path(),
+        ),
+        description=f"documents from {folder}",
     )

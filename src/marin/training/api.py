@@ -59,6 +59,8 @@ def default_train(
         description: a sentence for people.
         override_output_path: a folder of your own instead of the one the step's identity gives.
     """
+    # what training would refuse only when it starts is refused now
+    train_config.optimizer().schedule(train_config.num_train_steps)
     data = tokenized if isinstance(tokenized, LmDataConfig) else lm_data_config(tokenized)
     twice = sorted(set(validation or {}) & set(data.validation))
     if twice:

@@ -58,7 +58,10 @@ def test_a_vocabulary_without_room_for_the_bytes_is_refused():
 
 def test_an_empty_corpus_is_refused(tmp_path: Path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"no documents to train a tokenizer on under .*empty \(0 files\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"no documents to train a tokenizer on under .*empty \(0 document files there; expected \*\.jsonl",
+    ):
         train(tmp_path / "empty", tmp_path / "tokenizer")
 
 

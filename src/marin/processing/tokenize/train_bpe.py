@@ -102,4 +102,7 @@ class _Corpus:
                 f"max_bad={self._config.max_bad:.2%}: {kinds}. Mend the input, or raise max_bad."
             )
         if self.documents == 0:
-            raise ValueError(f"no documents to train a tokenizer on under {self._root} ({len(self._files)} files)")
+            raise ValueError(
+                f"no documents to train a tokenizer on under {self._root} ({len(self._files)} document files there; "
+                "expected *.jsonl, *.jsonl.gz or *.jsonl.zst)"
+            )
