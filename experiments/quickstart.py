@@ -8,6 +8,7 @@ The text is the Python standard library of the interpreter that runs this: every
 the run what it is stands in QUICKSTART; any of it can be set from the command line.
 """
 
+import os
 from dataclasses import dataclass
 
 from marin.cluster.resources import ResourceConfig
@@ -115,4 +116,4 @@ if __name__ == "__main__":
         steps=[page], description="Raw text to a trained, exported, verified, evaluated and reported model"
     )
     if result is not None and result.steps:
-        print(f"report: {result.output_path(page)}/report.html")
+        print(f"report: {os.path.relpath(result.output_path(page))}/report.html")
