@@ -7,15 +7,18 @@ register. Only the last one makes the output exist.
 On a disk the function writes straight into the attempt's folder. For a store that is not a disk it works in a scratch
 folder of its machine: committed inputs are fetched there first and checked against their manifests, and what it wrote
 is uploaded before the manifest. So every function runs on every store unchanged; the price is a copy, and room for it.
+The copies lie as in the store, `<step>/attempts/<attempt>/`, with the registers of their steps and of all that these
+read: whoever looks from an output to its record and upstream finds on scratch what it would find in a store on disk.
 """
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,9 +27,9 @@ from marin.execution.artifact import OutputError, check_output
 from marin.execution.lease import Lease, LeaseLost, RegisterGone
 from marin.execution.manifest import Manifest, build_manifest
 from marin.execution.record import utc
-from marin.execution.status import ABANDONED, CANCELLED, FAILED, NOT_DATA, RUNNING, SUCCEEDED, State, StepPaths
+from marin.execution.status import ABANDONED, CANCELLED, EXEC, FAILED, NOT_DATA, RUNNING, SUCCEEDED, State, StepPaths
 from marin.execution.store import Store
-from marin.io.atomic import append, fsync_directory
+from marin.io.atomic import append, fsync_directory, write_bytes
 from marin.io.hashing import sha256_file
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -36,9 +39,10 @@ _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 class Fetch:
     """A committed input that an attempt needs on its machine."""
 
+    root: str  # its step's folder in the store
     data_root: str  # where it is in the store
     manifest: str  # its manifest in the store
-    folder: str  # where it goes on the machine; named by its root digest, so it is fetched once
+    folder: str  # where it goes on the machine: a folder of this attempt alone, so it is fetched once
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,12 +100,60 @@ def work_place(store: Store, paths: StepPaths, state: State) -> tuple[str, str]:
     return work, f"{place}/logs/{state.attempt}"
 
 
+def mirror_of(store: Store) -> str:
+    """Folder of a machine for copies of outputs of a store that is not a disk, laid out like the store."""
+    return f"{scratch_root()}/stores/{hashlib.sha256(store.prefix.encode()).hexdigest()[:16]}"
+
+
+def fetch_of(store: Store, paths: StepPaths, state: State) -> Fetch:
+    """How the committed output of a register comes to a machine."""
+    assert state.record is not None
+    step = paths.root.removeprefix(f"{store.prefix}/")
+    return Fetch(
+        root=paths.root,
+        data_root=paths.data_root(state),
+        manifest=f"{paths.root}/{state.record['manifest_ref']}",
+        folder=f"{mirror_of(store)}/{step}/attempts/{state.attempt}",
+    )
+
+
 def prepare(store: Store, attempt: Attempt) -> None:
     """Make the attempt's folders and fetch its inputs."""
     os.makedirs(attempt.work_dir, exist_ok=True)
     os.makedirs(attempt.log_dir, exist_ok=True)
     for fetch in attempt.fetches:
         fetch_output(store, fetch)
+    if attempt.fetches:
+        _fetch_registers(store, [fetch.root for fetch in attempt.fetches])
+
+
+def _fetch_registers(store: Store, roots: Sequence[str]) -> None:
+    """Copy the registers of steps, and of all that they read, to the mirror; each is asked for once a machine."""
+    mirror = mirror_of(store)
+    os.makedirs(f"{mirror}/{EXEC}/runs", exist_ok=True)  # what shows that a folder is a store
+    pending, known = list(roots), set(roots)
+    while pending:
+        root = pending.pop()
+        place = f"{mirror}/{root.removeprefix(f'{store.prefix}/')}/{EXEC}/state.json"
+        # Those of direct inputs may have changed since: such a step may have run again.
+        state = None if root in roots or not os.path.exists(place) else _read_copy(place)
+        if state is None:
+            state = store.read(root)
+            if state is None:
+                continue
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            write_bytes(place, state.to_json(), fsync=False)
+        above = {f"{store.prefix}/{used['path']}" for used in (state.record or {}).get("inputs", ())}
+        pending += above - known
+        known |= above
+
+
+def _read_copy(path: str) -> State | None:
+    try:
+        with open(path, "rb") as file:
+            return State.from_json(file.read())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def fetch_output(store: Store, fetch: Fetch) -> str:

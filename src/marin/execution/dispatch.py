@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
-from marin.execution.attempt import Attempt, Fetch, scratch_root, work_place
+from marin.execution.attempt import Attempt, Fetch, fetch_of, work_place
 from marin.execution.fingerprint import code_of
 from marin.execution.graph import Node, resolve_config
 from marin.execution.lease import Lease
@@ -92,12 +92,7 @@ class Dispatcher:
             if self._store.is_local:
                 roots[digest] = paths.data_root(state)
                 continue
-            record = state.record or {}
-            fetch = Fetch(
-                data_root=paths.data_root(state),
-                manifest=f"{paths.root}/{record['manifest_ref']}",
-                folder=f"{scratch_root()}/inputs/{record['root_digest']}",
-            )
+            fetch = fetch_of(self._store, paths, state)
             fetches[digest], roots[digest] = fetch, fetch.folder
         return roots, tuple(fetches.values())
 

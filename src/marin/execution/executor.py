@@ -236,7 +236,7 @@ class Executor:
         Raises RefusedError if it must not be used, ValueError if there is none.
         """
         from marin.execution.artifact import load_output
-        from marin.execution.attempt import Fetch, fetch_output, scratch_root
+        from marin.execution.attempt import fetch_of, fetch_output
         from marin.execution.plan import HIT, REFUSED
 
         target = get_executor_step(step)
@@ -252,10 +252,7 @@ class Executor:
         paths, record = planned.paths(item.node), item.state.record
         folder = paths.data_root(item.state)
         if not self.store.is_local:
-            place = f"{scratch_root()}/inputs/{record['root_digest']}"
-            folder = fetch_output(
-                self.store, Fetch(data_root=folder, manifest=f"{paths.root}/{record['manifest_ref']}", folder=place)
-            )
+            folder = fetch_output(self.store, fetch_of(self.store, paths, item.state))
         return load_output(target.output_type, folder, record)
 
     def _carry_out(self, planned: "Plan", console: Any, max_concurrent: int | None) -> RunResult:

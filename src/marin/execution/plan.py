@@ -164,7 +164,7 @@ class Judge:
     def __init__(self, store: Store, choices: Choices, observer: Observer | None = None) -> None:
         self._store = store
         self._choices = choices
-        self._observer = observer or Observer()
+        self._observer = observer or Observer(store=store)
         self.taint = Taint(store)
         self._forced = [re.compile(pattern) for pattern in choices.force]
 

@@ -127,7 +127,7 @@ class Runner:
         self._dispatcher = Dispatcher(plan, store, run_record.run_id, owner.user, environment)
         self._limit = max_concurrent
         self._times = times or LeaseTimes()
-        self._observer = Observer()
+        self._observer = Observer(store=store)
         self._judge = Judge(store, plan.choices, self._observer)
         # a failure of the run that this one waited for is its failure too
         self._judge_waited = Judge(store, replace(plan.choices, force_run_failed=False, force=()), self._observer)
