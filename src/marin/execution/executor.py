@@ -86,7 +86,17 @@ def mistake(error: BaseException) -> tuple[str, int] | None:
 
     if isinstance(error, DigestCollision | RegisterError | RefusedError):
         return str(error), 3
-    senseless = (UnversionableError, GraphError, PrefixError, SelectionError, NoStoreError, AddressError)
+    from marin.execution.launcher import ImpossibleRequest
+
+    senseless = (
+        UnversionableError,
+        GraphError,
+        PrefixError,
+        SelectionError,
+        NoStoreError,
+        AddressError,
+        ImpossibleRequest,
+    )
     return (str(error), 2) if isinstance(error, senseless) else None
 
 
@@ -224,6 +234,11 @@ class Executor:
             console.line(format_plan(planned))
             return RunResult(prefix=self.prefix, run_id=None, plan=planned, steps=())
         _refuse(planned)
+        if not planned.is_done:
+            from marin.cluster.current import current_cluster
+            from marin.execution.launcher import check_resources
+
+            check_resources(planned, current_cluster())
         self.store.prepare()
         for item in planned:
             if item.code_changed:
@@ -345,7 +360,7 @@ def _refuse(planned: "Plan") -> None:
 
     if not planned.refused:
         return
-    lines = [f"{item.node.name} @{item.node.digest[:6]} is {item.reason}" for item in planned.refused[:8]]
+    lines = [f"{item.node.name} @{item.node.digest[:6]}: {item.reason}" for item in planned.refused[:8]]
     if len(planned.refused) > 8:
         lines.append(f"... and {len(planned.refused) - 8} more")
     actions = {item.action for item in planned.refused}
