@@ -75,7 +75,7 @@ class ObjectStore:
         self._scheme, self._bucket, path = _parts(prefix)
         self._base = f"{self._scheme}://{self._bucket}"
         self.prefix = f"{self._base}/{path}".rstrip("/")
-        self._single_runner = single_runner
+        self.single_runner = single_runner
         self._is_conditional = True
         self._endpoint = os.environ.get("AWS_ENDPOINT_URL") if self._scheme == "s3" else None
         self._obstore = _import_obstore()
@@ -168,7 +168,7 @@ class ObjectStore:
                 _passed[self.prefix, self._endpoint] = now
                 return
             told = "; ".join(f"{check.what}: {check.found}" for check in failed)
-            if not self._single_runner:
+            if not self.single_runner:
                 raise PrefixError(
                     f"{self.prefix} cannot hold registers that several runs may change: {told}. Use a store with "
                     "conditional writes, or say --single-runner if nobody else runs on this one meanwhile"
@@ -221,7 +221,7 @@ class ObjectStore:
             second, why = put(b"3", version) if version else (None, "the store names no versions")
             check("the present version can be replaced", second is not None, why)
             stale, _ = put(b"4", version) if version else (None, "")
-            check("a version of the past cannot", stale is None, "it was replaced: the store ignores If-Match")
+            check("replacing an older version is refused", stale is None, "it was accepted: the store ignores If-Match")
             data = self.get(path)
             check("the replacement can be read", data is not None and data >= b"3", f"read {data!r} after replacing")
             listed = any(item.name == name for item in self.items(f"{self.prefix}/{EXEC}"))

@@ -63,6 +63,7 @@ class Store(Protocol):
     prefix: str  # absolute path or URL, without a '/' at the end
     is_local: bool  # outputs are files that a step can write and read by path
     fsync: bool  # whether writes are flushed to the disk one by one
+    single_runner: bool  # whether the caller said that nobody else runs on it meanwhile
 
     def prepare(self) -> None:
         """Create the prefix and try what registers need; PrefixError says what is missing."""
@@ -174,6 +175,7 @@ class LocalStore:
     """
 
     is_local = True
+    single_runner = False
 
     def __init__(self, prefix: str | os.PathLike[str] = ".", *, fsync: bool = True) -> None:
         self.prefix = os.path.abspath(os.fspath(prefix))
