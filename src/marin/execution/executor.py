@@ -413,6 +413,7 @@ class ExecutorMainConfig:
     max_concurrent: int | None = None  # at most so many steps at once
     choices: "Choices | None" = None  # further decisions; None: none
     cluster: str | None = None  # where jobs run: local, ray, ray:ADDRESS; None: $MARIN_CLUSTER, else where they went
+    single_runner: bool = False  # accept an object store without conditional writes: nobody else runs on it
     json: bool = False  # print events as JSON lines on stdout instead of progress
 
 
@@ -420,7 +421,7 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
     """The flags of an experiment's script; on a wrong one, prints usage and raises SystemExit(2)."""
     import argparse
 
-    from marin.execution.flags import add_cluster, add_decisions, decisions
+    from marin.execution.flags import add_cluster, add_decisions, add_single_runner, decisions
 
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description="Runs the steps of this experiment; what is there already is not run again."
@@ -438,6 +439,7 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
     )
     add_decisions(parser)
     add_cluster(parser)
+    add_single_runner(parser)
     parser.add_argument("--max_concurrent", "--max-concurrent", type=int, metavar="N", help="at most N steps at once")
     parser.add_argument(
         "--set", action="append", metavar="FIELD=VALUE", help="change a field of the experiment's config, if it has one"
@@ -452,6 +454,7 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
         max_concurrent=given.max_concurrent,
         choices=decisions(given),
         cluster=given.cluster,
+        single_runner=given.single_runner,
     )
 
 
@@ -499,7 +502,7 @@ def executor_main(
         return None
     config = config or parse_command_line()
     try:
-        executor = Executor(config.prefix, description=description)
+        executor = Executor(config.prefix, description=description, single_runner=config.single_runner)
         return run_and_report(executor, steps, config)
     except Exception as error:
         known = mistake(error)
