@@ -18,6 +18,7 @@ COMMANDS = {
     "ls": "list the steps or runs of a store",
     "show": "show the record of a step or run",
     "logs": "print what a step printed",
+    "doctor": "look for what would stop a run",
 }
 
 HELP = """\

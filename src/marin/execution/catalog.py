@@ -120,7 +120,7 @@ def list_steps(prefix: str) -> list[StepEntry]:
 
 def steps_of(store: Store) -> list[StepEntry]:
     """All steps of a store, by name, each name's latest first."""
-    with _side_by_side(store) as each:
+    with side_by_side(store) as each:
         found = each(lambda root: read_step(store, root), list(_step_roots(store, each)))
     entries = [entry for entry in found if entry is not None]
     entries.sort(key=lambda e: (e.when or "", e.digest), reverse=True)
@@ -137,7 +137,7 @@ def runs_of(store: Store) -> list[RunEntry]:
     folder = f"{store.prefix}/{EXEC}/runs"
     found = []
     items = [item for item in reversed(store.items(folder)) if item.is_folder]
-    with _side_by_side(store) as each:
+    with side_by_side(store) as each:
         contents = each(lambda item: store.get(f"{folder}/{item.name}/run.json"), items)
     for item, data in zip(items, contents, strict=True):
         try:
@@ -250,7 +250,7 @@ _MAX_READERS = 32
 
 
 @contextlib.contextmanager
-def _side_by_side(store: Store) -> Iterator[Callable[[Callable[[Any], Any], list[Any]], list[Any]]]:
+def side_by_side(store: Store) -> Iterator[Callable[[Callable[[Any], Any], list[Any]], list[Any]]]:
     """Inside, a `map` that asks many things at a time where each is a request over a network."""
     if store.is_local:
         yield lambda function, values: [function(value) for value in values]
