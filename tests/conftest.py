@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+
 from s3_server import Doorkeeper
 
 # The shapes and dtypes in signatures are checked while tests run. Configs are left out: while an experiment is planned,

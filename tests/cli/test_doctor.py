@@ -9,12 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from s3_server import Doorkeeper
 
 from marin.cli import main as cli
 from marin.execution.executor import Executor, ExecutorStep
 from marin.execution.status import StepPaths
 from marin.execution.store import open_store
+from s3_server import Doorkeeper
 
 
 @pytest.fixture
@@ -83,7 +83,9 @@ def test_a_runner_that_is_gone_is_named_and_not_bad(doctor: Doctor, store: Path)
     (register,) = store.glob("a-*/.exec/state.json")
     owner = json.loads(register.read_text())["owner"] | {"pid_start": 1, "run_id": "run-x"}
     change_register(store, status="RUNNING", record=None, owner=owner)
-    assert re.search(r"~ a@\w{6}: abandoned by run run-x on .*\n +nothing: the next run", doctor("--prefix", str(store)).out)
+    assert re.search(
+        r"~ a@\w{6}: abandoned by run run-x on .*\n +nothing: the next run", doctor("--prefix", str(store)).out
+    )
 
 
 def test_a_register_that_cannot_be_read_is_bad(doctor: Doctor, store: Path):

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from s3_server import Doorkeeper
 
 from marin.cli import main as cli
 from marin.cluster import ResourceConfig
@@ -22,6 +21,7 @@ from marin.execution.executor import Executor, ExecutorStep, output_path_of, thi
 from marin.execution.status import FAILED, SUCCEEDED
 from marin.execution.store import open_store
 from marin.report.api import report
+from s3_server import Doorkeeper
 
 CPU = ResourceConfig.with_cpu()
 
@@ -157,7 +157,9 @@ def test_an_object_that_is_damaged_is_not_used(executor: Executor, s3_door: Door
     executor.run([first])
     s3_door.flips = "out.txt"
     failed = executor.run([second])[second]
-    assert failed.error is not None and re.search(r"a-\w{10}/attempts/.*/out.txt has 3 bytes and .*: damaged", failed.error.message)
+    assert failed.error is not None and re.search(
+        r"a-\w{10}/attempts/.*/out.txt has 3 bytes and .*: damaged", failed.error.message
+    )
     s3_door.flips = ""
     assert executor.run([second], force_run_failed=True)[second].action == "ran"
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from s3_server import LOST, Answer, Doorkeeper
 
 from marin.execution import lease as leases
 from marin.execution.lease import Lease, LeaseTimes, Observer
 from marin.execution.status import RUNNING, SUCCEEDED, Owner, State, StepPaths, active_run
 from marin.execution.store import LocalStore, PrefixError, Store, open_store
+from s3_server import LOST, Answer, Doorkeeper
 
 ELSEWHERE = Owner(host="other", boot_id="b", pid_ns="n", pid=1, pid_start=1, run_id="r0", user="u")
 
@@ -33,7 +33,7 @@ def once(*answers: Answer, method: str = "PUT", path: str = "state.json"):
     return lambda asked, where: left.pop(0) if left and asked == method and path in where else None
 
 
-# -- a store that will do, and one that will not ------------------------------------------------------------------------
+# -- a store that will do, and one that will not -----------------------------------------------------------------------
 
 
 def test_a_store_is_tried_with_eight_requests_and_once_for_a_while(s3_prefix: str, s3_door: Doorkeeper):
@@ -88,7 +88,9 @@ def test_a_single_runner_on_a_store_that_keeps_its_word_has_all_its_safety(
 
 
 def test_a_bucket_that_does_not_exist_is_named(s3_door: Doorkeeper):
-    with pytest.raises(PrefixError, match=r"writing s3://nowhere-\w+/x/.exec/selftest-\w+ failed: NoSuchBucket: .*name"):
+    with pytest.raises(
+        PrefixError, match=r"writing s3://nowhere-\w+/x/.exec/selftest-\w+ failed: NoSuchBucket: .*name"
+    ):
         open_store(f"s3://nowhere-{uuid.uuid4().hex[:8]}/x").prepare()
 
 
@@ -231,7 +233,7 @@ def test_numbers_that_a_step_draws_are_not_disturbed_by_waiting(s3_prefix: str, 
     assert random.random() == expected
 
 
-# -- whether a lease is stale, by the store's own clock -----------------------------------------------------------------
+# -- whether a lease is stale, by the store's own clock ----------------------------------------------------------------
 
 
 def running(owner: Owner, ttl: float = 60.0) -> State:

@@ -25,13 +25,14 @@ from typing import Any
 from marin.cluster.job import JobError, JobResult, error_of
 from marin.execution.artifact import OutputError, check_output
 from marin.execution.lease import Lease, LeaseLost, RegisterGone
-from marin.execution.manifest import Manifest, build_manifest
+from marin.execution.manifest import Manifest, ManifestEntry, build_manifest
 from marin.execution.record import utc
 from marin.execution.status import ABANDONED, CANCELLED, EXEC, FAILED, NOT_DATA, RUNNING, SUCCEEDED, State, StepPaths
 from marin.execution.store import Store
 from marin.io.atomic import append, fsync_directory, write_bytes
 from marin.io.hashing import sha256_file
 
+_TRANSFERS = 6  # files on their way at once
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -167,21 +168,33 @@ def fetch_output(store: Store, fetch: Fetch) -> str:
     os.makedirs(os.path.dirname(fetch.folder), exist_ok=True)
     partial = tempfile.mkdtemp(dir=os.path.dirname(fetch.folder), prefix="partial-")
     try:
-        for entry in manifest.entries:
-            local = f"{partial}/{entry.path}"
-            os.makedirs(os.path.dirname(local), exist_ok=True)
-            store.download(f"{fetch.data_root}/{entry.path}", local)
-            size, sha256 = sha256_file(local)
-            if (size, sha256) != (entry.size, entry.sha256):
-                raise OSError(
-                    f"{fetch.data_root}/{entry.path} has {size:,} bytes and sha256 {sha256[:16]}..., its manifest says "
-                    f"{entry.size:,} and {entry.sha256[:16]}...: damaged; `marin verify --deep` tells what else is"
-                )
+        _transfer(lambda entry: _fetch_file(store, f"{fetch.data_root}/{entry.path}", partial, entry), manifest.entries)
         with contextlib.suppress(OSError):  # another step of this machine was faster
             os.rename(partial, fetch.folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return fetch.folder
+
+
+def _fetch_file(store: Store, path: str, folder: str, entry: ManifestEntry) -> None:
+    local = f"{folder}/{entry.path}"
+    os.makedirs(os.path.dirname(local), exist_ok=True)
+    store.download(path, local)
+    size, sha256 = sha256_file(local)
+    if (size, sha256) != (entry.size, entry.sha256):
+        raise OSError(
+            f"{path} has {size:,} bytes and sha256 {sha256[:16]}..., its manifest says {entry.size:,} and "
+            f"{entry.sha256[:16]}...: damaged; `marin verify --deep` tells what else is"
+        )
+
+
+def _transfer(copy: Callable[[ManifestEntry], None], entries: Sequence[ManifestEntry]) -> None:
+    """Copy files, several at a time: a small one is all waiting for the answer."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_TRANSFERS) as pool:
+        for _ in pool.map(copy, entries):
+            pass
 
 
 def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> tuple[State | None, JobError | None]:
@@ -274,10 +287,9 @@ def _commit(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> 
 
 def _upload(store: Store, folder: str, data_root: str, manifest: Manifest) -> None:
     for entry in manifest.entries:
-        local = f"{folder}/{entry.path}"
-        if os.path.islink(local):
+        if os.path.islink(f"{folder}/{entry.path}"):
             raise OutputError(f"{entry.path} is a symbolic link, which an object store cannot hold; write a file")
-        store.upload(local, f"{data_root}/{entry.path}")
+    _transfer(lambda entry: store.upload(f"{folder}/{entry.path}", f"{data_root}/{entry.path}"), manifest.entries)
 
 
 def _upload_logs(store: Store, lease: Lease, attempt: Attempt) -> None:

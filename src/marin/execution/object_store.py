@@ -472,7 +472,9 @@ def _parts(prefix: str) -> tuple[str, str, str]:
         )
     path = match[3].rstrip("/")
     if path and any(part in ("", ".", "..") for part in path.split("/")):
-        raise PrefixError(f"prefix {prefix!r}: its path has an empty part, '.' or '..', which object stores take as names")
+        raise PrefixError(
+            f"prefix {prefix!r}: its path has an empty part, '.' or '..', which object stores take as names"
+        )
     return match[1], match[2], path
 
 

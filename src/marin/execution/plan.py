@@ -172,11 +172,13 @@ def progress_text(progress: Mapping[str, Any]) -> str:
 class Judge:
     """Says what a run should do about one step, from its register."""
 
-    def __init__(self, store: Store, choices: Choices, observer: Observer | None = None) -> None:
+    def __init__(
+        self, store: Store, choices: Choices, observer: Observer | None = None, taint: Taint | None = None
+    ) -> None:
         self._store = store
         self._choices = choices
         self._observer = observer or Observer(store=store)
-        self.taint = Taint(store)
+        self.taint = taint or Taint(store)
         self._forced = [re.compile(pattern) for pattern in choices.force]
 
     def judge(

@@ -143,9 +143,12 @@ class Runner:
         self._times = times or LeaseTimes()
         self._observer = Observer(store=store)
         self._judge = Judge(store, plan.choices, self._observer)
+        taint = self._judge.taint
         # a failure of the run that this one waited for is its failure too
-        self._judge_waited = Judge(store, replace(plan.choices, force_run_failed=False, force=()), self._observer)
-        self._judge_retry = Judge(store, replace(plan.choices, force_run_failed=True), self._observer)
+        self._judge_waited = Judge(
+            store, replace(plan.choices, force_run_failed=False, force=()), self._observer, taint
+        )
+        self._judge_retry = Judge(store, replace(plan.choices, force_run_failed=True), self._observer, taint)
         self._launcher = Launcher(current_cluster(), store, run_record.run_id, self._times)
         self._events: queue.SimpleQueue[tuple] = queue.SimpleQueue()
         # What this thread puts in, the calling thread runs; None ends it.

@@ -20,7 +20,6 @@ from typing import Protocol
 from marin.execution.status import EXEC, RegisterError, State, StepPaths, read_state
 from marin.io.atomic import create_bytes, fsync_directory, write_bytes
 
-
 _ELSEWHERE = "Name another folder with --prefix or MARIN_PREFIX"
 
 
