@@ -33,7 +33,7 @@ def once(*answers: Answer, method: str = "PUT", path: str = "state.json"):
     return lambda asked, where: left.pop(0) if left and asked == method and path in where else None
 
 
-# -- a store that will do, and one that will not -----------------------------------------------------------------------
+# -- a store that will do, and one that will not ----------------------------------------------------------------------
 
 
 def test_a_store_is_tried_with_eight_requests_and_once_for_a_while(s3_prefix: str, s3_door: Doorkeeper):
@@ -233,7 +233,7 @@ def test_numbers_that_a_step_draws_are_not_disturbed_by_waiting(s3_prefix: str, 
     assert random.random() == expected
 
 
-# -- whether a lease is stale, by the store's own clock ----------------------------------------------------------------
+# -- whether a lease is stale, by the store's own clock ---------------------------------------------------------------
 
 
 def running(owner: Owner, ttl: float = 60.0) -> State:

@@ -92,9 +92,11 @@ class StepEntry:
         if data is None and self.state is not None and not self.store.is_local:
             from marin.execution.attempt import work_place
 
-            with contextlib.suppress(OSError):  # not uploaded before the attempt ends: perhaps it runs here
+            try:  # it is uploaded when the attempt ends, and until then on the machine that runs it: perhaps this one
                 with open(f"{work_place(self.store, self.paths, self.state)[1]}/stdout.log", "rb") as file:
                     return file.read()
+            except OSError:
+                return None
         return data
 
     def to_json(self) -> dict[str, Any]:

@@ -228,8 +228,8 @@ def store_health(store: Store) -> Iterator[Finding]:
         section="store",
         what="lease",
         verdict=OK,
-        found=f"renewed every {times.renew_s:g} s, given up after {times.fence_s:g} s without a renewal, taken over after "
-        f"{times.ttl_s:g} s by the store's clock or an observer's; clocks of machines are never compared",
+        found=f"renewed every {times.renew_s:g} s, given up after {times.fence_s:g} s without a renewal, taken over "
+        f"after {times.ttl_s:g} s by the store's clock or an observer's; clocks of machines are never compared",
     )
     if store.is_local:
         yield _room("store", "room", store.prefix, "free some: `marin gc` deletes what nothing needs")
