@@ -187,6 +187,13 @@ def test_a_conflict_of_two_requests_is_decided_by_what_is_there(s3_prefix: str, 
     assert lease.state.seq == 1
 
 
+def test_a_plain_write_that_meets_another_is_tried_again(s3_prefix: str, s3_door: Doorkeeper):
+    store = open_store(s3_prefix)
+    s3_door.rule = once((409, "OperationAborted"), path="thing")
+    store.put(f"{s3_prefix}/thing", b"1")
+    assert store.get(f"{s3_prefix}/thing") == b"1"
+
+
 def test_who_created_a_file_is_not_guessed_when_the_answer_was_lost(s3_prefix: str, s3_door: Doorkeeper, monkeypatch):
     monkeypatch.setattr("marin.execution.object_store._REQUEST_S", 1)
     store = open_store(s3_prefix)

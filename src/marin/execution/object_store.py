@@ -126,8 +126,11 @@ class ObjectStore:
                 patience.bear(error)
 
     @contextlib.contextmanager
-    def _explained(self, what: str, path: str) -> Iterator[None]:
-        """Inside, failures of the store become RemoteError, which says what was asked and what the server said."""
+    def _explained(self, what: str, path: str, *, is_conditional: bool = False) -> Iterator[None]:
+        """Inside, failures of the store become RemoteError, which says what was asked and what the server said.
+
+        `is_conditional`: that a condition does not hold is an answer, not a failure.
+        """
         exceptions = self._obstore.exceptions
         try:
             yield
@@ -135,8 +138,12 @@ class ObjectStore:
             if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
                 raise self._trouble(what, path, error) from error
             raise FileNotFoundError(f"{path} does not exist") from error
-        except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-            raise
+        except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
+            if is_conditional:
+                raise
+            trouble = self._trouble(what, path, error)  # two requests for one object at once
+            trouble.may_pass = True
+            raise trouble from error
         except exceptions.BaseError as error:
             raise self._trouble(what, path, error) from error
         except ValueError as error:
@@ -260,7 +267,7 @@ class ObjectStore:
         """
         exceptions = self._obstore.exceptions
         try:
-            with self._explained("writing", path):
+            with self._explained("writing", path, is_conditional=True):
                 return _version(self._small.put(self._key(path), data, mode=condition, use_multipart=False))
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
             if _status(error) == 409 and "ConditionalRequestConflict" in str(error):
