@@ -225,6 +225,15 @@ def test_a_job_does_so_when_marin_itself_is_installed_among_the_packages(tmp_pat
     assert (seen["runner"][0], seen["with"][0], seen["without"][0]) == ("1.0", "2.0", "1.0")
 
 
+def test_any_other_interpreter_brings_its_own_packages_and_none_of_the_launchers(tmp_path):
+    venv.EnvBuilder(symlinks=True).create(tmp_path / "bare")
+    look = "__import__('importlib.util').util.find_spec('pytest') is not None"
+    entrypoint = Entrypoint.from_callable("builtins:eval", (look,))
+    for python, has_pytest in ((None, True), (str(tmp_path / "bare/bin/python"), False)):
+        result = LocalCluster().launch(JobRequest(name="look", entrypoint=entrypoint, python=python)).wait()
+        assert result.value is has_pytest, result.error
+
+
 def test_a_command_finds_the_programs_of_its_environment(tmp_path):
     python = prepare_environment(["tinypkg==2.0"], project=None)
     command = ("-c", "import os, sys, tinypkg; print(sys.executable, os.environ['VIRTUAL_ENV'], tinypkg.version)")

@@ -377,9 +377,10 @@ def _install_command(home: str, recipe: _Recipe, python: str) -> list[str]:
         uv = beside if os.access(beside, os.X_OK) else shutil.which("uv")
         if uv is None and installer == "uv":
             raise InstallError("MARIN_INSTALLER=uv, and neither the running environment nor the path has uv")
-    # Compiled at once: where PYTHONDONTWRITEBYTECODE is set, every job would compile it again.
     if uv is not None:
-        command = [uv, "pip", "install", "--python", python, "--compile-bytecode"]
+        command = [uv, "pip", "install", "--python", python]
+        if sys.dont_write_bytecode:  # else the first job that imports a module compiles it, for all
+            command.append("--compile-bytecode")
     else:
         import importlib.util
 
