@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,6 @@ from marin.cluster.capacity import Allocator, Capacity, Gpu
 from marin.cluster.resources import parse_bytes
 
 H100, A100 = "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request(ResourceConfig):
-    custom: Mapping[str, float] = field(default_factory=dict)
 
 
 MACHINE = Capacity(
@@ -47,7 +41,7 @@ devices = st.one_of(
 
 # mostly small ones, so that several run side by side
 requests = st.builds(
-    lambda device, **rest: Request(**device, **rest),
+    lambda device, **rest: ResourceConfig(**device, **rest),
     devices,
     cpu=st.sampled_from([1, 1, 1, 2, 3, 9]),
     ram=st.sampled_from([None, None, "1g", "20g", "64g", "65g"]),
@@ -139,7 +133,7 @@ def test_every_request_that_fits_alone_is_taken_in_the_end(queue):
 
 def test_fractions_add_up_as_they_are_written():
     allocator = Allocator(Capacity(cpu=100, custom={"bandwidth": 1}))
-    tenth = Request(device="cpu", custom={"bandwidth": 0.1})
+    tenth = ResourceConfig(device="cpu", custom={"bandwidth": 0.1})
     held = [allocator.take(tenth) for _ in range(10)]
     assert not allocator.fits(tenth)
     allocator.free(held[3])
@@ -148,7 +142,7 @@ def test_fractions_add_up_as_they_are_written():
 
 def test_an_impossible_request_is_told_part_by_part():
     small = Allocator(Capacity(cpu=2, ram=parse_bytes("16g"), gpus=(Gpu(device="0", kind=A100),), tpus={"v4-8": 1}))
-    request = Request(device="gpu", device_type="h100", device_count=2, cpu=8, ram="64g", custom={"license": 1})
+    request = ResourceConfig(device="gpu", device_type="h100", device_count=2, cpu=8, ram="64g", custom={"license": 1})
     assert small.why_never(request) == (
         "asks for 8 cores, this machine has 2; asks for 64 GB of memory, this machine has 16 GB; "
         f"asks for 2 h100 GPUs, this machine has 1 ({A100}); asks for 1 of 'license', this machine has none"
