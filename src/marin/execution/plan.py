@@ -254,7 +254,8 @@ def make_plan(
         elif action == RUN and with_changes and (state is None or state.digest != node.digest):
             reason, changes = _explain(node, siblings, names)
         final[node.digest] = action
-        is_other = action == HIT and state is not None and code_changed(node.step.fn, state.record or {})
+        record = state.record if action == HIT and state is not None and node.step.code_policy == "warn" else None
+        is_other = code_changed(node.step.fn, record or {}, node.step.config)
         items.append(PlanItem(node, action, reason, changes, state, is_other))
     return Plan(graph, tuple(items), targets, prefix)
 

@@ -397,7 +397,7 @@ class Runner:
             os.makedirs(lease.log_dir, exist_ok=True)
             _note(lease.log_dir, "started", run_id=self._record.run_id, in_process=step.resources is None)
             roots, prefix = self._data_roots(node), self._plan.prefix
-            running.code = code_of(step.fn)
+            running.code = code_of(step.fn, step.config)
             running.config = resolve_config(node, self._graph, lease.data_root, roots, prefix=prefix)
             env = {
                 "MARIN_STEP_NAME": step.name,
