@@ -433,6 +433,28 @@ def test_while_nothing_is_edited_nothing_is_parsed(lab: Tree):
     assert _python(program, WORK, stdin=json.dumps(record), path=[lab.folder / "src"]) == "[]"
 
 
+def test_summaries_are_kept_on_disk_and_are_only_a_matter_of_speed(lab: Tree, tmp_path: Path):
+    for name in ("src/lab/work.py", SHAPES, LATE, IMPL, "src/lab/base.py", "src/lab/deep/tables.py"):
+        lab.write(name, (lab.folder / name).read_text() + "#" * 4000)
+    for name in ("src/lab/__init__.py", "src/lab/deep/__init__.py"):
+        lab.write(name, (lab.folder / name).read_text() + "#" * 4000 + "\n")
+    path, cache = [lab.folder / "src"], tmp_path / "cache"
+    expected = _python(_PRINT, WORK, path=path, XDG_CACHE_HOME=str(cache))
+    files = sorted((cache / "marin/code").iterdir())
+    assert len(files) == 8
+    without_parser = f"import ast\ndel ast.parse\n{_PRINT}"
+    assert _python(without_parser, WORK, path=path, XDG_CACHE_HOME=str(cache)) == expected
+    for i, file in enumerate(files):  # damaged, cut, emptied, another's
+        text = file.read_text()
+        file.write_text([text.replace('"', "'"), text[: len(text) // 2], "", files[0].read_text()][i % 4])
+    assert _python(_PRINT, WORK, path=path, XDG_CACHE_HOME=str(cache)) == expected
+    assert _python(_PRINT, WORK, path=path, XDG_CACHE_HOME=str(lab.folder / IMPL)) == expected  # no folder at all
+    lab.edit(IMPL, "x / 2", "x / 4")
+    changed = _python(_PRINT, WORK, path=path, XDG_CACHE_HOME=str(cache))
+    assert changed != expected
+    assert changed == _python(_PRINT, WORK, path=path, XDG_CACHE_HOME=str(tmp_path / "other"))
+
+
 def test_records_without_definitions_are_compared_by_the_functions_file(lab: Tree):
     source = (lab.folder / "src/lab/work.py").read_bytes()
     old = {"code_fingerprint": "0" * 64, "source_sha256": hashlib.sha256(source).hexdigest()}
@@ -527,7 +549,7 @@ _PRINT = (
     "import json, sys\nfrom marin.execution.fingerprint import code_of\n"
     "print(json.dumps(code_of(sys.argv[1]), sort_keys=True))"
 )
-GOLDEN = "2ed83bfeab699e665f2956975ea18594b5a9137acba074fa99b320dea3010451"
+GOLDEN = "1fa48011022fbd5cfb14fa1439db43e1fea02b820a4f00ce6a23a242e5b0f543"
 
 
 def _other_pythons() -> Iterator[str]:

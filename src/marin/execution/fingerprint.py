@@ -21,11 +21,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from marin.execution.reach import Fn, Start, project_of, reached, starts_of
-from marin.execution.source import Source, Stamp, file_sha256, has_same_uses, read_source, stamp_of
+from marin.execution.summaries import file_sha256, stamp_of
 
 MIN_DIGITS = 6  # of a fingerprint that is given to find outputs by
-
-_NAMES_DIGITS = 8
 
 
 class CodeError(ValueError):
@@ -36,9 +34,9 @@ def code_of(fn: Fn, config: Any = None) -> dict[str, Any]:
     """What a record keeps of the code behind a step's function and config.
 
     {"code_fingerprint": {"root": SHA-256 over all reached definitions, "files": {path: {"sha256": of the file's bytes,
-    "names": eight digits for the set of names it binds, "definitions": {name: sixteen digits}}}}}. Paths are relative
-    to the project, without a leading `src/`, or to the folder that holds an installed package, so that both agree. A
-    file without definitions was only looked through. None instead of all that, where there is no Python source.
+    "definitions": {name: sixteen digits}}}}}. Paths are relative to the project, without a leading `src/`, or to the
+    folder that holds an installed package, so that both agree. A file without definitions was only looked through. None
+    instead of all that, where there is no Python source.
     """
     found = reached(starts_of(fn, config))
     if not found.definitions:
@@ -46,7 +44,6 @@ def code_of(fn: Fn, config: Any = None) -> dict[str, Any]:
     files = {
         path: {
             "sha256": source.sha256,
-            "names": source.names_sha256[:_NAMES_DIGITS],
             "definitions": dict(found.definitions.get(path, {})),
         }
         for path, source in sorted(found.sources.items())
@@ -69,10 +66,9 @@ def code_difference(
 ) -> list[str]:
     """The definitions that changed, then appeared, then vanished since the output of `record`: "export/hf.py:convert".
 
-    [] if nothing did, or if either side has no fingerprint. While the files are the same byte for byte none is parsed,
-    and as long as no definition differs only the edited ones are. A record from before fingerprints had definitions
-    gives the function's file, if that is not the same. `memo`, an empty dict kept for the comparisons of one plan, lets
-    steps of one function look at its files once.
+    [] if nothing did, or if either side has no fingerprint. While the files are the same byte for byte none is parsed.
+    A record from before fingerprints had definitions gives the function's file, if that is not the same. `memo`, an
+    empty dict kept for the comparisons of one plan, lets steps of one function look at its files once.
     """
     before = record.get("code_fingerprint")
     if before is None:
@@ -97,9 +93,8 @@ def code_changed(fn: Fn, record: Mapping[str, Any], config: Any = None) -> bool:
 
 
 def _difference(starts: tuple[Start, ...], before: Mapping[str, Any]) -> list[str]:
-    edited = _edited(starts, before["files"])
-    if edited is not None:
-        return sorted(edited)
+    if _is_untouched(starts, before["files"]):
+        return []
     found = reached(starts)
     if not found.definitions or found.root == before["root"]:
         return []
@@ -112,53 +107,19 @@ def _difference(starts: tuple[Start, ...], before: Mapping[str, Any]) -> list[st
     return [*changed, *sorted(now.keys() - was.keys()), *sorted(was.keys() - now.keys())]
 
 
-def _edited(starts: tuple[Start, ...], files: Mapping[str, Any]) -> list[str] | None:
-    """What differs among the recorded definitions, or None if others may be reached now than were then.
-
-    The same are reached if every file binds the same names as before, and every definition uses the same: then each
-    leads where it led. Only files that are not the same byte for byte are parsed.
-    """
+def _is_untouched(starts: tuple[Start, ...], files: Mapping[str, Any]) -> bool:
+    """Whether the starts are among what was recorded, and all those files are the same byte for byte."""
     projects = {project_of(start.path, start.module): None for start in starts}
     for start in starts:
         names = {name for project in projects if (name := project.name_of(start.path)) in files}
         if not any(start.name[0] in files[name or ""]["definitions"] for name in names):
-            return None
-    edited: list[str] = []
+            return False
     for name, file in files.items():
-        found = _edited_in(file, [place for project in projects for place in project.places_of(name)])
-        if found is None:
-            return None
-        edited += [f"{name}:{definition}" for definition in found]
-    return edited
-
-
-def _edited_in(file: Mapping[str, Any], places: list[str]) -> list[str] | None:
-    """The same for one recorded file, which is one of `places`."""
-    source = None
-    for place in places:
-        stamp = stamp_of(place)
-        if stamp is None:
-            continue
-        if file_sha256(place, stamp) == file["sha256"]:
-            return []
-        source = source or _read(place, stamp)
-    if source is None or source.error is not None or not source.names_sha256.startswith(file["names"]):
-        return None
-    edited = []
-    for name, old in file["definitions"].items():
-        new = source.definitions.get(name)
-        if new is None or not has_same_uses(new.digits, old):
-            return None
-        if new.digits != old:
-            edited.append(name)
-    return edited
-
-
-def _read(path: str, stamp: Stamp) -> Source | None:
-    try:
-        return read_source(path, stamp)
-    except OSError:
-        return None
+        places = (place for project in projects for place in project.places_of(name))
+        stamps = ((place, stamp_of(place)) for place in places)
+        if not any(stamp is not None and file_sha256(place, stamp) == file["sha256"] for place, stamp in stamps):
+            return False
+    return True
 
 
 def matches_code(record: Mapping[str, Any], digits: str) -> bool:

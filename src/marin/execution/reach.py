@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marin.execution.source import Chain, Definition, Import, Source, Stamp, read_source, stamp_of
+from marin.execution.source import Chain, Definition, Import, Source
 from marin.execution.step import ExecutorStep, InputName, OutputName, UnversionedValue, VersionedValue
+from marin.execution.summaries import Stamp, stamp_of, summary_of
 
 Fn = Callable[[Any], Any] | str
 """A step's function, or "module:function"."""
@@ -390,6 +391,6 @@ class _Walk:
         self._names.add(name)
         stamp = stamp_of(path)
         try:
-            return name, stamp, read_source(path, stamp or (0, 0))
+            return name, stamp, summary_of(path, stamp or (0, 0))
         except OSError as error:
             return name, stamp, Source(sha256=None, error=error.strerror or str(error))

@@ -1,10 +1,9 @@
 """What one source file defines, and what each of its definitions names: read from the text, nothing is imported.
 
 A definition is whatever stands behind a name of the module's top level: a function, a class with all its methods, the
-statements that give a constant its value. It becomes sixteen digits and a list of the names that it takes from
-elsewhere. Twelve digits are of its syntax, without comments, docstrings and layout; four of that list, so that an edit
-can be seen to lead where the code led before. Python's own rules decide which names are taken from elsewhere: a
-parameter or local variable that happens to be called like a function of the module is not a use of it.
+statements that give a constant its value. It becomes sixteen digits of the sha256 of its syntax, without comments,
+docstrings and layout, and a list of the names that it takes from elsewhere. Python's own rules decide which those are:
+a parameter or local variable that happens to be called like a function of the module is not a use of it.
 
 The syntax tree is dropped at once (a tree takes twenty times its source), so a file is summarised whole though only a
 part of it may be asked for. What a file does when it is imported, beyond giving its names their values, is not looked
@@ -14,13 +13,13 @@ at.
 import ast
 import functools
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-_SYNTAX_DIGITS, _USES_DIGITS = 12, 4  # against accident, not against an adversary
-_DOMAIN = "definition-v1"
+VERSION = "definition-v1"  # of what the digits are made of
+
+_NUM_DIGITS = 16  # 64 bits: against accident, not against an adversary
 _SKIPPED = frozenset({"ctx", "kind", "type_comment", "type_ignores"})  # no meaning, or not in every Python version
 _NAMED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _SCOPED = frozenset({*_NAMED, ast.Lambda})
@@ -43,8 +42,8 @@ class Import(NamedTuple):
 class Definition:
     """What stands behind one name of a module's top level."""
 
-    digits: str  # of its syntax and of the imports behind the names it uses; then of all that leads further
-    uses: tuple[Chain, ...]  # names that it looks up in its module, or that Python itself has
+    digits: str  # of its syntax, and of the imports behind the names it uses
+    uses: tuple[Chain, ...]  # names that it looks up in its module; what is asked of them, where that is imported
     imports: tuple[tuple[Import, Chain], ...]  # of import statements inside it: which, and the attributes asked of it
     targets: tuple[Import, ...]  # import statements at top level that bind this name
     is_import: bool  # nothing but import statements bind it
@@ -55,39 +54,13 @@ class Source:
     """The summary of one file."""
 
     sha256: str | None  # of its bytes; None if it could not be read
-    names_sha256: str = ""  # of the names it binds: while equal, no name has come or gone
     definitions: Mapping[str, Definition] = field(default_factory=dict)  # by name
     stars: tuple[Import, ...] = ()  # `from m import *`
     error: str | None = None  # why it could not be read or parsed; it has no definitions then
 
 
-Stamp = tuple[int, int]  # modification time in nanoseconds, size
-
-
-def stamp_of(path: str) -> Stamp | None:
-    """What changes when a file is written, or None if there is no file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
-
-
-@functools.lru_cache(maxsize=4096)
-def file_sha256(path: str, stamp: Stamp) -> str | None:
-    """The sha256 of a file's bytes, None if it cannot be read. `stamp` is what it is remembered by."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    except OSError:
-        return None
-
-
-@functools.lru_cache(maxsize=4096)
-def read_source(path: str, stamp: Stamp) -> Source:
-    """The summary of a Python file. `stamp` is what it is remembered by. Raises OSError if it cannot be read."""
-    with open(path, "rb") as file:
-        content = file.read()
+def parse(content: bytes) -> Source:
+    """The summary of a file with this content."""
     digest = hashlib.sha256(content).hexdigest()
     try:
         body = ast.parse(content).body
@@ -100,47 +73,35 @@ def _summary(digest: str, body: list[ast.stmt]) -> Source:
     nodes: dict[str, list[ast.AST]] = {}
     targets: dict[str, list[Import]] = {}
     stars: list[Import] = []
-    for name, bound in _bindings(body):
+    for name, what in _bindings(body):
         if name == "*":
-            assert isinstance(bound, Import)
-            stars.append(bound)
-        elif isinstance(bound, Import):
-            targets.setdefault(name, []).append(bound)
+            assert isinstance(what, Import)
+            stars.append(what)
+        elif isinstance(what, Import):
+            targets.setdefault(name, []).append(what)
         else:
-            nodes.setdefault(name, []).append(bound)
+            nodes.setdefault(name, []).append(what)
     for name, node in _additions(body):  # to what an import brought: not this module's own
         if name in nodes and all(node is not known for known in nodes[name]):
             nodes[name].append(node)
-    definitions = {}
-    for name in {**nodes, **targets}:
+    definitions, bound = {}, {**nodes, **targets}
+    for name in bound:
         tokens, uses, imports = _read(nodes.get(name, ()))
         wanted = {name, *(use[0] for use in uses)}
         meant = sorted(f"{n} is {found!r}" for n in wanted for found in targets.get(n, ()))
-        inner = sorted(imports, key=repr)
-        leads = [*meant, *sorted(".".join(use) for use in uses), *map(repr, inner)]
         definitions[name] = Definition(
-            digits=_sha256([*tokens, *meant])[:_SYNTAX_DIGITS] + _sha256(leads)[:_USES_DIGITS],
-            uses=tuple(sorted(uses)),
-            imports=tuple(inner),
+            digits=_digits([*tokens, *meant]),
+            uses=tuple(sorted({use if use[0] in targets else use[:1] for use in uses if stars or use[0] in bound})),
+            imports=tuple(sorted(imports, key=repr)),
             targets=tuple(targets.get(name, ())),
             is_import=name not in nodes,
         )
-    return Source(
-        sha256=digest,
-        names_sha256=_sha256(sorted((*definitions, *map(repr, stars)))),
-        definitions=definitions,
-        stars=tuple(stars),
-    )
+    return Source(sha256=digest, definitions=definitions, stars=tuple(stars))
 
 
-def has_same_uses(digits: str, other: str) -> bool:
-    """Whether two digests of a definition say that it leads to the same names."""
-    return digits[-_USES_DIGITS:] == other[-_USES_DIGITS:]
-
-
-def _sha256(tokens: Iterable[str]) -> str:
-    text = "\n".join((_DOMAIN, *tokens))
-    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+def _digits(tokens: Iterable[str]) -> str:
+    text = "\n".join((VERSION, *tokens))
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:_NUM_DIGITS]
 
 
 # -- the top level of a module ----------------------------------------------------------------------------------------
