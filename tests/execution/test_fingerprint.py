@@ -316,6 +316,15 @@ def test_the_difference_is_what_is_reached_and_what_it_means(
     assert (code_of(WORK)["code_fingerprint"]["root"] == record["code_fingerprint"]["root"]) is not bool(difference)
 
 
+def test_the_comparisons_of_one_plan_look_at_the_files_once(lab: Tree):
+    record, memo = code_of(WORK), {}
+    lab.edit(IMPL, "x / 2", "x / 4")
+    assert code_difference(WORK, record, memo=memo) == ["lab/deep/_impl.py:half"]
+    lab.edit(IMPL, "x / 4", "x / 2")
+    assert code_difference(WORK, record, memo=memo) == ["lab/deep/_impl.py:half"]
+    assert code_difference(WORK, record, memo={}) == []
+
+
 def test_a_module_that_is_handed_around_counts_whole(lab: Tree):
     lab.edit("src/lab/work.py", "tables.SIZES[0]", "getattr(tables, config.name)")
     record = code_of(WORK)

@@ -54,14 +54,17 @@ def starts_of(fn: Fn, config: Any) -> tuple[Start, ...]:
     if first is None:
         return ()
     home = project_of(first.path, first.module)
-    found = set()
-    for value in _code_in(config):
-        start = _start_of(value)
-        if start is not None and (home.name_of(start.path) is not None or not _is_installed(start.path)):
-            found.add(start)
+    found = {start for value in _code_in(config) if (start := _start_of(value)) is not None and _counts(home, start)}
     return (first, *sorted(found - {first}))
 
 
+@functools.lru_cache(maxsize=4096)
+def _counts(home: "Project", start: Start) -> bool:
+    """Whether the class or function in a config is the function's project's, or another project's, not installed."""
+    return home.name_of(start.path) is not None or not _is_installed(start.path)
+
+
+@functools.lru_cache(maxsize=1024)
 def _start_of(value: Any) -> Start | None:
     """Where a function or class is defined, or None if that is no Python file."""
     while (inner := getattr(value, "__wrapped__", None)) is not None:
@@ -120,6 +123,7 @@ class Project:
     folder: str  # files below it, that are not installed packages inside it
     package: str | None  # of these only this top-level package or module; None: all
 
+    @functools.lru_cache(maxsize=4096)  # noqa: B019 - projects are few, and small
     def name_of(self, path: str) -> str | None:
         """How records call a file, or None if it is not of this project."""
         if not path.startswith(self.folder + os.sep):
@@ -131,7 +135,8 @@ class Project:
         if _is_installed(path):
             return None
         short = name.removeprefix("src" + os.sep)
-        return (name if os.path.exists(os.path.join(self.folder, short)) else short).replace(os.sep, "/")
+        is_taken = short != name and os.path.exists(os.path.join(self.folder, short))
+        return (name if is_taken else short).replace(os.sep, "/")
 
     def places_of(self, name: str) -> tuple[str, ...]:
         """The files that `name` may stand for."""
