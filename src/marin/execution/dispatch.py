@@ -41,7 +41,7 @@ class Dispatcher:
         config, code, fetches, error = None, {}, (), None
         try:
             roots, fetches = self._data_roots(node, used)
-            code = code_of(step.fn)
+            code = code_of(step.fn, step.config)
             config = resolve_config(node, self._plan.graph, work_dir, roots, prefix=self._store.prefix)
         except Exception as trouble:
             error = trouble

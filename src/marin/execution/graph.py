@@ -7,6 +7,7 @@ upstream forks everything below it, which is why `plan` and `why` name the field
 
     digest = sha256("exec-step-v1\\0" + canonical)
     canonical = {"code_version", "config", "deps": [digest...], "fn_ref", "name", "pseudo": [digest...], "versioning"}
+                and, with code_policy="version" only, "code": the root of marin.execution.fingerprint
 """
 
 import copy
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marin.execution.canonical import Encoding, Memo, UnversionableError, function_reference, to_json
+from marin.execution.fingerprint import CodeError, code_root
 from marin.execution.step import (
     ExecutorStep,
     InputName,
@@ -199,17 +201,18 @@ class _Planner:
             fn_ref = step.fn if isinstance(step.fn, str) else function_reference(step.fn)
         except ValueError as error:
             raise UnversionableError(f"step '{step.name}': cannot version fn: {error}") from None
-        canonical = to_json(
-            {
-                "code_version": step.code_version,
-                "config": encoding.tree,
-                "deps": deps,
-                "fn_ref": fn_ref,
-                "name": step.name,
-                "pseudo": pseudo,
-                "versioning": step.versioning,
-            }
-        )
+        content: dict[str, Any] = {
+            "code_version": step.code_version,
+            "config": encoding.tree,
+            "deps": deps,
+            "fn_ref": fn_ref,
+            "name": step.name,
+            "pseudo": pseudo,
+            "versioning": step.versioning,
+        }
+        if step.code_policy == "version":
+            content["code"] = _code_root(step)
+        canonical = to_json(content)
         recipe = digest = hashlib.sha256(_STEP_DOMAIN + canonical.encode()).hexdigest()
         if step.version is not None:
             digest = pinned_digest(step.name, step.version)
@@ -251,6 +254,16 @@ class _Planner:
         deps, pseudo, _, _ = encoding.finish(self.digest_of)
         text = to_json({"config": encoding.tree, "deps": deps, "pseudo": pseudo})
         return hashlib.sha256(_CONFIG_DOMAIN + text.encode()).hexdigest()
+
+
+def _code_root(step: ExecutorStep) -> str:
+    try:
+        return code_root(step.fn, step.config)
+    except CodeError as error:
+        raise UnversionableError(
+            f"step '{step.name}': cannot version its code: {error}; mend that, or give up code_policy='version' and "
+            "raise code_version by hand"
+        ) from None
 
 
 def pinned_digest(name: str, version: str) -> str:

@@ -20,6 +20,7 @@ from marin.execution.invalidation import Taint
 from marin.execution.lease import Observer
 from marin.execution.manifest import first_difference
 from marin.execution.status import CANCELLED, EVICTED, FAILED, INVALID, RUNNING, SUCCEEDED, State, StepPaths
+from marin.execution.step import ExecutorStep
 from marin.execution.store import Store
 
 HIT = "HIT"  # committed already
@@ -225,7 +226,7 @@ class Judge:
                 return RUN, difference
         if has_drifted(node, state) and not self._choices.accept_drift:
             return DRIFT, f"version {node.step.version} was made by another recipe (@{recipe_of(state)[:10]})"
-        if self._choices.strict_code and code_changed(node.step.fn, record):
+        if self._choices.strict_code and _has_other_code(node.step, record):
             return RUN, "its code changed"
         return HIT, f"cached, {trouble}" if trouble else "cached"
 
@@ -397,10 +398,15 @@ def make_plan(
         elif action == RUN and with_changes and (state is None or state.digest != node.digest):
             reason, changes = _explain(node, siblings, names)
         final[node.digest] = action
-        is_other = action == HIT and state is not None and code_changed(node.step.fn, state.record or {})
+        is_other = action == HIT and state is not None and _has_other_code(node.step, state.record or {})
         estimate = siblings.estimate(node, state) if action == RUN else None
         items.append(PlanItem(node, action, reason, changes, state, is_other, estimate))
     return Plan(graph, tuple(items), targets, store.prefix, choices)
+
+
+def _has_other_code(step: ExecutorStep, record: Mapping[str, Any]) -> bool:
+    """Whether the step asks to be told, and there is something to tell."""
+    return step.code_policy == "warn" and code_changed(step.fn, record, step.config)
 
 
 _MAX_READERS = 64
