@@ -76,15 +76,6 @@ def test_what_has_no_source_has_no_fingerprint_and_no_complaint(module):
     assert code_of(module.fn)["code_fingerprint"] is None
 
 
-def test_a_run_says_that_dependency_groups_have_no_effect(tmp_path: Path):
-    step = ExecutorStep(name="a", fn="builtins:repr", config=1, pip_dependency_groups=["gpu"])
-    executor = Executor(tmp_path, fsync=False, stream=(out := io.StringIO()))
-    assert executor.run([step]).is_ok
-    assert out.getvalue().count("pip_dependency_groups has no effect yet") == 1
-    executor.run([step])
-    assert out.getvalue().count("pip_dependency_groups") == 1
-
-
 def test_plan_and_run_mark_a_cached_step_whose_code_changed(module):
     (module.folder / "fp_package" / "__init__.py").write_text("")
     step = ExecutorStep(name="a", fn=module.fn, config=1)

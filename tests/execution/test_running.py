@@ -19,13 +19,14 @@ from marin.cluster import ResourceConfig
 from marin.execution.executor import (
     Executor,
     ExecutorStep,
-    PrefixError,
     output_path_of,
     run,
     this_output_path,
 )
+from marin.execution.lease import LeaseTimes, acquire
 from marin.execution.manifest import build_manifest
-from marin.execution.status import LeaseTimes, LocalStore, active_run, process_start
+from marin.execution.status import active_run, process_start
+from marin.execution.store import LocalStore, PrefixError
 
 CPU = ResourceConfig.with_cpu()
 
@@ -567,6 +568,7 @@ def test_the_record_of_a_step_says_how_its_output_came_to_be(executor, calls):
     assert record["inputs"] == [
         {
             "digest": result[a].digest,
+            "attempt": state_a.attempt,
             "root_digest": state_a.record["root_digest"],
             "name": "a",
             "path": os.path.relpath(os.path.dirname(os.path.dirname(result.output_path(a))), result.prefix),
@@ -638,7 +640,7 @@ def test_a_step_that_another_run_has_is_waited_for_and_not_run_twice(calls, tmp_
     root = str(tmp_path / "store" / node.path)
     results = []
     with active_run("other-run") as owner:
-        lease = store.acquire(root, None, digest=node.digest, owner=owner, publish="attempt")
+        lease = acquire(store, root, None, digest=node.digest, owner=owner, publish="attempt")
         thread = threading.Thread(target=lambda: results.append(waiting.run([step])))
         thread.start()
         while "waiting" not in screen.getvalue():
@@ -657,8 +659,13 @@ def test_a_failure_of_the_run_that_was_waited_for_is_reported_even_when_forced(c
     node = waiting.plan([step]).items[0].node
     results = []
     with active_run("other-run") as owner:
-        lease = LocalStore(fsync=False).acquire(
-            str(tmp_path / "store" / node.path), None, digest=node.digest, owner=owner, publish="attempt"
+        lease = acquire(
+            LocalStore(fsync=False),
+            str(tmp_path / "store" / node.path),
+            None,
+            digest=node.digest,
+            owner=owner,
+            publish="attempt",
         )
         thread = threading.Thread(target=lambda: results.append(waiting.run([step], force_run_failed=True)))
         thread.start()
@@ -673,8 +680,13 @@ def test_a_run_that_was_left_without_its_runner_is_taken_over_at_once(executor, 
     step = calls.step("a")
     node = executor.plan([step]).items[0].node
     with active_run("aborted") as owner:
-        LocalStore(fsync=False).acquire(
-            str(tmp_path / "store" / node.path), None, digest=node.digest, owner=owner, publish="attempt"
+        acquire(
+            LocalStore(fsync=False),
+            str(tmp_path / "store" / node.path),
+            None,
+            digest=node.digest,
+            owner=owner,
+            publish="attempt",
         )
     started = time.monotonic()
     result = executor.run([step])
@@ -694,7 +706,7 @@ def test_a_process_that_a_dead_runner_left_behind_is_ended_before_its_step_resum
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     with active_run("aborted") as owner:
         root = str(tmp_path / "store" / node.path)
-        lease = LocalStore(fsync=False).acquire(root, None, digest=node.digest, owner=owner, publish="inplace")
+        lease = acquire(LocalStore(fsync=False), root, None, digest=node.digest, owner=owner, publish="inplace")
     os.makedirs(lease.log_dir)
     process = {"pid": orphan.pid, "start": process_start(orphan.pid)}
     Path(lease.log_dir, "process.json").write_text(json.dumps(process))
@@ -717,7 +729,7 @@ def be_overtaken(config: Work) -> None:
     store = LocalStore(fsync=False)
     state = store.read(root)
     with active_run("overtaker") as owner:
-        lease = store.acquire(root, state, digest=state.digest, owner=owner, publish="attempt")
+        lease = acquire(store, root, state, digest=state.digest, owner=owner, publish="attempt")
         os.makedirs(lease.data_root)
         Path(lease.data_root, "out.txt").write_text("the other's")
         lease.end("SUCCEEDED", record={"root_digest": "r"})

@@ -45,7 +45,7 @@ def tail(path: str, num_lines: int = _LOG_TAIL_LINES) -> list[str]:
 
 
 _MARKS = {"HIT": ("=", "cached"), "RUN": ("+", "run"), "WAIT": ("w", "wait"), "SKIP": ("-", "not needed")}
-_MARKS |= {"FAILED": ("!", "failed"), "BLOCKED": ("x", "blocked")}
+_MARKS |= {"FAILED": ("!", "failed"), "BLOCKED": ("x", "blocked"), "TAINTED": ("t", "tainted"), "DRIFT": ("d", "drift")}
 
 
 CODE_CHANGED = "code changed since this output was made; raise code_version to run it again"

@@ -11,7 +11,7 @@ planners, tests and the processes of its own steps. Everything that runs somethi
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
@@ -33,9 +33,10 @@ from marin.execution.step import (
 )
 
 if TYPE_CHECKING:
-    from marin.execution.plan import Plan
+    from marin.execution.lease import LeaseTimes
+    from marin.execution.plan import Choices, Plan
     from marin.execution.runner import StepResult
-    from marin.execution.status import LeaseTimes
+    from marin.execution.store import Store
 
 __all__ = [
     "THIS_OUTPUT_PATH",
@@ -44,7 +45,7 @@ __all__ = [
     "ExecutorStep",
     "InputName",
     "OutputName",
-    "PrefixError",
+    "RefusedError",
     "RunResult",
     "VersionedValue",
     "capturing",
@@ -52,6 +53,7 @@ __all__ = [
     "ensure_versioned",
     "executor_main",
     "get_executor_step",
+    "materialize",
     "output_path_of",
     "plan",
     "run",
@@ -66,8 +68,8 @@ __all__ = [
 Steps: TypeAlias = "Iterable[ExecutorStep | InputName]"
 
 
-class PrefixError(ValueError):
-    """The store cannot be used: it is not writable, or its file system lacks something that registers need."""
+class RefusedError(ValueError):
+    """What was asked for would use outputs that must not be used, or needs a person's decision first."""
 
 
 def mistake(error: BaseException) -> tuple[str, int] | None:
@@ -80,8 +82,9 @@ def mistake(error: BaseException) -> tuple[str, int] | None:
     from marin.execution.graph import GraphError
     from marin.execution.plan import DigestCollision, SelectionError
     from marin.execution.status import RegisterError
+    from marin.execution.store import PrefixError
 
-    if isinstance(error, DigestCollision | RegisterError):
+    if isinstance(error, DigestCollision | RegisterError | RefusedError):
         return str(error), 3
     senseless = (UnversionableError, GraphError, PrefixError, SelectionError, NoStoreError, AddressError)
     return (str(error), 2) if isinstance(error, senseless) else None
@@ -126,28 +129,6 @@ def default_prefix() -> str:
     return os.environ.get("MARIN_PREFIX") or "./local_store"
 
 
-def _prepare_prefix(prefix: str) -> None:
-    """Create the store and try on it what registers need, so that an unfit one is noticed before anything runs."""
-    import fcntl
-
-    advice = "Name another folder with --prefix or MARIN_PREFIX"
-    probe = os.path.join(prefix, ".exec", f"probe-{os.urandom(4).hex()}")
-    try:
-        os.makedirs(os.path.join(prefix, ".exec", "runs"), exist_ok=True)
-        with open(probe, "xb") as file:
-            file.write(b"marin")
-            file.flush()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        os.link(probe, f"{probe}-link")
-        os.replace(f"{probe}-link", probe)
-    except OSError as error:
-        raise PrefixError(f"cannot write to prefix {prefix}: {error.strerror or error}. {advice}") from error
-    finally:
-        for name in (probe, f"{probe}-link"):
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-
-
 class Executor:
     """Runs steps below one prefix, each at most once.
 
@@ -165,26 +146,30 @@ class Executor:
         stream: TextIO | None = None,
         quiet: bool = False,
         command: Sequence[str] | None = None,
+        on_event: Callable[[Mapping[str, Any]], None] | None = None,
+        single_runner: bool = False,
     ) -> None:
         """`prefix`: the store (default: `default_prefix`). `executor_info_base_path`: where records of runs go
         (default: `<prefix>/.exec/runs`). `fsync=False` leaves flushing to the system: for tests. `stream`: where
         progress goes (default: stderr); `quiet`: print none. `command`: what was typed, for the run's record (default:
-        this process's command line)."""
+        this process's command line). `on_event`: is called with every event of a run, as its record keeps them.
+        `single_runner`: accept an object store that ignores conditional writes; nobody else may run on it then."""
+        from marin.execution.store import open_store
+
         given = os.fspath(prefix) if prefix is not None else default_prefix()
-        if "://" in given:
-            raise PrefixError(f"prefix {given!r} is not a folder of this machine; only local stores work so far")
-        self.prefix = os.path.abspath(given)
-        if os.path.exists(self.prefix) and not os.path.isdir(self.prefix):
-            raise PrefixError(
-                f"cannot write to prefix {given}: it is a file. Name a folder with --prefix or MARIN_PREFIX"
-            )
-        self._info_path = os.path.abspath(executor_info_base_path) if executor_info_base_path else None
+        self.store: Store = open_store(given, fsync=fsync, single_runner=single_runner)
+        self._info_path = executor_info_base_path
         self._description = description
-        self._fsync = fsync
         self._lease_times = lease_times
         self._stream = stream
         self._quiet = quiet
         self._command = list(command) if command is not None else None
+        self._on_event = on_event
+
+    @property
+    def prefix(self) -> str:
+        """Absolute path or URL of the store."""
+        return self.store.prefix
 
     def plan(
         self,
@@ -192,6 +177,7 @@ class Executor:
         *,
         run_only: Sequence[str] | None = None,
         force_run_failed: bool = False,
+        choices: "Choices | None" = None,
         explain: bool = True,
     ) -> "Plan":
         """What `run` would do with the steps and all they read. Reads registers, writes nothing.
@@ -200,14 +186,11 @@ class Executor:
         """
         from marin.execution.graph import build_graph
         from marin.execution.plan import make_plan
-        from marin.execution.status import LocalStore
 
         return make_plan(
             build_graph(steps, prefix=self.prefix),
-            LocalStore(fsync=self._fsync),
-            self.prefix,
-            run_only=run_only,
-            force_run_failed=force_run_failed,
+            self.store,
+            choices=_choices(choices, run_only, force_run_failed),
             with_changes=explain,
         )
 
@@ -219,42 +202,71 @@ class Executor:
         run_only: Sequence[str] | None = None,
         force_run_failed: bool = False,
         max_concurrent: int | None = None,
+        choices: "Choices | None" = None,
     ) -> RunResult:
         """Run the steps and all they read, but for what is committed already.
 
         A step that fails stops only what reads it; look at `is_ok` of the result. `run_only`: regular expressions,
         run only steps in whose name one is found, and what they read. `force_run_failed`: try again what failed in an
         earlier run. `max_concurrent`: at most so many steps at once. `dry_run`: print the plan, run nothing.
-        Raises PrefixError before anything runs if the store cannot be used, ValueError or TypeError if the steps make
-        no sense, KeyboardInterrupt after an orderly stop.
+        `choices`: these and further decisions in one value. Raises PrefixError before anything runs if the store cannot
+        be used, RefusedError if it would use outputs that are struck out or have drifted, ValueError or TypeError if
+        the steps make no sense, KeyboardInterrupt after an orderly stop.
         """
         from marin.execution.console import CODE_CHANGED, Console, format_plan
 
         if max_concurrent is not None and max_concurrent < 1:
             raise ValueError(f"max_concurrent must be at least 1, got {max_concurrent}")
         console = Console(self._stream, quiet=self._quiet)
+        choices = _choices(choices, run_only, force_run_failed)
+        planned = self.plan(steps, choices=choices, explain=dry_run)
         if dry_run:
-            planned = self.plan(steps, run_only=run_only, force_run_failed=force_run_failed)
             console.line(format_plan(planned))
             return RunResult(prefix=self.prefix, run_id=None, plan=planned, steps=())
-        planned = self.plan(steps, run_only=run_only, force_run_failed=force_run_failed, explain=False)
-        _prepare_prefix(self.prefix)
+        _refuse(planned)
+        self.store.prepare()
         for item in planned:
             if item.code_changed:
                 console.line(f"note: {item.node.name}: {CODE_CHANGED}")
-        if any(item.action == "RUN" and item.node.step.pip_dependency_groups for item in planned):
-            console.line("note: pip_dependency_groups has no effect yet: every step runs in this environment")
-        return self._carry_out(planned, console, force_run_failed, max_concurrent)
+        return self._carry_out(planned, console, max_concurrent)
 
-    def _carry_out(
-        self, planned: "Plan", console: Any, force_run_failed: bool, max_concurrent: int | None
-    ) -> RunResult:
+    def load(self, step: "ExecutorStep | InputName") -> Any:
+        """The committed output of a step as its `output_type`; runs nothing.
+
+        Raises RefusedError if it must not be used, ValueError if there is none.
+        """
+        from marin.execution.artifact import load_output
+        from marin.execution.attempt import Fetch, fetch_output, scratch_root
+        from marin.execution.plan import HIT, REFUSED
+
+        target = get_executor_step(step)
+        planned = self.plan([target], explain=False)
+        item = next(i for i in planned if i.node.digest in planned.targets)
+        if item.action in REFUSED:
+            raise RefusedError(f"step '{target.name}' must not be used: {item.reason}")
+        if item.action != HIT or item.state is None or item.state.record is None:
+            raise ValueError(
+                f"step '{target.name}' @{item.node.digest[:10]} has no output in {self.prefix}: {item.reason}. "
+                "Run it first, or use materialize(step)"
+            )
+        paths, record = planned.paths(item.node), item.state.record
+        folder = paths.data_root(item.state)
+        if not self.store.is_local:
+            place = f"{scratch_root()}/inputs/{record['root_digest']}"
+            folder = fetch_output(
+                self.store, Fetch(data_root=folder, manifest=f"{paths.root}/{record['manifest_ref']}", folder=place)
+            )
+        return load_output(target.output_type, folder, record)
+
+    def _carry_out(self, planned: "Plan", console: Any, max_concurrent: int | None) -> RunResult:
         import shlex
         from dataclasses import asdict
 
-        from marin.execution.record import RunRecord, command_line, environment, new_run_id, utc
+        from marin.execution.adoption import accept_drift
+        from marin.execution.record import RunRecord, command_line, environment, new_run_id, script_and_settings, utc
         from marin.execution.runner import Runner
-        from marin.execution.status import LocalStore, active_run
+        from marin.execution.status import active_run
+        from marin.execution.store import open_store
 
         run_id = new_run_id()
         surroundings, command = environment(), command_line()
@@ -262,14 +274,20 @@ class Executor:
             surroundings["argv"], command = self._command, shlex.join(self._command)
         graph = planned.graph
         with active_run(run_id) as owner:
+            accept_drift(self.store, planned, owner.user)
+            store = open_store(self._info_path) if self._info_path else self.store
+            script, settings = script_and_settings(surroundings["argv"])
             record = RunRecord(
-                os.path.join(self._info_path or os.path.join(self.prefix, ".exec", "runs"), run_id),
+                store,
+                f"{store.prefix}/{run_id}" if self._info_path else f"{self.prefix}/.exec/runs/{run_id}",
                 {
                     "format": 1,
                     "run_id": run_id,
                     "status": "RUNNING",
                     "command": command,
                     "cwd": os.getcwd(),
+                    "script": script,
+                    "settings": settings,
                     "description": self._description,
                     "tags": sorted({tag for digest in planned.targets for tag in graph[digest].step.tags}),
                     "prefix": self.prefix,
@@ -281,18 +299,19 @@ class Executor:
                         {"digest": i.node.digest, "name": i.node.step.name, "action": i.action, "reason": i.reason}
                         for i in planned
                     ],
+                    "consented": sorted(planned.consented),
                 },
+                self._on_event,
             )
             status = "CRASHED"
             results: tuple[StepResult, ...] = ()
             runner = Runner(
                 planned,
-                store=LocalStore(fsync=self._fsync),
+                store=self.store,
                 owner=owner,
                 run_record=record,
                 environment=surroundings,
                 console=console,
-                force_run_failed=force_run_failed,
                 max_concurrent=max_concurrent,
                 times=self._lease_times,
             )
@@ -308,6 +327,50 @@ class Executor:
                     record.write(status=status, ended=utc(), steps=[r.to_json() for r in runner.results])
                 record.close()
         return RunResult(prefix=self.prefix, run_id=run_id, plan=planned, steps=results)
+
+
+def _choices(choices: "Choices | None", run_only: Sequence[str] | None, force_run_failed: bool) -> "Choices":
+    from dataclasses import replace
+
+    from marin.execution.plan import Choices
+
+    choices = choices or Choices()
+    return replace(
+        choices,
+        run_only=tuple(run_only or choices.run_only),
+        force_run_failed=force_run_failed or choices.force_run_failed,
+    )
+
+
+def _refuse(planned: "Plan") -> None:
+    """Raise RefusedError if a person must decide first: one line for each reason, and what can be decided."""
+    from marin.execution.plan import DRIFT, TAINTED
+
+    if not planned.refused:
+        return
+    lines = [f"{item.node.name} @{item.node.digest[:6]} is {item.reason}" for item in planned.refused[:8]]
+    if len(planned.refused) > 8:
+        lines.append(f"... and {len(planned.refused) - 8} more")
+    actions = {item.action for item in planned.refused}
+    advice = []
+    if TAINTED in actions:
+        advice.append("`marin rerun --tainted` makes them again; --allow-tainted uses them, and says so in the records")
+    if DRIFT in actions:
+        advice.append(
+            "give the step another version=, or take the stored output for today's recipe with --accept-drift, "
+            "which goes on record"
+        )
+    raise RefusedError("nothing was run: " + "\n  ".join(["", *lines]).lstrip() + "\n" + "\n".join(advice))
+
+
+def materialize(step: "ExecutorStep | InputName", *, prefix: str | os.PathLike[str] | None = None) -> Any:
+    """Run what is missing of a step and all it reads; its output as its `output_type`. ValueError if a step fails."""
+    executor = Executor(prefix)
+    result = executor.run([step])
+    if not result.is_ok:
+        broken = next(s for s in result.steps if s.action == "failed")
+        raise ValueError(f"step '{broken.name}' failed: {broken.error.type}: {broken.error.message}")  # type: ignore[union-attr]
+    return executor.load(step)
 
 
 def run(steps: Steps, *, prefix: str | os.PathLike[str] | None = None, **options: Any) -> RunResult:

@@ -34,6 +34,7 @@ SHORT = 10  # digits of the digest in an output path: 40 bits
 
 _STEP_DOMAIN = b"exec-step-v1\0"
 _CONFIG_DOMAIN = b"exec-config-v1\0"
+_PIN_DOMAIN = b"exec-pin-v1\0"
 
 
 class GraphError(ValueError):
@@ -49,11 +50,12 @@ class Node:
     """One planned step."""
 
     step: ExecutorStep  # the first of the steps with this digest
-    digest: str  # 64 hexadecimal digits
+    digest: str  # 64 hexadecimal digits; of a step with version= they stand for the address, not for the recipe
+    recipe: str  # digest of the recipe: the same as `digest` for every other step
     canonical: str  # the text that was hashed: the whole recipe
     deps: tuple[str, ...]  # digests of the steps that must have succeeded before, in order of appearance
     pseudo: tuple[str, ...]  # digests of the steps whose path is used without waiting for them
-    path: str  # of the step's folder, relative to the prefix: <name>-<10 digits>, or override_output_path
+    path: str  # of the step's folder, relative to the prefix: <name>-<10 digits>, <name>/<version>, or as overridden
     fn_ref: str  # "module:function"
     unmarked_digest: str | None = None  # versioning="marked": digest of the whole config, None if it has none
 
@@ -208,11 +210,20 @@ class _Planner:
                 "versioning": step.versioning,
             }
         )
-        digest = hashlib.sha256(_STEP_DOMAIN + canonical.encode()).hexdigest()
+        recipe = digest = hashlib.sha256(_STEP_DOMAIN + canonical.encode()).hexdigest()
+        if step.version is not None:
+            digest = pinned_digest(step.name, step.version)
+            path = f"{step.name}/{step.version}"
+        else:
+            path = step.override_output_path or f"{step.name}-{digest[:SHORT]}"
         self.digests[id(step)] = (step, digest)
-        path = step.override_output_path or f"{step.name}-{digest[:SHORT]}"
         known = self.nodes.get(digest)
         if known is not None:
+            if known.recipe != recipe:
+                raise GraphError(
+                    f"two steps are '{step.name}' version {step.version!r} with different recipes "
+                    f"(@{known.recipe[:SHORT]} and @{recipe[:SHORT]}); give one of them another version"
+                )
             if known.path != path:
                 raise GraphError(
                     f"step '{step.name}' @{digest[:SHORT]} has two output paths, '{known.path}' and '{path}'; "
@@ -222,6 +233,7 @@ class _Planner:
         self.nodes[digest] = Node(
             step=step,
             digest=digest,
+            recipe=recipe,
             canonical=canonical,
             deps=(*deps, *run_deps),
             pseudo=(*pseudo, *run_pseudo),
@@ -239,6 +251,11 @@ class _Planner:
         deps, pseudo, _, _ = encoding.finish(self.digest_of)
         text = to_json({"config": encoding.tree, "deps": deps, "pseudo": pseudo})
         return hashlib.sha256(_CONFIG_DOMAIN + text.encode()).hexdigest()
+
+
+def pinned_digest(name: str, version: str) -> str:
+    """Identity of a step with version=: its address, so that what reads it does not fork when its recipe drifts."""
+    return hashlib.sha256(_PIN_DOMAIN + f"{name}\0{version}".encode()).hexdigest()
 
 
 def _in_order(nodes: Mapping[str, Node], targets: tuple[str, ...]) -> tuple[Node, ...]:
