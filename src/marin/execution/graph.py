@@ -9,9 +9,11 @@ upstream forks everything below it, which is why `plan` and `why` name the field
     canonical = {"code_version", "config", "deps": [digest...], "fn_ref", "name", "pseudo": [digest...], "versioning"}
 """
 
+import contextlib
 import copy
 import dataclasses
 import functools
+import gc
 import hashlib
 import os
 import types
@@ -124,12 +126,26 @@ def build_graph(steps: Iterable[ExecutorStep | InputName], *, prefix: str | None
     """
     targets = [_target(step) for step in steps]
     planner = _Planner(os.path.abspath(prefix) if prefix is not None and "://" not in prefix else prefix)
-    for step in targets:
-        planner.add(step)
-    target_digests = tuple(dict.fromkeys(planner.digest_of(step) for step in targets))
-    nodes = _in_order(planner.nodes, target_digests)
-    _check_paths(nodes)
+    with _no_collection():
+        for step in targets:
+            planner.add(step)
+        target_digests = tuple(dict.fromkeys(planner.digest_of(step) for step in targets))
+        nodes = _in_order(planner.nodes, target_digests)
+        _check_paths(nodes)
     return Graph(nodes=nodes, targets=target_digests, by_digest=planner.nodes, digests=planner.digests)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection inside: a graph is many objects and no cycle, and a collection would look at all of them
+    again and again (measured: a quarter of the time for a chain of 10,000 steps)."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _target(step: ExecutorStep | InputName) -> ExecutorStep:
@@ -286,15 +302,18 @@ def _check_paths(nodes: Iterable[Node]) -> None:
                 f"'{node.name}' @{node.short}; give one of them another name or override_output_path"
             )
         owner[path] = node
+    free: set[str] = set()  # folders that are known to be in the output of no step
     for path, node in owner.items():
-        parent = os.path.dirname(path)
-        while parent:
+        passed, parent = [], os.path.dirname(path)
+        while parent and parent not in free:
             if parent in owner:
                 raise GraphError(
                     f"step '{node.name}' would write to '{path}', inside the output of '{owner[parent].name}' "
                     f"('{parent}'); give one of them another override_output_path"
                 )
+            passed.append(parent)
             parent = os.path.dirname(parent)
+        free.update(passed)
 
 
 # -- the config a step's function gets --------------------------------------------------------------------------------
