@@ -344,16 +344,18 @@ def resolve_config(
         kind = type(value)
         if kind in _PLAIN:
             return value
-        if isinstance(value, VersionedValue | UnversionedValue):
-            return resolve(value.value)
-        if isinstance(value, ExecutorStep):
-            return root_of(value)
+        if kind is tuple or kind is list:
+            return _rebuild_sequence(value, resolve)
         if isinstance(value, InputName):
             if value.step is not None:
                 return below(root_of(value.step), value.name)
             return os.path.join(prefix, value.name or "") if prefix is not None else value.name
         if isinstance(value, OutputName):
             return below(output_path, value.name)
+        if isinstance(value, ExecutorStep):
+            return root_of(value)
+        if isinstance(value, VersionedValue | UnversionedValue):
+            return resolve(value.value)
         return _rebuild(value, resolve)
 
     return resolve(node.step.config)
@@ -362,16 +364,28 @@ def resolve_config(
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
 
+@functools.cache
+def _field_names(cls: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
+
+
+def _rebuild_sequence(value: Any, resolve: Callable[[Any], Any]) -> Any:
+    kind, items = type(value), list(value)
+    new = [resolve(v) for v in items]
+    if all(a is b for a, b in zip(items, new, strict=True)):
+        return value
+    return kind(*new) if hasattr(kind, "_fields") else kind(new)
+
+
 def _rebuild(value: Any, resolve: Callable[[Any], Any]) -> Any:
     """`value` with resolve applied to what it holds; the same object if that changed nothing."""
     kind = type(value)
     if is_dataclass_value(value):
         changed = {}
-        for field in dataclasses.fields(value):
-            old = getattr(value, field.name)
-            new = resolve(old)
-            if new is not old:
-                changed[field.name] = new
+        for name in _field_names(kind):
+            old = getattr(value, name)
+            if type(old) not in _PLAIN and (new := resolve(old)) is not old:
+                changed[name] = new
         if not changed:
             return value
         derived = {f.name: changed.pop(f.name) for f in dataclasses.fields(value) if not f.init and f.name in changed}
@@ -390,11 +404,7 @@ def _rebuild(value: Any, resolve: Callable[[Any], Any]) -> Any:
         result.update(new)
         return result
     if isinstance(value, list | tuple | set | frozenset):
-        items = list(value)
-        new = [resolve(v) for v in items]
-        if all(a is b for a, b in zip(items, new, strict=True)):
-            return value
-        return kind(*new) if hasattr(kind, "_fields") else kind(new)
+        return _rebuild_sequence(value, resolve)
     if kind is functools.partial:
         func, args, keywords = resolve(value.func), resolve(value.args), resolve(value.keywords)
         unchanged = func is value.func and args is value.args and keywords is value.keywords
