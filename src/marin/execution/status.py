@@ -49,10 +49,16 @@ class Owner:
     run_id: str  # the run
     user: str  # login name
 
+    @property
+    def is_here(self) -> bool:
+        """Whether its processes can be seen from this one: same boot of the same machine, same container."""
+        here = _this_process()
+        return self.boot_id is not None and (self.boot_id, self.pid_ns) == (here.boot_id, here.pid_ns)
+
     def is_gone(self) -> bool:
         """True if this owner provably runs no more; False if it runs, or lives where nobody here can look."""
         here = _this_process()
-        if self.boot_id is None or (self.boot_id, self.pid_ns) != (here.boot_id, here.pid_ns):
+        if not self.is_here:
             return False
         if (self.pid, self.pid_start) == (here.pid, here.pid_start):
             return self.run_id not in _ACTIVE_RUNS
@@ -75,6 +81,7 @@ class State:
     error: Mapping[str, Any] | None = None  # FAILED, CANCELLED: class, type, message, traceback, log
     record: Mapping[str, Any] | None = None  # SUCCEEDED, INVALID, EVICTED: how the output came to be
     progress: Mapping[str, Any] | None = None  # RUNNING: {"done", "total", "unit"} as the step last reported
+    evicted: Mapping[str, Any] | None = None  # EVICTED: {"when", "is_final"}; final when the deleting has begun
     # Of a step with version=: digests of other recipes that somebody accepted this output for, with who, when and why.
     accepted: tuple[Mapping[str, Any], ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # fields of later versions, kept as they are
