@@ -243,7 +243,9 @@ def _of_step(store: Store, entry: StepEntry, kept: Kept | None) -> Iterator[Garb
             yield _output(store, paths, output, "superseded", "replaced by a later output; nothing reaches it")
         elif state.status == SUCCEEDED:  # what was struck out stays, to be looked into
             yield _output(store, paths, output, "output", "no ref, no run and no kept output reaches it")
-    if store.get(eviction_marker(paths.root)) is not None and state.record is None and _is_over(store, paths, state):
+    # gc was killed while it held the step's lease
+    is_stopped = state.status == RUNNING and _is_over(store, paths, state)
+    if is_stopped and store.get(eviction_marker(paths.root)) is not None:
         yield _output(store, paths, state, "leftover", "its deletion was interrupted")
     yield from _temporary_files(store, paths.exec_dir)
 
@@ -333,7 +335,10 @@ def collect(
     """Delete what `find_garbage` found; what was deleted. What came into use since then is left alone."""
     todo = [item for item in garbage if item.kind not in _EVICTED_FIRST or _evict(store, item)]
     if any(item.kind in _EVICTED_FIRST for item in todo):
-        kept = _mark(store, _survey(store), policy or Policy())
+        try:
+            kept = _mark(store, _survey(store), policy or Policy())
+        except UnknownUseError:
+            kept = None
         todo = [item for item in todo if item.kind not in _EVICTED_FIRST or not _is_needed(store, item, kept)]
     deleted = []
     for item in todo:
@@ -370,10 +375,13 @@ def _next(state: State, **changes: Any) -> State:
     return replace(state, seq=state.seq + 1, nonce=os.urandom(8).hex(), **changes)
 
 
-def _is_needed(store: Store, item: Garbage, kept: Kept) -> bool:
-    """Whether an output came to be needed after it was chosen; then its eviction is taken back, if it is not final."""
+def _is_needed(store: Store, item: Garbage, kept: Kept | None) -> bool:
+    """Whether an output came to be needed after it was chosen; then its eviction is taken back, if it is not final.
+
+    `kept` is None if that cannot be told, which counts as a yes.
+    """
     assert item.state is not None
-    if not kept.holds(item.state):
+    if kept is not None and not kept.holds(item.state):
         return False
     if item.kind == "superseded":
         return True

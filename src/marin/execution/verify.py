@@ -14,8 +14,10 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from marin.execution.attempt import earlier_states
@@ -26,10 +28,11 @@ from marin.execution.manifest import Manifest, ManifestEntry
 from marin.execution.record import utc
 from marin.execution.status import INVALID, NOT_DATA, SUCCEEDED, State, StepPaths
 from marin.execution.store import Store
-from marin.io.hashing import sha256_file
 
 _MAX_DIFFERENCES = 100  # of one output; a disk that lost a folder of millions of files says so once
 _MAX_THREADS = 8
+_CHUNK_BYTES = 1 << 20
+_REPORT_EVERY_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +147,10 @@ def _outputs(store: Store, entry: StepEntry) -> Iterator[State]:
             yield state
 
 
+def _ignore(name: str, num_bytes: int) -> None:
+    """Nobody wants to know."""
+
+
 def _still_stands(store: Store, paths: StepPaths, state: State) -> bool:
     now = store.read(paths.root)
     return now is not None and now.attempt == state.attempt and now.status in (SUCCEEDED, INVALID)
@@ -161,13 +168,9 @@ def look_at(
         there = _files(store, root, NOT_DATA[record.get("publish", "attempt")])
         differences, same_size = _compare(manifest, there)
         num_files = len(there)
-        if deep:
-            for found, entry in _hash_all(store, root, same_size):
-                num_bytes += entry.size
-                if on_progress is not None:
-                    on_progress(name, entry.size)
-                if found is not None:
-                    differences.append(found)
+        if deep and same_size:
+            differences += _Hasher(store, root).differences(same_size, partial(on_progress or _ignore, name))
+            num_bytes = sum(entry.size for entry in same_size)
     return Verification(
         name=name,
         digest=state.digest,
@@ -221,45 +224,70 @@ def _compare(manifest: Manifest, there: Mapping[str, int]) -> tuple[list[Differe
     return differences, same_size
 
 
-def _hash_all(
-    store: Store, root: str, entries: Sequence[ManifestEntry]
-) -> Iterator[tuple[Difference | None, ManifestEntry]]:
-    """Every entry, with what is wrong with its bytes; side by side, and given up at once when the caller stops."""
-    from concurrent.futures import ThreadPoolExecutor, as_completed
+class _Hasher:
+    """Hashes files side by side, says meanwhile how many bytes were read, and gives up at once when told to."""
 
-    pool = ThreadPoolExecutor(max(1, min(_MAX_THREADS, os.cpu_count() or 1, len(entries))))
-    try:
-        jobs = {pool.submit(_content_difference, store, root, entry): entry for entry in entries}
-        for job in as_completed(jobs):
-            yield job.result(), jobs[job]
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    def __init__(self, store: Store, root: str) -> None:
+        self._store = store
+        self._root = root
+        self._stopped = threading.Event()
+        self._mutex = threading.Lock()
+        self._num_read = 0
 
+    def differences(self, entries: Sequence[ManifestEntry], on_read: Callable[[int], None]) -> list[Difference]:
+        """What is wrong with the bytes of the entries."""
+        from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
-def _content_difference(store: Store, root: str, entry: ManifestEntry) -> Difference | None:
-    try:
-        size, sha256 = _hash(store, f"{root}/{entry.path}")
-    except FileNotFoundError:
-        return Difference(kind="missing", path=entry.path, text=f"file {entry.path} is missing")
-    except OSError as error:
-        text = f"file {entry.path} cannot be read: {error.strerror or error}"
+        pool = ThreadPoolExecutor(max(1, min(_MAX_THREADS, os.cpu_count() or 1, len(entries))))
+        try:
+            jobs = [pool.submit(self._difference, entry) for entry in entries]
+            pending = set(jobs)
+            while pending:
+                _, pending = wait(pending, timeout=_REPORT_EVERY_S, return_when=FIRST_EXCEPTION)
+                on_read(self._take())
+            return [found for job in jobs if (found := job.result()) is not None]
+        finally:
+            self._stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _take(self) -> int:
+        with self._mutex:
+            number, self._num_read = self._num_read, 0
+            return number
+
+    def _difference(self, entry: ManifestEntry) -> Difference | None:
+        try:
+            size, sha256 = self._hash(f"{self._root}/{entry.path}")
+        except FileNotFoundError:
+            return Difference(kind="missing", path=entry.path, text=f"file {entry.path} is missing")
+        except OSError as error:
+            text = f"file {entry.path} cannot be read: {error.strerror or error}"
+            return Difference(kind="content", path=entry.path, text=text)
+        if (size, sha256) == (entry.size, entry.sha256):
+            return None
+        text = f"file {entry.path} has sha256 {sha256[:16]}..., recorded {entry.sha256[:16]}..."
         return Difference(kind="content", path=entry.path, text=text)
-    if (size, sha256) == (entry.size, entry.sha256):
-        return None
-    text = f"file {entry.path} has sha256 {sha256[:16]}..., recorded {entry.sha256[:16]}..."
-    return Difference(kind="content", path=entry.path, text=text)
 
+    def _hash(self, path: str) -> tuple[int, str]:
+        """(bytes, SHA-256) of a file of the store, as a manifest has them."""
+        if self._store.is_local:
+            if os.path.islink(path):
+                target = os.fsencode(os.readlink(path))
+                return len(target), hashlib.sha256(b"link\0" + target).hexdigest()
+            return self._hash_local(path)
+        with tempfile.TemporaryDirectory(prefix="marin-verify-") as folder:  # one file at a time and thread
+            self._store.download(path, f"{folder}/file")
+            return self._hash_local(f"{folder}/file")
 
-def _hash(store: Store, path: str) -> tuple[int, str]:
-    """(bytes, SHA-256) of a file of the store, as a manifest has them."""
-    if store.is_local:
-        if os.path.islink(path):
-            target = os.fsencode(os.readlink(path))
-            return len(target), hashlib.sha256(b"link\0" + target).hexdigest()
-        return sha256_file(path)
-    with tempfile.TemporaryDirectory(prefix="marin-verify-") as folder:  # one file at a time and thread
-        store.download(path, f"{folder}/file")
-        return sha256_file(f"{folder}/file")
+    def _hash_local(self, path: str) -> tuple[int, str]:
+        digest, size = hashlib.sha256(), 0
+        with open(path, "rb", buffering=0) as file:
+            while not self._stopped.is_set() and (chunk := file.read(_CHUNK_BYTES)):
+                digest.update(chunk)
+                size += len(chunk)
+                with self._mutex:
+                    self._num_read += len(chunk)
+        return size, digest.hexdigest()
 
 
 def _named(found: Verification) -> dict[str, Any]:
