@@ -77,6 +77,7 @@ def mistake(error: BaseException) -> tuple[str, int] | None:
 
     2: what was asked for makes no sense. 3: it makes sense and is refused, for the sake of what is in the store.
     """
+    from marin.execution.adoption import AdoptionError, OutputExistsError
     from marin.execution.canonical import UnversionableError
     from marin.execution.catalog import AddressError, NoStoreError
     from marin.execution.gc import UnknownUseError
@@ -85,9 +86,9 @@ def mistake(error: BaseException) -> tuple[str, int] | None:
     from marin.execution.status import RegisterError
     from marin.execution.store import PrefixError
 
-    if isinstance(error, DigestCollision | RegisterError | RefusedError | UnknownUseError):
+    if isinstance(error, DigestCollision | RegisterError | RefusedError | UnknownUseError | OutputExistsError):
         return str(error), 3
-    senseless = (UnversionableError, GraphError, PrefixError, SelectionError, NoStoreError, AddressError)
+    senseless = (UnversionableError, GraphError, PrefixError, SelectionError, NoStoreError, AddressError, AdoptionError)
     return (str(error), 2) if isinstance(error, senseless) else None
 
 
