@@ -15,6 +15,7 @@ import json
 import os
 import queue
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -155,6 +156,7 @@ class Runner:
         self._running: dict[str, _Running] = {}
         self._poll_s = _FIRST_POLL_S
         self._interrupts = 0
+        self._notes_signals = False  # Ctrl-C comes to this run
         self._crash: BaseException | None = None
 
     @property
@@ -219,8 +221,6 @@ class Runner:
         if threading.current_thread() is not threading.main_thread():
             yield  # signals are the main thread's business
             return
-        import signal
-
         def note(number: int, frame: Any) -> None:
             self._interrupts += 1
             self._events.put(("interrupt",))
@@ -231,9 +231,11 @@ class Runner:
         for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
             if signal.getsignal(number) == usual:  # someone else's handler, or "ignore", stays
                 before[number] = signal.signal(number, note)
+        self._notes_signals = signal.SIGINT in before
         try:
             yield
         finally:
+            self._notes_signals = False
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -484,11 +486,16 @@ class Runner:
                 running.handle.cancel(_CANCEL_GRACE_S)
 
     def _look_for_cancellation(self) -> None:
-        """`marin cancel` on another machine leaves word in the run's folder."""
+        """`marin cancel` leaves word in the run's folder: for a run on another machine, the only way to reach it."""
         with contextlib.suppress(OSError):
-            if self._record.is_cancelled():
-                self._interrupts += 1
-                self._events.put(("interrupt",))
+            asked = self._record.asked_to_stop()
+            if asked <= self._interrupts:
+                return
+            if self._in_body and self._notes_signals:  # only a signal reaches the function in the main thread
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+            self._interrupts = asked
+            self._events.put(("interrupt",))
 
     # -- the end of an attempt: in the thread that ran it, or one of its own ------------------------------------------
 
