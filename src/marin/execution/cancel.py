@@ -83,9 +83,19 @@ def cancel(store: Store, run: RunEntry, *, now: bool = False, wait_s: float = 20
 def _signal(owner: Owner) -> bool:
     if not owner.is_here or owner.pid == os.getpid() or owner.is_gone():
         return False
+    number = signal.SIGTERM if _ignores(owner.pid, signal.SIGINT) else signal.SIGINT
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(owner.pid, signal.SIGINT)
+        os.kill(owner.pid, number)
         return True
+    return False
+
+
+def _ignores(pid: int, number: int) -> bool:
+    """Whether a process ignores a signal: one that a shell script started in the background ignores SIGINT."""
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("SigIgn:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
     return False
 
 

@@ -156,7 +156,7 @@ class Runner:
         self._running: dict[str, _Running] = {}
         self._poll_s = _FIRST_POLL_S
         self._interrupts = 0
-        self._notes_signals = False  # Ctrl-C comes to this run
+        self._noted_signals: tuple[int, ...] = ()  # of SIGINT and SIGTERM those that come to this run
         self._crash: BaseException | None = None
 
     @property
@@ -231,11 +231,11 @@ class Runner:
         for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
             if signal.getsignal(number) == usual:  # someone else's handler, or "ignore", stays
                 before[number] = signal.signal(number, note)
-        self._notes_signals = signal.SIGINT in before
+        self._noted_signals = tuple(before)
         try:
             yield
         finally:
-            self._notes_signals = False
+            self._noted_signals = ()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -491,8 +491,8 @@ class Runner:
             asked = self._record.asked_to_stop()
             if asked <= self._interrupts:
                 return
-            if self._in_body and self._notes_signals:  # only a signal reaches the function in the main thread
-                os.kill(os.getpid(), signal.SIGINT)
+            if self._in_body and self._noted_signals:  # only a signal reaches the function in the main thread
+                os.kill(os.getpid(), self._noted_signals[0])
                 return
             self._interrupts = asked
             self._events.put(("interrupt",))
