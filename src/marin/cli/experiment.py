@@ -133,6 +133,16 @@ def step_patterns(names: list[str], steps: list[Any]) -> list[str] | None:
     return [f"^{re.escape(choose_step(name, known))}$" for name in names]
 
 
+def choices_of(arguments: Namespace, steps: list[Any]) -> Any:
+    """What the command line decides about a plan of these steps (`marin.execution.plan.Choices`)."""
+    from dataclasses import replace
+
+    from marin.execution.flags import decisions
+
+    chosen = decisions(arguments, tuple(step_patterns(arguments.steps, steps) or ()))
+    return replace(chosen, force=tuple(step_patterns(arguments.force, steps) or ()))
+
+
 def choose_step(name: str, known: list[str]) -> str:
     """The step that a person means by its name, or by the end or the beginning of it, where that is clear."""
     if name in known:

@@ -59,6 +59,8 @@ class ExecutorStep(Generic[T_co]):
     versioning: Literal["all", "marked"] = "all"  # "marked": only versioned(...) values and inputs are identity
     publish: Literal["attempt", "inplace"] = "attempt"  # "inplace": finds its own partial output and resumes from it
     timeout_s: float | None = None  # seconds after which an attempt is stopped and has failed; not identity
+    # How often it is tried again, and when (marin.cluster.retry.Retry); None: by its resources. Not identity.
+    retry: Any = None
     tags: frozenset[str] = frozenset()  # words to find the step by; not identity
 
     def __post_init__(self) -> None:
