@@ -129,10 +129,9 @@ def _mark(store: Store, survey: _Survey, policy: Policy) -> Kept:
             if run.record.get("tags"):
                 wanted.update(run.record.get("targets", ()))
         for output, state in survey.states.items():
-            entry = survey.entries[output]
-            is_current = entry.state is not None and entry.state.attempt == state.attempt
-            written = entry.paths.state if is_current else entry.paths.history(state)
-            if _is_younger(store, written, policy.keep_days):
+            # the manifest is written once, when the output is; the register changes when it is evicted
+            manifest = f"{survey.entries[output].paths.root}/{(state.record or {})['manifest_ref']}"
+            if _is_younger(store, manifest, policy.keep_days):
                 roots.add(output)
     for digest in wanted:
         roots.update(survey.by_digest.get(digest, ()))
