@@ -17,7 +17,7 @@ from marin.cluster.current import stop_event
 from marin.cluster.job import CANCELLED as KIND_CANCELLED
 from marin.cluster.job import Entrypoint, JobError, JobRequest, JobResult, error_of
 from marin.cluster.local import LocalCluster
-from marin.execution.attempt import Attempt, conclude, prepare
+from marin.execution.attempt import Attempt, conclude, error_class, prepare
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Renewer
 from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, State, StepPaths, active_run
 from marin.execution.store import Store, open_store
@@ -139,7 +139,7 @@ def settle(store: Store, lease: Lease, job: JobResult) -> tuple[State | None, Jo
     if state.status == RUNNING:  # the worker could not say how it ended
         lost = job.error or JobError(type="WorkerLost", message="the worker ended without a word", kind="worker_lost")
         status = CANCELLED if job.cancelled else FAILED
-        recorded = {"class": lost.kind.upper(), "type": lost.type, "message": lost.message, "kind": lost.kind}
+        recorded = {"class": error_class(lost, job.cancelled), "type": lost.type, "message": lost.message, "kind": lost.kind}
         try:
             # the cluster says that the holder is gone, so its lease may be ended in its place
             state = Lease(store, paths, state, lease.times).end(status, error=recorded)
