@@ -26,10 +26,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     from marin.execution.catalog import find_step
     from marin.execution.refs import pin
-    from marin.execution.status import login_name
+    from marin.execution.status import current_user
 
     entry = find_step(prefix_of(arguments), arguments.address)
-    ref = pin(entry.store, entry, name=arguments.name, user=login_name(), move=arguments.move)
+    ref = pin(entry.store, entry, name=arguments.name, user=current_user(), move=arguments.move)
     if arguments.json:
         print_json({"ref": ref.to_json()})
         return 0

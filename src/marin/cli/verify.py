@@ -36,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     from marin.execution.catalog import existing_store
-    from marin.execution.status import login_name
+    from marin.execution.status import current_user
     from marin.execution.verify import verify
 
     store = existing_store(prefix_of(arguments))
@@ -49,7 +49,7 @@ def run(arguments: Namespace) -> int:
         entries,
         deep=arguments.deep,
         dry_run=arguments.dry_run,
-        user=login_name(),
+        user=current_user(),
         on_progress=progress.read,
     ):
         found.append(one)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from marin.execution.catalog import AddressError, RunEntry, StepEntry, runs_of
 from marin.execution.record import cancellation_path, utc
-from marin.execution.status import ABANDONED, EXEC, RUNNING, Owner, login_name
+from marin.execution.status import ABANDONED, EXEC, RUNNING, Owner, current_user
 from marin.execution.store import Store
 
 _POLL_S = 0.1
@@ -62,7 +62,7 @@ def cancel(store: Store, run: RunEntry, *, now: bool = False, wait_s: float = 20
         raise NotRunningError(f"run {run.run_id} is not running: it is {str(status).lower()}")
     folder = f"{store.prefix}/{EXEC}/runs/{run.run_id}"
     owner = Owner(**run.record["owner"])
-    word = {"format": 1, "when": utc(), "user": login_name(), "host": os.uname().nodename, "now": now}
+    word = {"format": 1, "when": utc(), "user": current_user(), "host": os.uname().nodename, "now": now}
     store.put(cancellation_path(folder), json.dumps(word).encode() + b"\n")
     started = time.monotonic()
     signalled = _signal(owner)

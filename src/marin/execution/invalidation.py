@@ -89,7 +89,14 @@ def strike_out(
 
 def mark_invalid(store: Store, root: str, output: Output, tombstone: Tombstone) -> None:
     """Let the register of a struck-out output say so, if it still names that output."""
-    error = {"class": "INVALID", "type": "StruckOut", "message": tombstone.reason, "tombstone": tombstone.id}
+    error = {
+        "class": "STRUCK_OUT",
+        "type": "StruckOut",
+        "message": tombstone.reason,
+        "tombstone": tombstone.id,
+        "user": tombstone.user,
+        "ended": tombstone.when,
+    }
     while True:
         state = store.read(root)
         if state is None or state.status != SUCCEEDED or (state.digest, state.attempt) != output:

@@ -159,28 +159,23 @@ def _process_of(pid: int) -> Owner:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
         namespace = None
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user may have no name
+        user = str(os.getuid())
     start = _process_status(pid)[1]
     return Owner(
-        host=os.uname().nodename,
-        boot_id=_BOOT_ID,
-        pid_ns=namespace,
-        pid=pid,
-        pid_start=start,
-        run_id="",
-        user=login_name(),
+        host=os.uname().nodename, boot_id=_BOOT_ID, pid_ns=namespace, pid=pid, pid_start=start, run_id="", user=user
     )
-
-
-def login_name() -> str:
-    """Who runs this process."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container's user may have no name
-        return str(os.getuid())
 
 
 def _this_process() -> Owner:
     return _process_of(os.getpid())  # the cache must not outlive a fork
+
+
+def current_user() -> str:
+    """Login name of whoever runs this process."""
+    return _this_process().user
 
 
 @contextlib.contextmanager
