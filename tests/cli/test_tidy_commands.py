@@ -89,7 +89,7 @@ def make_old(path: Path, hours: float = 3.0) -> None:
         os.utime(inner, (then, then), follow_symlinks=False)
 
 
-# -- verify --------------------------------------------------------------------------------------------------------------
+# -- verify ------------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_as_recorded_is_verified(marin, place: Path):
@@ -188,7 +188,7 @@ def test_verify_stops_at_ctrl_c_and_leaves_nothing_half(place: Path):
     assert not list(place.glob("store/.exec/invalid/*"))
 
 
-# -- pin, unpin, gc ------------------------------------------------------------------------------------------------------
+# -- pin, unpin, gc ----------------------------------------------------------------------------------------------------
 
 
 def test_a_ref_is_made_listed_and_deleted(marin, place: Path):
@@ -306,7 +306,7 @@ def test_a_mistake_is_explained_and_exits_with_2(arguments: list[str], complaint
     assert "Traceback" not in done.err
 
 
-# -- adopt ---------------------------------------------------------------------------------------------------------------
+# -- adopt -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ def build(steps: list[Step], runs: list[Run] = (), refs: tuple[tuple[int, int], 
     return store
 
 
-# -- an oracle that is written apart from the collector ------------------------------------------------------------------
+# -- an oracle that is written apart from the collector ----------------------------------------------------------------
 
 
 def must_stay(steps: list[Step], runs: list[Run], refs: tuple, policy: Policy) -> set[tuple[int, int]]:
@@ -262,16 +262,16 @@ def check(store: FakeStore, steps: list[Step], stay: set[tuple[int, int]]) -> No
                 states = [state] + [
                     State.from_json(data) for p, (data, _) in store.files.items() if p.startswith(paths.history_dir)
                 ]
-                assert any(
-                    s.record is not None and s.record["root_digest"] == f"{i}.{number}" for s in states
-                ), "its record is gone"
+                assert any(s.record is not None and s.record["root_digest"] == f"{i}.{number}" for s in states), (
+                    "its record is gone"
+                )
 
 
 def snapshot(store: FakeStore) -> dict[str, bytes]:
     return {path: data for path, (data, _) in store.files.items()}
 
 
-# -- properties ----------------------------------------------------------------------------------------------------------
+# -- properties --------------------------------------------------------------------------------------------------------
 
 ages = st.sampled_from([0.001, 0.5, 5.0, 20.0, 40.0, 100.0])
 
@@ -291,7 +291,9 @@ def stores(draw):
         steps.append(
             Step(
                 status=draw(st.sampled_from([SUCCEEDED] * 4 + [FAILED, CANCELLED, RUNNING, INVALID])),
-                inputs=tuple(draw(st.lists(st.sampled_from(candidates), unique=True, max_size=3))) if candidates else (),
+                inputs=tuple(draw(st.lists(st.sampled_from(candidates), unique=True, max_size=3)))
+                if candidates
+                else (),
                 age_days=draw(ages),
                 publish=publish,
                 num_older=draw(st.sampled_from([0, 0, 1, 2])) if publish == "attempt" else 0,
@@ -337,7 +339,9 @@ def test_what_is_reachable_stays_and_what_is_not_goes(made):
         last = step.num_older if step.publish == "attempt" else 0
         for number in range(last + (step.status in (SUCCEEDED, INVALID))):
             if (i, number) not in stay:
-                assert not any(p.startswith(f"{root_of(store, i)}/attempts/{attempt_of(i, number)}") for p in store.files)
+                assert not any(
+                    p.startswith(f"{root_of(store, i)}/attempts/{attempt_of(i, number)}") for p in store.files
+                )
                 if step.publish == "inplace":
                     assert not is_whole(store, i, number, step)
                 if number == last:
@@ -383,7 +387,7 @@ def data_of(store: FakeStore) -> set[str]:
     return {path for path in store.files if "/.exec/" not in path}
 
 
-# -- particular cases ----------------------------------------------------------------------------------------------------
+# -- particular cases --------------------------------------------------------------------------------------------------
 
 
 def test_by_default_only_what_never_was_an_output_goes():

@@ -63,7 +63,9 @@ def store(tmp_path_factory) -> LocalStore:
     (folder / "data").mkdir()
     (folder / "data/file").write_text("data")
     adopt("adopted", folder / "data", version="2", reason="by hand", prefix=store.prefix)
-    executor.run([ExecutorStep(name="struck", fn=work, config=Work()), ExecutorStep(name="gone", fn=work, config=Work())])
+    executor.run(
+        [ExecutorStep(name="struck", fn=work, config=Work()), ExecutorStep(name="gone", fn=work, config=Work())]
+    )
     pin(store, find_step(store.prefix, "second"), user="me")
     pin(store, find_step(store.prefix, "adopted"), user="me")
     pin(store, find_step(store.prefix, "retried"), user="me")
@@ -151,7 +153,7 @@ def _with_more(value: Any) -> Any:
 
 
 def test_a_schema_notices_what_is_wrong(store):
-    for kind, path, content in written(store):
+    for kind, path, _ in written(store):
         assert not validator(kind).is_valid({}), path
     state = next(content for kind, _, content in written(store) if kind == "state" and content.get("record"))
     assert not validator("state").is_valid(state | {"status": "DONE"})

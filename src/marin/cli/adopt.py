@@ -81,7 +81,9 @@ def _for_file(arguments: Namespace) -> tuple[Any, Any]:
         name = choose_step(arguments.step, sorted({node.name for node in graph.nodes}))
         nodes = [node for node in graph.nodes if node.name == name]
         if len(nodes) != 1:
-            raise UsageError(f"{arguments.file} has {len(nodes)} steps named {name!r}; it cannot be told which is meant")
+            raise UsageError(
+                f"{arguments.file} has {len(nodes)} steps named {name!r}; it cannot be told which is meant"
+            )
         (node,) = nodes
         state = adopt_for(store, node, arguments.source, reason=arguments.reason, link=not arguments.copy)
         found.append((node, state))

@@ -47,7 +47,9 @@ complete -c marin -f -a '(__marin_complete)'
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("shell", metavar="bash|zsh|fish", help="the shell")
-    parser.add_argument("words", metavar="WORD", nargs="*", help="after --: the words typed so far, the last unfinished")
+    parser.add_argument(
+        "words", metavar="WORD", nargs="*", help="after --: the words typed so far, the last unfinished"
+    )
 
 
 def run(arguments: Namespace) -> int:

@@ -86,7 +86,9 @@ def _policy(arguments: Namespace, policy: Any) -> Any:
 
 def _show(found: list[Any]) -> None:
     rows = [
-        (item.kind, item.path, size(item.num_bytes), item.why) for item in found if item.kind not in ("edge", "temporary")
+        (item.kind, item.path, size(item.num_bytes), item.why)
+        for item in found
+        if item.kind not in ("edge", "temporary")
     ]
     if rows:
         print(table(rows, ("kind", "path", "size", "why"), right=(2,)))

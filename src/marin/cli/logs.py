@@ -43,7 +43,9 @@ def run(arguments: Namespace) -> int:
     lines = lines if arguments.lines is None else lines[-arguments.lines :]
     if arguments.json:
         texts = [line.rstrip("\r\n") for line in lines]
-        print_json({"name": entry.name, "digest": entry.digest, "attempt": log.attempt, "log": log.path, "lines": texts})
+        print_json(
+            {"name": entry.name, "digest": entry.digest, "attempt": log.attempt, "log": log.path, "lines": texts}
+        )
         return 0
     note(f"log: {log.path}")
     sys.stdout.writelines(lines)

@@ -15,7 +15,9 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", default="steps", metavar="steps|runs|refs", help="what to list (default: steps)")
+    parser.add_argument(
+        "what", nargs="?", default="steps", metavar="steps|runs|refs", help="what to list (default: steps)"
+    )
     parser.add_argument("start", nargs="?", default="", metavar="BEGINNING", help="only names that begin like this")
     add_prefix_argument(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object")

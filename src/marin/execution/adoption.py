@@ -26,7 +26,7 @@ from marin.cluster.job import JobResult, error_of
 from marin.execution.artifact import check_output
 from marin.execution.attempt import Attempt, conclude, work_place
 from marin.execution.eviction import finish_eviction
-from marin.execution.graph import Node, build_graph, pinned_digest
+from marin.execution.graph import Node, build_graph
 from marin.execution.lease import Lease, LeaseTimes, Observer, Renewer, acquire, swap
 from marin.execution.plan import HIT, Plan, has_drifted
 from marin.execution.record import environment, new_run_id, utc

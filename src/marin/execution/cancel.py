@@ -92,7 +92,10 @@ def _signal(owner: Owner) -> bool:
 
 def _ignores(pid: int, number: int) -> bool:
     """Whether a process ignores a signal: one that a shell script started in the background ignores SIGINT."""
-    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file,
+    ):
         for line in file:
             if line.startswith("SigIgn:"):
                 return bool(int(line.split()[1], 16) >> (number - 1) & 1)

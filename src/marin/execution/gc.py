@@ -446,9 +446,7 @@ def _delete_inplace(store: Store, item: Garbage) -> bool:
     times = LeaseTimes()
     with active_run(f"gc-{new_run_id()}") as owner:
         announce_eviction(store, item.root)
-        lease = acquire(
-            store, item.root, current, digest=current.digest, owner=owner, publish="inplace", times=times
-        )
+        lease = acquire(store, item.root, current, digest=current.digest, owner=owner, publish="inplace", times=times)
         if lease is None:
             return False
         renewer = Renewer(times, lambda *_: None)

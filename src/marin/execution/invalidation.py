@@ -64,9 +64,7 @@ def read_tombstones(store: Store) -> list[Tombstone]:
     return sorted(found, key=lambda t: (t.when, t.id))
 
 
-def strike_out(
-    store: Store, outputs: Sequence[Mapping[str, Any]], reason: str, *, user: str, **more: Any
-) -> Tombstone:
+def strike_out(store: Store, outputs: Sequence[Mapping[str, Any]], reason: str, *, user: str, **more: Any) -> Tombstone:
     """Strike outputs out: the tombstone first, for it decides, then their registers, which only repeat it.
 
     `outputs`: {"digest", "attempt", "root_digest", "name", "path"} of each. `more` goes into the tombstone as it is.

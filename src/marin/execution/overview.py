@@ -164,9 +164,7 @@ class Overview:
         reported = read_progress(f"{paths.logs(state)}/progress.json") if self._store.is_local else None
         return reported or state.progress
 
-    def _eta(
-        self, name: str, digest: str, elapsed_s: float | None, progress: Mapping[str, Any] | None
-    ) -> float | None:
+    def _eta(self, name: str, digest: str, elapsed_s: float | None, progress: Mapping[str, Any] | None) -> float | None:
         if elapsed_s is None:
             return None
         if progress and progress.get("total") and progress.get("done"):
@@ -238,9 +236,7 @@ _ENDS = {
 }
 
 
-def _at_rest(
-    run_id: str, ended: Mapping[str, Any] | None, state: State | None, is_alive: bool
-) -> dict[str, Any]:
+def _at_rest(run_id: str, ended: Mapping[str, Any] | None, state: State | None, is_alive: bool) -> dict[str, Any]:
     """Status and error of a step that is not under way."""
     if ended is not None:
         return {"status": _ENDS[ended["event"]], "error": _error(ended.get("error"))}

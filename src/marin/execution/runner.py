@@ -236,6 +236,7 @@ class Runner:
         if threading.current_thread() is not threading.main_thread():
             yield  # signals are the main thread's business
             return
+
         def note(number: int, frame: Any) -> None:
             self._interrupts += 1
             self._events.put(("interrupt",))
