@@ -99,12 +99,24 @@ def work_place(store: Store, paths: StepPaths, state: State) -> tuple[str, str]:
 
 def prepare(store: Store, attempt: Attempt) -> None:
     """Make the attempt's folders and fetch its inputs."""
-    os.makedirs(attempt.work_dir, exist_ok=True)
-    os.makedirs(attempt.log_dir, exist_ok=True)
+    for folder in (attempt.work_dir, attempt.log_dir):
+        make_folder(folder)
     if store.is_local and attempt.publish == "inplace":
         finish_eviction(store, attempt.work_dir)
     for fetch in attempt.fetches:
         fetch_output(store, fetch)
+
+
+def make_folder(path: str) -> None:
+    """Make a folder and those above it; quick where only the last two are missing."""
+    try:
+        os.mkdir(path)
+    except FileNotFoundError:
+        make_folder(os.path.dirname(path))
+        os.mkdir(path)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
 
 
 def fetch_output(store: Store, fetch: Fetch) -> str:
@@ -142,22 +154,16 @@ def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) ->
     """
     error = result.error
     try:
-        is_gone = False
-        try:
-            lease.check_register()
-            if error is None:
+        if error is None:
+            try:
                 return _commit(store, lease, attempt, result), None
-        except LeaseLost:
-            raise
-        except Exception as trouble:
-            is_gone = isinstance(trouble, RegisterGone)
-            if error is None or result.cancelled:
+            except LeaseLost:
+                raise
+            except Exception as trouble:
                 error = error_of(trouble)
-            else:
-                error = replace(error, message=f"{error.message} (and {trouble})")
         if is_disk_full(error) and attempt.publish == "attempt":
             shutil.rmtree(attempt.work_dir, ignore_errors=True)  # room for writing down that it failed
-        cancelled = result.cancelled and result.error is not None and not is_gone
+        cancelled = result.cancelled and result.error is not None
         attempt.note("cancelled" if cancelled else "failed", type=error.type, message=error.message)
         recorded = {
             "class": error_class(error, cancelled),
@@ -170,9 +176,12 @@ def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) ->
             "ended": utc(),
         }
         _upload_logs(store, lease, attempt)
-        if is_gone:
-            return lease.end_without_register(error=recorded), error
-        return lease.end(CANCELLED if cancelled else FAILED, error=recorded), error
+        try:
+            return lease.end(CANCELLED if cancelled else FAILED, error=recorded), error
+        except RegisterGone as trouble:
+            if str(trouble) != error.message:
+                error = replace(error, message=f"{error.message} (and {trouble})")
+            return lease.end_without_register(error={**recorded, "class": error_class(error), **asdict(error)}), error
     except LeaseLost:
         return None, None
     except BaseException as trouble:
@@ -204,7 +213,7 @@ def _commit(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> 
     record = {
         **attempt.record,
         "root_digest": manifest.root_digest,
-        "manifest_ref": os.path.relpath(paths.manifest(name), paths.root),
+        "manifest_ref": paths.manifest(name)[len(paths.root) + 1 :],
         "files": manifest.num_files,
         "bytes": manifest.num_bytes,
         "output_type": attempt.output_type.__qualname__,

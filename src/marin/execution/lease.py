@@ -134,13 +134,20 @@ class Lease:
                     self._state = late
                     new = replace(new, seq=late.seq + 1)
                     won = swap(self._store, root, late, new, durable=durable)
-        except OSError:
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and self._store.read(root) is None:
+                raise RegisterGone(self._gone()) from error
             self._unsure[new.nonce] = new
             raise
+        if not won and self._store.read(root) is None:
+            raise RegisterGone(self._gone())
         if not won:
             self._ended = True
             raise LeaseLost(f"{root}: attempt {self._state.attempt} was taken over by another runner")
         self._state = new
+
+    def _gone(self) -> str:
+        return f"the step deleted its own register {self.paths.state}; empty the folder but for {EXEC}"
 
     def renew(self, progress: Mapping[str, Any] | None = None) -> None:
         """Show that the holder is alive, and how far the step is.
@@ -159,7 +166,7 @@ class Lease:
             try:
                 # Not flushed: after a power cut the machine's boot id says that the owner is gone.
                 self._swap(new, durable=False)
-            except OSError as error:
+            except (OSError, RegisterGone) as error:
                 silent_s = time.monotonic() - self._renewed
                 if silent_s < self.times.fence_s:
                     return
@@ -183,11 +190,6 @@ class Lease:
             )
             self._renewed = time.monotonic()
 
-    def check_register(self) -> None:
-        """Raise RegisterGone if the step has no register any more."""
-        if self._store.read(self.paths.root) is None:
-            raise RegisterGone(f"the step deleted its own register {self.paths.state}; empty the folder but for {EXEC}")
-
     def end_without_register(self, *, error: Mapping[str, Any]) -> State:
         """Write a new register that says FAILED in place of the one that was deleted.
 
@@ -204,7 +206,10 @@ class Lease:
     def end(
         self, status: str, *, record: Mapping[str, Any] | None = None, error: Mapping[str, Any] | None = None
     ) -> State:
-        """Swap the register to SUCCEEDED, FAILED or CANCELLED. Raises LeaseLost if the step was taken over."""
+        """Swap the register to SUCCEEDED, FAILED or CANCELLED.
+
+        Raises LeaseLost if the step was taken over, RegisterGone if it has no register any more.
+        """
         with self._mutex:
             if self._ended:
                 raise LeaseLost(f"{self.paths.root}: attempt {self._state.attempt} no longer holds its lease")

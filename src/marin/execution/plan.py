@@ -6,6 +6,7 @@ must still have every file of its manifest with the recorded size; looking costs
 keeps the size is not seen, for seeing it would mean reading everything.
 """
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,7 +106,7 @@ class Plan:
         """Whether there is nothing to run, to wait for or to complain about."""
         return all(item.action in (HIT, SKIP) for item in self.items)
 
-    @property
+    @functools.cached_property
     def consented(self) -> frozenset[str]:
         """Digests of the steps whose output is served although it is struck out or tainted."""
         return frozenset(item.node.digest for item in self.items if item.action == HIT and item.reason != "cached")

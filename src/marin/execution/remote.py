@@ -139,7 +139,12 @@ def settle(store: Store, lease: Lease, job: JobResult) -> tuple[State | None, Jo
     if state.status == RUNNING:  # the worker could not say how it ended
         lost = job.error or JobError(type="WorkerLost", message="the worker ended without a word", kind="worker_lost")
         status = CANCELLED if job.cancelled else FAILED
-        recorded = {"class": error_class(lost, job.cancelled), "type": lost.type, "message": lost.message, "kind": lost.kind}
+        recorded = {
+            "class": error_class(lost, job.cancelled),
+            "type": lost.type,
+            "message": lost.message,
+            "kind": lost.kind,
+        }
         try:
             # the cluster says that the holder is gone, so its lease may be ended in its place
             state = Lease(store, paths, state, lease.times).end(status, error=recorded)

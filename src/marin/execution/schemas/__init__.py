@@ -14,9 +14,9 @@ NAMES = ("state", "record", "run", "event", "manifest", "tombstone", "ref", "ver
 _HEAD = """\
 # Records
 
-All that the executor knows lies in the store as JSON that can be read without marin. This page describes each file by
-its fields; it is printed from the JSON Schema files in `marin/execution/schemas` by `python -m marin.execution.schemas`.
-Times are UTC, sizes bytes, digests SHA-256 in hexadecimal. A reader must ignore fields that it does not know: later
+All that the executor knows lies in the store as JSON that can be read without marin. This page describes each file;
+it is printed from the JSON Schema files in `marin/execution/schemas` by `python -m marin.execution.schemas`. Times are
+UTC, sizes bytes, digests SHA-256 in hexadecimal. A reader must ignore fields that it does not know: later
 versions add some. `<step>` is a step's folder; other paths are relative to the store.
 """
 
