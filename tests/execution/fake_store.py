@@ -17,6 +17,7 @@ class FakeStore:
 
     is_local = False
     fsync = False
+    single_runner = False
 
     def __init__(self, prefix: str = "fake://store") -> None:
         self.prefix = prefix

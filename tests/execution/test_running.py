@@ -365,9 +365,9 @@ def test_a_prefix_that_cannot_be_written_is_refused_before_anything_runs(calls, 
     assert calls() == []
 
 
-def test_a_prefix_on_another_machine_is_refused_with_the_reason():
-    with pytest.raises(PrefixError, match="'gs://bucket/x' is not a folder of this machine"):
-        Executor("gs://bucket/x")
+def test_a_prefix_that_is_neither_a_folder_nor_an_object_store_is_refused_with_the_reason():
+    with pytest.raises(PrefixError, match="'hdfs://host/x' is neither a folder nor an object store"):
+        Executor("hdfs://host/x")
 
 
 def test_without_a_prefix_the_environment_decides_else_the_working_folder(monkeypatch, tmp_path):

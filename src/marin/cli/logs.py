@@ -4,6 +4,7 @@ STEP is a step's name, name@digits, the first digits of a digest, or a path insi
 the attempt runs, and with the next attempt if the step is tried again; Ctrl-C stops looking, not the step.
 """
 
+import io
 import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
@@ -39,7 +40,7 @@ def run(arguments: Namespace) -> int:
     entry = find_step(prefix_of(arguments), arguments.step)
     log = attempt_log(entry, arguments.attempt)
     data = log.read()
-    lines = data.decode("utf-8", "replace").splitlines(keepends=True)
+    lines = io.StringIO(data.decode("utf-8", "replace"), newline="").readlines()
     lines = lines if arguments.lines is None else lines[-arguments.lines :]
     if arguments.json:
         texts = [line.rstrip("\r\n") for line in lines]

@@ -26,6 +26,7 @@ COMMANDS = {
     "unpin": "delete such a name",
     "gc": "delete what nothing needs",
     "completion": "print what makes a shell complete marin's words",
+    "doctor": "look for what would stop a run",
 }
 
 HELP = """\

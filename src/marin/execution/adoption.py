@@ -137,7 +137,7 @@ def adopt_for(
     store.prepare()
     paths, times = StepPaths(f"{store.prefix}/{node.path}"), LeaseTimes()
     before = store.read(paths.root)
-    _check_free(node, paths, before)
+    _check_free(store, node, paths, before)
     with active_run(f"adopt-{new_run_id()}") as owner:
         entry = {"recipe": "any", "when": utc(), "user": owner.user, "reason": reason}
         lease = acquire(
@@ -213,7 +213,7 @@ def _files_of(source: str, store: Store) -> list[str]:
     return sorted(found)
 
 
-def _check_free(node: Node, paths: StepPaths, state: State | None) -> None:
+def _check_free(store: Store, node: Node, paths: StepPaths, state: State | None) -> None:
     if state is None:
         return
     what = f"{node.name} @{node.digest[:6]}"
@@ -224,7 +224,7 @@ def _check_free(node: Node, paths: StepPaths, state: State | None) -> None:
             f"{what} has an output already (attempt {state.attempt}); adopt under another version, or "
             f"`marin invalidate {node.name}@{node.digest[:6]}` first if it is wrong"
         )
-    if state.status == RUNNING and not Observer().is_stale(paths.root, state):
+    if state.status == RUNNING and not Observer(store=store).is_stale(paths.root, state):
         owner = state.owner
         raise OutputExistsError(
             f"{what} is being made by run {owner.run_id} (process {owner.pid} on {owner.host}); wait, or cancel that"

@@ -81,7 +81,7 @@ def cancel(store: Store, run: RunEntry, *, now: bool = False, wait_s: float = 20
 
 
 def _signal(owner: Owner) -> bool:
-    if not owner.is_here or owner.pid == os.getpid() or owner.is_gone():
+    if not owner.is_here() or owner.pid == os.getpid() or owner.is_gone():
         return False
     number = signal.SIGTERM if _ignores(owner.pid, signal.SIGINT) else signal.SIGINT
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -177,7 +177,7 @@ def _in_use(store: Store, survey: _Survey, runs: Sequence[RunEntry]) -> set[str]
 def _may_go_on(store: Store, run: RunEntry) -> bool:
     """Of a run that does not say that it ended, and whose process is not known to be gone."""
     owner = run.record.get("owner")
-    if owner is not None and Owner(**owner).is_here:
+    if owner is not None and Owner(**owner).is_here():
         return True
     return _is_younger(store, _run_folder(store, run), _SILENT_RUN_DAYS)
 

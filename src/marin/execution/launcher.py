@@ -143,6 +143,7 @@ class Launcher:
             dependency_groups=tuple(step.pip_dependency_groups or ()),
             prefix=self._store.prefix,
             fsync=self._store.fsync,
+            single_runner=self._store.single_runner,
             root=lease.paths.root,
             state=lease.state,
             times=self._times,

@@ -227,11 +227,21 @@ class Lease:
             return new
 
 
-class Observer:
-    """Judges other runners' leases by this machine's own clock and process table."""
+_CLOCK_STEP_S = 2.0  # stores tell times in whole seconds; two of them, each cut off
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+
+class Observer:
+    """Judges other runners' leases by the process table, its own clock, and the store's.
+
+    A lease is seen again and again until it has stood unchanged for its time to live. That waiting is spared where the
+    store's clock, which alone is asked at both ends, already shows as much when the lease is first seen. Not for an
+    owner on this machine that still runs: the machine may have slept, and it too is about to renew.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, store: Store | None = None) -> None:
+        """`store`: where the leases are; without it, only waiting shows that one is stale."""
         self._clock = clock
+        self._store = store
         self._seen: dict[str, tuple[str, float]] = {}
 
     def is_stale(self, root: str, state: State) -> bool:
@@ -242,8 +252,17 @@ class Observer:
         nonce, since = self._seen.get(root, (None, now))
         if nonce != state.nonce:
             self._seen[root] = (state.nonce, now)
-            return False
+            return nonce is None and self._is_old(root, state)
         return now - since >= state.ttl
+
+    def _is_old(self, root: str, state: State) -> bool:
+        if self._store is None or state.owner.is_here():
+            return False
+        try:
+            age_s = self._store.age_s(StepPaths(root).state)
+        except OSError:  # nothing can be written there, so the store's clock cannot be read; waiting will tell
+            return False
+        return age_s is not None and age_s >= state.ttl + _CLOCK_STEP_S
 
 
 class Renewer:

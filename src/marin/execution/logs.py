@@ -64,7 +64,7 @@ def follow(
     """
     store, paths = entry.store, entry.paths
     poll_s = _POLL_S if store.is_local else _POLL_REMOTE_S
-    observer = Observer()
+    observer = Observer(store=store)
     log = attempt_log(entry)
     patience_s = _RETRY_PATIENCE_S
     while True:

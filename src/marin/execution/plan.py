@@ -20,6 +20,7 @@ from marin.execution.invalidation import Taint
 from marin.execution.lease import Observer
 from marin.execution.manifest import first_difference
 from marin.execution.status import CANCELLED, EVICTED, FAILED, INVALID, RUNNING, SUCCEEDED, State, StepPaths
+from marin.execution.step import ExecutorStep
 from marin.execution.store import Store
 
 HIT = "HIT"  # committed already
@@ -173,11 +174,13 @@ def progress_text(progress: Mapping[str, Any]) -> str:
 class Judge:
     """Says what a run should do about one step, from its register."""
 
-    def __init__(self, store: Store, choices: Choices, observer: Observer | None = None) -> None:
+    def __init__(
+        self, store: Store, choices: Choices, observer: Observer | None = None, taint: Taint | None = None
+    ) -> None:
         self._store = store
         self._choices = choices
-        self._observer = observer or Observer()
-        self.taint = Taint(store)
+        self._observer = observer or Observer(store=store)
+        self.taint = taint or Taint(store)
         self._forced = [re.compile(pattern) for pattern in choices.force]
 
     def judge(
@@ -223,7 +226,7 @@ class Judge:
                 return RUN, difference
         if has_drifted(node, state) and not self._choices.accept_drift:
             return DRIFT, f"version {node.step.version} was made by another recipe (@{recipe_of(state)[:10]})"
-        if self._choices.strict_code and code_changed(node.step.fn, record):
+        if self._choices.strict_code and _has_other_code(node.step, record):
             return RUN, "its code changed"
         return HIT, f"cached, {trouble}" if trouble else "cached"
 
@@ -395,10 +398,15 @@ def make_plan(
         elif action == RUN and with_changes and (state is None or state.digest != node.digest):
             reason, changes = _explain(node, siblings, names)
         final[node.digest] = action
-        is_other = action == HIT and state is not None and code_changed(node.step.fn, state.record or {})
+        is_other = action == HIT and state is not None and _has_other_code(node.step, state.record or {})
         estimate = siblings.estimate(node, state) if action == RUN else None
         items.append(PlanItem(node, action, reason, changes, state, is_other, estimate))
     return Plan(graph, tuple(items), targets, store.prefix, choices)
+
+
+def _has_other_code(step: ExecutorStep, record: Mapping[str, Any]) -> bool:
+    """Whether the step asks to be told, and there is something to tell."""
+    return step.code_policy == "warn" and code_changed(step.fn, record, step.config)
 
 
 _MAX_READERS = 64

@@ -33,6 +33,7 @@ class RemoteAttempt:
     attempt: Attempt  # its function and config are packed into bytes: those of a script travel by value
     prefix: str  # the store
     fsync: bool  # whether writes to it are flushed
+    single_runner: bool  # whether nobody else runs on it, so that it need not have conditional writes
     root: str  # folder of the step in the store
     state: State  # the register as the runner left it
     times: LeaseTimes  # of the lease
@@ -46,7 +47,7 @@ def carry_out(task: RemoteAttempt) -> dict[str, Any]:
 
     Of a job on several machines the first one does this; the others call the function, and their failure is the job's.
     """
-    store = open_store(task.prefix, fsync=task.fsync)
+    store = open_store(task.prefix, fsync=task.fsync, single_runner=task.single_runner)
     is_first = os.environ.get("MARIN_PROCESS_ID", "0") == "0"
     if not is_first:
         prepare(store, task.attempt)

@@ -12,8 +12,9 @@ its commit is refused. What it costs: a lock and two disk flushes for each chang
 folder deeper than their step.
 
 A holder that is alive renews its lease. Nobody compares clocks of two machines: a lease is stale when its owner is
-known to be gone (same machine, that process no longer exists), or when an observer has seen it unchanged for its
-whole time to live on the observer's own monotonic clock. Leases are in `marin.execution.lease`, the places where
+known to be gone (same machine, that process no longer exists), when an observer has seen it unchanged for its whole
+time to live on the observer's own monotonic clock, or when the store's own clock says that it was last written longer
+ago than that. Leases are in `marin.execution.lease`, the places where
 registers lie in `marin.execution.store`.
 """
 
@@ -49,20 +50,19 @@ class Owner:
     run_id: str  # the run
     user: str  # login name
 
-    @property
-    def is_here(self) -> bool:
-        """Whether its processes can be seen from this one: same boot of the same machine, same container."""
-        here = _this_process()
-        return self.boot_id is not None and (self.boot_id, self.pid_ns) == (here.boot_id, here.pid_ns)
-
     def is_gone(self) -> bool:
         """True if this owner provably runs no more; False if it runs, or lives where nobody here can look."""
-        here = _this_process()
-        if not self.is_here:
+        if not self.is_here():
             return False
+        here = _this_process()
         if (self.pid, self.pid_start) == (here.pid, here.pid_start):
             return self.run_id not in _ACTIVE_RUNS
         return not process_is_alive(self.pid, self.pid_start)
+
+    def is_here(self) -> bool:
+        """True if this owner lives, or lived, where this process can look whether it runs."""
+        here = _this_process()
+        return self.boot_id is not None and (self.boot_id, self.pid_ns) == (here.boot_id, here.pid_ns)
 
 
 @dataclass(frozen=True, kw_only=True)

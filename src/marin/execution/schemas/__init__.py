@@ -38,11 +38,16 @@ def as_markdown() -> str:
 
 
 def fields(schema: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, str, str]]:
-    """(path, type, description) of every field of a schema, those of inner objects too; `[]` stands for any item."""
+    """(path, type, description) of every field of a schema, those of inner objects too.
+
+    `[]` stands for any item of a list, `*` for any name.
+    """
     for key, value in schema.get("properties", {}).items():
         path = f"{start}{key}"
         yield path, _kind(value), value.get("description", "")
         yield from fields(value, f"{path}.")
+        named = value.get("additionalProperties", {})
+        yield from fields(named, f"{path}.*.")
         items = value.get("items", {})
         yield from fields(items, f"{path}[].")
         for index, item in enumerate(items.get("prefixItems", ())):
