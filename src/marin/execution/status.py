@@ -166,6 +166,11 @@ def _this_process() -> Owner:
     return _process_of(os.getpid())  # the cache must not outlive a fork
 
 
+def current_user() -> str:
+    """Login name of whoever runs this process."""
+    return _this_process().user
+
+
 @contextlib.contextmanager
 def active_run(run_id: str) -> Iterator[Owner]:
     """The owner that a run of this process writes into registers; its leases count as left behind afterwards."""
@@ -209,6 +214,13 @@ class StepPaths:
 
     def manifest(self, attempt: str) -> str:
         return f"{self.root}/{EXEC}/manifests/{attempt}.json"
+
+    def taint_script(self, attempt: str | None = None) -> str:
+        """What a report's page loads to learn that it must not be trusted (`marin.execution.banner`).
+
+        One for each attempt; None: what the page is told that is opened through the `data` link.
+        """
+        return f"{self.root}/{EXEC}/taint{f'-{attempt}' if attempt else ''}.js"
 
     def data_root(self, state: State) -> str:
         """Absolute path of the data that `state` names."""
