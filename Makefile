@@ -36,7 +36,7 @@ $(STAMPS)/run: $(STAMPS)/venv pyproject.toml requirements.lock
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml requirements.lock
 	@echo "installing marin with what the tests need (once)"
-	@$(UV_INSTALL) -e '.[train,report,docs,dev]'
+	@$(UV_INSTALL) -e '.[train,report,docs,dev,ray]'
 	@touch $@ $(STAMPS)/run
 
 # PyTorch is a peer and an oracle of tests and benchmarks, never a dependency; pip finds the CPU build where one is offered.

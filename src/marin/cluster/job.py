@@ -46,6 +46,20 @@ class JobRequest:
     resources: ResourceConfig = field(default_factory=ResourceConfig.with_cpu)  # what it needs
     env: Mapping[str, str] = field(default_factory=dict)  # environment variables added to the launcher's
     log_path: str | None = None  # file to which stdout and stderr are appended; None: not kept
+    in_process: bool = False  # call the function in the process that a cluster of machines keeps for the job
+
+
+# What a failure was, for whoever decides whether to try again:
+#   error          the function raised, or its process ended badly by itself
+#   transient      it raised what a network or a busy server raises: trying again soon may do
+#   worker_lost    its process or machine vanished, or was killed from outside
+#   preempted      its machine was taken away: reclaimed, drained, removed, or one that may be reclaimed was lost
+#   oom            it was killed for memory, or found none
+#   cancelled      it was asked to stop
+#   unschedulable  no machine of the cluster can ever hold it
+ERROR, TRANSIENT, WORKER_LOST, PREEMPTED = "error", "transient", "worker_lost", "preempted"
+OOM, CANCELLED, UNSCHEDULABLE = "oom", "cancelled", "unschedulable"
+KINDS = (ERROR, TRANSIENT, WORKER_LOST, PREEMPTED, OOM, CANCELLED, UNSCHEDULABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +70,7 @@ class JobError:
     message: str  # the exception's text
     traceback: str = ""  # the end of its traceback as Python prints it; "" if there is none
     errno: int | None = None  # of an OSError (28: the disk is full)
+    kind: str = ERROR  # one of KINDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +168,32 @@ def plain_value(value: Any) -> Any:
     return json.loads(text) if len(text) <= _MAX_VALUE_BYTES else None
 
 
+_BUSY = frozenset({429, 503})  # HTTP: too many requests, service unavailable
+_TRANSIENT_NAMES = frozenset({"ConnectTimeout", "ReadTimeout", "ServerDisconnectedError", "SlowDown"})
+
+
+def kind_of(error: BaseException) -> str:
+    """Which of KINDS an exception is by its class and HTTP status; the libraries it comes from are not imported."""
+    if isinstance(error, KeyboardInterrupt):
+        return CANCELLED
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in names:
+        return OOM
+    response = getattr(error, "response", None)
+    statuses = [
+        getattr(holder, name, None) for holder in (error, response) for name in ("status", "status_code", "code")
+    ]
+    if any(isinstance(status, int) and status in _BUSY for status in statuses):
+        return TRANSIENT
+    if isinstance(error, ConnectionError | TimeoutError) or names & {
+        "ConnectionError",
+        "TimeoutError",
+        *_TRANSIENT_NAMES,
+    }:
+        return TRANSIENT
+    return ERROR
+
+
 def error_of(error: BaseException) -> JobError:
     """What a record keeps of an exception: type, message, and the last 20 lines of its traceback.
 
@@ -174,4 +215,5 @@ def error_of(error: BaseException) -> JobError:
         message=message,
         traceback="\n".join(lines[-20:]),
         errno=error.errno if isinstance(error, OSError) else None,
+        kind=kind_of(error),
     )

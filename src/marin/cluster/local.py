@@ -13,9 +13,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from marin.cluster.job import JobError, JobHandle, JobRequest, JobResult, error_of, plain_value, resolve_function
+from marin.cluster.job import (
+    CANCELLED,
+    ERROR,
+    OOM,
+    WORKER_LOST,
+    JobError,
+    JobHandle,
+    JobRequest,
+    JobResult,
+    error_of,
+    plain_value,
+    resolve_function,
+)
+from marin.cluster.memory import oom_kills
 from marin.io.atomic import append
 
 _SIGNALS = {6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM", 25: "SIGXFSZ"}
@@ -242,6 +256,7 @@ class LocalProcess:
             f"child.main({payload}, {self._answer}, {os.getpid()})"
         )
         try:
+            self._oom_kills = oom_kills()
             self._started = time.monotonic()
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-c", code],
@@ -312,8 +327,11 @@ class LocalProcess:
         with open(self._answer, "rb") as file:
             file.seek(0)
             answer, measured = _read_answer(file.read())
+        error = self._error(answer, code if code >= 0 else 128 - code)
+        if error is not None and self._cancelled:
+            error = replace(error, kind=CANCELLED)
         self._result = JobResult(
-            error=self._error(answer, code if code >= 0 else 128 - code),
+            error=error,
             value=answer.get("value"),
             cancelled=self._cancelled,
             exit_code=code if code >= 0 else 128 - code,
@@ -334,8 +352,11 @@ class LocalProcess:
             return None
         if code > 128:
             name = _SIGNALS.get(code - 128, f"signal {code - 128}")
+            kind = WORKER_LOST if name in ("SIGKILL", "SIGTERM") else ERROR
             hint = " (the system kills so when memory runs out)" if name == "SIGKILL" else ""
-            return JobError(type="Killed", message=f"the process was killed by {name}{hint}")
+            if name == "SIGKILL" and (oom_kills() or 0) > (self._oom_kills or 0):
+                kind, hint = OOM, ": memory ran out"
+            return JobError(type="Killed", message=f"the process was killed by {name}{hint}", kind=kind)
         return JobError(type="ExitCode", message=f"the process ended with exit code {code}")
 
 

@@ -5,7 +5,8 @@ laptop to a larger machine re-runs nothing.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -35,6 +36,8 @@ class ResourceConfig:
     cpu: int = 1  # cores
     ram: str | None = None  # main memory like "16g"; None: no statement
     disk: str | None = None  # scratch space like "100g"; None: no statement
+    preemptible: bool = False  # the machine may be taken away at any time, and the job is then tried again
+    custom: Mapping[str, float] = field(default_factory=dict, hash=False)  # other resources by the cluster's names
 
     def __post_init__(self) -> None:
         if self.cpu < 1:
@@ -44,23 +47,50 @@ class ResourceConfig:
         for amount in (self.ram, self.disk):
             if amount is not None:
                 parse_bytes(amount)
+        for name, amount in self.custom.items():
+            if not amount > 0:
+                raise ValueError(f"custom resource {name!r} must be positive, got {amount}")
 
     @staticmethod
-    def with_cpu(*, cpu: int = 1, ram: str | None = None, disk: str | None = None) -> "ResourceConfig":
+    def with_cpu(
+        *, cpu: int = 1, ram: str | None = None, disk: str | None = None, preemptible: bool = False
+    ) -> "ResourceConfig":
         """`cpu` cores of a machine without an accelerator."""
-        return ResourceConfig(device="cpu", cpu=cpu, ram=ram, disk=disk)
+        return ResourceConfig(device="cpu", cpu=cpu, ram=ram, disk=disk, preemptible=preemptible)
 
     @staticmethod
     def with_gpu(
-        gpu_type: str = "auto", count: int = 1, *, cpu: int = 1, ram: str | None = None, disk: str | None = None
+        gpu_type: str = "auto",
+        count: int = 1,
+        *,
+        cpu: int = 1,
+        ram: str | None = None,
+        disk: str | None = None,
+        preemptible: bool = False,
     ) -> "ResourceConfig":
         """`count` GPUs of one type ("auto": whatever there is)."""
         kind = None if gpu_type == "auto" else gpu_type
-        return ResourceConfig(device="gpu", device_type=kind, device_count=count, cpu=cpu, ram=ram, disk=disk)
+        return ResourceConfig(
+            device="gpu", device_type=kind, device_count=count, cpu=cpu, ram=ram, disk=disk, preemptible=preemptible
+        )
 
     @staticmethod
     def with_tpu(
-        tpu_type: str, slice_count: int = 1, *, cpu: int = 1, ram: str | None = None, disk: str | None = None
+        tpu_type: str,
+        slice_count: int = 1,
+        *,
+        cpu: int = 1,
+        ram: str | None = None,
+        disk: str | None = None,
+        preemptible: bool = True,
     ) -> "ResourceConfig":
-        """`slice_count` slices of a TPU like "v4-128"."""
-        return ResourceConfig(device="tpu", device_type=tpu_type, device_count=slice_count, cpu=cpu, ram=ram, disk=disk)
+        """`slice_count` slices of a TPU like "v4-128"; cores, memory and disk are those of each of its hosts."""
+        return ResourceConfig(
+            device="tpu",
+            device_type=tpu_type,
+            device_count=slice_count,
+            cpu=cpu,
+            ram=ram,
+            disk=disk,
+            preemptible=preemptible,
+        )
