@@ -35,6 +35,15 @@ def add_prefix_argument(parser: ArgumentParser) -> None:
     parser.add_argument("--prefix", metavar="DIR", help="store of all outputs ($MARIN_PREFIX, else ./local_store)")
 
 
+def add_consent_argument(parser: ArgumentParser) -> None:
+    """Going on in spite of what was struck out."""
+    parser.add_argument(
+        "--allow-tainted",
+        action="store_true",
+        help="use outputs that are struck out, or built on such; that goes on record",
+    )
+
+
 def prefix_of(arguments: Namespace) -> str:
     """The store that the command line or the environment names."""
     from marin.execution.executor import default_prefix
@@ -118,7 +127,7 @@ def hint(command: list[str], arguments: Namespace) -> str:
 
     words = [word for text in getattr(arguments, "overrides", ()) for word in ("--set", text)]
     words += ["--prefix", arguments.prefix] if arguments.prefix else []
-    if command[1] not in ("run", "plan", "why"):
+    if command[1] not in ("run", "plan", "why", "rerun"):
         words = words[-2:] if arguments.prefix else []
     return shlex.join([*command, *words])
 

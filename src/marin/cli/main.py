@@ -18,6 +18,10 @@ COMMANDS = {
     "ls": "list the steps or runs of a store",
     "show": "show the record of a step or run",
     "logs": "print what a step printed",
+    "lineage": "show what an output was made from, or what was made from it",
+    "diff": "show what differs between two outputs: recipe, code, environment, files",
+    "invalidate": "strike out wrong outputs, with all that is built on them",
+    "rerun": "make again what was struck out and what is tainted by it",
 }
 
 HELP = """\

@@ -1,13 +1,21 @@
 """Shows for every step whether a run would run it, and why; reads the store, changes nothing.
 
 =  cached     +  new step     ~  changed     !  failed before     w  another run is at it     x  an input failed
+t  struck out, or built on what was     d  made by another recipe than its version= has now
 """
 
 import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from marin.cli.experiment import add_experiment_arguments, hint, prefix_of, step_patterns, with_steps_of
+from marin.cli.experiment import (
+    add_consent_argument,
+    add_experiment_arguments,
+    hint,
+    prefix_of,
+    step_patterns,
+    with_steps_of,
+)
 from marin.cli.output import note, print_json
 
 EXAMPLES = """\
@@ -20,12 +28,14 @@ EXAMPLES = """\
 def add_arguments(parser: ArgumentParser) -> None:
     add_experiment_arguments(parser)
     parser.add_argument("--force-run-failed", action="store_true", help="plan to run again what failed earlier")
+    add_consent_argument(parser)
     parser.add_argument("--check", action="store_true", help="exit with 5 if a run would do anything")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(arguments: Namespace) -> int:
     from marin.execution.executor import Executor
+    from marin.execution.plan import Choices
 
     executor = Executor(prefix_of(arguments))
     plans: list[Any] = []
@@ -36,6 +46,7 @@ def run(arguments: Namespace) -> int:
                 steps,
                 run_only=step_patterns(arguments.steps, steps),
                 force_run_failed=arguments.force_run_failed,
+                choices=Choices(allow_tainted=arguments.allow_tainted),
             )
         )
 
@@ -63,6 +74,8 @@ def next_command(arguments: Namespace, actions: set[str]) -> list[str]:
     """What to type after seeing a plan with these actions: words of a command that would do something."""
     if actions <= {"HIT", "SKIP"}:
         return ["marin", "ls"]
+    if "TAINTED" in actions:
+        return ["marin", "rerun", "--tainted", arguments.file]
     is_forced = getattr(arguments, "force_run_failed", False) or not actions & {"RUN", "WAIT"}
     return ["marin", "run", arguments.file, *arguments.steps, *["--force-run-failed"] * is_forced]
 

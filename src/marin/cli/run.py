@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from marin.cli.experiment import add_experiment_arguments, step_patterns, with_steps_of
+from marin.cli.experiment import add_consent_argument, add_experiment_arguments, step_patterns, with_steps_of
 from marin.cli.output import UsageError
 
 EXAMPLES = """\
@@ -17,6 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_experiment_arguments(parser)
     parser.add_argument("-j", "--max-concurrent", type=int, metavar="N", help="at most N steps at once")
     parser.add_argument("--force-run-failed", action="store_true", help="run again what failed in an earlier run")
+    add_consent_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="the same as `marin plan`")
 
 
@@ -36,6 +37,7 @@ def run(arguments: Namespace) -> int:
             run_only=tuple(step_patterns(arguments.steps, steps) or ()),
             force_run_failed=arguments.force_run_failed,
             max_concurrent=arguments.max_concurrent,
+            allow_tainted=arguments.allow_tainted,
         )
         run_and_report(Executor(config.prefix, description=description, command=arguments.typed), steps, config)
 

@@ -30,13 +30,14 @@ def write_banners(store: Store) -> None:
 
 def _write(store: Store, taint: Taint, step: StepEntry) -> None:
     wanted: dict[str, bytes] = {}
-    for output in outputs_of(step):
+    outputs = outputs_of(step)
+    for output in outputs:
         trouble = taint.trouble(output.state)
         if trouble is None:
             continue
         script = f"marinTaint({json.dumps(f'{output.name} @{output.state.digest[:10]} was {trouble}')});\n".encode()
         wanted[step.paths.taint_script(output.state.attempt)] = script
-        if output.is_current:
+        if output is outputs[0]:  # the `data` link shows the latest, while another attempt runs or after it failed
             wanted[step.paths.taint_script()] = script
     for item in store.items(step.paths.exec_dir):
         path = f"{step.paths.exec_dir}/{item.name}"

@@ -392,6 +392,7 @@ class ExecutorMainConfig:
     run_only: tuple[str, ...] = ()  # regular expressions of step names to run, with what they read
     force_run_failed: bool = False  # run again what failed in an earlier run
     max_concurrent: int | None = None  # at most so many steps at once
+    allow_tainted: bool = False  # use outputs that are struck out or tainted; consent goes on record
 
 
 def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainConfig:
@@ -417,6 +418,12 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
     )
     parser.add_argument("--max_concurrent", "--max-concurrent", type=int, metavar="N", help="at most N steps at once")
     parser.add_argument(
+        "--allow_tainted",
+        "--allow-tainted",
+        action="store_true",
+        help="use outputs that are struck out, or built on such; that goes on record",
+    )
+    parser.add_argument(
         "--set", action="append", metavar="FIELD=VALUE", help="change a field of the experiment's config, if it has one"
     )
     given = parser.parse_args(arguments)
@@ -428,6 +435,7 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
         run_only=tuple(given.run_only),
         force_run_failed=given.force_run_failed,
         max_concurrent=given.max_concurrent,
+        allow_tainted=given.allow_tainted,
     )
 
 
@@ -498,11 +506,20 @@ def _refuse_unread_settings() -> None:
         raise SystemExit(2)
 
 
-def run_and_report(executor: Executor, steps: Steps, config: ExecutorMainConfig) -> RunResult:
-    """Run steps as a command does: say where, what, and how it ended; SystemExit as `executor_main`."""
+def run_and_report(
+    executor: Executor, steps: Steps, config: ExecutorMainConfig, choices: "Choices | None" = None
+) -> RunResult:
+    """Run steps as a command does: say where, what, and how it ended; SystemExit as `executor_main`.
+
+    `choices`: decisions beside those of the config.
+    """
     import time
+    from dataclasses import replace
 
     from marin.execution.console import Console, format_outputs, format_summary, print_data
+    from marin.execution.plan import Choices
+
+    choices = choices or Choices()
 
     console = Console()
     console.line(f"store: {executor.prefix}")
@@ -514,6 +531,7 @@ def run_and_report(executor: Executor, steps: Steps, config: ExecutorMainConfig)
             run_only=config.run_only,
             force_run_failed=config.force_run_failed,
             max_concurrent=config.max_concurrent,
+            choices=replace(choices, allow_tainted=config.allow_tainted or choices.allow_tainted),
         )
     except KeyboardInterrupt:
         console.line("interrupted; run the same command again to go on")

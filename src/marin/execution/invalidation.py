@@ -158,7 +158,9 @@ class Taint:
             return None
         names = list(dict.fromkeys(root.name for root in roots))
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        return f'built on {shown}, which {"was" if len(names) == 1 else "were"} struck out: "{roots[0].tombstone.reason}"'
+        return (
+            f'built on {shown}, which {"was" if len(names) == 1 else "were"} struck out: "{roots[0].tombstone.reason}"'
+        )
 
     def _is_invalid_otherwise(self, state: State) -> bool:
         """Whether the register says INVALID for another reason than a tombstone that was taken back."""
@@ -181,7 +183,9 @@ class Taint:
                 continue
             inputs = self._inputs_of(output)
             # opened a second time before it is known: a cycle, which only damaged records can have
-            waiting = [] if output in opened else [i for i in inputs if not isinstance(i, Root) and i not in self._known]
+            waiting = (
+                [] if output in opened else [i for i in inputs if not isinstance(i, Root) and i not in self._known]
+            )
             opened.add(output)
             if waiting:
                 stack += waiting

@@ -363,8 +363,12 @@ def make_plan(
     for node in reversed(nodes):
         paths, state = StepPaths(f"{store.prefix}/{node.path}"), states[node.digest]
         action, reason = judge.judge(node, state, paths, look_at_files=node.digest in needed)
-        is_there = state is not None and state.digest == node.digest
-        is_bad_and_read = node.digest in read_if_there and is_there and judge.trouble_with(state) is not None
+        is_bad_and_read = (
+            node.digest in read_if_there
+            and state is not None
+            and state.digest == node.digest
+            and judge.trouble_with(state) is not None
+        )
         if node.digest not in needed and action != HIT and not is_bad_and_read:
             action, reason = SKIP, "nothing that has to run reads it"
         elif action in (RUN, WAIT, TAINTED):  # the one that is waited for may die, and then this run needs the inputs

@@ -128,7 +128,9 @@ def revoke(store: Store, id: str, reason: str, *, argv: Sequence[str] | None = N
 def find_tombstone(store: Store, id: str) -> Tombstone:
     """The tombstone with this id, or whose id begins or ends like this."""
     known = all_tombstones(store)
-    matches = [t for t in known if t.id == id] or [t for t in known if id and (t.id.startswith(id) or t.id.endswith(id))]
+    matches = [t for t in known if t.id == id] or [
+        t for t in known if id and (t.id.startswith(id) or t.id.endswith(id))
+    ]
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -160,9 +162,7 @@ def settle(store: Store) -> int:
     return changed
 
 
-def _settle_one(
-    store: Store, root: str, output: tuple[str, str], tombstone: Tombstone | None, known: set[str]
-) -> bool:
+def _settle_one(store: Store, root: str, output: tuple[str, str], tombstone: Tombstone | None, known: set[str]) -> bool:
     while True:
         state = store.read(root)
         if state is None or (state.digest, state.attempt) != output:
@@ -275,5 +275,3 @@ def is_report(output: Committed) -> bool:
     except ValueError:  # altered: `marin verify` is for that
         return False
     return manifest is not None and any(entry.path == "report.html" for entry in manifest.entries)
-
-
