@@ -80,10 +80,10 @@ def _banner(data: Collected) -> str:
     """What a reader must know before any number."""
     if not data.struck_out:
         return ""
-    lines = [
-        f'> - **{found.name}** @{found.digest[:10]}, struck out {found.when}: "{escape(" ".join(found.reason.split()), quote=False)}"'
-        for found in data.struck_out
-    ]
+    lines = []
+    for found in data.struck_out:
+        reason = escape(" ".join(found.reason.split()), quote=False)
+        lines.append(f'> - **{found.name}** @{found.digest[:10]}, struck out {found.when}: "{reason}"')
     head = (
         "> **Do not trust the numbers of this page.** When it was written, it was known to be built on wrong outputs:"
     )
