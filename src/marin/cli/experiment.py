@@ -35,15 +35,6 @@ def add_prefix_argument(parser: ArgumentParser) -> None:
     parser.add_argument("--prefix", metavar="DIR", help="store of all outputs ($MARIN_PREFIX, else ./local_store)")
 
 
-def add_consent_argument(parser: ArgumentParser) -> None:
-    """Going on in spite of what was struck out."""
-    parser.add_argument(
-        "--allow-tainted",
-        action="store_true",
-        help="use outputs that are struck out, or built on such; that goes on record",
-    )
-
-
 def prefix_of(arguments: Namespace) -> str:
     """The store that the command line or the environment names."""
     from marin.execution.executor import default_prefix
@@ -140,6 +131,16 @@ def step_patterns(names: list[str], steps: list[Any]) -> list[str] | None:
 
     known = sorted({node.name for node in build_graph(steps)})
     return [f"^{re.escape(choose_step(name, known))}$" for name in names]
+
+
+def choices_of(arguments: Namespace, steps: list[Any]) -> Any:
+    """What the command line decides about a plan of these steps (`marin.execution.plan.Choices`)."""
+    from dataclasses import replace
+
+    from marin.execution.flags import decisions
+
+    chosen = decisions(arguments, tuple(step_patterns(arguments.steps, steps) or ()))
+    return replace(chosen, force=tuple(step_patterns(arguments.force, steps) or ()))
 
 
 def choose_step(name: str, known: list[str]) -> str:

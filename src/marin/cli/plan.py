@@ -1,21 +1,13 @@
 """Shows for every step whether a run would run it, and why; reads the store, changes nothing.
 
 =  cached     +  new step     ~  changed     !  failed before     w  another run is at it     x  an input failed
-t  struck out, or built on what was     d  made by another recipe than its version= has now
 """
 
 import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from marin.cli.experiment import (
-    add_consent_argument,
-    add_experiment_arguments,
-    hint,
-    prefix_of,
-    step_patterns,
-    with_steps_of,
-)
+from marin.cli.experiment import add_experiment_arguments, choices_of, hint, prefix_of, with_steps_of
 from marin.cli.output import note, print_json
 
 EXAMPLES = """\
@@ -26,16 +18,16 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    from marin.execution.flags import add_decisions
+
     add_experiment_arguments(parser)
-    parser.add_argument("--force-run-failed", action="store_true", help="plan to run again what failed earlier")
-    add_consent_argument(parser)
+    add_decisions(parser, forced="STEP")
     parser.add_argument("--check", action="store_true", help="exit with 5 if a run would do anything")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(arguments: Namespace) -> int:
     from marin.execution.executor import Executor
-    from marin.execution.plan import Choices
 
     executor = Executor(prefix_of(arguments))
     plans: list[Any] = []
@@ -44,9 +36,7 @@ def run(arguments: Namespace) -> int:
         plans.append(
             executor.plan(
                 steps,
-                run_only=step_patterns(arguments.steps, steps),
-                force_run_failed=arguments.force_run_failed,
-                choices=Choices(allow_tainted=arguments.allow_tainted),
+                choices=choices_of(arguments, steps),
             )
         )
 
@@ -76,6 +66,8 @@ def next_command(arguments: Namespace, actions: set[str]) -> list[str]:
         return ["marin", "ls"]
     if "TAINTED" in actions:
         return ["marin", "rerun", "--tainted", arguments.file]
+    if "DRIFT" in actions:
+        return ["marin", "run", arguments.file, *arguments.steps, "--accept-drift"]
     is_forced = getattr(arguments, "force_run_failed", False) or not actions & {"RUN", "WAIT"}
     return ["marin", "run", arguments.file, *arguments.steps, *["--force-run-failed"] * is_forced]
 

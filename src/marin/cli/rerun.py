@@ -19,6 +19,8 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    from marin.execution.flags import add_cluster
+
     parser.add_argument("files", metavar="FILE.py", nargs="*", help="the experiments (default: those on record)")
     parser.add_argument("--tainted", action="store_true", help="what is struck out or tainted; needed: no other kind")
     parser.add_argument(
@@ -34,6 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only show the plan")
     parser.add_argument("-j", "--max-concurrent", type=int, metavar="N", help="at most N steps at once")
     parser.add_argument("--json", action="store_true", help="with --dry-run: one JSON object")
+    add_cluster(parser)
 
 
 def run(arguments: Namespace) -> int:
@@ -89,8 +92,13 @@ def _rerun_one(arguments: Namespace, store: Any) -> int:
             else:
                 print(format_plan(plan))
             return
-        config = ExecutorMainConfig(prefix=store.prefix, max_concurrent=arguments.max_concurrent)
-        run_and_report(executor, steps, config, choices)
+        config = ExecutorMainConfig(
+            prefix=store.prefix,
+            max_concurrent=arguments.max_concurrent,
+            choices=choices,
+            cluster=arguments.cluster,
+        )
+        run_and_report(executor, steps, config)
 
     with_steps_of(arguments, command)
     if arguments.json:
@@ -174,6 +182,8 @@ def _words(file: str, settings: list[str], arguments: Namespace, store: Any) -> 
             words.append(f"--{name.replace('_', '-')}")
     if arguments.max_concurrent is not None:
         words += ["-j", str(arguments.max_concurrent)]
+    if arguments.cluster is not None:
+        words += ["--cluster", arguments.cluster]
     return words
 
 

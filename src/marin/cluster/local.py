@@ -126,6 +126,8 @@ class InProcessCluster:
     those of the process, for they cannot be told apart.
     """
 
+    is_remote = False
+
     def launch(
         self,
         request: JobRequest,
@@ -369,6 +371,8 @@ class LocalCluster:
     stayed in its process group. Launch from a thread that lives as long as the job: on Linux the kernel
     counts the end of the launching thread as the end of the parent.
     """
+
+    is_remote = False
 
     def launch(
         self,

@@ -283,12 +283,15 @@ def is_disk_full(error: JobError) -> bool:
     return error.errno in _DISK_FULL or "No space left on device" in error.message
 
 
+_BY_TYPE = {"OutputError": "OUTPUT_INVALID", "Timeout": "TIMEOUT"}
+
+
 def error_class(error: JobError, cancelled: bool = False) -> str:
     """The class under which a failure is recorded, and by which it is retried or not."""
     if cancelled:
         return "CANCELLED"
     if is_disk_full(error):
         return "DISK_FULL"
-    if error.type == "OutputError":
-        return "OUTPUT_INVALID"
-    return "WORKER_LOST" if error.type == "Killed" else "USER_ERROR"
+    if error.type in _BY_TYPE:
+        return _BY_TYPE[error.type]
+    return "USER_ERROR" if error.kind == "error" else error.kind.upper()

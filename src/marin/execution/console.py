@@ -195,6 +195,10 @@ class Console:
             if log:
                 self.line(f"    log: {log}")
 
+    def retried(self, name: str, text: str) -> None:
+        self._running -= 1
+        self._event("fail", name, text)
+
     def blocked(self, name: str, on: str) -> None:
         self._event("wait", name, f"not run: input {on} failed")
 

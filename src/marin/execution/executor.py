@@ -86,7 +86,19 @@ def mistake(error: BaseException) -> tuple[str, int] | None:
 
     if isinstance(error, DigestCollision | RegisterError | RefusedError):
         return str(error), 3
-    senseless = (UnversionableError, GraphError, PrefixError, SelectionError, NoStoreError, AddressError)
+    from marin.execution.flags import ClusterNameError
+    from marin.execution.launcher import ImpossibleRequest
+
+    senseless = (
+        UnversionableError,
+        GraphError,
+        PrefixError,
+        SelectionError,
+        NoStoreError,
+        AddressError,
+        ImpossibleRequest,
+        ClusterNameError,
+    )
     return (str(error), 2) if isinstance(error, senseless) else None
 
 
@@ -224,6 +236,11 @@ class Executor:
             console.line(format_plan(planned))
             return RunResult(prefix=self.prefix, run_id=None, plan=planned, steps=())
         _refuse(planned)
+        if not planned.is_done:
+            from marin.cluster.current import current_cluster
+            from marin.execution.launcher import check_resources
+
+            check_resources(planned, current_cluster())
         self.store.prepare()
         for item in planned:
             if item.code_changed:
@@ -317,12 +334,14 @@ class Executor:
             )
             try:
                 record.write()
+                record.event("run_started", run_id=run_id, prefix=self.prefix, num_steps=len(planned.items))
                 results = runner.run()
                 status = "SUCCEEDED" if all(result.is_ok for result in results) else "FAILED"
             except KeyboardInterrupt:
                 status = "CANCELLED"
                 raise
             finally:
+                record.event("run_ended", run_id=run_id, status=status)
                 with contextlib.suppress(OSError):  # a full disk must not hide what happened
                     record.write(status=status, ended=utc(), steps=[r.to_json() for r in runner.results])
                 record.close()
@@ -346,9 +365,12 @@ def _refuse(planned: "Plan") -> None:
     """Raise RefusedError if a person must decide first: one line for each reason, and what can be decided."""
     from marin.execution.plan import DRIFT, TAINTED
 
+    if planned.unexpected:
+        lines = [f"{i.node.name} @{i.node.digest[:6]}: {i.reason}" for i in planned.unexpected[:8]]
+        raise RefusedError("nothing was run: expected to be cached, but\n  " + "\n  ".join(lines))
     if not planned.refused:
         return
-    lines = [f"{item.node.name} @{item.node.digest[:6]} is {item.reason}" for item in planned.refused[:8]]
+    lines = [f"{item.node.name} @{item.node.digest[:6]}: {item.reason}" for item in planned.refused[:8]]
     if len(planned.refused) > 8:
         lines.append(f"... and {len(planned.refused) - 8} more")
     actions = {item.action for item in planned.refused}
@@ -392,12 +414,16 @@ class ExecutorMainConfig:
     run_only: tuple[str, ...] = ()  # regular expressions of step names to run, with what they read
     force_run_failed: bool = False  # run again what failed in an earlier run
     max_concurrent: int | None = None  # at most so many steps at once
-    allow_tainted: bool = False  # use outputs that are struck out or tainted; consent goes on record
+    choices: "Choices | None" = None  # further decisions; None: none
+    cluster: str | None = None  # where jobs run: local, ray, ray:ADDRESS; None: $MARIN_CLUSTER, else where they went
+    json: bool = False  # print events as JSON lines on stdout instead of progress
 
 
 def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainConfig:
     """The flags of an experiment's script; on a wrong one, prints usage and raises SystemExit(2)."""
     import argparse
+
+    from marin.execution.flags import add_cluster, add_decisions, decisions
 
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description="Runs the steps of this experiment; what is there already is not run again."
@@ -413,16 +439,9 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
         metavar="REGEX",
         help="run only steps in whose name one of these is found, and what they read",
     )
-    parser.add_argument(
-        "--force_run_failed", "--force-run-failed", action="store_true", help="run again what failed in an earlier run"
-    )
+    add_decisions(parser)
+    add_cluster(parser)
     parser.add_argument("--max_concurrent", "--max-concurrent", type=int, metavar="N", help="at most N steps at once")
-    parser.add_argument(
-        "--allow_tainted",
-        "--allow-tainted",
-        action="store_true",
-        help="use outputs that are struck out, or built on such; that goes on record",
-    )
     parser.add_argument(
         "--set", action="append", metavar="FIELD=VALUE", help="change a field of the experiment's config, if it has one"
     )
@@ -433,9 +452,9 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
         prefix=given.prefix,
         dry_run=given.dry_run,
         run_only=tuple(given.run_only),
-        force_run_failed=given.force_run_failed,
         max_concurrent=given.max_concurrent,
-        allow_tainted=given.allow_tainted,
+        choices=decisions(given),
+        cluster=given.cluster,
     )
 
 
@@ -506,40 +525,34 @@ def _refuse_unread_settings() -> None:
         raise SystemExit(2)
 
 
-def run_and_report(
-    executor: Executor, steps: Steps, config: ExecutorMainConfig, choices: "Choices | None" = None
-) -> RunResult:
-    """Run steps as a command does: say where, what, and how it ended; SystemExit as `executor_main`.
-
-    `choices`: decisions beside those of the config.
-    """
+def run_and_report(executor: Executor, steps: Steps, config: ExecutorMainConfig) -> RunResult:
+    """Run steps as a command does: say where, what, and how it ended; SystemExit as `executor_main`."""
     import time
-    from dataclasses import replace
 
     from marin.execution.console import Console, format_outputs, format_summary, print_data
-    from marin.execution.plan import Choices
+    from marin.execution.flags import chosen_cluster
 
-    choices = choices or Choices()
-
-    console = Console()
+    console = Console(quiet=config.json)
     console.line(f"store: {executor.prefix}")
     started = time.monotonic()
     try:
-        result = executor.run(
-            steps,
-            dry_run=config.dry_run,
-            run_only=config.run_only,
-            force_run_failed=config.force_run_failed,
-            max_concurrent=config.max_concurrent,
-            choices=replace(choices, allow_tainted=config.allow_tainted or choices.allow_tainted),
-        )
+        with chosen_cluster(config.cluster):
+            result = executor.run(
+                steps,
+                dry_run=config.dry_run,
+                run_only=config.run_only,
+                force_run_failed=config.force_run_failed,
+                max_concurrent=config.max_concurrent,
+                choices=config.choices,
+            )
     except KeyboardInterrupt:
         console.line("interrupted; run the same command again to go on")
         raise SystemExit(130) from None
     if config.dry_run:
         return result
     console.line(format_summary(result.steps, time.monotonic() - started))
-    if outputs := format_outputs(result.plan, result.steps):
+    outputs = format_outputs(result.plan, result.steps)
+    if outputs and not config.json:
         print_data(outputs)
     if not result.is_ok:
         raise SystemExit(1)

@@ -39,6 +39,7 @@ class Choices:
 
     run_only: tuple[str, ...] = ()  # regular expressions of step names to run, with what they read; (): the targets
     force: tuple[str, ...] = ()  # regular expressions of step names to run again although they are committed
+    expect_cached: tuple[str, ...] = ()  # regular expressions of step names that must not have to run
     force_run_failed: bool = False  # run again what failed in an earlier run
     allow_tainted: bool = False  # serve outputs that are struck out or tainted; consent is recorded
     rerun_tainted: bool = False  # run them again
@@ -109,6 +110,16 @@ class Plan:
     def consented(self) -> frozenset[str]:
         """Digests of the steps whose output is served although it is struck out or tainted."""
         return frozenset(item.node.digest for item in self.items if item.action == HIT and item.reason != "cached")
+
+    @property
+    def unexpected(self) -> tuple[PlanItem, ...]:
+        """The steps that were expected to be cached and are not."""
+        patterns = [re.compile(pattern) for pattern in self.choices.expect_cached]
+        return tuple(
+            item
+            for item in self.items
+            if item.action not in (HIT, SKIP) and any(pattern.search(item.node.name) for pattern in patterns)
+        )
 
     @property
     def refused(self) -> tuple[PlanItem, ...]:
@@ -191,7 +202,7 @@ class Judge:
                 return RUN, "its runner is gone" if not self._choices.takeover else "taken over by hand"
             return WAIT, _at_it(state)
         if state.status == FAILED:
-            if self._choices.force_run_failed or self._is_forced(node):
+            if self._choices.force_run_failed or self.is_forced(node):
                 return RUN, "failed before, forced"
             error = state.error or {}
             return FAILED_BEFORE, f"failed before with {error.get('type')}: {error.get('message')}"
@@ -205,7 +216,7 @@ class Judge:
 
     def _committed(self, node: Node, state: State, paths: StepPaths, look_at_files: bool) -> tuple[str, str]:
         record, root = state.record or {}, paths.data_root(state)
-        if self._is_forced(node):
+        if self.is_forced(node):
             return RUN, "forced"
         trouble = self.trouble_with(state)
         if trouble is not None and not self._choices.allow_tainted:
@@ -226,7 +237,8 @@ class Judge:
         """Why a committed output must not be served, in words; None if it may."""
         return self.taint.trouble(state)
 
-    def _is_forced(self, node: Node) -> bool:
+    def is_forced(self, node: Node) -> bool:
+        """Whether somebody decided that the step runs again in any case."""
         return any(pattern.search(node.step.name) for pattern in self._forced)
 
     def _other_recipe(self, node: Node, state: State, paths: StepPaths) -> tuple[str, str]:
@@ -355,7 +367,7 @@ def make_plan(
     targets = _targets(graph, choices)
     reached = _reachable(graph, targets)
     nodes = [node for node in graph.nodes if node.digest in reached]
-    needed = set(targets)
+    needed = {*targets, *(node.digest for node in nodes if judge.is_forced(node))}
     decided: dict[str, tuple[str, str, State | None]] = {}
     states = _read_all(store, nodes)
     judge.taint.learn(states.values())

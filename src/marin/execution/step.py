@@ -59,10 +59,14 @@ class ExecutorStep(Generic[T_co]):
     versioning: Literal["all", "marked"] = "all"  # "marked": only versioned(...) values and inputs are identity
     publish: Literal["attempt", "inplace"] = "attempt"  # "inplace": finds its own partial output and resumes from it
     timeout_s: float | None = None  # seconds after which an attempt is stopped and has failed; not identity
+    # How often it is tried again, and when (marin.cluster.retry.Retry); None: by its resources. Not identity.
+    retry: Any = None
     tags: frozenset[str] = frozenset()  # words to find the step by; not identity
 
     def __post_init__(self) -> None:
         check_step_name(self.name)
+        if (type(self.fn).__module__ or "").startswith("ray."):
+            self._unwrap_ray_function()
         if isinstance(self.fn, str):
             if not _REFERENCE.fullmatch(self.fn):
                 raise ValueError(
@@ -98,6 +102,16 @@ class ExecutorStep(Generic[T_co]):
             object.__setattr__(self, "override_output_path", posixpath.normpath(self.override_output_path))
             if ".exec" in self.override_output_path.split("/"):
                 raise ValueError(f"{what} may not be in '.exec', the executor's own")
+
+    def _unwrap_ray_function(self) -> None:
+        """Take the plain function out of a `@ray.remote` one, and its resources if the step names none."""
+        from marin.cluster.ray import unwrap_ray_function
+
+        unwrapped = unwrap_ray_function(self.fn)
+        if unwrapped is not None:
+            object.__setattr__(self, "fn", unwrapped[0])
+            if self.resources is None:
+                object.__setattr__(self, "resources", unwrapped[1])
 
     def __truediv__(self, name: str) -> "InputName":
         """The file or folder `name` in this step's output."""
