@@ -171,8 +171,8 @@ def test_plan_names_the_field_that_changed_and_the_next_command(marin: Callable[
     done = marin("plan", "three_steps.py", "--set", "lr=1e-3")
     raw, train, evaluate = done.out.splitlines()[:3]
     assert re.search(r"=  raw/text +@\w{6}  cached", raw)
-    assert re.search(r"~  model/train +@\w{6}  run +config\.train\.learning_rate  0\.003 -> 0\.001$", train)
-    assert re.search(r"~  model/eval +@\w{6}  run +input model/train changed$", evaluate)
+    assert re.search(r"~  model/train +@\w{6}  run +~0\.\ds  config\.train\.learning_rate  0\.003 -> 0\.001$", train)
+    assert re.search(r"~  model/eval +@\w{6}  run +~0\.\ds  input model/train changed$", evaluate)
     assert done.err.splitlines()[-2:] == [
         "Why?  marin why three_steps.py model/train --set lr=1e-3",
         "Next: marin run three_steps.py --set lr=1e-3",

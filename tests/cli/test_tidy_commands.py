@@ -233,7 +233,7 @@ def test_gc_keeps_what_a_ref_reaches_and_a_run_makes_the_rest_again(marin, place
     number = json.loads(marin("show", two[1]["digest"], "--json").out)["step"]["record"]["config_resolved"]["number"]
     plan = marin("plan", "two.py", "--set", f"number={number}").out
     assert re.search(r"=  raw/text", plan)
-    assert re.search(r"train .*  run +its data was deleted by gc", plan)
+    assert re.search(r"train .*  run +~0\.\ds  its data was deleted by gc", plan)
     assert "1 ran" in marin("run", "two.py", "--set", f"number={number}").err
     marin("verify", "--deep")
 

@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from marin.execution.canonical import UnversionableError
 from marin.execution.executor import Executor, ExecutorStep
 from marin.execution.fingerprint import code_changed, code_difference, code_of, matches_code
 from marin.execution.graph import build_graph
+from marin.execution.plan import Choices
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -99,16 +101,18 @@ def test_plan_and_run_mark_a_cached_step_whose_code_changed(module):
     assert first.is_ok
     assert first.plan.items[0].state is None
     executor = Executor(store, fsync=False, stream=(out := io.StringIO()))
-    assert [(i.action, i.code_changed) for i in executor.plan([step])] == [("HIT", False)]
+    assert [(i.action, bool(i.code_drift)) for i in executor.plan([step])] == [("HIT", False)]
     module.file.write_text(MODULE.replace("x * 2", "x * 3"))
-    assert [(i.action, i.code_changed) for i in executor.plan([step])] == [("HIT", True)]
+    assert [(i.action, bool(i.code_drift)) for i in executor.plan([step])] == [("HIT", True)]
     again = executor.run([step])
     assert again[step].action == "cached"
-    assert "note: a: code changed since this output was made; raise code_version to run it again" in out.getvalue()
+    drift = rf"code drift: \S*{module.file.name}:\w+ changed since this output"
+    assert re.search(f"note: a: {drift}; --strict-code runs it again", out.getvalue())
     executor.run([step], dry_run=True)
-    assert "cached      code changed since" in out.getvalue()
+    assert len(re.findall(drift, out.getvalue())) == 2
+    assert [i.action for i in executor.plan([step], choices=Choices(strict_code=True))] == ["RUN"]
     raised = ExecutorStep(name="a", fn=module.fn, config=1, code_version="2")
-    assert [i.code_changed for i in executor.plan([raised])] == [False]
+    assert [bool(i.code_drift) for i in executor.plan([raised])] == [False]
 
 
 # -- across modules ---------------------------------------------------------------------------------------------------
@@ -518,7 +522,10 @@ def test_with_the_policy_ignore_nobody_is_told(module):
     executor = Executor(module.folder / "store", fsync=False, quiet=True)
     assert executor.run([*steps.values()]).is_ok
     module.file.write_text(MODULE.replace("x * 2", "x * 3"))
-    assert {i.node.name: i.code_changed for i in executor.plan([*steps.values()])} == {"warn": True, "ignore": False}
+    assert {i.node.name: bool(i.code_drift) for i in executor.plan([*steps.values()])} == {
+        "warn": True,
+        "ignore": False,
+    }
 
 
 # -- everywhere the same ----------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from marin.execution.manifest import Manifest, ManifestEntry, build_manifest
 from marin.execution.record import utc
 from marin.execution.status import ABANDONED, CANCELLED, EXEC, FAILED, NOT_DATA, RUNNING, SUCCEEDED, State, StepPaths
 from marin.execution.store import Store
-from marin.io.atomic import append, fsync_directory, write_bytes
+from marin.io.atomic import append, fsync_directory, make_folder, write_bytes
 from marin.io.hashing import sha256_file
 
 _TRANSFERS = 6  # files on their way at once
@@ -158,18 +158,6 @@ def _read_copy(path: str) -> State | None:
             return State.from_json(file.read())
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def make_folder(path: str) -> None:
-    """Make a folder and those above it; quick where only the last two are missing."""
-    try:
-        os.mkdir(path)
-    except FileNotFoundError:
-        make_folder(os.path.dirname(path))
-        os.mkdir(path)
-    except FileExistsError:
-        if not os.path.isdir(path):
-            raise
 
 
 def fetch_output(store: Store, fetch: Fetch) -> str:

@@ -110,6 +110,7 @@ class Dispatcher:
             "tags": sorted(step.tags),
             "fn": node.fn_ref,
             "code_version": step.code_version,
+            "code_policy": step.code_policy,
             **code,
             "publish": step.publish,
             "canonical": node.canonical,

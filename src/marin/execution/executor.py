@@ -228,7 +228,8 @@ class Executor:
         be used, RefusedError if it would use outputs that are struck out or have drifted, ValueError or TypeError if
         the steps make no sense, KeyboardInterrupt after an orderly stop.
         """
-        from marin.execution.console import CODE_CHANGED, Console, format_plan
+        from marin.execution.console import Console, format_plan
+        from marin.execution.plan import drift_text
 
         if max_concurrent is not None and max_concurrent < 1:
             raise ValueError(f"max_concurrent must be at least 1, got {max_concurrent}")
@@ -246,8 +247,8 @@ class Executor:
             check_resources(planned, current_cluster())
         self.store.prepare()
         for item in planned:
-            if item.code_changed:
-                console.line(f"note: {item.node.name}: {CODE_CHANGED}")
+            if item.code_drift:
+                console.line(f"note: {item.node.name}: {drift_text(item.code_drift)}; --strict-code runs it again")
         return self._carry_out(planned, console, max_concurrent)
 
     def load(self, step: "ExecutorStep | InputName") -> Any:
@@ -269,7 +270,10 @@ class Executor:
                 f"step '{target.name}' @{item.node.digest[:10]} has no output in {self.prefix}: {item.reason}. "
                 "Run it first, or use materialize(step)"
             )
-        paths, record = planned.paths(item.node), item.state.record
+        paths = planned.paths(item.node)
+        state = self.store.read(paths.root)
+        assert state is not None and state.record is not None
+        record = state.record
         folder = paths.data_root(item.state)
         if not self.store.is_local:
             folder = fetch_output(self.store, fetch_of(self.store, paths, item.state))

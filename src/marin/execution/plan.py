@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marin.execution.explain import Change, Earlier, Explanation, explain, nearest
-from marin.execution.fingerprint import code_changed
+from marin.execution.fingerprint import code_difference
 from marin.execution.graph import Graph, Node
 from marin.execution.invalidation import Taint
 from marin.execution.lease import Observer
@@ -66,8 +66,8 @@ class PlanItem:
     action: str  # HIT, RUN, WAIT, FAILED, BLOCKED or SKIP
     reason: str  # why, in words
     changes: tuple[Change, ...] = ()  # what differs from the nearest committed output of this name, if asked for
-    state: State | None = None  # the register as it was read
-    code_changed: bool = False  # HIT only: the function's code is not what it was when the output was made
+    state: State | None = None  # the register as it was read, without the bulk of its record
+    code_drift: tuple[str, ...] = ()  # HIT only: definitions that are not what they were when the output was made
     estimate: "Estimate | None" = None  # RUN only: what earlier runs of a step of this name took, if asked for
 
     @property
@@ -182,6 +182,7 @@ class Judge:
         self._observer = observer or Observer(store=store)
         self.taint = taint or Taint(store)
         self._forced = [re.compile(pattern) for pattern in choices.force]
+        self._code_memo: dict[Any, list[str]] = {}  # steps of one function look at its files once
 
     def judge(
         self, node: Node, state: State | None, paths: StepPaths, *, look_at_files: bool = True
@@ -226,9 +227,15 @@ class Judge:
                 return RUN, difference
         if has_drifted(node, state) and not self._choices.accept_drift:
             return DRIFT, f"version {node.step.version} was made by another recipe (@{recipe_of(state)[:10]})"
-        if self._choices.strict_code and _has_other_code(node.step, record):
-            return RUN, "its code changed"
+        if self._choices.strict_code and (drift := self.code_drift(node.step, record)):
+            return RUN, drift_text(drift)
         return HIT, f"cached, {trouble}" if trouble else "cached"
+
+    def code_drift(self, step: ExecutorStep, record: Mapping[str, Any]) -> tuple[str, ...]:
+        """The definitions that changed since an output was made, if the step asks to be told."""
+        if step.code_policy != "warn":
+            return ()
+        return tuple(code_difference(step.fn, record, step.config, self._code_memo))
 
     def trouble_with(self, state: State) -> str | None:
         """Why a committed output must not be served, in words; None if it may."""
@@ -263,6 +270,12 @@ class Judge:
                 "Name another output path, or move the old folder away"
             )
         return RUN, "its fixed output path holds the output of another recipe"
+
+
+def drift_text(drift: Sequence[str]) -> str:
+    """Changed definitions in words."""
+    more = f" and {len(drift) - 1} more" if len(drift) > 1 else ""
+    return f"code drift: {drift[0]}{more} changed since this output"
 
 
 def recipe_of(state: State) -> str:
@@ -398,15 +411,25 @@ def make_plan(
         elif action == RUN and with_changes and (state is None or state.digest != node.digest):
             reason, changes = _explain(node, siblings, names)
         final[node.digest] = action
-        is_other = action == HIT and state is not None and _has_other_code(node.step, state.record or {})
+        drift: tuple[str, ...] = ()
+        if action == HIT and state is not None:
+            drift = judge.code_drift(node.step, state.record or {})
         estimate = siblings.estimate(node, state) if action == RUN else None
-        items.append(PlanItem(node, action, reason, changes, state, is_other, estimate))
+        items.append(PlanItem(node, action, reason, changes, state, drift, estimate))
+    for state in states.values():
+        _drop_bulk(state)
     return Plan(graph, tuple(items), targets, store.prefix, choices)
 
 
-def _has_other_code(step: ExecutorStep, record: Mapping[str, Any]) -> bool:
-    """Whether the step asks to be told, and there is something to tell."""
-    return step.code_policy == "warn" and code_changed(step.fn, record, step.config)
+_BULK = ("canonical", "config_resolved", "env")
+
+
+def _drop_bulk(state: State | None) -> None:
+    """Let go of what a plan needs no more of a record that was read for it: two thirds of the memory of a plan."""
+    record = state.record if state is not None else None
+    if isinstance(record, dict):
+        for key in _BULK:
+            record.pop(key, None)
 
 
 _MAX_READERS = 64

@@ -40,6 +40,7 @@ class RemoteAttempt:
     run_id: str  # the run
     env: Mapping[str, str]  # environment variables of the function
     dependency_groups: tuple[str, ...] = ()  # the worker makes the environment for them
+    project: str | None = None  # folder of the project whose groups they are
 
 
 def carry_out(task: RemoteAttempt) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def _environment(task: RemoteAttempt) -> str | None:
         return None
     from marin.cluster.environment import prepare_environment
 
-    return prepare_environment(task.dependency_groups, on_output=_show)
+    return prepare_environment(task.dependency_groups, project=task.project, on_output=_show)
 
 
 def _show(chunk: bytes) -> None:

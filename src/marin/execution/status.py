@@ -93,7 +93,7 @@ class State:
             if content is not None and content != ():
                 value[name] = content
         value["owner"] = {name: getattr(self.owner, name) for name in _OWNER_FIELDS}
-        return json.dumps(value, separators=(",", ":")).encode()
+        return _COMPACT.encode(value).encode()
 
     @staticmethod
     def from_json(data: bytes) -> "State":
@@ -106,6 +106,7 @@ class State:
         return State(**known, owner=Owner(**{n: owner.get(n) for n in _OWNER_FIELDS}), extra=value)
 
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 _OWNER_FIELDS = tuple(f.name for f in fields(Owner))
 _STATE_FIELDS = tuple(f.name for f in fields(State) if f.name not in ("owner", "extra"))
 

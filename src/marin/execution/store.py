@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from marin.execution.status import EXEC, RegisterError, State, StepPaths, read_state
-from marin.io.atomic import create_bytes, fsync_directory, write_bytes
+from marin.io.atomic import create_bytes, fsync_directory, make_folder, write_bytes
 
 _ELSEWHERE = "Name another folder with --prefix or MARIN_PREFIX"
 
@@ -245,7 +245,7 @@ class LocalStore:
         except FileNotFoundError:
             if expected is not None:  # the step's folder is gone, or its disk
                 raise
-            os.makedirs(paths.exec_dir, exist_ok=True)
+            make_folder(paths.exec_dir)
             descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -275,7 +275,7 @@ class LocalStore:
         try:
             write_bytes(path, data, fsync=fsync)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            make_folder(os.path.dirname(path))
             write_bytes(path, data, fsync=fsync)
             if fsync:
                 fsync_directory(os.path.dirname(os.path.dirname(path)))
@@ -284,7 +284,7 @@ class LocalStore:
         try:
             return self._create(path, data)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            make_folder(os.path.dirname(path))
             return self._create(path, data)
 
     def _create(self, path: str, data: bytes) -> bool:
