@@ -365,9 +365,9 @@ def test_a_prefix_that_cannot_be_written_is_refused_before_anything_runs(calls, 
     assert calls() == []
 
 
-def test_a_prefix_on_another_machine_is_refused_with_the_reason():
-    with pytest.raises(PrefixError, match="'gs://bucket/x' is not a folder of this machine"):
-        Executor("gs://bucket/x")
+def test_a_prefix_that_is_neither_a_folder_nor_an_object_store_is_refused_with_the_reason():
+    with pytest.raises(PrefixError, match="'hdfs://host/x' is neither a folder nor an object store"):
+        Executor("hdfs://host/x")
 
 
 def test_without_a_prefix_the_environment_decides_else_the_working_folder(monkeypatch, tmp_path):
@@ -626,7 +626,8 @@ def test_the_record_of_a_run_says_what_was_asked_planned_and_done(executor, call
     assert record["steps"][1]["error"]["type"] == "ValueError" and record["steps"][1]["wall_s"] > 0
     assert record["command"] and record["env"]["argv"] == sys.argv and record["ended"] >= record["started"]
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    assert [(e["event"], e["step"]) for e in events] == [("started", "bad"), ("failed", "bad")]
+    told = [(e["event"], e.get("step")) for e in events]
+    assert told == [("run_started", None), ("started", "bad"), ("failed", "bad"), ("run_ended", None)]
 
 
 def git(folder, *args):

@@ -32,7 +32,11 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
 
 def add_prefix_argument(parser: ArgumentParser) -> None:
     """The store."""
-    parser.add_argument("--prefix", metavar="DIR", help="store of all outputs ($MARIN_PREFIX, else ./local_store)")
+    parser.add_argument(
+        "--prefix",
+        metavar="DIR|URL",
+        help="store of all outputs: a folder or s3://... ($MARIN_PREFIX, else ./local_store)",
+    )
 
 
 def prefix_of(arguments: Namespace) -> str:

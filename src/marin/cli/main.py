@@ -22,6 +22,7 @@ COMMANDS = {
     "diff": "show what differs between two outputs: recipe, code, environment, files",
     "invalidate": "strike out wrong outputs, with all that is built on them",
     "rerun": "make again what was struck out and what is tainted by it",
+    "doctor": "look for what would stop a run",
 }
 
 HELP = """\

@@ -83,7 +83,7 @@ def item_json(item: Any, plan: Any) -> dict[str, Any]:
         "is_target": item.node.digest in plan.targets,
         "inputs": [{"name": plan.graph[digest].name, "digest": digest} for digest in item.node.deps],
         "changes": [change_json(change) for change in item.changes],
-        "code_changed": item.code_changed,
+        "code_drift": list(item.code_drift),
     }
 
 

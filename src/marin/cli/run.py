@@ -16,7 +16,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    from marin.execution.flags import add_cluster, add_decisions
+    from marin.execution.flags import add_cluster, add_decisions, add_single_runner
 
     add_experiment_arguments(parser)
     parser.add_argument("-j", "--max-concurrent", type=int, metavar="N", help="at most N steps at once")
@@ -24,6 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="events on stdout, one JSON object a line")
     add_decisions(parser, forced="STEP")
     add_cluster(parser)
+    add_single_runner(parser)
 
 
 def run(arguments: Namespace) -> int:
@@ -42,6 +43,7 @@ def run(arguments: Namespace) -> int:
             max_concurrent=arguments.max_concurrent,
             choices=choices_of(arguments, steps),
             cluster=arguments.cluster,
+            single_runner=arguments.single_runner,
             json=arguments.json,
         )
         executor = Executor(
@@ -50,6 +52,7 @@ def run(arguments: Namespace) -> int:
             command=arguments.typed,
             quiet=config.json,
             on_event=print_event if config.json else None,
+            single_runner=config.single_runner,
         )
         run_and_report(executor, steps, config)
 

@@ -20,7 +20,11 @@ def accept_drift(store: Store, plan: Plan, user: str) -> None:
     """Write into the registers of drifted steps that a plan accepts that it does."""
     for item in plan:
         if item.action == HIT and item.state is not None and has_drifted(item.node, item.state):
-            accept(store, f"{store.prefix}/{item.node.path}", item.state, item.node.recipe, user)
+            root = f"{store.prefix}/{item.node.path}"
+            state = store.read(root)  # whole: the plan's is without parts of its record
+            if state is None or state.attempt != item.state.attempt:
+                raise ValueError(f"{root}: its register changed since the plan was made; run the command again")
+            accept(store, root, state, item.node.recipe, user)
 
 
 def accept(store: Store, root: str, state: State, recipe: str, user: str, reason: str | None = None) -> State:

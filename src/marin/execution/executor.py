@@ -225,7 +225,8 @@ class Executor:
         be used, RefusedError if it would use outputs that are struck out or have drifted, ValueError or TypeError if
         the steps make no sense, KeyboardInterrupt after an orderly stop.
         """
-        from marin.execution.console import CODE_CHANGED, Console, format_plan
+        from marin.execution.console import Console, format_plan
+        from marin.execution.plan import drift_text
 
         if max_concurrent is not None and max_concurrent < 1:
             raise ValueError(f"max_concurrent must be at least 1, got {max_concurrent}")
@@ -243,8 +244,8 @@ class Executor:
             check_resources(planned, current_cluster())
         self.store.prepare()
         for item in planned:
-            if item.code_changed:
-                console.line(f"note: {item.node.name}: {CODE_CHANGED}")
+            if item.code_drift:
+                console.line(f"note: {item.node.name}: {drift_text(item.code_drift)}; --strict-code runs it again")
         return self._carry_out(planned, console, max_concurrent)
 
     def load(self, step: "ExecutorStep | InputName") -> Any:
@@ -253,7 +254,7 @@ class Executor:
         Raises RefusedError if it must not be used, ValueError if there is none.
         """
         from marin.execution.artifact import load_output
-        from marin.execution.attempt import Fetch, fetch_output, scratch_root
+        from marin.execution.attempt import fetch_of, fetch_output
         from marin.execution.plan import HIT, REFUSED
 
         target = get_executor_step(step)
@@ -266,13 +267,13 @@ class Executor:
                 f"step '{target.name}' @{item.node.digest[:10]} has no output in {self.prefix}: {item.reason}. "
                 "Run it first, or use materialize(step)"
             )
-        paths, record = planned.paths(item.node), item.state.record
+        paths = planned.paths(item.node)
+        state = self.store.read(paths.root)
+        assert state is not None and state.record is not None
+        record = state.record
         folder = paths.data_root(item.state)
         if not self.store.is_local:
-            place = f"{scratch_root()}/inputs/{record['root_digest']}"
-            folder = fetch_output(
-                self.store, Fetch(data_root=folder, manifest=f"{paths.root}/{record['manifest_ref']}", folder=place)
-            )
+            folder = fetch_output(self.store, fetch_of(self.store, paths, item.state))
         return load_output(target.output_type, folder, record)
 
     def _carry_out(self, planned: "Plan", console: Any, max_concurrent: int | None) -> RunResult:
@@ -416,6 +417,7 @@ class ExecutorMainConfig:
     max_concurrent: int | None = None  # at most so many steps at once
     choices: "Choices | None" = None  # further decisions; None: none
     cluster: str | None = None  # where jobs run: local, ray, ray:ADDRESS; None: $MARIN_CLUSTER, else where they went
+    single_runner: bool = False  # accept an object store without conditional writes: nobody else runs on it
     json: bool = False  # print events as JSON lines on stdout instead of progress
 
 
@@ -423,7 +425,7 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
     """The flags of an experiment's script; on a wrong one, prints usage and raises SystemExit(2)."""
     import argparse
 
-    from marin.execution.flags import add_cluster, add_decisions, decisions
+    from marin.execution.flags import add_cluster, add_decisions, add_single_runner, decisions
 
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description="Runs the steps of this experiment; what is there already is not run again."
@@ -441,6 +443,7 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
     )
     add_decisions(parser)
     add_cluster(parser)
+    add_single_runner(parser)
     parser.add_argument("--max_concurrent", "--max-concurrent", type=int, metavar="N", help="at most N steps at once")
     parser.add_argument(
         "--set", action="append", metavar="FIELD=VALUE", help="change a field of the experiment's config, if it has one"
@@ -455,6 +458,7 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
         max_concurrent=given.max_concurrent,
         choices=decisions(given),
         cluster=given.cluster,
+        single_runner=given.single_runner,
     )
 
 
@@ -502,7 +506,7 @@ def executor_main(
         return None
     config = config or parse_command_line()
     try:
-        executor = Executor(config.prefix, description=description)
+        executor = Executor(config.prefix, description=description, single_runner=config.single_runner)
         return run_and_report(executor, steps, config)
     except Exception as error:
         known = mistake(error)

@@ -50,6 +50,16 @@ def add_cluster(parser: ArgumentParser) -> None:
     )
 
 
+def add_single_runner(parser: ArgumentParser) -> None:
+    """That a store without conditional writes will do."""
+    parser.add_argument(
+        "--single-runner",
+        "--single_runner",
+        action="store_true",
+        help="accept an object store without conditional writes: nobody else runs on it meanwhile",
+    )
+
+
 @contextlib.contextmanager
 def chosen_cluster(name: str | None) -> Iterator[None]:
     """Inside, jobs go to the cluster of this name, else of $MARIN_CLUSTER, else where they went before."""

@@ -100,7 +100,7 @@ class Launcher:
             return None
         from marin.cluster.environment import prepare_environment
 
-        return prepare_environment(step.pip_dependency_groups, on_output=on_output)
+        return prepare_environment(step.pip_dependency_groups, project=_project(), on_output=on_output)
 
     def launch(
         self,
@@ -141,8 +141,10 @@ class Launcher:
         task = RemoteAttempt(
             attempt=replace(attempt, fn="marin.cluster.remote:call_pickled", config=call),
             dependency_groups=tuple(step.pip_dependency_groups or ()),
+            project=_project() if step.pip_dependency_groups else None,
             prefix=self._store.prefix,
             fsync=self._store.fsync,
+            single_runner=self._store.single_runner,
             root=lease.paths.root,
             state=lease.state,
             times=self._times,
@@ -155,6 +157,12 @@ class Launcher:
             resources=resources,
             in_process=True,
         )
+
+
+def _project() -> str | None:
+    from marin.cluster.environment import find_project
+
+    return find_project()
 
 
 def _num_machines(resources: ResourceConfig) -> int:

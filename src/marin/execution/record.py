@@ -8,6 +8,7 @@ flushed to the disk one by one.
 import contextlib
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import os
@@ -32,6 +33,11 @@ _MAX_UNTRACKED_BYTES = 1 << 20
 
 def utc(seconds: float | None = None) -> str:
     """A moment (seconds since the epoch; None: now) as 2026-01-31T23:59:59Z."""
+    return _utc(int(time.time() if seconds is None else seconds))
+
+
+@functools.lru_cache(maxsize=64)
+def _utc(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
@@ -106,7 +112,12 @@ def environment() -> dict[str, Any]:
 
 def readable(value: Any) -> Any:
     """`value` as plain JSON values, for people to read: what has no such form is shown by its name or `repr`."""
-    if value is None or isinstance(value, bool | int | str):
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if kind is tuple or kind is list:
+        return [readable(v) for v in value]
+    if isinstance(value, bool | int | str):
         return value.name if isinstance(value, enum.Enum) else value
     if isinstance(value, float):
         return value if value - value == 0 else repr(value)  # infinities and NaN have no place in JSON

@@ -33,12 +33,14 @@ class RemoteAttempt:
     attempt: Attempt  # its function and config are packed into bytes: those of a script travel by value
     prefix: str  # the store
     fsync: bool  # whether writes to it are flushed
+    single_runner: bool  # whether nobody else runs on it, so that it need not have conditional writes
     root: str  # folder of the step in the store
     state: State  # the register as the runner left it
     times: LeaseTimes  # of the lease
     run_id: str  # the run
     env: Mapping[str, str]  # environment variables of the function
     dependency_groups: tuple[str, ...] = ()  # the worker makes the environment for them
+    project: str | None = None  # folder of the project whose groups they are
 
 
 def carry_out(task: RemoteAttempt) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def carry_out(task: RemoteAttempt) -> dict[str, Any]:
 
     Of a job on several machines the first one does this; the others call the function, and their failure is the job's.
     """
-    store = open_store(task.prefix, fsync=task.fsync)
+    store = open_store(task.prefix, fsync=task.fsync, single_runner=task.single_runner)
     is_first = os.environ.get("MARIN_PROCESS_ID", "0") == "0"
     if not is_first:
         prepare(store, task.attempt)
@@ -107,7 +109,7 @@ def _environment(task: RemoteAttempt) -> str | None:
         return None
     from marin.cluster.environment import prepare_environment
 
-    return prepare_environment(task.dependency_groups, on_output=_show)
+    return prepare_environment(task.dependency_groups, project=task.project, on_output=_show)
 
 
 def _show(chunk: bytes) -> None:

@@ -26,7 +26,7 @@ from marin.cluster.current import current_cluster
 from marin.cluster.job import Entrypoint, JobError, JobHandle, JobRequest, JobResult, error_of
 from marin.cluster.local import InProcessCluster
 from marin.cluster.retry import INTERRUPTIONS
-from marin.execution.attempt import Attempt, conclude, is_disk_full, link_data, prepare, work_place
+from marin.execution.attempt import Attempt, conclude, is_disk_full, link_data, prepare, scratch_root, work_place
 from marin.execution.console import Console, StepOutput, duration
 from marin.execution.dispatch import Dispatcher
 from marin.execution.graph import Graph, Node
@@ -141,11 +141,14 @@ class Runner:
         self._dispatcher = Dispatcher(plan, store, run_record.run_id, owner.user, environment)
         self._limit = max_concurrent
         self._times = times or LeaseTimes()
-        self._observer = Observer()
+        self._observer = Observer(store=store)
         self._judge = Judge(store, plan.choices, self._observer)
+        taint = self._judge.taint
         # a failure of the run that this one waited for is its failure too
-        self._judge_waited = Judge(store, replace(plan.choices, force_run_failed=False, force=()), self._observer)
-        self._judge_retry = Judge(store, replace(plan.choices, force_run_failed=True), self._observer)
+        self._judge_waited = Judge(
+            store, replace(plan.choices, force_run_failed=False, force=()), self._observer, taint
+        )
+        self._judge_retry = Judge(store, replace(plan.choices, force_run_failed=True), self._observer, taint)
         self._launcher = Launcher(current_cluster(), store, run_record.run_id, self._times)
         self._events: queue.SimpleQueue[tuple] = queue.SimpleQueue()
         # What this thread puts in, the calling thread runs; None ends it.
@@ -566,8 +569,9 @@ class Runner:
             if result.exit_code not in (None, 0):
                 text = f"exit {result.exit_code} after {duration(result.wall_s)}: {error.type}: {error.message}"
             if is_disk_full(error):
+                place = self._plan.prefix if self._store.is_local else scratch_root()
                 text += (
-                    f"\n    the disk is full; {_free_text(self._plan.prefix)} free at {self._plan.prefix} now. "
+                    f"\n    the disk is full; {_free_text(place)} free at {place} now. "
                     "Nothing of this attempt counts as output"
                 )
             self._fail(node, error, text=text, measured=measured, was_running=True)

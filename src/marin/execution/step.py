@@ -21,6 +21,11 @@ T_co = TypeVar("T_co", covariant=True)
 
 _NAME_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_CHOICES = (
+    ("code_policy", ("warn", "version", "ignore")),
+    ("versioning", ("all", "marked")),
+    ("publish", ("attempt", "inplace")),
+)
 _MAX_NAME_PART = 200  # file systems allow 255 bytes; the digest and temporary suffixes need room
 
 
@@ -56,6 +61,9 @@ class ExecutorStep(Generic[T_co]):
         None  # what to run on (marin.cluster.ResourceConfig); set: runs as a process of its own; not identity
     )
     code_version: str = ""  # raise it by hand after a fix that changes what the function computes: identity
+    # Code that differs from that which made the output is, with "warn", said by plan and run; with "version", identity,
+    # so that the step runs again after any edit that is more than a comment; with "ignore", nobody's business.
+    code_policy: Literal["warn", "version", "ignore"] = "warn"
     versioning: Literal["all", "marked"] = "all"  # "marked": only versioned(...) values and inputs are identity
     publish: Literal["attempt", "inplace"] = "attempt"  # "inplace": finds its own partial output and resumes from it
     timeout_s: float | None = None  # seconds after which an attempt is stopped and has failed; not identity
@@ -75,7 +83,7 @@ class ExecutorStep(Generic[T_co]):
                 )
         elif not callable(self.fn):
             raise TypeError(f"step '{self.name}': fn must be a function or 'module:function', got {self.fn!r}")
-        for field, allowed in (("versioning", ("all", "marked")), ("publish", ("attempt", "inplace"))):
+        for field, allowed in _CHOICES:
             if getattr(self, field) not in allowed:
                 raise ValueError(f"step '{self.name}': {field}={getattr(self, field)!r}; expected one of {allowed}")
         if not isinstance(self.code_version, str):
