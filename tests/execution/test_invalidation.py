@@ -350,8 +350,9 @@ def test_producer_code_and_time_must_all_hold(line: Line):
     assert names(producer=f"{module}:work", addresses=("b", "e"), code_fingerprint=code[:8]) == {"b", "e"}
     assert names(since=record["ended"][:10], until=record["ended"][:10], addresses=("b",)) == {"b"}
     for fields, near in (
-        ({"producer": f"{module}:wrok"}, rf"did you mean {module}:work\?"),
+        ({"producer": f"{module}:wrok"}, f"did you mean {module}:work"),
         ({"code_fingerprint": "0" * 12}, "there are"),
+        ({"code_fingerprint": "main"}, "expected 6 to 64 of the digits"),
         ({"until": "2001-01-01"}, "made from 20"),
         ({"since": "soon"}, "is no time"),
         ({"addresses": ("bb",)}, "no step or run 'bb'"),
