@@ -86,19 +86,6 @@ class StepEntry:
             raise RegisterError(self.trouble or "")
         return f"{self.paths.logs(self.state)}/stdout.log"
 
-    def read_log(self) -> bytes | None:
-        """What the last attempt printed; None if it printed nothing, or runs on another machine than the store's."""
-        data = self.store.get(self.log_path)
-        if data is None and self.state is not None and not self.store.is_local:
-            from marin.execution.attempt import work_place
-
-            try:  # it is uploaded when the attempt ends, and until then on the machine that runs it: perhaps this one
-                with open(f"{work_place(self.store, self.paths, self.state)[1]}/stdout.log", "rb") as file:
-                    return file.read()
-            except OSError:
-                return None
-        return data
-
     def to_json(self) -> dict[str, Any]:
         """Plain values: the register with its record, and where things are. RegisterError if it cannot be read."""
         if self.state is None:

@@ -81,6 +81,7 @@ class State:
     error: Mapping[str, Any] | None = None  # FAILED, CANCELLED: class, type, message, traceback, log
     record: Mapping[str, Any] | None = None  # SUCCEEDED, INVALID, EVICTED: how the output came to be
     progress: Mapping[str, Any] | None = None  # RUNNING: {"done", "total", "unit"} as the step last reported
+    evicted: Mapping[str, Any] | None = None  # EVICTED: {"when", "is_final"}; final when the deleting has begun
     # Of a step with version=: digests of other recipes that somebody accepted this output for, with who, when and why.
     accepted: tuple[Mapping[str, Any], ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # fields of later versions, kept as they are
