@@ -110,8 +110,17 @@ class Plan:
 
     @functools.cached_property
     def consented(self) -> frozenset[str]:
-        """Digests of the steps whose output is served although it is struck out or tainted."""
-        return frozenset(item.node.digest for item in self.items if item.action == HIT and item.reason != "cached")
+        """Digests of the steps whose output is used although it is struck out or tainted, by somebody's consent.
+
+        Also of those that will run, and will be tainted for they read such an output.
+        """
+        found: set[str] = set()
+        for item in self.items:
+            is_served = item.action == HIT and item.reason != "cached"
+            is_to_be = item.action in (RUN, WAIT) and not found.isdisjoint((*item.node.deps, *item.node.pseudo))
+            if is_served or is_to_be:
+                found.add(item.node.digest)
+        return frozenset(found)
 
     @property
     def unexpected(self) -> tuple[PlanItem, ...]:

@@ -106,7 +106,9 @@ def unchanged_producers(
     found = []
     for node in graph:
         output = by_digest.get(node.digest) if node.digest in chosen else None
-        if output is None or taint.struck_out(output.state) is None or code_changed(node.step.fn, output.record):
+        if output is None or taint.struck_out(output.state) is None:
+            continue
+        if code_changed(node.step.fn, output.record, node.step.config):
             continue
         found.append((output, node.fn_ref, output.record.get("code_fingerprint") is not None))
     return found

@@ -14,10 +14,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from marin.execution.catalog import AddressError, near_misses
+from marin.execution.fingerprint import matches_code
 from marin.execution.outputs import Committed, all_outputs, find_output, outputs_of
 from marin.execution.store import Store
-
-MIN_DIGITS = 6  # of a code fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +64,7 @@ def select_outputs(store: Store, selection: Selection) -> Selected:
     if selection.producer is not None:
         found = _kept(found, lambda o: is_made_by(o.record, selection.producer or ""), _no_producer, selection)
     if selection.code_fingerprint is not None:
-        digits = _digits(selection.code_fingerprint)
-        found = _kept(found, lambda o: has_code(o.record, digits), _no_code, selection)
+        found = _kept(found, _has_code(selection.code_fingerprint), _no_code, selection)
     if selection.since is not None:
         since = _moment(selection.since, end_of_day=False)
         found = _kept(found, lambda o: _moment(o.record["ended"]) >= since, _no_time, selection)
@@ -143,23 +141,12 @@ def is_made_by(record: Mapping[str, Any], producer: str) -> bool:
     return False
 
 
-def has_code(record: Mapping[str, Any], digits: str) -> bool:
-    """Whether the fingerprint of the code that made an output, or of a file or definition in it, begins like this."""
-    code = record.get("code_fingerprint")
-    known = [record.get("source_sha256")]
-    if isinstance(code, Mapping):
-        known.append(code["root"])
-        for file in code["files"].values():
-            known += [file.get("sha256"), *file["definitions"].values()]
-    else:
-        known.append(code)
-    return any(text is not None and text.startswith(digits) for text in known)
-
-
-def _digits(text: str) -> str:
-    if not re.fullmatch(f"[0-9a-f]{{{MIN_DIGITS},64}}", text):
-        raise AddressError(f"code fingerprint {text!r}: expected {MIN_DIGITS} to 64 of the digits 0-9 a-f")
-    return text
+def _has_code(digits: str) -> Callable[[Committed], bool]:
+    try:
+        matches_code({}, digits)
+    except ValueError as error:
+        raise AddressError(str(error)) from None
+    return lambda output: matches_code(output.record, digits)
 
 
 def _no_producer(outputs: list[Committed], selection: Selection) -> str:
