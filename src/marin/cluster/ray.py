@@ -39,6 +39,7 @@ from marin.cluster.remote import Mailbox, News, RemoteJob, killed, packed, run_p
 from marin.cluster.resources import ResourceConfig, parse_bytes
 from marin.cluster.tpu import TpuSlice, tpu_slice
 
+_PROBE_S = 10.0  # for a cluster's address to answer
 _FETCH_S = 5.0  # the longest that one request for news waits for some
 _SILENCE_S = 300.0  # a job that has not answered for so long counts as lost
 _KILL_MARGIN_S = 10.0  # after the grace of a cancelled job, for it to say how it ended
@@ -117,13 +118,25 @@ def connect(address: str | None, namespace: str) -> None:
                 )
             return
         try:
+            _probe(address)
             with _no_error_printer():
                 ray.init(address or "auto", namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"no Ray cluster at {address or os.environ.get('RAY_ADDRESS') or 'this machine'}: {error}. Start one "
                 "with `ray start --head`, or name one by address or RAY_ADDRESS"
             ) from error
+
+
+def _probe(address: str | None) -> None:
+    """See whether anyone listens at a cluster's address: Ray itself would try for minutes."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    if address is None or "://" not in address:
+        found = canonicalize_bootstrap_address(address or "auto")
+        if found is not None:
+            host, _, port = found.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_PROBE_S).close()
 
 
 @contextlib.contextmanager
@@ -164,7 +177,9 @@ class RayJob:
             # checks the type here, where the caller can still be told
             gang = _Gang(name=request.name, resources=request.resources, payload=payload, limits=limits)
             self._asked: Mapping[str, float] = {}
-            self._actor = _remote(_GangActor, num_cpus=0, **detached).remote(limits.linger_s)
+            strategy = _away_from_tpus()
+            actor = _remote(_GangActor, num_cpus=0, scheduling_strategy=strategy, **detached)
+            self._actor = actor.remote(limits.linger_s)
             self._first = self._actor.start.remote(gang)
         else:
             self._asked = resource_table(request.resources)
@@ -224,12 +239,22 @@ def _remote(cls: type, **options: Any) -> Any:
     return ray.remote(cls).options(max_restarts=0, max_task_retries=0, max_concurrency=8, **options)
 
 
+def _away_from_tpus() -> Any:
+    """Where the owner of a gang goes if it can: machines with TPUs are those that get lost."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    steady = [node for node in _live_nodes() if "TPU" not in node["Resources"]]
+    steady.sort(key=lambda node: "node:__internal_head__" not in node["Resources"])
+    return NodeAffinitySchedulingStrategy(steady[0]["NodeID"], soft=True) if steady else "DEFAULT"
+
+
 def _kill(actor: Any) -> None:
     import ray
     from ray.exceptions import RayError
 
-    with contextlib.suppress(RayError, ValueError):  # gone, or the connection is
-        ray.kill(actor)
+    if ray.is_initialized():  # else Ray would start a cluster of its own to ask it
+        with contextlib.suppress(RayError, ValueError):  # it is gone
+            ray.kill(actor)
 
 
 class _Place:
@@ -316,7 +341,7 @@ def _failure(kind: str, type_: str, message: str) -> JobResult:
 def _death_of(node_id: str | None) -> str | None:
     """Why a machine left the cluster, as Ray names it; None if it is there or nothing is known of it."""
     import ray
-    from ray.core.generated.gcs_pb2 import NodeDeathInfo  # pyright: ignore[reportAttributeAccessIssue]
+    from ray.core.generated.common_pb2 import NodeDeathInfo  # pyright: ignore[reportAttributeAccessIssue]
 
     for node in ray.nodes():
         if node["NodeID"] == node_id and not node["Alive"]:
