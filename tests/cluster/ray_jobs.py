@@ -35,7 +35,9 @@ def read_variable(name: str) -> str | None:
 
 
 def sleep_in(folder: str, name: str = "ready", seconds: float = 120.0) -> None:
-    Path(folder, name).write_text(f"{os.getpid()} {os.environ.get('MARIN_PROCESS_ID')}")
+    unfinished = Path(folder, f".{name}")
+    unfinished.write_text(str(os.getpid()))
+    unfinished.rename(Path(folder, name))
     time.sleep(seconds)
 
 

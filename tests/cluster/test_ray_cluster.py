@@ -46,7 +46,13 @@ class Nodes:
 
         self._cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": 80 << 20},
+            head_node_args={
+                "num_cpus": 0,
+                "include_dashboard": False,
+                "object_store_memory": 80 << 20,
+                # a dead node is noticed after 2 s instead of 15
+                "_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 4},
+            },
         )
         self.address = self._cluster.address
 
@@ -77,7 +83,7 @@ def nodes() -> Iterator[Nodes]:
         patch.setenv("PYTHONPATH", SOURCE)
         cluster = Nodes()
         try:
-            cluster.add(steady=2)
+            cluster.add(steady=2, TPU=4, TPU_v4_8_head=1, other=1)
             yield cluster
         finally:
             cluster.stop()
@@ -210,7 +216,7 @@ def test_a_job_in_the_clusters_process_is_asked_by_an_event_and_killed_after_its
     handle.cancel(grace_s=0.2)
     result = handle.wait(20)
     assert result.cancelled and result.error.message == "cancelled: it did not stop within 0.2 s"
-    pid = int((tmp_path / "deaf").read_text().split()[0])
+    pid = int((tmp_path / "deaf").read_text())
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its process is gone")
 
 
@@ -220,7 +226,7 @@ def test_a_job_is_killed_at_once_without_grace(cluster, tmp_path):
     handle.cancel(grace_s=0)
     result = handle.wait(20)
     assert result.cancelled and result.error.kind == "cancelled"
-    pid = int((tmp_path / "ready").read_text().split()[0])
+    pid = int((tmp_path / "ready").read_text())
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its process is gone")
 
 
@@ -277,7 +283,7 @@ def test_jobs_whose_machine_vanishes_are_lost_within_seconds_and_can_go_elsewher
     nodes.kill(doomed)
     killed_at = time.monotonic()
     results = steady.wait(WAIT_S), preemptible.wait(WAIT_S)
-    assert time.monotonic() - killed_at < 20
+    assert time.monotonic() - killed_at < 15
     assert [result.error.kind for result in results] == ["worker_lost", "preempted"]
     assert all("its machine left the cluster" in result.error.message for result in results)
     other = nodes.add(spot=1)
@@ -338,7 +344,7 @@ def test_a_job_goes_on_when_its_driver_is_killed_and_then_removes_itself(cluster
 
 @pytest.fixture(scope="module")
 def slices(nodes: Nodes) -> dict[str, list]:
-    """Two slices of two hosts and one of another type, with the resources that Ray gives to TPU machines."""
+    """Two slices of two hosts, with the resources that Ray gives to TPU machines; one of another type is there."""
 
     def add_slice(name: str, kind: str, num_hosts: int) -> list:
         first = {f"TPU_{kind}_head": 1.0}
@@ -347,7 +353,6 @@ def slices(nodes: Nodes) -> dict[str, list]:
     found = {
         "left": add_slice("left", "v4_16", 2),
         "right": add_slice("right", "v4_16", 2),
-        "other": add_slice("other", "v4_8", 1),
     }
     nodes.wait_for_all()
     return found
@@ -418,7 +423,7 @@ def test_the_loss_of_a_gangs_owner_ends_its_members_and_frees_everything(cluster
     ray.kill(ray.get_actor(name, namespace="marin"))
     assert handle.wait(30).error.kind == "worker_lost"
     wait_until(lambda: not in_use(), "all that was reserved is free")
-    pids = [int(path.read_text().split()[0]) for path in tmp_path.glob("member-*")]
+    pids = [int(path.read_text()) for path in tmp_path.glob("member-*")]
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the members are gone")
 
 
@@ -435,6 +440,7 @@ def test_a_lost_host_ends_the_whole_gang_as_preempted_and_another_slice_takes_th
     assert f"process 1 of 2 (slice {name}, " in result.error.message
     wait_until(lambda: not in_use(), "all that was reserved is free")
     nodes.kill(slices[name][0])
+    nodes.wait_for_all()
     second = run(cluster, job(meet, str(tmp_path), resources=ResourceConfig.with_tpu("v4-16")))
     assert second.error is None, second.error
 

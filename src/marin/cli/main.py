@@ -18,6 +18,7 @@ COMMANDS = {
     "ls": "list the steps or runs of a store",
     "show": "show the record of a step or run",
     "logs": "print what a step printed",
+    "ray-run": "run a command on a Ray cluster",
 }
 
 HELP = """\
@@ -76,7 +77,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
 
     from marin.cli.output import RefusedError, UsageError, error_line
 
-    command = importlib.import_module(f"marin.cli.{name}")
+    command = importlib.import_module(f"marin.cli.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"marin {name}",
         description=command.EXAMPLES,

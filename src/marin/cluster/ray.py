@@ -15,9 +15,11 @@ import logging
 import os
 import queue
 import secrets
+import shlex
 import socket
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,6 +48,7 @@ _KILL_MARGIN_S = 10.0  # after the grace of a cancelled job, for it to say how i
 _LOOK_S = 2.0  # between two looks at the machines while a job waits for a place
 _GANG_START_S = 300.0  # for the members of a gang to start once their machines are reserved
 _GANG_TAIL_S = 300.0  # for the other members to end after the first one has
+_MAX_RECONNECTIONS = 100  # to the log of a command
 _SETTLE_S = 30.0  # for Ray to notice that a machine is gone whose neighbours already feel it
 
 _CONNECTING = threading.Lock()
@@ -132,11 +135,13 @@ def _probe(address: str | None) -> None:
     """See whether anyone listens at a cluster's address: Ray itself would try for minutes."""
     from ray._private.services import canonicalize_bootstrap_address
 
-    if address is None or "://" not in address:
+    if address is not None and "://" in address:
+        found = urllib.parse.urlsplit(address).netloc
+    else:
         found = canonicalize_bootstrap_address(address or "auto")
-        if found is not None:
-            host, _, port = found.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=_PROBE_S).close()
+    host, colon, port = (found or "").rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=_PROBE_S).close()
 
 
 @contextlib.contextmanager
@@ -366,6 +371,10 @@ def _lost(error: Exception, node_id: str | None, preemptible: bool) -> JobResult
         taken = getattr(error, "preempted", False) or preemptible or death != "UNEXPECTED_TERMINATION"
         how = f"left the cluster ({death or 'AUTOSCALER_DRAIN_PREEMPTED'})"
         return _failure(PREEMPTED if taken else WORKER_LOST, type_, f"its machine {how}: node {node_id}")
+    if node_id is None:  # lost before it told where it is
+        return _failure(
+            PREEMPTED if preemptible else WORKER_LOST, type_, f"it was lost at its start: {_last_line(text)}"
+        )
     return _failure(WORKER_LOST, type_, f"its process was lost on node {node_id}: {_last_line(text)}")
 
 
@@ -817,6 +826,83 @@ def slice_name_of(first_host: str, nodes: Sequence[Mapping[str, Any]], tpu: TpuS
 def _is_rays(name: str) -> bool:
     known = ("CPU", "GPU", "TPU", "memory", "object_store_memory")
     return name in known or name.startswith(("node:", "accelerator_type:")) or _is_head_resource(name)
+
+
+# -- whole commands ---------------------------------------------------------------------------------------------------
+
+
+class SubmittedCommand:
+    """A command on a Ray cluster, which goes on whatever becomes of this process. Made by `submit_command`."""
+
+    def __init__(self, client: Any, submission_id: str) -> None:
+        self.id = submission_id
+        self._client = client
+
+    def follow(self, on_output: Callable[[str], None]) -> int:
+        """Pass on what the command prints, to its end; its exit code (1 if Ray could not run it)."""
+        import asyncio
+
+        seen, failures = 0, 0
+        while True:
+            try:
+                seen = asyncio.run(self._tail(on_output, seen))
+            except (OSError, RuntimeError) as error:  # the connection broke
+                failures += 1
+                if failures > _MAX_RECONNECTIONS:
+                    raise ValueError(f"the Ray cluster tells no more of job {self.id}: {error}") from error
+            info = self._client.get_job_info(self.id)
+            if info.status.is_terminal():
+                if info.status == "SUCCEEDED":
+                    return 0
+                if info.driver_exit_code is None and info.message:
+                    on_output(f"{info.message}\n")
+                return info.driver_exit_code or 1
+            time.sleep(1.0)
+
+    async def _tail(self, on_output: Callable[[str], None], seen: int) -> int:
+        """Pass on the log from character `seen` on, until it ends or breaks off; how far it came."""
+        position = 0
+        async for text in self._client.tail_job_logs(self.id):
+            position += len(text)
+            if position > seen:
+                on_output(text[-(position - seen) :])
+                seen = position
+        return seen
+
+
+def submit_command(
+    command: Sequence[str], *, address: str | None, env: Mapping[str, str], working_dir: str | None
+) -> SubmittedCommand:
+    """Have the head of a Ray cluster run a command in a copy of `working_dir` (None: without one).
+
+    `address` is that of the cluster, "host:port", or of its job server, "http://host:8265" (None: $RAY_ADDRESS or the
+    cluster here). ValueError: there is none, or it does not take the command.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        from ray.dashboard.utils import get_address_for_submission_client
+        from ray.job_submission import JobSubmissionClient
+    except ModuleNotFoundError as error:
+        raise ValueError(f"Ray is not installed ({error}): pip install 'marin[ray]'") from error
+    for handler in logging.getLogger(ray.__name__).handlers:  # loggers below it have levels of their own
+        handler.setLevel(logging.ERROR)
+    try:
+        address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+        _probe(address)
+        client = JobSubmissionClient(get_address_for_submission_client(address))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"no Ray cluster at {address or os.environ.get('RAY_ADDRESS') or 'this machine'}: {error}. Start one with "
+            "`ray start --head`, or name one by its address or that of its job server (http://HOST:8265)"
+        ) from error
+    runtime_env: dict[str, Any] = {"env_vars": {"RAY_USAGE_STATS_ENABLED": "0", **env}}
+    if working_dir is not None:
+        runtime_env["working_dir"] = os.path.abspath(working_dir)
+    try:
+        return SubmittedCommand(client, client.submit_job(entrypoint=shlex.join(command), runtime_env=runtime_env))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"the Ray cluster does not take the command: {error}") from error
 
 
 # -- functions that belong to Ray -------------------------------------------------------------------------------------
