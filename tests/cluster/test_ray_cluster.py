@@ -32,7 +32,7 @@ from marin.cluster.ray import RayCluster, ray_options, slice_name_of, unwrap_ray
 from marin.cluster.tpu import tpu_slice
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray-cluster")]
 
 SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 WAIT_S = 60.0
@@ -44,15 +44,16 @@ class Nodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 0,
-                "include_dashboard": False,
-                "object_store_memory": 80 << 20,
-                # a dead node is noticed after 2 s instead of 15
-                "_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 4},
-            },
+        self._cluster = Cluster()
+        self.address = ""
+
+    def start(self) -> None:
+        self._cluster.add_node(
+            num_cpus=0,
+            include_dashboard=False,
+            object_store_memory=80 << 20,
+            # a dead node is noticed after 2 s instead of 15
+            _system_config={"health_check_period_ms": 500, "health_check_failure_threshold": 4},
         )
         self.address = self._cluster.address
 
@@ -67,6 +68,15 @@ class Nodes:
 
     def wait_for_all(self) -> None:
         self._cluster.wait_for_nodes()
+
+    def drain(self, node) -> None:
+        """Tell Ray, as a cloud does beforehand, that the machine will be taken away in a moment."""
+        from ray.core.generated import autoscaler_pb2
+
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        client = ray._raylet.GcsClient(address=self.address)
+        accepted, why_not = client.drain_node(node.node_id, reason, "reclaimed", int((time.time() + 1) * 1000))
+        assert accepted, why_not
 
     def kill(self, node) -> None:
         self._cluster.remove_node(node, allow_graceful=False)
@@ -83,7 +93,8 @@ def nodes() -> Iterator[Nodes]:
         patch.setenv("PYTHONPATH", SOURCE)
         cluster = Nodes()
         try:
-            cluster.add(steady=2, TPU=4, TPU_v4_8_head=1, other=1)
+            cluster.start()
+            cluster.add(steady=2, spot=2, TPU=4, TPU_v4_8_head=1, other=1)
             yield cluster
         finally:
             cluster.stop()
@@ -272,27 +283,46 @@ def test_a_job_whose_process_is_killed_is_lost(cluster):
     assert "its process was lost on node" in actor.message
 
 
-def test_jobs_whose_machine_vanishes_are_lost_within_seconds_and_can_go_elsewhere(cluster, nodes, tmp_path):
-    def on_spot(name: str, preemptible: bool) -> JobRequest:
-        resources = ResourceConfig(device="cpu", custom={"spot": 1}, preemptible=preemptible)
-        return job(sleep_in, str(tmp_path), name, name=name, resources=resources)
+def on_spot(folder: Path, name: str, preemptible: bool = False) -> JobRequest:
+    resources = ResourceConfig(device="cpu", custom={"spot": 1}, preemptible=preemptible)
+    return job(sleep_in, str(folder), name, name=name, resources=resources)
 
+
+def test_jobs_whose_machine_vanishes_are_lost_within_seconds_and_can_go_elsewhere(cluster, nodes, tmp_path):
     doomed = nodes.add(spot=2)
-    steady, preemptible = cluster.launch(on_spot("steady", False)), cluster.launch(on_spot("preemptible", True))
-    wait_until(lambda: len(list(tmp_path.iterdir())) == 2, "both jobs run")
+    elsewhere = ResourceConfig(device="cpu", custom={"spot": 2, "steady": 1})
+    holder = cluster.launch(job(sleep_in, str(tmp_path), "holder", resources=elsewhere))
+    wait_until((tmp_path / "holder").exists, "all of the other machine is taken")
+    handles = [cluster.launch(on_spot(tmp_path, name, name == "preemptible")) for name in ("plain", "preemptible")]
+    wait_until(lambda: len(list(tmp_path.glob("p*"))) == 2, "both jobs run")
     nodes.kill(doomed)
     killed_at = time.monotonic()
-    results = steady.wait(WAIT_S), preemptible.wait(WAIT_S)
+    results = [handle.wait(WAIT_S) for handle in handles]
     assert time.monotonic() - killed_at < 15
     assert [result.error.kind for result in results] == ["worker_lost", "preempted"]
     assert all("its machine left the cluster" in result.error.message for result in results)
-    other = nodes.add(spot=1)
-    assert run(cluster, job(add, 1, resources=on_spot("again", False).resources)).error is None
-    nodes.kill(other)
+    holder.cancel(grace_s=0)
+    again = cluster.launch(on_spot(tmp_path, "again"))
+    wait_until((tmp_path / "again").exists, "the job runs on the other machine")
+    again.cancel()
+    assert again.wait(WAIT_S).cancelled and holder.wait(WAIT_S).cancelled
+
+
+@pytest.mark.slow
+def test_a_job_whose_machine_is_reclaimed_is_preempted(cluster, nodes, tmp_path):
+    reclaimed = nodes.add(reclaimed=1)
+    handle = cluster.launch(
+        job(sleep_in, str(tmp_path), resources=ResourceConfig(device="cpu", custom={"reclaimed": 1}))
+    )
+    wait_until((tmp_path / "ready").exists, "the job runs")
+    nodes.drain(reclaimed)
+    nodes.kill(reclaimed)
+    error = handle.wait(WAIT_S).error
+    assert error.kind == "preempted" and "(AUTOSCALER_DRAIN_PREEMPTED)" in error.message
 
 
 DRIVER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from marin.cluster import Entrypoint, JobRequest
 from marin.cluster.ray import RayCluster
@@ -311,7 +341,9 @@ if __name__ == "__main__":
     config.folder = sys.argv[2]
     entry = Entrypoint.from_callable(work, (config,))
     cluster = RayCluster(sys.argv[1], linger_s=2.0)
-    print(cluster.launch(JobRequest(name="orphan", entrypoint=entry, log_path=sys.argv[2] + "/log")).wait(60))
+    before = signal.getsignal(signal.SIGTERM)
+    handle = cluster.launch(JobRequest(name="orphan", entrypoint=entry, log_path=sys.argv[2] + "/log"))
+    print(signal.getsignal(signal.SIGTERM) == before, handle.wait(60))
 """
 
 
@@ -322,9 +354,10 @@ def driver(nodes: Nodes, folder: Path) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/")
 
 
-def test_a_script_gets_the_result_of_its_own_functions_and_no_word_of_ray(nodes, tmp_path):
+@pytest.mark.slow
+def test_a_script_gets_the_result_of_its_own_functions_and_keeps_its_stdout_and_signals(nodes, tmp_path):
     out, _ = driver(nodes, tmp_path).communicate(timeout=WAIT_S)
-    assert out.startswith("JobResult(error=None") and out.count("\n") == 1, out
+    assert out.startswith("True JobResult(error=None") and out.count("\n") == 1, out
 
 
 def test_a_job_goes_on_when_its_driver_is_killed_and_then_removes_itself(cluster, nodes, tmp_path):
@@ -342,23 +375,24 @@ def test_a_job_goes_on_when_its_driver_is_killed_and_then_removes_itself(cluster
 # -- slices -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def slices(nodes: Nodes) -> dict[str, list]:
-    """Two slices of two hosts, with the resources that Ray gives to TPU machines; one of another type is there."""
-
-    def add_slice(name: str, kind: str, num_hosts: int) -> list:
-        first = {f"TPU_{kind}_head": 1.0}
-        return [nodes.add(wait=False, TPU=4, **{name: 1}, **(first if i == 0 else {})) for i in range(num_hosts)]
-
-    found = {
-        "left": add_slice("left", "v4_16", 2),
-        "right": add_slice("right", "v4_16", 2),
-    }
+def add_slice(nodes: Nodes, name: str) -> list:
+    """Two nodes with the resources that Ray gives to the hosts of a v4-16."""
+    hosts = [nodes.add(wait=False, TPU=4, **{name: 1}, **head) for head in ({"TPU_v4_16_head": 1}, {})]
     nodes.wait_for_all()
-    return found
+    return hosts
 
 
-def test_a_gang_runs_on_the_hosts_of_one_slice_at_the_same_time(cluster, slices, tmp_path):
+@pytest.fixture(scope="module")
+def left(nodes: Nodes) -> list:
+    return add_slice(nodes, "left")
+
+
+@pytest.fixture(scope="module")
+def slices(nodes: Nodes, left: list) -> dict[str, list]:
+    return {"left": left, "right": add_slice(nodes, "right")}
+
+
+def test_a_gang_runs_on_the_hosts_of_a_slice_at_the_same_time(cluster, left, tmp_path):
     seen, used = [], []
     request = job(
         meet_and_tell_where,
@@ -376,16 +410,16 @@ def test_a_gang_runs_on_the_hosts_of_one_slice_at_the_same_time(cluster, slices,
     assert re.fullmatch(r"[\d.]+:\d+", address)
     assert result.value == {"MARIN_PROCESS_ID": "0", "MARIN_NUM_PROCESSES": "2", "MARIN_SLICE_ID": "0"}
     places = [(tmp_path / f"node-{i}").read_text() for i in range(2)]
-    assert places in [[host.node_id for host in slices[name]] for name in ("left", "right")], "first host first"
+    assert places == [host.node_id for host in left], "first host first"
     assert b"".join(seen) == b"process 0 of 2\n" == (tmp_path / "log").read_bytes()
     assert (tmp_path / "log.1").read_text() == "process 1 of 2\n"
     most = max(used, key=lambda table: table.get("TPU", 0))
-    assert (most["TPU"], most["TPU-v4-16-head"]) == (8, 1)
-    assert sorted(most.get(name, 0) for name in ("left", "right")) == [0, 2], "both hosts of one slice, none of another"
+    assert (most["TPU"], most["TPU-v4-16-head"], most["left"]) == (8, 1, 2)
     assert not any("other" in table or "TPU-v4-8-head" in table for table in used)
     wait_until(lambda: not in_use(), "all that was reserved is free")
 
 
+@pytest.mark.slow
 def test_a_gang_takes_several_slices_or_none(cluster, slices, tmp_path):
     result = run(cluster, job(meet, str(tmp_path), resources=ResourceConfig.with_tpu("v4-16", slice_count=2)))
     assert result.error is None, result.error
@@ -396,7 +430,7 @@ def test_a_gang_takes_several_slices_or_none(cluster, slices, tmp_path):
     wait_until(lambda: not in_use(), "all that was reserved is free")
 
 
-def test_one_member_that_fails_ends_the_gang_with_its_error(cluster, slices, tmp_path):
+def test_one_member_that_fails_ends_the_gang_with_its_error(cluster, left, tmp_path):
     request = job(fail_in_process, "1", str(tmp_path), resources=ResourceConfig.with_tpu("v4-16"))
     error = run(cluster, request).error
     assert (error.type, error.kind) == ("ValueError", "error")
@@ -405,6 +439,7 @@ def test_one_member_that_fails_ends_the_gang_with_its_error(cluster, slices, tmp
     wait_until(lambda: not in_use(), "all that was reserved is free")
 
 
+@pytest.mark.slow
 def test_a_gang_is_cancelled_as_a_whole(cluster, slices, tmp_path):
     handle = cluster.launch(job(sleep_as_member, str(tmp_path), resources=ResourceConfig.with_tpu("v4-16")))
     wait_until(lambda: len(list(tmp_path.glob("member-*"))) == 2, "both members run")
@@ -414,6 +449,7 @@ def test_a_gang_is_cancelled_as_a_whole(cluster, slices, tmp_path):
     wait_until(lambda: not in_use(), "all that was reserved is free")
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_gangs_owner_ends_its_members_and_frees_everything(cluster, slices, tmp_path):
     handle = cluster.launch(
         job(sleep_as_member, str(tmp_path), name="gang", resources=ResourceConfig.with_tpu("v4-16"))
@@ -427,13 +463,14 @@ def test_the_loss_of_a_gangs_owner_ends_its_members_and_frees_everything(cluster
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the members are gone")
 
 
+@pytest.mark.slow
 def test_a_lost_host_ends_the_whole_gang_as_preempted_and_another_slice_takes_the_next(
     cluster, nodes, slices, tmp_path
 ):
     request = job(sleep_as_member, str(tmp_path), resources=ResourceConfig.with_tpu("v4-16"))
     handle = cluster.launch(request)
     wait_until(lambda: len(list(tmp_path.glob("member-*"))) == 2, "both members run")
-    name = "left" if in_use().get("left") else "right"
+    (name,) = in_use().keys() & {"left", "right"}
     nodes.kill(slices[name][1])
     result = handle.wait(WAIT_S)
     assert result.error.kind == "preempted", result.error

@@ -16,6 +16,7 @@ import os
 import queue
 import secrets
 import shlex
+import signal
 import socket
 import threading
 import time
@@ -122,7 +123,7 @@ def connect(address: str | None, namespace: str) -> None:
             return
         try:
             _probe(address)
-            with _no_error_printer():
+            with _no_error_printer(), _sigterm_kept():
                 ray.init(address or "auto", namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(
@@ -155,6 +156,17 @@ def _no_error_printer() -> Iterator[None]:
         yield
     finally:
         worker.listen_error_messages = before
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Inside, Ray may set its handler of SIGTERM; afterwards the process has its own again."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 # -- the launcher's end -----------------------------------------------------------------------------------------------
@@ -361,7 +373,7 @@ def _lost(error: Exception, node_id: str | None, preemptible: bool) -> JobResult
     text = str(error)
     type_ = type(error).__name__
     if isinstance(error, OutOfMemoryError) or "low on memory" in text:
-        return _failure(OOM, "OutOfMemoryError", _last_line(text))
+        return _failure(OOM, "OutOfMemoryError", f"Ray killed it because memory ran low on node {node_id}")
     if isinstance(error, ActorUnschedulableError):
         return _failure(UNSCHEDULABLE, type_, text)
     if isinstance(error, RuntimeEnvSetupError) or getattr(error, "actor_init_failed", False):
