@@ -14,7 +14,8 @@ import pytest
 
 from marin.execution.catalog import list_runs
 from marin.execution.executor import capturing, executor_main, parse_command_line
-from marin.execution.status import LocalStore, process_is_alive, process_start
+from marin.execution.status import process_is_alive, process_start
+from marin.execution.store import LocalStore
 
 SCRIPT = """
 import json, os, sys, time

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
 from marin.execution.manifest import build_manifest
-from marin.execution.status import LocalStore, NOT_DATA
+from marin.execution.status import NOT_DATA
+from marin.execution.store import LocalStore
 import marin.execution.runner, marin.execution.record, marin.execution.console, marin.execution.plan  # before the forks
 
 @dataclass(frozen=True)

@@ -12,21 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marin.execution.status import (
-    CANCELLED,
-    FAILED,
-    RUNNING,
-    SUCCEEDED,
-    Lease,
-    LeaseLost,
-    LeaseTimes,
-    LocalStore,
-    Observer,
-    Owner,
-    Renewer,
-    State,
-    active_run,
-)
+from marin.execution import lease as leases
+from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Observer, Renewer
+from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, Owner, State, active_run
+from marin.execution.store import LocalStore
 
 DIGEST = "d" * 64
 ELSEWHERE = Owner(host="other", boot_id="b", pid_ns="n", pid=1, pid_start=1, run_id="r0", user="u")
@@ -45,7 +34,7 @@ def owner():
 
 def acquire(store, root, owner, expected=None, **options) -> Lease | None:
     options = {"digest": DIGEST, "publish": "attempt", **options}
-    return store.acquire(str(root), expected, owner=owner, **options)
+    return leases.acquire(store, str(root), expected, owner=owner, **options)
 
 
 def test_a_step_without_a_register_has_no_state(store, tmp_path):

@@ -19,13 +19,15 @@ from marin.cluster import ResourceConfig
 from marin.execution.executor import (
     Executor,
     ExecutorStep,
-    PrefixError,
     output_path_of,
     run,
     this_output_path,
 )
+from marin.execution.launcher import ImpossibleRequest
+from marin.execution.lease import LeaseTimes, acquire
 from marin.execution.manifest import build_manifest
-from marin.execution.status import LeaseTimes, LocalStore, active_run, process_start
+from marin.execution.status import active_run, process_start
+from marin.execution.store import LocalStore, PrefixError
 
 CPU = ResourceConfig.with_cpu()
 
@@ -363,9 +365,9 @@ def test_a_prefix_that_cannot_be_written_is_refused_before_anything_runs(calls, 
     assert calls() == []
 
 
-def test_a_prefix_on_another_machine_is_refused_with_the_reason():
-    with pytest.raises(PrefixError, match="'gs://bucket/x' is not a folder of this machine"):
-        Executor("gs://bucket/x")
+def test_a_prefix_that_is_neither_a_folder_nor_an_object_store_is_refused_with_the_reason():
+    with pytest.raises(PrefixError, match="'hdfs://host/x' is neither a folder nor an object store"):
+        Executor("hdfs://host/x")
 
 
 def test_without_a_prefix_the_environment_decides_else_the_working_folder(monkeypatch, tmp_path):
@@ -547,11 +549,33 @@ def overlap(config: Work) -> None:
 
 @pytest.mark.parametrize(
     "resources, limit",
-    [(CPU, 1), (ResourceConfig.with_cpu(cpu=512), None), (ResourceConfig.with_gpu(), None), (None, None)],
+    [(CPU, 1), (ResourceConfig.with_cpu(cpu=3), None), (ResourceConfig.with_gpu(), None), (None, None)],
 )
-def test_never_more_at_once_than_allowed_or_than_the_machine_has(executor, calls, resources, limit):
+def test_never_more_at_once_than_allowed_or_than_the_machine_has(executor, calls, resources, limit, monkeypatch):
+    monkeypatch.setenv("MARIN_CAPACITY", "cpu=4,gpu=1")
     steps = [calls.step(name, fn=overlap, resources=resources) for name in ("a", "b", "c")]
     assert executor.run(steps, max_concurrent=limit).is_ok
+
+
+def say_gpus(config: Work) -> None:
+    time.sleep(0.3)
+    Path(config.output_path, "out.txt").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+
+
+def test_two_gpu_steps_at_once_get_different_gpus(executor, calls, monkeypatch):
+    monkeypatch.setenv("MARIN_CAPACITY", "cpu=4,gpu=2")
+    steps = [calls.step(name, fn=say_gpus, resources=ResourceConfig.with_gpu()) for name in ("a", "b")]
+    result = executor.run(steps)
+    assert sorted(text_of(result, step) for step in steps) == ["0", "1"]
+
+
+def test_a_step_that_asks_for_more_than_the_machine_has_is_refused_before_anything_runs(executor, calls, monkeypatch):
+    monkeypatch.setenv("MARIN_CAPACITY", "cpu=2")
+    a = calls.step("a")
+    b = calls.step("b", a, resources=ResourceConfig.with_cpu(cpu=8))
+    with pytest.raises(ImpossibleRequest, match=r"step 'b' asks for 8 cores, this machine .* has 2\nchange the steps'"):
+        executor.run([b])
+    assert calls() == []
 
 
 # -- records ------------------------------------------------------------
@@ -567,6 +591,7 @@ def test_the_record_of_a_step_says_how_its_output_came_to_be(executor, calls):
     assert record["inputs"] == [
         {
             "digest": result[a].digest,
+            "attempt": state_a.attempt,
             "root_digest": state_a.record["root_digest"],
             "name": "a",
             "path": os.path.relpath(os.path.dirname(os.path.dirname(result.output_path(a))), result.prefix),
@@ -601,7 +626,8 @@ def test_the_record_of_a_run_says_what_was_asked_planned_and_done(executor, call
     assert record["steps"][1]["error"]["type"] == "ValueError" and record["steps"][1]["wall_s"] > 0
     assert record["command"] and record["env"]["argv"] == sys.argv and record["ended"] >= record["started"]
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    assert [(e["event"], e["step"]) for e in events] == [("started", "bad"), ("failed", "bad")]
+    told = [(e["event"], e.get("step")) for e in events]
+    assert told == [("run_started", None), ("started", "bad"), ("failed", "bad"), ("run_ended", None)]
 
 
 def git(folder, *args):
@@ -638,7 +664,7 @@ def test_a_step_that_another_run_has_is_waited_for_and_not_run_twice(calls, tmp_
     root = str(tmp_path / "store" / node.path)
     results = []
     with active_run("other-run") as owner:
-        lease = store.acquire(root, None, digest=node.digest, owner=owner, publish="attempt")
+        lease = acquire(store, root, None, digest=node.digest, owner=owner, publish="attempt")
         thread = threading.Thread(target=lambda: results.append(waiting.run([step])))
         thread.start()
         while "waiting" not in screen.getvalue():
@@ -657,8 +683,13 @@ def test_a_failure_of_the_run_that_was_waited_for_is_reported_even_when_forced(c
     node = waiting.plan([step]).items[0].node
     results = []
     with active_run("other-run") as owner:
-        lease = LocalStore(fsync=False).acquire(
-            str(tmp_path / "store" / node.path), None, digest=node.digest, owner=owner, publish="attempt"
+        lease = acquire(
+            LocalStore(fsync=False),
+            str(tmp_path / "store" / node.path),
+            None,
+            digest=node.digest,
+            owner=owner,
+            publish="attempt",
         )
         thread = threading.Thread(target=lambda: results.append(waiting.run([step], force_run_failed=True)))
         thread.start()
@@ -673,8 +704,13 @@ def test_a_run_that_was_left_without_its_runner_is_taken_over_at_once(executor, 
     step = calls.step("a")
     node = executor.plan([step]).items[0].node
     with active_run("aborted") as owner:
-        LocalStore(fsync=False).acquire(
-            str(tmp_path / "store" / node.path), None, digest=node.digest, owner=owner, publish="attempt"
+        acquire(
+            LocalStore(fsync=False),
+            str(tmp_path / "store" / node.path),
+            None,
+            digest=node.digest,
+            owner=owner,
+            publish="attempt",
         )
     started = time.monotonic()
     result = executor.run([step])
@@ -694,7 +730,7 @@ def test_a_process_that_a_dead_runner_left_behind_is_ended_before_its_step_resum
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     with active_run("aborted") as owner:
         root = str(tmp_path / "store" / node.path)
-        lease = LocalStore(fsync=False).acquire(root, None, digest=node.digest, owner=owner, publish="inplace")
+        lease = acquire(LocalStore(fsync=False), root, None, digest=node.digest, owner=owner, publish="inplace")
     os.makedirs(lease.log_dir)
     process = {"pid": orphan.pid, "start": process_start(orphan.pid)}
     Path(lease.log_dir, "process.json").write_text(json.dumps(process))
@@ -717,7 +753,7 @@ def be_overtaken(config: Work) -> None:
     store = LocalStore(fsync=False)
     state = store.read(root)
     with active_run("overtaker") as owner:
-        lease = store.acquire(root, state, digest=state.digest, owner=owner, publish="attempt")
+        lease = acquire(store, root, state, digest=state.digest, owner=owner, publish="attempt")
         os.makedirs(lease.data_root)
         Path(lease.data_root, "out.txt").write_text("the other's")
         lease.end("SUCCEEDED", record={"root_digest": "r"})

@@ -3,6 +3,7 @@
 STEP is a step's name, name@digits, the first digits of a digest, or a path inside its folder.
 """
 
+import io
 import sys
 from argparse import ArgumentParser, Namespace
 
@@ -28,11 +29,10 @@ def run(arguments: Namespace) -> int:
         raise UsageError(f"-n must be at least 1, got {arguments.lines}")
     entry = find_step(prefix_of(arguments), arguments.step)
     note(f"log: {entry.log_path}")
-    try:
-        with open(entry.log_path, encoding="utf-8", errors="replace", newline="") as file:
-            lines = file.readlines() if arguments.lines is None else file.readlines()[-arguments.lines :]
-    except FileNotFoundError:
-        lines = []
+    text = (entry.read_log() or b"").decode("utf-8", "replace")
+    lines = io.StringIO(text, newline="").readlines()
+    if arguments.lines is not None:
+        lines = lines[-arguments.lines :]
     if not lines:
         note(f"{entry.name} @{entry.digest[:6]} ({entry.status.lower()}) printed nothing")
     sys.stdout.writelines(lines)

@@ -1,6 +1,6 @@
 """`marin <command> ...`: find the command, load it alone, turn its outcome into an exit code.
 
-    0 ok   1 a step failed   2 usage   3 refused   5 `plan --check` found work   130 interrupted
+    0 ok   1 a step failed   2 usage   3 refused   4 `verify` found damage   5 `plan --check`: work   130 interrupted
 
 The list of commands is written out here so that `marin --help` loads none of them; a test keeps the two alike.
 """
@@ -9,7 +9,7 @@ import io
 import sys
 from collections.abc import Sequence
 
-OK, STEP_FAILED, USAGE, REFUSED, WORK_PENDING, INTERRUPTED = 0, 1, 2, 3, 5, 130
+OK, STEP_FAILED, USAGE, REFUSED, MISMATCH, WORK_PENDING, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 COMMANDS = {
     "run": "run an experiment; what is there already is not run again",
@@ -18,6 +18,7 @@ COMMANDS = {
     "ls": "list the steps or runs of a store",
     "show": "show the record of a step or run",
     "logs": "print what a step printed",
+    "doctor": "look for what would stop a run",
     "ray-run": "run a command on a Ray cluster",
 }
 

@@ -32,7 +32,7 @@ def run(arguments: Namespace) -> int:
     def command(steps: list[Any], description: str | None) -> None:
         plan = executor.plan(steps)
         chosen = [choose_step(name, [item.node.name for item in plan]) for name in arguments.steps]
-        found = explain_plan(plan, chosen or None)
+        found = explain_plan(plan, executor.store, chosen or None)
         answers.extend((item, explanation, downstream(plan, explanation)) for item, explanation in found)
 
     with_steps_of(arguments, command)

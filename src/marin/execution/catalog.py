@@ -4,14 +4,17 @@ Everything is read from registers and run records where they lie; there is no in
 cost: a listing walks the store's folders, though never into an output.
 """
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from marin.execution.status import ABANDONED, RUNNING, LocalStore, Owner, RegisterError, State, StepPaths
+from marin.execution.status import ABANDONED, EXEC, RUNNING, Owner, RegisterError, State, StepPaths
+from marin.execution.store import Store, open_store
 
 _SHORTEST = 4  # digits that may abbreviate a digest
 
@@ -31,7 +34,8 @@ class StepEntry:
     name: str  # the step's name
     digest: str  # 64 hexadecimal digits
     path: str  # of the folder, relative to the store
-    paths: StepPaths  # its places on disk
+    paths: StepPaths  # its places
+    store: Store  # where it lies
     state: State | None  # the register; None if it cannot be read
     trouble: str | None = None  # why it cannot be read
 
@@ -53,12 +57,12 @@ class StepEntry:
         """When it ended, or its register last changed: UTC, ISO 8601."""
         if self.record is not None:
             return self.record["ended"]
+        if self.state is not None and self.state.error is not None:
+            return self.state.error.get("ended")
         from marin.execution.record import utc
 
-        try:
-            return utc(os.stat(self.paths.state).st_mtime)
-        except OSError:
-            return None
+        age_s = self.store.age_s(self.paths.state)
+        return utc(time.time() - age_s) if age_s is not None else None
 
     @property
     def num_bytes(self) -> int | None:
@@ -82,6 +86,19 @@ class StepEntry:
             raise RegisterError(self.trouble or "")
         return f"{self.paths.logs(self.state)}/stdout.log"
 
+    def read_log(self) -> bytes | None:
+        """What the last attempt printed; None if it printed nothing, or runs on another machine than the store's."""
+        data = self.store.get(self.log_path)
+        if data is None and self.state is not None and not self.store.is_local:
+            from marin.execution.attempt import work_place
+
+            try:  # it is uploaded when the attempt ends, and until then on the machine that runs it: perhaps this one
+                with open(f"{work_place(self.store, self.paths, self.state)[1]}/stdout.log", "rb") as file:
+                    return file.read()
+            except OSError:
+                return None
+        return data
+
     def to_json(self) -> dict[str, Any]:
         """Plain values: the register with its record, and where things are. RegisterError if it cannot be read."""
         if self.state is None:
@@ -100,25 +117,38 @@ class RunEntry:
 
 def list_steps(prefix: str) -> list[StepEntry]:
     """All steps of a store, by name, each name's latest first. Raises NoStoreError."""
-    root = _store(prefix)
-    entries = [entry for folder in _step_folders(root) if (entry := read_step(root, folder)) is not None]
+    return steps_of(existing_store(prefix))
+
+
+def steps_of(store: Store) -> list[StepEntry]:
+    """All steps of a store, by name, each name's latest first."""
+    with side_by_side(store) as each:
+        found = each(lambda root: read_step(store, root), list(_step_roots(store, each)))
+    entries = [entry for entry in found if entry is not None]
     entries.sort(key=lambda e: (e.when or "", e.digest), reverse=True)
     return sorted(entries, key=lambda e: e.name)
 
 
 def list_runs(prefix: str) -> list[RunEntry]:
     """All runs of a store, the latest first. Raises NoStoreError."""
-    folder = os.path.join(_store(prefix), ".exec", "runs")
+    return runs_of(existing_store(prefix))
+
+
+def runs_of(store: Store) -> list[RunEntry]:
+    """All runs of a store, the latest first."""
+    folder = f"{store.prefix}/{EXEC}/runs"
     found = []
-    for run_id in sorted(os.listdir(folder) if os.path.isdir(folder) else [], reverse=True):
+    items = [item for item in reversed(store.items(folder)) if item.is_folder]
+    with side_by_side(store) as each:
+        contents = each(lambda item: store.get(f"{folder}/{item.name}/run.json"), items)
+    for item, data in zip(items, contents, strict=True):
         try:
-            with open(os.path.join(folder, run_id, "run.json"), encoding="utf-8") as file:
-                record = json.load(file)
+            record = json.loads(data or b"")
             if record.get("status") == RUNNING and Owner(**record["owner"]).is_gone():
                 record["status"] = ABANDONED
-            found.append(RunEntry(run_id=run_id, record=record))
-        except (OSError, ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError):
             continue  # being written, or left half-written by a killed run: no record to show
+        found.append(RunEntry(run_id=item.name, record=record))
     return found
 
 
@@ -129,21 +159,21 @@ def find(prefix: str, address: str) -> StepEntry | RunEntry:
     beginning, or a path to a step's folder or to anything inside its output. Raises AddressError with near misses or
     with all that it could mean.
     """
-    root = _store(prefix)
-    inside = _step_around(root, address)
+    store = existing_store(prefix)
+    inside = step_around(store, address)
     if inside is not None:
         return _sound(inside)
-    runs = [run for run in list_runs(prefix) if run.run_id.startswith(address)] if address else []
+    runs = [run for run in runs_of(store) if run.run_id.startswith(address)] if address else []
     if len(runs) == 1 or (runs and runs[0].run_id == address):
         return runs[0]
-    return _sound(_one(list_steps(prefix), address, prefix, runs))
+    return _sound(_one(steps_of(store), address, prefix, runs))
 
 
 def find_step(prefix: str, address: str) -> StepEntry:
     """Like `find`, steps only."""
-    root = _store(prefix)
-    inside = _step_around(root, address)
-    return _sound(inside if inside is not None else _one(list_steps(prefix), address, prefix, ()))
+    store = existing_store(prefix)
+    inside = step_around(store, address)
+    return _sound(inside if inside is not None else _one(steps_of(store), address, prefix, ()))
 
 
 def _sound(entry: StepEntry) -> StepEntry:
@@ -177,11 +207,11 @@ def near_misses(word: str, known: "set[str] | Sequence[str]") -> list[str]:
     return list(dict.fromkeys([*ends, *difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6)]))[:3]
 
 
-def read_step(root: str, folder: str) -> StepEntry | None:
-    """The step in a folder below the store `root`; None if the folder is none."""
-    paths, path = StepPaths(folder), os.path.relpath(folder, root)
+def read_step(store: Store, root: str) -> StepEntry | None:
+    """The step whose folder is `root`; None if the folder is none."""
+    paths, path = StepPaths(root), root[len(store.prefix) + 1 :]
     try:
-        state = LocalStore().read(folder)
+        state = store.read(root)
     except RegisterError as error:
         name, _, digits = path.rpartition("-")
         is_usual = re.fullmatch(r"[0-9a-f]{10}", digits) is not None
@@ -190,45 +220,83 @@ def read_step(root: str, folder: str) -> StepEntry | None:
             digest=digits if is_usual else "",
             path=path,
             paths=paths,
+            store=store,
             state=None,
             trouble=str(error),
         )
     if state is None:
         return None
-    name = state.record["name"] if state.record is not None else path.removesuffix(f"-{state.digest[:10]}")
-    return StepEntry(name=name, digest=state.digest, path=path, paths=paths, state=state)
+    name = state.record["name"] if state.record is not None else _name_in(path, state.digest)
+    return StepEntry(name=name, digest=state.digest, path=path, paths=paths, store=store, state=state)
 
 
-def _store(prefix: str) -> str:
-    root = os.path.abspath(prefix)
-    if not os.path.isdir(os.path.join(root, ".exec")):
-        raise NoStoreError(f"no store at {prefix}: nothing was run there; name another with --prefix or MARIN_PREFIX")
-    return root
+def _name_in(path: str, digest: str) -> str:
+    """The step's name as its folder tells it: <name>-<10 digits>, or <name>/<version>."""
+    from marin.execution.graph import pinned_digest
+
+    name, _, version = path.rpartition("/")
+    return name if name and pinned_digest(name, version) == digest else path.removesuffix(f"-{digest[:10]}")
 
 
-def _step_folders(root: str) -> Iterator[str]:
-    """Folders with a register, without looking into any of them."""
-    todo = [root]
-    while todo:
-        folder = todo.pop()
-        try:
-            with os.scandir(folder) as items:
-                inner = [i.path for i in items if i.is_dir(follow_symlinks=False) and not i.name.startswith(".")]
-        except OSError:
-            continue
-        for path in inner:
-            if os.path.isfile(os.path.join(path, ".exec", "state.json")):
-                yield path
-            else:
-                todo.append(path)
+def existing_store(prefix: str) -> Store:
+    """The store of a prefix, which must have been used; NoStoreError says where stores are, if it was not."""
+    store = open_store(prefix)
+    if not store.items(f"{store.prefix}/{EXEC}"):
+        raise NoStoreError(
+            f"no store at {prefix}: nothing was ever run there. Name another with --prefix or MARIN_PREFIX"
+        )
+    return store
 
 
-def _step_around(root: str, address: str) -> StepEntry | None:
-    """The step whose folder `address` is, or lies in; paths may be relative to the store or to the working folder."""
-    for start in (os.path.join(root, address), os.path.abspath(address)):
-        folder = os.path.realpath(start)
-        while address and folder.startswith(os.path.realpath(root) + os.sep):
-            if os.path.isfile(os.path.join(folder, ".exec", "state.json")):
-                return read_step(os.path.realpath(root), folder) if os.path.exists(start) else None
-            folder = os.path.dirname(folder)
+_MAX_READERS = 32
+
+
+@contextlib.contextmanager
+def side_by_side(store: Store) -> Iterator[Callable[[Callable[[Any], Any], list[Any]], list[Any]]]:
+    """Inside, a `map` that asks many things at a time where each is a request over a network."""
+    if store.is_local:
+        yield lambda function, values: [function(value) for value in values]
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_MAX_READERS) as pool:
+        yield lambda function, values: list(pool.map(function, values))
+
+
+def _step_roots(store: Store, each: Callable[[Callable[[Any], Any], list[Any]], list[Any]]) -> Iterator[str]:
+    """Folders that hold a register; nothing inside an output is looked at."""
+    level = [store.prefix]
+    while level:
+        below = []
+        for folder, items in zip(level, each(store.items, level), strict=True):
+            if folder != store.prefix and any(item.name == EXEC for item in items):
+                yield folder
+                continue
+            below += [f"{folder}/{item.name}" for item in items if item.is_folder and not item.name.startswith(".")]
+        level = below
+
+
+def step_around(store: Store, address: str) -> StepEntry | None:
+    """The step whose folder `address` is, or lies in; paths may be relative to the store or to the working folder.
+
+    None for a path that does not exist, or lies in no step.
+    """
+    if not address:
+        return None
+    starts = [address if address.startswith(store.prefix) else f"{store.prefix}/{address}"]
+    if store.is_local:
+        if not os.path.isabs(address):
+            starts.append(os.path.abspath(address))
+        prefix = os.path.realpath(store.prefix)
+        starts = [
+            store.prefix + os.path.realpath(start)[len(prefix) :]
+            for start in starts
+            if os.path.exists(start) and os.path.realpath(start).startswith(prefix + "/")
+        ]
+    for start in starts:
+        folder = start.rstrip("/")
+        while len(folder) > len(store.prefix):
+            if (entry := read_step(store, folder)) is not None:
+                return entry
+            folder = folder.rpartition("/")[0]
     return None

@@ -11,7 +11,7 @@ planners, tests and the processes of its own steps. Everything that runs somethi
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
@@ -33,9 +33,10 @@ from marin.execution.step import (
 )
 
 if TYPE_CHECKING:
-    from marin.execution.plan import Plan
+    from marin.execution.lease import LeaseTimes
+    from marin.execution.plan import Choices, Plan
     from marin.execution.runner import StepResult
-    from marin.execution.status import LeaseTimes
+    from marin.execution.store import Store
 
 __all__ = [
     "THIS_OUTPUT_PATH",
@@ -44,7 +45,7 @@ __all__ = [
     "ExecutorStep",
     "InputName",
     "OutputName",
-    "PrefixError",
+    "RefusedError",
     "RunResult",
     "VersionedValue",
     "capturing",
@@ -52,6 +53,7 @@ __all__ = [
     "ensure_versioned",
     "executor_main",
     "get_executor_step",
+    "materialize",
     "output_path_of",
     "plan",
     "run",
@@ -66,8 +68,8 @@ __all__ = [
 Steps: TypeAlias = "Iterable[ExecutorStep | InputName]"
 
 
-class PrefixError(ValueError):
-    """The store cannot be used: it is not writable, or its file system lacks something that registers need."""
+class RefusedError(ValueError):
+    """What was asked for would use outputs that must not be used, or needs a person's decision first."""
 
 
 def mistake(error: BaseException) -> tuple[str, int] | None:
@@ -80,10 +82,23 @@ def mistake(error: BaseException) -> tuple[str, int] | None:
     from marin.execution.graph import GraphError
     from marin.execution.plan import DigestCollision, SelectionError
     from marin.execution.status import RegisterError
+    from marin.execution.store import PrefixError
 
-    if isinstance(error, DigestCollision | RegisterError):
+    if isinstance(error, DigestCollision | RegisterError | RefusedError):
         return str(error), 3
-    senseless = (UnversionableError, GraphError, PrefixError, SelectionError, NoStoreError, AddressError)
+    from marin.execution.flags import ClusterNameError
+    from marin.execution.launcher import ImpossibleRequest
+
+    senseless = (
+        UnversionableError,
+        GraphError,
+        PrefixError,
+        SelectionError,
+        NoStoreError,
+        AddressError,
+        ImpossibleRequest,
+        ClusterNameError,
+    )
     return (str(error), 2) if isinstance(error, senseless) else None
 
 
@@ -126,28 +141,6 @@ def default_prefix() -> str:
     return os.environ.get("MARIN_PREFIX") or "./local_store"
 
 
-def _prepare_prefix(prefix: str) -> None:
-    """Create the store and try on it what registers need, so that an unfit one is noticed before anything runs."""
-    import fcntl
-
-    advice = "Name another folder with --prefix or MARIN_PREFIX"
-    probe = os.path.join(prefix, ".exec", f"probe-{os.urandom(4).hex()}")
-    try:
-        os.makedirs(os.path.join(prefix, ".exec", "runs"), exist_ok=True)
-        with open(probe, "xb") as file:
-            file.write(b"marin")
-            file.flush()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        os.link(probe, f"{probe}-link")
-        os.replace(f"{probe}-link", probe)
-    except OSError as error:
-        raise PrefixError(f"cannot write to prefix {prefix}: {error.strerror or error}. {advice}") from error
-    finally:
-        for name in (probe, f"{probe}-link"):
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-
-
 class Executor:
     """Runs steps below one prefix, each at most once.
 
@@ -165,26 +158,30 @@ class Executor:
         stream: TextIO | None = None,
         quiet: bool = False,
         command: Sequence[str] | None = None,
+        on_event: Callable[[Mapping[str, Any]], None] | None = None,
+        single_runner: bool = False,
     ) -> None:
         """`prefix`: the store (default: `default_prefix`). `executor_info_base_path`: where records of runs go
         (default: `<prefix>/.exec/runs`). `fsync=False` leaves flushing to the system: for tests. `stream`: where
         progress goes (default: stderr); `quiet`: print none. `command`: what was typed, for the run's record (default:
-        this process's command line)."""
+        this process's command line). `on_event`: is called with every event of a run, as its record keeps them.
+        `single_runner`: accept an object store that ignores conditional writes; nobody else may run on it then."""
+        from marin.execution.store import open_store
+
         given = os.fspath(prefix) if prefix is not None else default_prefix()
-        if "://" in given:
-            raise PrefixError(f"prefix {given!r} is not a folder of this machine; only local stores work so far")
-        self.prefix = os.path.abspath(given)
-        if os.path.exists(self.prefix) and not os.path.isdir(self.prefix):
-            raise PrefixError(
-                f"cannot write to prefix {given}: it is a file. Name a folder with --prefix or MARIN_PREFIX"
-            )
-        self._info_path = os.path.abspath(executor_info_base_path) if executor_info_base_path else None
+        self.store: Store = open_store(given, fsync=fsync, single_runner=single_runner)
+        self._info_path = executor_info_base_path
         self._description = description
-        self._fsync = fsync
         self._lease_times = lease_times
         self._stream = stream
         self._quiet = quiet
         self._command = list(command) if command is not None else None
+        self._on_event = on_event
+
+    @property
+    def prefix(self) -> str:
+        """Absolute path or URL of the store."""
+        return self.store.prefix
 
     def plan(
         self,
@@ -192,6 +189,7 @@ class Executor:
         *,
         run_only: Sequence[str] | None = None,
         force_run_failed: bool = False,
+        choices: "Choices | None" = None,
         explain: bool = True,
     ) -> "Plan":
         """What `run` would do with the steps and all they read. Reads registers, writes nothing.
@@ -200,14 +198,11 @@ class Executor:
         """
         from marin.execution.graph import build_graph
         from marin.execution.plan import make_plan
-        from marin.execution.status import LocalStore
 
         return make_plan(
             build_graph(steps, prefix=self.prefix),
-            LocalStore(fsync=self._fsync),
-            self.prefix,
-            run_only=run_only,
-            force_run_failed=force_run_failed,
+            self.store,
+            choices=_choices(choices, run_only, force_run_failed),
             with_changes=explain,
         )
 
@@ -219,42 +214,77 @@ class Executor:
         run_only: Sequence[str] | None = None,
         force_run_failed: bool = False,
         max_concurrent: int | None = None,
+        choices: "Choices | None" = None,
     ) -> RunResult:
         """Run the steps and all they read, but for what is committed already.
 
         A step that fails stops only what reads it; look at `is_ok` of the result. `run_only`: regular expressions,
         run only steps in whose name one is found, and what they read. `force_run_failed`: try again what failed in an
         earlier run. `max_concurrent`: at most so many steps at once. `dry_run`: print the plan, run nothing.
-        Raises PrefixError before anything runs if the store cannot be used, ValueError or TypeError if the steps make
-        no sense, KeyboardInterrupt after an orderly stop.
+        `choices`: these and further decisions in one value. Raises PrefixError before anything runs if the store cannot
+        be used, RefusedError if it would use outputs that are struck out or have drifted, ValueError or TypeError if
+        the steps make no sense, KeyboardInterrupt after an orderly stop.
         """
-        from marin.execution.console import CODE_CHANGED, Console, format_plan
+        from marin.execution.console import Console, format_plan
+        from marin.execution.plan import drift_text
 
         if max_concurrent is not None and max_concurrent < 1:
             raise ValueError(f"max_concurrent must be at least 1, got {max_concurrent}")
         console = Console(self._stream, quiet=self._quiet)
+        choices = _choices(choices, run_only, force_run_failed)
+        planned = self.plan(steps, choices=choices, explain=dry_run)
         if dry_run:
-            planned = self.plan(steps, run_only=run_only, force_run_failed=force_run_failed)
             console.line(format_plan(planned))
             return RunResult(prefix=self.prefix, run_id=None, plan=planned, steps=())
-        planned = self.plan(steps, run_only=run_only, force_run_failed=force_run_failed, explain=False)
-        _prepare_prefix(self.prefix)
-        for item in planned:
-            if item.code_changed:
-                console.line(f"note: {item.node.name}: {CODE_CHANGED}")
-        if any(item.action == "RUN" and item.node.step.pip_dependency_groups for item in planned):
-            console.line("note: pip_dependency_groups has no effect yet: every step runs in this environment")
-        return self._carry_out(planned, console, force_run_failed, max_concurrent)
+        _refuse(planned)
+        if not planned.is_done:
+            from marin.cluster.current import current_cluster
+            from marin.execution.launcher import check_resources
 
-    def _carry_out(
-        self, planned: "Plan", console: Any, force_run_failed: bool, max_concurrent: int | None
-    ) -> RunResult:
+            check_resources(planned, current_cluster())
+        self.store.prepare()
+        for item in planned:
+            if item.code_drift:
+                console.line(f"note: {item.node.name}: {drift_text(item.code_drift)}; --strict-code runs it again")
+        return self._carry_out(planned, console, max_concurrent)
+
+    def load(self, step: "ExecutorStep | InputName") -> Any:
+        """The committed output of a step as its `output_type`; runs nothing.
+
+        Raises RefusedError if it must not be used, ValueError if there is none.
+        """
+        from marin.execution.artifact import load_output
+        from marin.execution.attempt import fetch_of, fetch_output
+        from marin.execution.plan import HIT, REFUSED
+
+        target = get_executor_step(step)
+        planned = self.plan([target], explain=False)
+        item = next(i for i in planned if i.node.digest in planned.targets)
+        if item.action in REFUSED:
+            raise RefusedError(f"step '{target.name}' must not be used: {item.reason}")
+        if item.action != HIT or item.state is None or item.state.record is None:
+            raise ValueError(
+                f"step '{target.name}' @{item.node.digest[:10]} has no output in {self.prefix}: {item.reason}. "
+                "Run it first, or use materialize(step)"
+            )
+        paths = planned.paths(item.node)
+        state = self.store.read(paths.root)
+        assert state is not None and state.record is not None
+        record = state.record
+        folder = paths.data_root(item.state)
+        if not self.store.is_local:
+            folder = fetch_output(self.store, fetch_of(self.store, paths, item.state))
+        return load_output(target.output_type, folder, record)
+
+    def _carry_out(self, planned: "Plan", console: Any, max_concurrent: int | None) -> RunResult:
         import shlex
         from dataclasses import asdict
 
-        from marin.execution.record import RunRecord, command_line, environment, new_run_id, utc
+        from marin.execution.adoption import accept_drift
+        from marin.execution.record import RunRecord, command_line, environment, new_run_id, script_and_settings, utc
         from marin.execution.runner import Runner
-        from marin.execution.status import LocalStore, active_run
+        from marin.execution.status import active_run
+        from marin.execution.store import open_store
 
         run_id = new_run_id()
         surroundings, command = environment(), command_line()
@@ -262,14 +292,20 @@ class Executor:
             surroundings["argv"], command = self._command, shlex.join(self._command)
         graph = planned.graph
         with active_run(run_id) as owner:
+            accept_drift(self.store, planned, owner.user)
+            store = open_store(self._info_path) if self._info_path else self.store
+            script, settings = script_and_settings(surroundings["argv"])
             record = RunRecord(
-                os.path.join(self._info_path or os.path.join(self.prefix, ".exec", "runs"), run_id),
+                store,
+                f"{store.prefix}/{run_id}" if self._info_path else f"{self.prefix}/.exec/runs/{run_id}",
                 {
                     "format": 1,
                     "run_id": run_id,
                     "status": "RUNNING",
                     "command": command,
                     "cwd": os.getcwd(),
+                    "script": script,
+                    "settings": settings,
                     "description": self._description,
                     "tags": sorted({tag for digest in planned.targets for tag in graph[digest].step.tags}),
                     "prefix": self.prefix,
@@ -281,33 +317,83 @@ class Executor:
                         {"digest": i.node.digest, "name": i.node.step.name, "action": i.action, "reason": i.reason}
                         for i in planned
                     ],
+                    "consented": sorted(planned.consented),
                 },
+                self._on_event,
             )
             status = "CRASHED"
             results: tuple[StepResult, ...] = ()
             runner = Runner(
                 planned,
-                store=LocalStore(fsync=self._fsync),
+                store=self.store,
                 owner=owner,
                 run_record=record,
                 environment=surroundings,
                 console=console,
-                force_run_failed=force_run_failed,
                 max_concurrent=max_concurrent,
                 times=self._lease_times,
             )
             try:
                 record.write()
+                record.event("run_started", run_id=run_id, prefix=self.prefix, num_steps=len(planned.items))
                 results = runner.run()
                 status = "SUCCEEDED" if all(result.is_ok for result in results) else "FAILED"
             except KeyboardInterrupt:
                 status = "CANCELLED"
                 raise
             finally:
+                record.event("run_ended", run_id=run_id, status=status)
                 with contextlib.suppress(OSError):  # a full disk must not hide what happened
                     record.write(status=status, ended=utc(), steps=[r.to_json() for r in runner.results])
                 record.close()
         return RunResult(prefix=self.prefix, run_id=run_id, plan=planned, steps=results)
+
+
+def _choices(choices: "Choices | None", run_only: Sequence[str] | None, force_run_failed: bool) -> "Choices":
+    from dataclasses import replace
+
+    from marin.execution.plan import Choices
+
+    choices = choices or Choices()
+    return replace(
+        choices,
+        run_only=tuple(run_only or choices.run_only),
+        force_run_failed=force_run_failed or choices.force_run_failed,
+    )
+
+
+def _refuse(planned: "Plan") -> None:
+    """Raise RefusedError if a person must decide first: one line for each reason, and what can be decided."""
+    from marin.execution.plan import DRIFT, TAINTED
+
+    if planned.unexpected:
+        lines = [f"{i.node.name} @{i.node.digest[:6]}: {i.reason}" for i in planned.unexpected[:8]]
+        raise RefusedError("nothing was run: expected to be cached, but\n  " + "\n  ".join(lines))
+    if not planned.refused:
+        return
+    lines = [f"{item.node.name} @{item.node.digest[:6]}: {item.reason}" for item in planned.refused[:8]]
+    if len(planned.refused) > 8:
+        lines.append(f"... and {len(planned.refused) - 8} more")
+    actions = {item.action for item in planned.refused}
+    advice = []
+    if TAINTED in actions:
+        advice.append("`marin rerun --tainted` makes them again; --allow-tainted uses them, and says so in the records")
+    if DRIFT in actions:
+        advice.append(
+            "give the step another version=, or take the stored output for today's recipe with --accept-drift, "
+            "which goes on record"
+        )
+    raise RefusedError("nothing was run: " + "\n  ".join(["", *lines]).lstrip() + "\n" + "\n".join(advice))
+
+
+def materialize(step: "ExecutorStep | InputName", *, prefix: str | os.PathLike[str] | None = None) -> Any:
+    """Run what is missing of a step and all it reads; its output as its `output_type`. ValueError if a step fails."""
+    executor = Executor(prefix)
+    result = executor.run([step])
+    if not result.is_ok:
+        broken = next(s for s in result.steps if s.action == "failed")
+        raise ValueError(f"step '{broken.name}' failed: {broken.error.type}: {broken.error.message}")  # type: ignore[union-attr]
+    return executor.load(step)
 
 
 def run(steps: Steps, *, prefix: str | os.PathLike[str] | None = None, **options: Any) -> RunResult:
@@ -329,11 +415,17 @@ class ExecutorMainConfig:
     run_only: tuple[str, ...] = ()  # regular expressions of step names to run, with what they read
     force_run_failed: bool = False  # run again what failed in an earlier run
     max_concurrent: int | None = None  # at most so many steps at once
+    choices: "Choices | None" = None  # further decisions; None: none
+    cluster: str | None = None  # where jobs run: local, ray, ray:ADDRESS; None: $MARIN_CLUSTER, else where they went
+    single_runner: bool = False  # accept an object store without conditional writes: nobody else runs on it
+    json: bool = False  # print events as JSON lines on stdout instead of progress
 
 
 def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainConfig:
     """The flags of an experiment's script; on a wrong one, prints usage and raises SystemExit(2)."""
     import argparse
+
+    from marin.execution.flags import add_cluster, add_decisions, add_single_runner, decisions
 
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description="Runs the steps of this experiment; what is there already is not run again."
@@ -349,9 +441,9 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
         metavar="REGEX",
         help="run only steps in whose name one of these is found, and what they read",
     )
-    parser.add_argument(
-        "--force_run_failed", "--force-run-failed", action="store_true", help="run again what failed in an earlier run"
-    )
+    add_decisions(parser)
+    add_cluster(parser)
+    add_single_runner(parser)
     parser.add_argument("--max_concurrent", "--max-concurrent", type=int, metavar="N", help="at most N steps at once")
     parser.add_argument(
         "--set", action="append", metavar="FIELD=VALUE", help="change a field of the experiment's config, if it has one"
@@ -363,8 +455,10 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
         prefix=given.prefix,
         dry_run=given.dry_run,
         run_only=tuple(given.run_only),
-        force_run_failed=given.force_run_failed,
         max_concurrent=given.max_concurrent,
+        choices=decisions(given),
+        cluster=given.cluster,
+        single_runner=given.single_runner,
     )
 
 
@@ -412,7 +506,7 @@ def executor_main(
         return None
     config = config or parse_command_line()
     try:
-        executor = Executor(config.prefix, description=description)
+        executor = Executor(config.prefix, description=description, single_runner=config.single_runner)
         return run_and_report(executor, steps, config)
     except Exception as error:
         known = mistake(error)
@@ -440,25 +534,29 @@ def run_and_report(executor: Executor, steps: Steps, config: ExecutorMainConfig)
     import time
 
     from marin.execution.console import Console, format_outputs, format_summary, print_data
+    from marin.execution.flags import chosen_cluster
 
-    console = Console()
+    console = Console(quiet=config.json)
     console.line(f"store: {executor.prefix}")
     started = time.monotonic()
     try:
-        result = executor.run(
-            steps,
-            dry_run=config.dry_run,
-            run_only=config.run_only,
-            force_run_failed=config.force_run_failed,
-            max_concurrent=config.max_concurrent,
-        )
+        with chosen_cluster(config.cluster):
+            result = executor.run(
+                steps,
+                dry_run=config.dry_run,
+                run_only=config.run_only,
+                force_run_failed=config.force_run_failed,
+                max_concurrent=config.max_concurrent,
+                choices=config.choices,
+            )
     except KeyboardInterrupt:
         console.line("interrupted; run the same command again to go on")
         raise SystemExit(130) from None
     if config.dry_run:
         return result
     console.line(format_summary(result.steps, time.monotonic() - started))
-    if outputs := format_outputs(result.plan, result.steps):
+    outputs = format_outputs(result.plan, result.steps)
+    if outputs and not config.json:
         print_data(outputs)
     if not result.is_ok:
         raise SystemExit(1)

@@ -44,6 +44,8 @@ class Earlier:
     digest: str  # 64 hexadecimal digits
     canonical: str  # the recipe
     ended: str | None = None  # when its output was committed, UTC
+    wall_s: float | None = None  # seconds it took
+    num_bytes: int | None = None  # size of its output
     names: Mapping[str, str] = field(default_factory=dict)  # digest of an input -> name of that step
 
 

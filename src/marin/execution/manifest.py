@@ -11,9 +11,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from stat import S_ISDIR, S_ISLNK, S_ISREG
+from typing import TYPE_CHECKING
 
 from marin.io.atomic import fsync_directory
 from marin.io.hashing import sha256_file
+
+if TYPE_CHECKING:
+    from marin.execution.store import Store
 
 # Above so many files one flush of the whole file system is cheaper than a flush for each.
 _FSYNC_EACH_UP_TO = 64
@@ -68,26 +72,25 @@ def _with_digest(entries: tuple[ManifestEntry, ...]) -> Manifest:
     return Manifest(entries, hashlib.sha256(text.encode()).hexdigest())
 
 
-def first_difference(root: str, manifest_path: str) -> str | None:
+def first_difference(store: "Store", root: str, manifest_path: str) -> str | None:
     """What is plainly wrong with the files below `root`: the first of the manifest that is missing or has another size.
 
-    In words, or None. One `lstat` a file: contents are not read, and files that the manifest does not name are not
+    In words, or None. Sizes are looked up, contents are not read, and files that the manifest does not name are not
     looked for. Raises OSError if a file cannot be looked at, ValueError if the manifest cannot be read.
     """
-    try:
-        with open(manifest_path, encoding="utf-8") as file:
-            rows = json.load(file)["files"]
-    except FileNotFoundError:
+    data = store.get(manifest_path)
+    if data is None:
         return "the manifest of its output is missing"
-    except (ValueError, KeyError, TypeError) as error:
+    try:
+        rows = json.loads(data)["files"]
+        paths = [row[0] for row in rows]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"{manifest_path}: not a manifest ({error}). Something changed it: restore it, or delete it to have its "
             "step run again"
         ) from error
-    for path, size, _ in rows:
-        try:
-            found = os.lstat(f"{root}/{path}").st_size
-        except (FileNotFoundError, NotADirectoryError):
+    for (path, size, _), found in zip(rows, store.sizes(root, paths), strict=True):
+        if found is None:
             return f"file {path} of its output is missing"
         if found != size:
             return f"file {path} of its output has {found:,} bytes, recorded {size:,}"

@@ -6,23 +6,48 @@ must still have every file of its manifest with the recorded size; looking costs
 keeps the size is not seen, for seeing it would mean reading everything.
 """
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from marin.execution.explain import Change, Earlier, Explanation, explain, nearest
-from marin.execution.fingerprint import code_changed
+from marin.execution.fingerprint import code_difference
 from marin.execution.graph import Graph, Node
+from marin.execution.invalidation import Taint
+from marin.execution.lease import Observer
 from marin.execution.manifest import first_difference
-from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, LocalStore, Observer, State, StepPaths
+from marin.execution.status import CANCELLED, EVICTED, FAILED, INVALID, RUNNING, SUCCEEDED, State, StepPaths
+from marin.execution.step import ExecutorStep
+from marin.execution.store import Store
 
 HIT = "HIT"  # committed already
 RUN = "RUN"  # will run
 WAIT = "WAIT"  # another runner has it; this one will wait for it
 FAILED_BEFORE = "FAILED"  # failed in an earlier run and will not run again unless forced
-BLOCKED = "BLOCKED"  # reads a step that failed
+BLOCKED = "BLOCKED"  # reads a step that failed, or one that must not be served
 SKIP = "SKIP"  # nothing that has to run reads it
+TAINTED = "TAINTED"  # committed, and struck out or built on what was struck out: not served
+DRIFT = "DRIFT"  # committed at this version= by another recipe: not served until somebody accepts it
+
+REFUSED = frozenset({TAINTED, DRIFT})  # a plan with one of these is not carried out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What a person decides about a plan: which steps, and what to do where the default is not to go on."""
+
+    run_only: tuple[str, ...] = ()  # regular expressions of step names to run, with what they read; (): the targets
+    force: tuple[str, ...] = ()  # regular expressions of step names to run again although they are committed
+    expect_cached: tuple[str, ...] = ()  # regular expressions of step names that must not have to run
+    force_run_failed: bool = False  # run again what failed in an earlier run
+    allow_tainted: bool = False  # serve outputs that are struck out or tainted; consent is recorded
+    rerun_tainted: bool = False  # run them again
+    accept_drift: bool = False  # take stored outputs of pinned versions for today's recipes; recorded in the register
+    strict_code: bool = False  # run again what was made by other code
+    takeover: bool = False  # take steps over from runners that may still be alive
 
 
 class SelectionError(ValueError):
@@ -41,8 +66,24 @@ class PlanItem:
     action: str  # HIT, RUN, WAIT, FAILED, BLOCKED or SKIP
     reason: str  # why, in words
     changes: tuple[Change, ...] = ()  # what differs from the nearest committed output of this name, if asked for
-    state: State | None = None  # the register as it was read
-    code_changed: bool = False  # HIT only: the function's code is not what it was when the output was made
+    state: State | None = None  # the register as it was read, without the bulk of its record
+    code_drift: tuple[str, ...] = ()  # HIT only: definitions that are not what they were when the output was made
+    estimate: "Estimate | None" = None  # RUN only: what earlier runs of a step of this name took, if asked for
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Size of the committed output in bytes; None if there is none."""
+        record = self.state.record if self.state is not None else None
+        return record["bytes"] if record is not None and self.action != RUN else None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a step will take, judged by earlier outputs of its name."""
+
+    wall_s: float  # median of their seconds
+    num_bytes: int  # median of their sizes
+    num_runs: int  # how many there are
 
 
 @dataclass(frozen=True)
@@ -52,7 +93,8 @@ class Plan:
     graph: Graph  # all steps
     items: tuple[PlanItem, ...]  # in the graph's order; only the steps that the targets lead to
     targets: tuple[str, ...]  # digests asked for
-    prefix: str  # absolute path of the store
+    prefix: str  # absolute path or URL of the store
+    choices: Choices = Choices()  # what was decided by hand
 
     def __iter__(self) -> Iterator[PlanItem]:
         return iter(self.items)
@@ -65,11 +107,31 @@ class Plan:
         """Whether there is nothing to run, to wait for or to complain about."""
         return all(item.action in (HIT, SKIP) for item in self.items)
 
+    @functools.cached_property
+    def consented(self) -> frozenset[str]:
+        """Digests of the steps whose output is served although it is struck out or tainted."""
+        return frozenset(item.node.digest for item in self.items if item.action == HIT and item.reason != "cached")
+
+    @property
+    def unexpected(self) -> tuple[PlanItem, ...]:
+        """The steps that were expected to be cached and are not."""
+        patterns = [re.compile(pattern) for pattern in self.choices.expect_cached]
+        return tuple(
+            item
+            for item in self.items
+            if item.action not in (HIT, SKIP) and any(pattern.search(item.node.name) for pattern in patterns)
+        )
+
+    @property
+    def refused(self) -> tuple[PlanItem, ...]:
+        """The steps for which a person must decide first."""
+        return tuple(item for item in self.items if item.action in REFUSED)
+
     def paths(self, node: Node) -> StepPaths:
-        return StepPaths(os.path.join(self.prefix, node.path))
+        return StepPaths(f"{self.prefix}/{node.path}")
 
 
-def select(graph: Graph, patterns: Sequence[str] | None) -> tuple[str, ...]:
+def select(graph: Graph, patterns: Sequence[str]) -> tuple[str, ...]:
     """Digests of the targets, or of the steps whose name one of the regular expressions is found in."""
     if not patterns:
         return graph.targets
@@ -97,94 +159,195 @@ def _reachable(graph: Graph, targets: Sequence[str]) -> set[str]:
     return reached
 
 
-def _is_live(state: State, paths: StepPaths, observer: Observer) -> bool:
-    return state.status == RUNNING and not observer.is_stale(paths.root, state)
-
-
 def _at_it(state: State) -> str:
-    owner = state.owner
-    return f"run {owner.run_id} (process {owner.pid} on {owner.host}) is at it"
+    owner, progress = state.owner, state.progress
+    far = f", {progress_text(progress)}" if progress else ""
+    return f"run {owner.run_id} (process {owner.pid} on {owner.host}) is at it{far}"
 
 
-def judge(
-    node: Node,
-    state: State | None,
-    paths: StepPaths,
-    *,
-    force_run_failed: bool,
-    observer: Observer,
-    look_at_files: bool = True,
-) -> tuple[str, str]:
-    """(action, reason) for a needed step whose register reads `state`, its inputs aside.
+def progress_text(progress: Mapping[str, Any]) -> str:
+    """{"done": 20, "total": 100, "unit": "steps"} as "20/100 steps"."""
+    total = f"/{progress['total']:,}" if progress.get("total") else ""
+    return f"{progress.get('done', 0):,}{total} {progress.get('unit') or ''}".rstrip()
 
-    `look_at_files`: whether a committed output must still have all its files, by name and size, to be a hit.
-    """
-    if state is None:
-        return RUN, "no output yet"
-    if state.digest != node.digest:
-        if node.step.override_output_path is not None and _is_live(state, paths, observer):
+
+class Judge:
+    """Says what a run should do about one step, from its register."""
+
+    def __init__(
+        self, store: Store, choices: Choices, observer: Observer | None = None, taint: Taint | None = None
+    ) -> None:
+        self._store = store
+        self._choices = choices
+        self._observer = observer or Observer(store=store)
+        self.taint = taint or Taint(store)
+        self._forced = [re.compile(pattern) for pattern in choices.force]
+        self._code_memo: dict[Any, list[str]] = {}  # steps of one function look at its files once
+
+    def judge(
+        self, node: Node, state: State | None, paths: StepPaths, *, look_at_files: bool = True
+    ) -> tuple[str, str]:
+        """(action, reason) for a needed step whose register reads `state`, its inputs aside.
+
+        `look_at_files`: whether a committed output must still have all its files, by name and size, to be a hit.
+        """
+        if state is None:
+            return RUN, "no output yet"
+        if state.digest != node.digest:
+            return self._other_recipe(node, state, paths)
+        if state.status == RUNNING:
+            if self._choices.takeover or self._observer.is_stale(paths.root, state):
+                return RUN, "its runner is gone" if not self._choices.takeover else "taken over by hand"
             return WAIT, _at_it(state)
-        if node.step.override_output_path is None:
+        if state.status == FAILED:
+            if self._choices.force_run_failed or self.is_forced(node):
+                return RUN, "failed before, forced"
+            error = state.error or {}
+            return FAILED_BEFORE, f"failed before with {error.get('type')}: {error.get('message')}"
+        if state.status == CANCELLED:
+            return RUN, "was cancelled before"
+        if state.status == EVICTED:
+            return RUN, "its data was deleted by gc"
+        if state.status in (SUCCEEDED, INVALID):
+            return self._committed(node, state, paths, look_at_files)
+        raise ValueError(f"{paths.state}: unknown status {state.status!r}; update marin")
+
+    def _committed(self, node: Node, state: State, paths: StepPaths, look_at_files: bool) -> tuple[str, str]:
+        record, root = state.record or {}, paths.data_root(state)
+        if self.is_forced(node):
+            return RUN, "forced"
+        trouble = self.trouble_with(state)
+        if trouble is not None and not self._choices.allow_tainted:
+            return (RUN if self._choices.rerun_tainted else TAINTED), trouble
+        if self._store.is_local and not os.path.isdir(root):
+            return RUN, "its output folder is gone"
+        if look_at_files and record.get("files"):
+            difference = first_difference(self._store, root, f"{paths.root}/{record['manifest_ref']}")
+            if difference is not None:
+                return RUN, difference
+        if has_drifted(node, state) and not self._choices.accept_drift:
+            return DRIFT, f"version {node.step.version} was made by another recipe (@{recipe_of(state)[:10]})"
+        if self._choices.strict_code and (drift := self.code_drift(node.step, record)):
+            return RUN, drift_text(drift)
+        return HIT, f"cached, {trouble}" if trouble else "cached"
+
+    def code_drift(self, step: ExecutorStep, record: Mapping[str, Any]) -> tuple[str, ...]:
+        """The definitions that changed since an output was made, if the step asks to be told."""
+        if step.code_policy != "warn":
+            return ()
+        return tuple(code_difference(step.fn, record, step.config, self._code_memo))
+
+    def trouble_with(self, state: State) -> str | None:
+        """Why a committed output must not be served, in words; None if it may."""
+        tombstone = self.taint.struck_out(state)
+        if tombstone is not None:
+            return f'struck out: "{tombstone.reason}"'
+        if state.status == INVALID:
+            return f'struck out: "{(state.error or {}).get("message", "")}"'
+        found = self.taint.built_on(state)
+        if found is None:
+            return None
+        return f'built on {found[1]}, which was struck out: "{found[0].reason}"'
+
+    def is_forced(self, node: Node) -> bool:
+        """Whether somebody decided that the step runs again in any case."""
+        return any(pattern.search(node.step.name) for pattern in self._forced)
+
+    def _other_recipe(self, node: Node, state: State, paths: StepPaths) -> tuple[str, str]:
+        step = node.step
+        if step.override_output_path is None:
             raise DigestCollision(
-                f"step '{node.step.name}': {paths.root} belongs to a step with digest {state.digest}, this one has "
+                f"step '{step.name}': {paths.root} belongs to a step with digest {state.digest}, this one has "
                 f"{node.digest}; give one of the two another name"
             )
-        if node.step.publish == "inplace":
+        if state.status == RUNNING and not self._observer.is_stale(paths.root, state):
+            return WAIT, _at_it(state)
+        if step.publish == "inplace":
             raise DigestCollision(
-                f"step '{node.step.name}' publishes in place into override_output_path "
-                f"{node.step.override_output_path!r}, which holds the output of another recipe "
+                f"step '{step.name}' publishes in place into override_output_path "
+                f"{step.override_output_path!r}, which holds the output of another recipe "
                 f"({state.digest[:10]}, this one is {node.digest[:10]}); the two must not mix. "
                 "Name another output path, or move the old folder away"
             )
         return RUN, "its fixed output path holds the output of another recipe"
-    if state.status == SUCCEEDED:
-        root, record = paths.data_root(state), state.record or {}
-        if not os.path.isdir(root):
-            return RUN, "its output folder is gone"
-        if look_at_files and record.get("files"):
-            difference = first_difference(root, f"{paths.root}/{record['manifest_ref']}")
-            if difference is not None:
-                return RUN, difference
-        return HIT, "cached"
-    if state.status == FAILED:
-        error = state.error or {}
-        if force_run_failed:
-            return RUN, "failed before, forced"
-        return FAILED_BEFORE, f"failed before with {error.get('type')}: {error.get('message')}"
-    if state.status == CANCELLED:
-        return RUN, "was cancelled before"
-    if state.status == RUNNING:
-        return (WAIT, _at_it(state)) if _is_live(state, paths, observer) else (RUN, "its runner is gone")
-    raise ValueError(f"{paths.state}: unknown status {state.status!r}; update marin")
+
+
+def drift_text(drift: Sequence[str]) -> str:
+    """Changed definitions in words."""
+    more = f" and {len(drift) - 1} more" if len(drift) > 1 else ""
+    return f"code drift: {drift[0]}{more} changed since this output"
+
+
+def recipe_of(state: State) -> str:
+    """Digest of the recipe by which the output of a register was made."""
+    return (state.record or {}).get("recipe") or state.digest
+
+
+def has_drifted(node: Node, state: State) -> bool:
+    """Whether a step with version= has a committed output of another recipe that nobody accepted for this one."""
+    if node.step.version is None or recipe_of(state) == node.recipe:
+        return False
+    return all(accepted["recipe"] not in (node.recipe, "any") for accepted in state.accepted)
 
 
 class Siblings:
     """What was committed before under a step's name: what a changed step is compared with."""
 
-    def __init__(self, store: LocalStore, prefix: str) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._prefix = prefix
-        self._folders: dict[str, list[str]] = {}
+        self._folders: dict[str, dict[str, list[str]]] = {}  # folder -> name without digest -> names
 
     def earlier(self, node: Node) -> list[Earlier]:
         """The recipes of this step's name, or of its fixed output path, that were carried out; not its own."""
+        found = []
+        for path in self._paths(node):
+            state = self._store.read(f"{self._store.prefix}/{path}")
+            if state is not None and state.record is not None and recipe_of(state) != node.recipe:
+                record = state.record
+                found.append(
+                    Earlier(
+                        digest=state.digest,
+                        canonical=record["canonical"],
+                        ended=record["ended"],
+                        wall_s=record["wall_s"],
+                        num_bytes=record["bytes"],
+                        names={i["digest"]: i.get("name") or _step_name(i["path"]) for i in record["inputs"]},
+                    )
+                )
+        return [earlier for earlier in found if earlier.canonical]  # adopted data has no recipe
+
+    def estimate(self, node: Node, state: State | None) -> Estimate | None:
+        """What the step took before, or steps of its name did; None if none was carried out."""
+        if state is not None and state.record is not None:
+            return Estimate(state.record["wall_s"], state.record["bytes"], 1)
+        earlier = [e for e in self.earlier(node) if e.wall_s is not None]
+        if not earlier:
+            return None
+        walls, sizes = sorted(e.wall_s or 0.0 for e in earlier), sorted(e.num_bytes or 0 for e in earlier)
+        middle = len(earlier) // 2
+        return Estimate(walls[middle], sizes[middle], len(earlier))
+
+    def _paths(self, node: Node) -> list[str]:
         folder, _, base = node.step.name.rpartition("/")
-        if folder not in self._folders:
-            try:
-                self._folders[folder] = os.listdir(os.path.join(self._prefix, folder))
-            except (FileNotFoundError, NotADirectoryError):
-                self._folders[folder] = []
-        paths = [os.path.join(folder, n) for n in self._folders[folder] if n[:-11] == base and n[-11:-10] == "-"]
+        start = f"{folder}/" if folder else ""
+        paths = [start + name for name in self._in_folder(folder).get(base, ())]
+        if node.step.version is not None:
+            paths += [f"{node.step.name}/{item.name}" for item in self._store.items(self._absolute(node.step.name))]
         if node.step.override_output_path is not None:
             paths.append(node.path)
-        found = []
-        for path in paths:
-            state = self._store.read(os.path.join(self._prefix, path))
-            if state is not None and state.record is not None and state.digest != node.digest:
-                names = {i["digest"]: _step_name(i["path"]) for i in state.record["inputs"]}
-                canonical, ended = state.record["canonical"], state.record["ended"]
-                found.append(Earlier(digest=state.digest, canonical=canonical, ended=ended, names=names))
-        return found
+        return paths
+
+    def _in_folder(self, folder: str) -> dict[str, list[str]]:
+        if folder not in self._folders:
+            by_name: dict[str, list[str]] = {}
+            for item in self._store.items(self._absolute(folder)):
+                if item.name[-11:-10] == "-":
+                    by_name.setdefault(item.name[:-11], []).append(item.name)
+            self._folders[folder] = by_name
+        return self._folders[folder]
+
+    def _absolute(self, folder: str) -> str:
+        return f"{self._store.prefix}/{folder}" if folder else self._store.prefix
 
 
 def _step_name(path: str) -> str:
@@ -207,11 +370,9 @@ def _explain(node: Node, siblings: Siblings, names: Mapping[str, str]) -> tuple[
 
 def make_plan(
     graph: Graph,
-    store: LocalStore,
-    prefix: str,
+    store: Store,
     *,
-    run_only: Sequence[str] | None = None,
-    force_run_failed: bool = False,
+    choices: Choices | None = None,
     with_changes: bool = False,
     observer: Observer | None = None,
 ) -> Plan:
@@ -219,55 +380,81 @@ def make_plan(
 
     Reads each register once; `with_changes` also compares changed steps with the nearest output of their name.
     """
-    observer = observer or Observer()
-    targets = select(graph, run_only)
+    choices = choices or Choices()
+    judge = Judge(store, choices, observer)
+    targets = select(graph, choices.run_only)
     reached = _reachable(graph, targets)
     nodes = [node for node in graph.nodes if node.digest in reached]
-    needed = set(targets)
+    needed = {*targets, *(node.digest for node in nodes if judge.is_forced(node))}
     decided: dict[str, tuple[str, str, State | None]] = {}
+    states = _read_all(store, nodes)
     for node in reversed(nodes):
-        paths = StepPaths(os.path.join(prefix, node.path))
-        state = store.read(paths.root)
-        action, reason = judge(
-            node,
-            state,
-            paths,
-            force_run_failed=force_run_failed,
-            observer=observer,
-            look_at_files=node.digest in needed,
-        )
+        paths, state = StepPaths(f"{store.prefix}/{node.path}"), states[node.digest]
+        action, reason = judge.judge(node, state, paths, look_at_files=node.digest in needed)
         if node.digest not in needed and action != HIT:
             action, reason = SKIP, "nothing that has to run reads it"
-        elif action in (RUN, WAIT):  # the one that is waited for may die, and then this run needs the inputs
+        elif action in (RUN, WAIT, TAINTED):  # the one that is waited for may die, and then this run needs the inputs
             needed.update(node.deps)
         decided[node.digest] = (action, reason, state)
     items = []
-    siblings = Siblings(store, prefix)
+    siblings = Siblings(store)
     names = {node.digest: node.step.name for node in nodes}
     final: dict[str, str] = {}
     for node in nodes:
         action, reason, state = decided[node.digest]
         changes: tuple[Change, ...] = ()
-        broken = [d for d in node.deps if final.get(d) in (FAILED_BEFORE, BLOCKED)] if action in (RUN, WAIT) else []
+        stopped = (FAILED_BEFORE, BLOCKED, TAINTED, DRIFT)
+        broken = [d for d in node.deps if final.get(d) in stopped] if action in (RUN, WAIT) else []
         if broken:
-            action, reason = BLOCKED, f"input {graph[broken[0]].step.name} failed"
+            what = "failed" if final[broken[0]] in (FAILED_BEFORE, BLOCKED) else "must not be used"
+            action, reason = BLOCKED, f"input {graph[broken[0]].step.name} {what}"
         elif action == RUN and with_changes and (state is None or state.digest != node.digest):
             reason, changes = _explain(node, siblings, names)
         final[node.digest] = action
-        is_other = action == HIT and state is not None and code_changed(node.step.fn, state.record or {})
-        items.append(PlanItem(node, action, reason, changes, state, is_other))
-    return Plan(graph, tuple(items), targets, prefix)
+        drift: tuple[str, ...] = ()
+        if action == HIT and state is not None:
+            drift = judge.code_drift(node.step, state.record or {})
+        estimate = siblings.estimate(node, state) if action == RUN else None
+        items.append(PlanItem(node, action, reason, changes, state, drift, estimate))
+    for state in states.values():
+        _drop_bulk(state)
+    return Plan(graph, tuple(items), targets, store.prefix, choices)
+
+
+_BULK = ("canonical", "config_resolved", "env")
+
+
+def _drop_bulk(state: State | None) -> None:
+    """Let go of what a plan needs no more of a record that was read for it: two thirds of the memory of a plan."""
+    record = state.record if state is not None else None
+    if isinstance(record, dict):
+        for key in _BULK:
+            record.pop(key, None)
+
+
+_MAX_READERS = 64
+
+
+def _read_all(store: Store, nodes: Sequence[Node]) -> dict[str, State | None]:
+    """The registers of the nodes; many at a time where each read is a request over a network."""
+    roots = [f"{store.prefix}/{node.path}" for node in nodes]
+    if store.is_local or len(nodes) < 2:
+        return {node.digest: store.read(root) for node, root in zip(nodes, roots, strict=True)}
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(_MAX_READERS, len(nodes))) as pool:
+        return {node.digest: state for node, state in zip(nodes, pool.map(store.read, roots), strict=True)}
 
 
 def explain_plan(
-    plan: Plan, names: Sequence[str] | None = None, store: LocalStore | None = None
+    plan: Plan, store: Store, names: Sequence[str] | None = None
 ) -> list[tuple[PlanItem, Explanation | None]]:
     """What the steps of a plan differ in from earlier ones, upstream first: those of the given names, or all that are
     not cached.
 
     The explanation is None where the recipe is not the reason that a step runs: its last run failed or was abandoned.
     """
-    siblings = Siblings(store or LocalStore(), plan.prefix)
+    siblings = Siblings(store)
     found: list[tuple[PlanItem, Explanation | None]] = []
     for item in plan:
         if names is None and item.action in (HIT, SKIP) or names is not None and item.node.name not in names:

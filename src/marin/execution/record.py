@@ -5,8 +5,10 @@ what was asked, planned and done, failures too; it decides nothing and nobody wa
 flushed to the disk one by one.
 """
 
+import contextlib
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import os
@@ -14,13 +16,15 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marin.execution.canonical import input_entries
-from marin.io.atomic import write_text
 from marin.io.hashing import sha256_file
+
+if TYPE_CHECKING:
+    from marin.execution.store import Store
 
 _LOCK_FILES = ("uv.lock", "requirements.lock", "pylock.toml")
 # An untracked file above this size enters the hash of a dirty tree by its size only: it is data, not code.
@@ -29,6 +33,11 @@ _MAX_UNTRACKED_BYTES = 1 << 20
 
 def utc(seconds: float | None = None) -> str:
     """A moment (seconds since the epoch; None: now) as 2026-01-31T23:59:59Z."""
+    return _utc(int(time.time() if seconds is None else seconds))
+
+
+@functools.lru_cache(maxsize=64)
+def _utc(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
@@ -103,7 +112,12 @@ def environment() -> dict[str, Any]:
 
 def readable(value: Any) -> Any:
     """`value` as plain JSON values, for people to read: what has no such form is shown by its name or `repr`."""
-    if value is None or isinstance(value, bool | int | str):
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if kind is tuple or kind is list:
+        return [readable(v) for v in value]
+    if isinstance(value, bool | int | str):
         return value.name if isinstance(value, enum.Enum) else value
     if isinstance(value, float):
         return value if value - value == 0 else repr(value)  # infinities and NaN have no place in JSON
@@ -143,16 +157,32 @@ def inputs_of(canonical: str, digests: Sequence[str], pseudo: Sequence[str]) -> 
     return sorted(found, key=lambda use: (use[2], order[use[0]], use[1] or ""))
 
 
+def script_and_settings(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """(the experiment's file, its --set values) of a command line, so that the run can be planned again."""
+    script = next((word for word in argv if word.endswith(".py")), None)
+    settings = [word.partition("=")[2] for word in argv if word.startswith("--set=")]
+    settings += [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == "--set"]
+    return (os.path.abspath(script) if script else None), settings
+
+
 class RunRecord:
     """The record of one run: `run.json`, replaced whole at start and end, and `events.jsonl`, a line per event."""
 
-    def __init__(self, folder: str, header: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        store: "Store",
+        folder: str,
+        header: Mapping[str, Any],
+        on_event: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        """`on_event` is called with every event, one at a time."""
         self.folder = folder
+        self._store = store
         self._header = dict(header)
+        self._on_event = on_event
         self._mutex = threading.Lock()
         self._started = time.monotonic()
-        os.makedirs(folder, exist_ok=True)
-        self._events = open(f"{folder}/events.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the run
+        self._log = store.open_log(f"{folder}/events.jsonl")
 
     @property
     def run_id(self) -> str:
@@ -162,26 +192,29 @@ class RunRecord:
         """Add fields to the record and write it."""
         with self._mutex:
             self._header.update(fields)
-            write_text(f"{self.folder}/run.json", json.dumps(self._header) + "\n", fsync=False)
+            self._store.put(f"{self.folder}/run.json", json.dumps(self._header).encode() + b"\n", durable=False)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one event. A disk that is full must not stop a run over its diary."""
-        line = json.dumps(
-            {"time": utc(), "elapsed_s": round(time.monotonic() - self._started, 3), "event": kind, **fields}
-        )
+        event = {"time": utc(), "elapsed_s": round(time.monotonic() - self._started, 3), "event": kind, **fields}
         with self._mutex:
-            try:
-                self._events.write(line + "\n")
-                self._events.flush()
-            except (OSError, ValueError):
-                return
+            with contextlib.suppress(OSError, ValueError):
+                self._log.write(json.dumps(event).encode() + b"\n")
+            if self._on_event is not None:
+                self._on_event(event)
+
+    def is_cancelled(self) -> bool:
+        """Whether somebody left word that this run should stop."""
+        return self._store.get(cancellation_path(self.folder)) is not None
 
     def close(self) -> None:
-        with self._mutex:
-            try:
-                self._events.close()
-            except OSError:
-                return
+        with self._mutex, contextlib.suppress(OSError):
+            self._log.close()
+
+
+def cancellation_path(run_folder: str) -> str:
+    """The file in a run's folder that asks the run to stop."""
+    return f"{run_folder}/cancel.json"
 
 
 def command_line() -> str:

@@ -10,7 +10,6 @@ Order of a commit: data, manifest, forward edges, register. Only the last one ma
 """
 
 import contextlib
-import errno
 import heapq
 import json
 import os
@@ -19,46 +18,40 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from marin.cluster.capacity import Allocation
 from marin.cluster.current import current_cluster
-from marin.cluster.job import Cluster, Entrypoint, JobError, JobHandle, JobRequest, JobResult, error_of
+from marin.cluster.job import Entrypoint, JobError, JobHandle, JobRequest, JobResult, error_of
 from marin.cluster.local import InProcessCluster
+from marin.cluster.retry import INTERRUPTIONS
+from marin.execution.attempt import Attempt, conclude, is_disk_full, link_data, prepare, scratch_root, work_place
 from marin.execution.console import Console, StepOutput, duration
-from marin.execution.fingerprint import code_of
-from marin.execution.graph import Graph, Node, resolve_config
-from marin.execution.manifest import build_manifest
-from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, SKIP, WAIT, Plan, judge
-from marin.execution.record import RunRecord, inputs_of, readable, utc
+from marin.execution.dispatch import Dispatcher
+from marin.execution.graph import Graph, Node
+from marin.execution.launcher import Launcher, retry_of
+from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Observer, Renewer, acquire
+from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, REFUSED, SKIP, WAIT, Judge, Plan
+from marin.execution.record import RunRecord
+from marin.execution.remote import settle
 from marin.execution.status import (
-    ABANDONED,
     CANCELLED,
-    FAILED,
-    NOT_DATA,
     RUNNING,
-    SUCCEEDED,
-    Lease,
-    LeaseLost,
-    LeaseTimes,
-    LocalStore,
-    Observer,
     Owner,
-    RegisterGone,
-    Renewer,
     State,
     StepPaths,
     process_is_alive,
     process_start,
 )
-from marin.io.atomic import append, fsync_directory, write_bytes, write_text
+from marin.execution.store import Store
+from marin.io.atomic import write_text
 
 _CANCEL_GRACE_S = 10.0
 _SIGNAL_LATENCY_S = 0.25
 _ORPHAN_PATIENCE_S = 5.0
 _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 1.0
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,16 +100,21 @@ class _Running:
 
     node: Node
     lease: Lease
-    started: float  # seconds since the epoch
-    log_path: str
-    config: Any = None
-    code: Mapping[str, str | None] = field(default_factory=dict)
+    attempt: Attempt
+    output: StepOutput
     handle: JobHandle | None = None
-    output: StepOutput | None = None
+    allocation: Allocation | None = None  # what it holds of this machine
+    python: str | None = None  # interpreter of its own environment
+    timer: threading.Timer | None = None  # stops it when its time is over
+    timed_out: bool = False
 
 
-def _is_disk_full(error: JobError) -> bool:
-    return error.errno in _DISK_FULL or "No space left on device" in error.message
+@dataclass
+class _Tries:
+    """How often a step failed in this run: by itself, and because of the machine."""
+
+    num_failures: int = 0
+    num_preemptions: int = 0
 
 
 class Runner:
@@ -126,12 +124,11 @@ class Runner:
         self,
         plan: Plan,
         *,
-        store: LocalStore,
+        store: Store,
         owner: Owner,
         run_record: RunRecord,
         environment: Mapping[str, Any],
         console: Console,
-        force_run_failed: bool = False,
         max_concurrent: int | None = None,
         times: LeaseTimes | None = None,
     ) -> None:
@@ -140,20 +137,29 @@ class Runner:
         self._store = store
         self._owner = owner
         self._record = run_record
-        self._environment = environment
         self._console = console
-        self._force = force_run_failed
+        self._dispatcher = Dispatcher(plan, store, run_record.run_id, owner.user, environment)
         self._limit = max_concurrent
         self._times = times or LeaseTimes()
-        self._observer = Observer()
-        self._cluster: Cluster = current_cluster()
-        self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._observer = Observer(store=store)
+        self._judge = Judge(store, plan.choices, self._observer)
+        taint = self._judge.taint
+        # a failure of the run that this one waited for is its failure too
+        self._judge_waited = Judge(
+            store, replace(plan.choices, force_run_failed=False, force=()), self._observer, taint
+        )
+        self._judge_retry = Judge(store, replace(plan.choices, force_run_failed=True), self._observer, taint)
+        self._launcher = Launcher(current_cluster(), store, run_record.run_id, self._times)
         self._events: queue.SimpleQueue[tuple] = queue.SimpleQueue()
         # What this thread puts in, the calling thread runs; None ends it.
         self._lane: queue.SimpleQueue[tuple[_Running, JobRequest] | None] = queue.SimpleQueue()
         self._lane_is_free = True
         self._in_body = False  # the calling thread is inside a step's function
-        self._renewer = Renewer(self._times, lambda lease, lost: self._events.put(("lost", lease, lost)))
+        self._renewer = Renewer(
+            self._times,
+            lambda lease, lost: self._events.put(("lost", lease, lost)),
+            on_tick=self._look_for_cancellation,
+        )
         self._results: dict[str, StepResult] = {}
         self._states: dict[str, State] = {}  # committed inputs
         self._order = {item.node.digest: i for i, item in enumerate(plan.items)}
@@ -164,6 +170,7 @@ class Runner:
         self._waiting: set[str] = set()  # steps that another runner has
         self._waited: set[str] = set()  # those, and those that were
         self._running: dict[str, _Running] = {}
+        self._tries: dict[str, _Tries] = {}  # steps that failed in this run and were tried again
         self._poll_s = _FIRST_POLL_S
         self._interrupts = 0
         self._crash: BaseException | None = None
@@ -208,14 +215,14 @@ class Runner:
                 continue
 
     def _run_here(self, running: _Running, request: JobRequest) -> JobResult:
-        assert running.output is not None
-        output = running.output
         if self._interrupts:
             return JobResult(error=JobError(type="KeyboardInterrupt", message=""), cancelled=True)
         try:
             try:
                 self._in_body = True
-                result = InProcessCluster().launch(request, on_output=output.feed).wait()
+                if not self._store.is_local:
+                    prepare(self._store, running.attempt)
+                result = InProcessCluster().launch(request, on_output=running.output.feed).wait()
                 assert result is not None
             finally:
                 self._in_body = False
@@ -273,10 +280,15 @@ class Runner:
             self._renewer.close()
 
     def _handle(self, kind: str, *details: Any) -> None:
-        if kind == "ended":
+        if kind == "prepared":
+            self._launch_job(*details)
+        elif kind == "ended":
             threading.Thread(target=self._conclude, args=details, name="marin-commit").start()
         elif kind == "concluded":
             self._concluded(*details)
+        elif kind == "retry":
+            if not self._interrupts:
+                self._make_ready(*details)
         elif kind == "lost":
             self._lost(*details)
         else:
@@ -290,7 +302,8 @@ class Runner:
                 assert item.state is not None
                 self._states[node.digest] = item.state
                 paths = self._plan.paths(node)
-                _link_data(paths, item.state)
+                if self._store.is_local:
+                    link_data(paths, item.state)
                 self._results[node.digest] = StepResult(
                     node=node, action="cached", output_path=paths.data_root(item.state)
                 )
@@ -316,8 +329,8 @@ class Runner:
                     self._make_ready(node.digest)
 
     def _make_ready(self, digest: str) -> None:
-        here = self._graph[digest].step.resources is None
-        heapq.heappush(self._ready_here if here else self._ready_jobs, self._order[digest])
+        jobs = self._graph[digest].step.runs_as_process
+        heapq.heappush(self._ready_jobs if jobs else self._ready_here, self._order[digest])
 
     def _start_ready(self) -> None:
         while not self._interrupts and (self._limit is None or len(self._running) < self._limit):
@@ -325,7 +338,7 @@ class Runner:
             if self._ready_here and self._lane_is_free:
                 heads.append(self._ready_here)
             # in order: a step that needs much is not overtaken for ever by steps that need little
-            if self._ready_jobs and self._fits(self._node_at(self._ready_jobs[0]).step.resources):
+            if self._ready_jobs and self._launcher.fits(self._node_at(self._ready_jobs[0]).step):
                 heads.append(self._ready_jobs)
             if not heads:
                 return
@@ -334,30 +347,19 @@ class Runner:
     def _node_at(self, position: int) -> Node:
         return self._plan.items[position].node
 
-    def _fits(self, resources: Any) -> bool:
-        """Whether a step may start beside those that run: cores add up, and accelerators are used by one at a time."""
-        used = [r.node.step.resources for r in self._running.values() if r.node.step.resources is not None]
-        if not used:
-            return True
-        if getattr(resources, "device_count", 0) and any(getattr(u, "device_count", 0) for u in used):
-            return False
-        return sum(getattr(r, "cpu", 1) for r in (*used, resources)) <= self._cores
-
     def _start(self, node: Node) -> None:
         """Take the step's lease and start it; or see that there is no need to, or that it is another's."""
         paths = self._plan.paths(node)
+        judge = self._judge_waited if node.digest in self._waited else self._judge
+        if node.digest in self._tries:
+            judge = self._judge_retry
         try:
+            if (trouble := self._struck_out_since(node)) is not None:
+                self._fail(node, trouble, text=trouble.message)
+                return
             while True:
                 state = self._store.read(paths.root)
-                waited = node.digest in self._waited
-                action, reason = judge(
-                    node,
-                    state,
-                    paths,
-                    # a failure of the run that this one waited for is its failure too
-                    force_run_failed=self._force and not waited,
-                    observer=self._observer,
-                )
+                action, reason = judge.judge(node, state, paths)
                 if action == HIT:
                     self._console.shared(node.step.name)
                     self._succeed(node, state, StepResult(node=node, action="cached"))
@@ -368,9 +370,13 @@ class Runner:
                 if action == WAIT:
                     self._wait_for(node, reason)
                     return
+                if action in REFUSED:
+                    self._fail(node, JobError(type=action.title(), message=reason), text=reason)
+                    return
                 if state is not None and state.status == RUNNING:
-                    _await_orphan(paths, state)
-                lease = self._store.acquire(
+                    _await_orphan(self._store, paths, state)
+                lease = acquire(
+                    self._store,
                     paths.root,
                     state,
                     digest=node.digest,
@@ -385,60 +391,92 @@ class Runner:
             return
         self._launch(node, lease)
 
+    def _struck_out_since(self, node: Node) -> JobError | None:
+        """What is wrong with an input that was fine when the plan was made."""
+        if not self._judge.taint.refresh():
+            return None
+        for digest in node.deps:
+            reason = self._judge.trouble_with(self._states[digest])
+            if reason is not None and digest not in self._plan.consented:
+                name = self._graph[digest].step.name
+                return JobError(type="Tainted", message=f"its input {name} is {reason} (while this run was under way)")
+        return None
+
     def _launch(self, node: Node, lease: Lease) -> None:
-        self._renewer.add(lease)
-        step, log_path = node.step, f"{lease.log_dir}/stdout.log"
-        running = _Running(node=node, lease=lease, started=time.time(), log_path=log_path)
+        attempt, error = self._dispatcher.attempt(node, lease, self._states)
+        running = _Running(node=node, lease=lease, attempt=attempt, output=self._console.output_of(node.step.name))
         self._running[node.digest] = running
-        self._record.event("started", step=step.name, digest=node.digest, attempt=lease.state.attempt)
-        self._console.started(step.name)
+        if not (self._launcher.is_remote and node.step.runs_as_process):  # there the worker renews
+            self._renewer.add(lease, attempt.progress_path)
+        self._record.event("started", step=node.step.name, digest=node.digest, attempt=lease.state.attempt)
+        self._console.started(node.step.name)
         try:
-            os.makedirs(lease.data_root, exist_ok=True)
-            os.makedirs(lease.log_dir, exist_ok=True)
-            _note(lease.log_dir, "started", run_id=self._record.run_id, in_process=step.resources is None)
-            roots, prefix = self._data_roots(node), self._plan.prefix
-            running.code = code_of(step.fn)
-            running.config = resolve_config(node, self._graph, lease.data_root, roots, prefix=prefix)
-            env = {
-                "MARIN_STEP_NAME": step.name,
-                "MARIN_STEP_DIGEST": node.digest,
-                "MARIN_PREFIX": self._plan.prefix,
-                "MARIN_RUN_ID": self._record.run_id,
-            }
-            request = JobRequest(
-                name=step.name,
-                entrypoint=Entrypoint.from_callable(step.fn, (running.config,)),
-                env=env,
-                log_path=log_path,
-            )
-            running.output = self._console.output_of(step.name)
-            if step.resources is None:
+            if error is not None:
+                raise error
+            if self._store.is_local:
+                prepare(self._store, attempt)
+            attempt.note("started", run_id=self._record.run_id, in_process=not node.step.runs_as_process)
+            if not node.step.runs_as_process:
                 self._lane_is_free = False
-                self._lane.put((running, request))
+                self._lane.put((running, self._request_here(running)))
                 return
-            running.handle = self._cluster.launch(
-                replace(request, resources=step.resources),
+            running.allocation = self._launcher.take(node.step)
+            if self._launcher.is_slow_to_prepare(node.step):
+                threading.Thread(target=self._prepare, args=(running,), name="marin-prepare", daemon=True).start()
+            else:
+                self._launch_job(running)
+        except Exception as trouble:
+            self._events.put(("ended", running, JobResult(error=error_of(trouble))))
+
+    def _request_here(self, running: _Running) -> JobRequest:
+        attempt = running.attempt
+        return JobRequest(
+            name=attempt.name,
+            entrypoint=Entrypoint.from_callable(attempt.fn, (attempt.config,)),
+            env=self._dispatcher.environment_of(running.node, attempt),
+            log_path=attempt.log_path,
+        )
+
+    def _prepare(self, running: _Running) -> None:
+        """What may take long before a job can be launched, in a thread of its own."""
+        try:
+            running.python = self._launcher.prepare(running.node.step, running.attempt, running.output.feed)
+            self._events.put(("prepared", running))
+        except Exception as trouble:
+            self._events.put(("ended", running, JobResult(error=error_of(trouble))))
+
+    def _launch_job(self, running: _Running) -> None:
+        attempt = running.attempt
+        try:
+            if self._interrupts:
+                raise KeyboardInterrupt
+            running.handle = self._launcher.launch(
+                running.node,
+                attempt,
+                running.lease,
+                env=self._dispatcher.environment_of(running.node, attempt),
+                allocation=running.allocation,
+                python=running.python,
                 on_output=running.output.feed,
                 on_end=lambda result: self._events.put(("ended", running, result)),
             )
-            if running.handle.pid is not None:
-                _note_process(lease.log_dir, running.handle.pid)
-        except Exception as error:
-            self._events.put(("ended", running, JobResult(error=error_of(error))))
+        except KeyboardInterrupt as stopped:
+            self._events.put(("ended", running, JobResult(error=error_of(stopped), cancelled=True)))
+            return
+        except Exception as trouble:
+            self._events.put(("ended", running, JobResult(error=error_of(trouble))))
+            return
+        if running.handle.pid is not None:
+            _note_process(attempt.log_dir, running.handle.pid)
+        if attempt.timeout_s is not None and not self._launcher.is_remote:
+            running.timer = threading.Timer(attempt.timeout_s, self._time_is_over, (running,))
+            running.timer.daemon = True
+            running.timer.start()
 
-    def _data_roots(self, node: Node) -> dict[str, str]:
-        roots = {}
-        for digest in node.deps:
-            roots[digest] = self._plan.paths(self._graph[digest]).data_root(self._states[digest])
-        for digest in node.pseudo:
-            other = self._graph[digest]
-            paths = self._plan.paths(other)
-            state = self._states.get(digest) or self._store.read(paths.root)
-            if state is not None and state.status == SUCCEEDED:
-                roots[digest] = paths.data_root(state)
-            else:  # where its output is, or will appear
-                roots[digest] = paths.root if other.step.publish == "inplace" else paths.data_link
-        return roots
+    def _time_is_over(self, running: _Running) -> None:
+        running.timed_out = True
+        if running.handle is not None:
+            running.handle.cancel(_CANCEL_GRACE_S)
 
     # -- waiting for other runners -----------------------------------------------------------------------------------
 
@@ -451,6 +489,7 @@ class Runner:
             self._record.event("waiting", step=node.step.name, digest=node.digest, reason=reason)
 
     def _poll_waiting(self) -> None:
+        self._look_for_cancellation()
         self._poll_s = min(self._poll_s * 1.5, _LONGEST_POLL_S)
         for digest in list(self._waiting):
             paths = self._plan.paths(self._graph[digest])
@@ -466,131 +505,28 @@ class Runner:
             if running.lease is lease and running.handle is not None:
                 running.handle.cancel(_CANCEL_GRACE_S)
 
+    def _look_for_cancellation(self) -> None:
+        """`marin cancel` on another machine leaves word in the run's folder."""
+        with contextlib.suppress(OSError):
+            if self._record.is_cancelled():
+                self._interrupts += 1
+                self._events.put(("interrupt",))
+
     # -- the end of an attempt: in the thread that ran it, or one of its own ------------------------------------------
 
     def _conclude(self, running: _Running, result: JobResult) -> None:
-        lease = running.lease
-        if running.output is not None:
-            running.output.close()
-        state: State | None = None
-        error = result.error
-        try:
-            is_gone = False
-            try:
-                lease.check_register()
-                if error is None:
-                    state = self._commit(running, result)
-            except LeaseLost:
-                raise
-            except Exception as trouble:
-                is_gone = isinstance(trouble, RegisterGone)
-                if error is None or result.cancelled:
-                    error = error_of(trouble)
-                else:
-                    error = replace(error, message=f"{error.message} (and {trouble})")
-            if error is not None:
-                if _is_disk_full(error) and running.node.step.publish == "attempt":
-                    _discard_data(lease)
-                cancelled = result.cancelled and result.error is not None and not is_gone
-                _note(lease.log_dir, "cancelled" if cancelled else "failed", type=error.type, message=error.message)
-                recorded = {
-                    "class": _error_class(error, cancelled),
-                    **asdict(error),
-                    "log": os.path.relpath(running.log_path, lease.paths.root),
-                    "exit": result.exit_code,
-                    "wall_s": round(result.wall_s, 6),
-                    "cpu_s": round(result.cpu_s, 6),
-                    "max_rss": result.max_rss,
-                    "ended": utc(),
-                }
-                if is_gone:
-                    state = lease.end_without_register(error=recorded)
-                else:
-                    state = lease.end(CANCELLED if cancelled else FAILED, error=recorded)
-        except LeaseLost:
-            state, error = None, None
-        except BaseException as trouble:
-            # Not even the failure could be written down; the register keeps naming this run, which will be gone.
-            error = error or error_of(trouble)
-            error = JobError(
-                type=error.type,
-                message=f"{error.message} (and the register could not be changed: {trouble})",
-                traceback=error.traceback,
-                errno=error.errno or getattr(trouble, "errno", None),
-            )
+        if running.timer is not None:
+            running.timer.cancel()
+        running.output.close()
+        if self._launcher.is_remote and running.handle is not None:
+            state, error, result = settle(self._store, running.lease, result)
+            self._events.put(("concluded", running, result, state, error))
+            return
+        if running.timed_out and result.error is not None:
+            message = f"not done after {duration(running.attempt.timeout_s or 0)} (timeout_s), so it was stopped"
+            result = replace(result, error=JobError(type="Timeout", message=message), cancelled=False)
+        state, error = conclude(self._store, running.lease, running.attempt, result)
         self._events.put(("concluded", running, result, state, error))
-
-    def _commit(self, running: _Running, result: JobResult) -> State:
-        node, lease = running.node, running.lease
-        step, paths, attempt = node.step, lease.paths, lease.state.attempt
-        fsync = self._store.fsync
-        _note(lease.log_dir, "ended", wall_s=round(result.wall_s, 6))
-        manifest = build_manifest(lease.data_root, exclude=NOT_DATA[step.publish], fsync=fsync)
-        os.makedirs(os.path.dirname(paths.manifest(attempt)), exist_ok=True)
-        write_bytes(paths.manifest(attempt), manifest.to_json().encode(), fsync=fsync)
-        if fsync:
-            fsync_directory(os.path.dirname(lease.data_root))
-            fsync_directory(paths.root)
-            fsync_directory(os.path.dirname(paths.root))
-        self._write_edges(node)
-        record = {
-            "format": 1,
-            "digest": node.digest,
-            "name": step.name,
-            "description": step.description,
-            "tags": sorted(step.tags),
-            "fn": node.fn_ref,
-            "code_version": step.code_version,
-            **running.code,
-            "publish": step.publish,
-            "canonical": node.canonical,
-            "config_resolved": readable(running.config),
-            "inputs": [
-                {
-                    "digest": digest,
-                    "root_digest": self._root_digest(digest),
-                    "name": self._graph[digest].step.name,
-                    "path": self._graph[digest].path,
-                    "sub": sub,
-                    "pseudo": pseudo,
-                }
-                for digest, sub, pseudo in inputs_of(node.canonical, node.deps, node.pseudo)
-            ],
-            "root_digest": manifest.root_digest,
-            "manifest_ref": os.path.relpath(paths.manifest(attempt), paths.root),
-            "files": manifest.num_files,
-            "bytes": manifest.num_bytes,
-            "result": result.value,
-            "started": utc(running.started),
-            "ended": utc(),
-            "wall_s": round(result.wall_s, 6),
-            "cpu_s": round(result.cpu_s, 6),
-            "max_rss": result.max_rss,
-            "max_rss_scope": result.max_rss_scope,
-            "exit": result.exit_code,
-            "attempts": _earlier_attempts(paths),
-            "resources": readable(step.resources) if is_dataclass(step.resources) else None,
-            "env": dict(self._environment),
-            "run_id": self._record.run_id,
-            "user": self._owner.user,
-        }
-        if node.unmarked_digest is not None:
-            record["unmarked_digest"] = node.unmarked_digest
-        state = lease.end(SUCCEEDED, record=record)
-        _link_data(paths, state)
-        return state
-
-    def _root_digest(self, digest: str) -> str | None:
-        state = self._states.get(digest)
-        return state.record["root_digest"] if state is not None and state.record is not None else None
-
-    def _write_edges(self, node: Node) -> None:
-        for digest in (*node.deps, *node.pseudo):
-            folder = f"{self._plan.prefix}/.exec/used_by/{digest}"
-            os.makedirs(folder, exist_ok=True)
-            os.close(os.open(f"{folder}/{node.digest}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
-            if self._store.fsync:
-                fsync_directory(folder)
 
     # -- and back in the scheduling thread ---------------------------------------------------------------------------
 
@@ -599,13 +535,14 @@ class Runner:
         name = node.step.name
         self._renewer.discard(running.lease)
         del self._running[node.digest]
-        if node.step.resources is None:
+        self._launcher.free(running.allocation)
+        if not node.step.runs_as_process:
             self._lane_is_free = True
         measured = {
             "wall_s": result.wall_s,
             "cpu_s": result.cpu_s,
             "max_rss": result.max_rss,
-            "log_path": running.log_path,
+            "log_path": running.attempt.log_path,
         }
         if state is None and error is None:
             self._console.lost(name)
@@ -624,16 +561,52 @@ class Runner:
             if not self._interrupts:  # the step raised KeyboardInterrupt itself: it means the run
                 self._interrupts = 1
                 self._stop()
+        elif (delay_s := self._delay_before_retry(node, error)) is not None:
+            self._try_again(node, error, result, delay_s)
         else:
             text = f"failed after {duration(result.wall_s)}: {error.type}: {error.message}"
             if result.exit_code not in (None, 0):
                 text = f"exit {result.exit_code} after {duration(result.wall_s)}: {error.type}: {error.message}"
-            if _is_disk_full(error):
+            if is_disk_full(error):
+                place = self._plan.prefix if self._store.is_local else scratch_root()
                 text += (
-                    f"\n    the disk is full; {_free_text(self._plan.prefix)} free at {self._plan.prefix} now. "
+                    f"\n    the disk is full; {_free_text(place)} free at {place} now. "
                     "Nothing of this attempt counts as output"
                 )
             self._fail(node, error, text=text, measured=measured, was_running=True)
+
+    def _delay_before_retry(self, node: Node, error: JobError) -> float | None:
+        """Seconds until the step is tried again; None if it is not."""
+        if self._interrupts or is_disk_full(error):
+            return None
+        tries = self._tries.get(node.digest, _Tries())
+        if error.kind in INTERRUPTIONS:
+            tries.num_preemptions += 1
+        else:
+            tries.num_failures += 1
+        rule = retry_of(node.step, on_cluster=self._launcher.is_remote)
+        delay_s = rule.next_delay(error.kind, tries.num_failures, tries.num_preemptions)
+        if delay_s is not None:
+            self._tries[node.digest] = tries
+        return delay_s
+
+    def _try_again(self, node: Node, error: JobError, result: JobResult, delay_s: float) -> None:
+        tries = self._tries[node.digest]
+        self._record.event(
+            "retry",
+            step=node.step.name,
+            digest=node.digest,
+            error=asdict(error),
+            delay_s=round(delay_s, 3),
+            num_failures=tries.num_failures,
+            num_preemptions=tries.num_preemptions,
+        )
+        what = f"{error.kind.replace('_', ' ')} after {duration(result.wall_s)}: {error.type}: {error.message}"
+        count = f"{tries.num_failures} failed, {tries.num_preemptions} interrupted"
+        self._console.retried(node.step.name, f"{what}\n    tried again in {duration(delay_s)} ({count})")
+        timer = threading.Timer(delay_s, self._events.put, (("retry", node.digest),))
+        timer.daemon = True
+        timer.start()
 
     def _succeed(self, node: Node, state: State | None, result: StepResult) -> None:
         assert state is not None
@@ -670,7 +643,7 @@ class Runner:
             traceback=recorded.get("traceback", ""),
             errno=recorded.get("errno"),
         )
-        log_path = os.path.join(self._plan.paths(node).root, recorded.get("log", ""))
+        log_path = f"{self._plan.paths(node).root}/{recorded.get('log', '')}"
         self._fail(
             node,
             error,
@@ -720,66 +693,11 @@ class Runner:
                 self._finish(StepResult(node=item.node, action="cancelled"))
 
 
-def _error_class(error: JobError, cancelled: bool) -> str:
-    if cancelled:
-        return "CANCELLED"
-    if _is_disk_full(error):
-        return "DISK_FULL"
-    return "WORKER_LOST" if error.type == "Killed" else "USER_ERROR"
-
-
 def _free_text(path: str) -> str:
     try:
         return f"{shutil.disk_usage(path).free / 1e9:.1f} GB"
     except OSError:
         return "nothing"
-
-
-def _discard_data(lease: Lease) -> None:
-    """Delete what a failed attempt wrote: room for writing down that it failed."""
-    shutil.rmtree(lease.data_root, ignore_errors=True)
-
-
-def _note(log_dir: str, kind: str, **fields: Any) -> None:
-    """Append one line to an attempt's events.jsonl; a full disk must not stop a step over it."""
-    with contextlib.suppress(OSError):
-        append(f"{log_dir}/events.jsonl", json.dumps({"time": utc(), "event": kind, **fields}).encode() + b"\n")
-
-
-def _link_data(paths: StepPaths, state: State) -> None:
-    """Point the step's `data` link at the committed attempt. For people: if it cannot be done, nothing is lost."""
-    if state.data_root == ".":
-        return
-    with contextlib.suppress(OSError):
-        if os.path.lexists(paths.data_link) and os.readlink(paths.data_link) == state.data_root:
-            return
-        temporary = f"{paths.exec_dir}/data.{os.urandom(4).hex()}.tmp"
-        os.symlink(state.data_root, temporary)
-        os.replace(temporary, paths.data_link)
-
-
-def _earlier_attempts(paths: StepPaths) -> list[dict[str, Any]]:
-    """How earlier attempts of the step ended, from its history."""
-    folder = f"{paths.exec_dir}/history"
-    try:
-        names = sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return []
-    attempts = []
-    for name in names:
-        if name.endswith(".json"):
-            with open(f"{folder}/{name}", "rb") as file:
-                state = State.from_json(file.read())
-            attempts.append(
-                {
-                    "epoch": state.epoch,
-                    # a register that was superseded while it said RUNNING: its runner was gone
-                    "outcome": ABANDONED if state.status == RUNNING else state.status,
-                    "error_class": (state.error or {}).get("class"),
-                    "run_id": state.owner.run_id,
-                }
-            )
-    return attempts
 
 
 def _note_process(log_dir: str, pid: int) -> None:
@@ -788,7 +706,7 @@ def _note_process(log_dir: str, pid: int) -> None:
         write_text(f"{log_dir}/process.json", json.dumps({"pid": pid, "start": process_start(pid)}), fsync=False)
 
 
-def _await_orphan(paths: StepPaths, state: State) -> None:
+def _await_orphan(store: Store, paths: StepPaths, state: State) -> None:
     """See a dead runner's job on this machine to its end before another attempt starts.
 
     The job ends by itself within milliseconds of its runner; in between it may still write, which would harm a step
@@ -797,7 +715,7 @@ def _await_orphan(paths: StepPaths, state: State) -> None:
     if not state.owner.is_gone():
         return
     try:
-        with open(f"{paths.logs(state)}/process.json", encoding="utf-8") as file:
+        with open(f"{work_place(store, paths, state)[1]}/process.json", encoding="utf-8") as file:
             process = json.load(file)
     except (OSError, ValueError):
         return

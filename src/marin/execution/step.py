@@ -12,17 +12,25 @@ import posixpath
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
+
+from marin.execution.artifact import Artifact, check_output_type
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _NAME_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_CHOICES = (
+    ("code_policy", ("warn", "version", "ignore")),
+    ("versioning", ("all", "marked")),
+    ("publish", ("attempt", "inplace")),
+)
 _MAX_NAME_PART = 200  # file systems allow 255 bytes; the digest and temporary suffixes need room
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class ExecutorStep:
+class ExecutorStep(Generic[T_co]):
     """One unit of work: `fn(config)`, whose identity is what it is, not where or when it runs.
 
     Two step objects are equal only if they are the same object; two steps *mean* the same when their digests agree
@@ -38,21 +46,35 @@ class ExecutorStep:
     name: str  # folders and file name characters, e.g. "tokens/wiki": part of the identity and of the output path
     fn: Callable[[Any], Any] | str  # a module-level function of the config, or "module:function", imported when it runs
     config: Any  # any value the canonical encoder knows, usually a frozen dataclass: identity unless marked otherwise
+    output_type: type[T_co] = cast(
+        "type[T_co]", Artifact
+    )  # what `load` gives: see marin.execution.artifact; not identity
     description: str | None = None  # one line for people; not identity
+    # The output's address is <name>/<version>, whatever the recipe: for data that others know by that address. A recipe
+    # that no longer is the stored output's is an error until somebody accepts it. None: <name>-<digest>.
+    version: str | None = None
     override_output_path: str | None = None  # relative to the prefix, instead of <name>-<digest>; not identity
-    # Extras the function needs where it runs; not identity. Kept, but not acted on yet: environments of their own for
-    # steps are not built, every step runs in the runner's, and a run says so.
+    # Extras or dependency groups of the project, or requirements, that the function needs; not identity. The step then
+    # runs as a process of its own, in an environment made for them and kept (marin.cluster.environment).
     pip_dependency_groups: list[str] | None = None
     resources: Any = (
         None  # what to run on (marin.cluster.ResourceConfig); set: runs as a process of its own; not identity
     )
     code_version: str = ""  # raise it by hand after a fix that changes what the function computes: identity
+    # Code that differs from that which made the output is, with "warn", said by plan and run; with "version", identity,
+    # so that the step runs again after any edit that is more than a comment; with "ignore", nobody's business.
+    code_policy: Literal["warn", "version", "ignore"] = "warn"
     versioning: Literal["all", "marked"] = "all"  # "marked": only versioned(...) values and inputs are identity
     publish: Literal["attempt", "inplace"] = "attempt"  # "inplace": finds its own partial output and resumes from it
+    timeout_s: float | None = None  # seconds after which an attempt is stopped and has failed; not identity
+    # How often it is tried again, and when (marin.cluster.retry.Retry); None: by its resources. Not identity.
+    retry: Any = None
     tags: frozenset[str] = frozenset()  # words to find the step by; not identity
 
     def __post_init__(self) -> None:
         check_step_name(self.name)
+        if (type(self.fn).__module__ or "").startswith("ray."):
+            self._unwrap_ray_function()
         if isinstance(self.fn, str):
             if not _REFERENCE.fullmatch(self.fn):
                 raise ValueError(
@@ -61,11 +83,25 @@ class ExecutorStep:
                 )
         elif not callable(self.fn):
             raise TypeError(f"step '{self.name}': fn must be a function or 'module:function', got {self.fn!r}")
-        for field, allowed in (("versioning", ("all", "marked")), ("publish", ("attempt", "inplace"))):
+        for field, allowed in _CHOICES:
             if getattr(self, field) not in allowed:
                 raise ValueError(f"step '{self.name}': {field}={getattr(self, field)!r}; expected one of {allowed}")
         if not isinstance(self.code_version, str):
             raise TypeError(f"step '{self.name}': code_version must be a str, got {self.code_version!r}")
+        check_output_type(self.output_type)
+        if self.timeout_s is not None and not (self.runs_as_process and self.timeout_s > 0):
+            raise ValueError(
+                f"step '{self.name}': timeout_s={self.timeout_s!r} must be positive, and a step that can be "
+                "stopped needs a process of its own: give it resources=ResourceConfig.with_cpu()"
+            )
+        if self.version is not None:
+            if not isinstance(self.version, str) or not _NAME_PART.fullmatch(self.version):
+                raise ValueError(
+                    f"step '{self.name}': version={self.version!r} must be one word of the characters "
+                    "A-Z a-z 0-9 . _ -, not beginning with '.', like '2026.11.24'"
+                )
+            if self.override_output_path is not None:
+                raise ValueError(f"step '{self.name}': version= and override_output_path are two addresses; give one")
         if self.override_output_path is not None:
             what = f"step '{self.name}': override_output_path"
             _check_inside(self.override_output_path, what, "the prefix")
@@ -75,11 +111,36 @@ class ExecutorStep:
             if ".exec" in self.override_output_path.split("/"):
                 raise ValueError(f"{what} may not be in '.exec', the executor's own")
 
+    def _unwrap_ray_function(self) -> None:
+        """Take the plain function out of a `@ray.remote` one, and its resources if the step names none."""
+        from marin.cluster.ray import unwrap_ray_function
+
+        unwrapped = unwrap_ray_function(self.fn)
+        if unwrapped is not None:
+            object.__setattr__(self, "fn", unwrapped[0])
+            if self.resources is None:
+                object.__setattr__(self, "resources", unwrapped[1])
+
     def __truediv__(self, name: str) -> "InputName":
         """The file or folder `name` in this step's output."""
         return InputName(self, name)
 
     cd = __truediv__
+
+    @property
+    def runs_as_process(self) -> bool:
+        """Whether the function runs in a process of its own, not in the runner's."""
+        return self.resources is not None or bool(self.pip_dependency_groups)
+
+    def load(self, *, prefix: str | None = None) -> T_co:
+        """The committed output as `output_type`, from the store `prefix` ($MARIN_PREFIX, else ./local_store).
+
+        Runs nothing. Raises ValueError if the step has no output there that may be used; `marin.execution.executor.
+        materialize` makes it first.
+        """
+        from marin.execution.executor import Executor
+
+        return cast("T_co", Executor(prefix).load(self))
 
     def as_input_name(self) -> "InputName":
         """This step's output folder, as a value for another step's config."""

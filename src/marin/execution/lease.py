@@ -1,0 +1,317 @@
+"""The right to run one attempt of a step: taken, renewed, handed over, ended, and lost.
+
+A lease is a RUNNING register. Its holder renews it; whoever finds it unchanged for its whole time to live may take it
+over. Correctness never hangs on that timing: an attempt that was taken over while it still ran cannot commit, because
+its compare-and-swap is refused.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from marin.execution.status import EXEC, FAILED, RUNNING, Owner, State, StepPaths
+from marin.execution.store import Store
+from marin.tracking.progress import read_progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseTimes:
+    """How long a lease lives and how often it is renewed, in seconds."""
+
+    ttl_s: float = 60.0  # an observer that saw no change for this long may take over
+    renew_s: float = 15.0  # the holder renews this often
+    # A holder that could not renew for this long stops its step if that has a process of its own; one inside the
+    # runner's process cannot be stopped and goes on, but its commit is refused.
+    fence_s: float = 45.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.renew_s < self.fence_s < self.ttl_s:
+            raise ValueError(f"lease times must satisfy 0 < renew_s < fence_s < ttl_s, got {self}")
+
+
+def acquire(
+    store: Store,
+    root: str,
+    expected: State | None,
+    *,
+    digest: str,
+    owner: Owner,
+    publish: str,
+    times: LeaseTimes | None = None,
+) -> "Lease | None":
+    """Take the lease of a step for a new attempt; None if the register is no longer `expected`.
+
+    The caller has judged `expected`: absent, an attempt that ended, an output that must not be served, or RUNNING and
+    stale. How the earlier attempt stood, ended or abandoned, goes to the step's history.
+    """
+    times = times or LeaseTimes()
+    epoch = expected.epoch + 1 if expected else 1
+    nonce = os.urandom(8).hex()
+    attempt = f"{epoch:04}-{nonce[:8]}"
+    state = State(
+        status=RUNNING,
+        digest=digest,
+        epoch=epoch,
+        seq=0,
+        nonce=nonce,
+        owner=owner,
+        attempt=attempt,
+        data_root="." if publish == "inplace" else f"attempts/{attempt}",
+        ttl=times.ttl_s,
+    )
+    if not swap(store, root, expected, state, archive=True):
+        return None
+    return Lease(store, StepPaths(root), state, times)
+
+
+def swap(
+    store: Store, root: str, expected: State | None, new: State, *, durable: bool = True, archive: bool = False
+) -> bool:
+    """Compare-and-swap whose outcome is known even where the store's answer is not.
+
+    An error may come after the write took effect (a flush that fails after the rename, a reply that got lost): then
+    the register's nonce says whether this write is the one that stands. Raises OSError if it is not.
+    """
+    try:
+        return store.compare_and_swap(root, expected, new, durable=durable, archive=archive)
+    except OSError:
+        current = store.read(root)
+        if current is None or current.nonce != new.nonce:
+            raise
+        return True
+
+
+class LeaseLost(RuntimeError):
+    """The register no longer names this attempt: another runner took the step over."""
+
+
+class RegisterGone(RuntimeError):
+    """The register of a running attempt was deleted, most likely by the step itself."""
+
+
+class Lease:
+    """The right to run one attempt of one step and to say how it ended. Safe to use from several threads."""
+
+    def __init__(self, store: Store, paths: StepPaths, state: State, times: LeaseTimes) -> None:
+        self.paths = paths
+        self.times = times
+        self._store = store
+        self._state = state
+        self._mutex = threading.Lock()
+        self._ended = False
+        self._renewed = time.monotonic()
+        self._unsure: dict[str, State] = {}  # writes whose outcome the store did not tell: they may land late
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def data_root(self) -> str:
+        """Absolute path of the folder into which this attempt writes."""
+        return self.paths.data_root(self._state)
+
+    @property
+    def log_dir(self) -> str:
+        """Absolute path of the folder for this attempt's logs."""
+        return self.paths.logs(self._state)
+
+    def _swap(self, new: State, durable: bool) -> None:
+        root = self.paths.root
+        try:
+            won = swap(self._store, root, self._state, new, durable=durable)
+            if not won and self._unsure:
+                current = self._store.read(root)
+                late = self._unsure.get(current.nonce) if current is not None else None
+                if late is not None:
+                    self._state = late
+                    new = replace(new, seq=late.seq + 1)
+                    won = swap(self._store, root, late, new, durable=durable)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and self._store.read(root) is None:
+                raise RegisterGone(self._gone()) from error
+            self._unsure[new.nonce] = new
+            raise
+        if not won and self._store.read(root) is None:
+            raise RegisterGone(self._gone())
+        if not won:
+            self._ended = True
+            raise LeaseLost(f"{root}: attempt {self._state.attempt} was taken over by another runner")
+        self._state = new
+
+    def _gone(self) -> str:
+        return f"the step deleted its own register {self.paths.state}; empty the folder but for {EXEC}"
+
+    def renew(self, progress: Mapping[str, Any] | None = None) -> None:
+        """Show that the holder is alive, and how far the step is.
+
+        Raises LeaseLost if the step was taken over, cannot be renewed in time, or has a register that is none.
+        """
+        with self._mutex:
+            if self._ended:
+                return
+            new = replace(
+                self._state,
+                seq=self._state.seq + 1,
+                nonce=os.urandom(8).hex(),
+                progress=progress or self._state.progress,
+            )
+            try:
+                # Not flushed: after a power cut the machine's boot id says that the owner is gone.
+                self._swap(new, durable=False)
+            except (OSError, RegisterGone) as error:
+                silent_s = time.monotonic() - self._renewed
+                if silent_s < self.times.fence_s:
+                    return
+                self._ended = True
+                raise LeaseLost(
+                    f"{self.paths.root}: could not renew the lease for {silent_s:.0f} s: {error}"
+                ) from error
+            except ValueError as error:  # something else wrote into the register
+                self._ended = True
+                raise LeaseLost(str(error)) from error
+            self._renewed = time.monotonic()
+
+    def hand_over(self, owner: Owner) -> None:
+        """Make `owner` the holder: the process that carries the attempt out, when it is not the one that took it.
+
+        Raises LeaseLost if the step was taken over meanwhile.
+        """
+        with self._mutex:
+            self._swap(
+                replace(self._state, owner=owner, seq=self._state.seq + 1, nonce=os.urandom(8).hex()), durable=True
+            )
+            self._renewed = time.monotonic()
+
+    def end_without_register(self, *, error: Mapping[str, Any]) -> State:
+        """Write a new register that says FAILED in place of the one that was deleted.
+
+        Raises LeaseLost if there is one again: another runner began anew.
+        """
+        with self._mutex:
+            self._ended = True
+            new = replace(self._state, status=FAILED, seq=self._state.seq + 1, nonce=os.urandom(8).hex(), error=error)
+            if not self._store.compare_and_swap(self.paths.root, None, new):
+                raise LeaseLost(f"{self.paths.root}: attempt {self._state.attempt} was taken over by another runner")
+            self._state = new
+            return new
+
+    def end(
+        self, status: str, *, record: Mapping[str, Any] | None = None, error: Mapping[str, Any] | None = None
+    ) -> State:
+        """Swap the register to SUCCEEDED, FAILED or CANCELLED.
+
+        Raises LeaseLost if the step was taken over, RegisterGone if it has no register any more.
+        """
+        with self._mutex:
+            if self._ended:
+                raise LeaseLost(f"{self.paths.root}: attempt {self._state.attempt} no longer holds its lease")
+            new = replace(
+                self._state,
+                status=status,
+                seq=self._state.seq + 1,
+                nonce=os.urandom(8).hex(),
+                record=record,
+                error=error,
+                progress=None,
+            )
+            self._swap(new, durable=True)
+            self._ended = True
+            return new
+
+
+_CLOCK_STEP_S = 2.0  # stores tell times in whole seconds; two of them, each cut off
+
+
+class Observer:
+    """Judges other runners' leases by the process table, its own clock, and the store's.
+
+    A lease is seen again and again until it has stood unchanged for its time to live. That waiting is spared where the
+    store's clock, which alone is asked at both ends, already shows as much when the lease is first seen. Not for an
+    owner on this machine that still runs: the machine may have slept, and it too is about to renew.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, store: Store | None = None) -> None:
+        """`store`: where the leases are; without it, only waiting shows that one is stale."""
+        self._clock = clock
+        self._store = store
+        self._seen: dict[str, tuple[str, float]] = {}
+
+    def is_stale(self, root: str, state: State) -> bool:
+        """Whether a RUNNING register may be taken over now. Call it again and again while waiting."""
+        if state.owner.is_gone():
+            return True
+        now = self._clock()
+        nonce, since = self._seen.get(root, (None, now))
+        if nonce != state.nonce:
+            self._seen[root] = (state.nonce, now)
+            return nonce is None and self._is_old(root, state)
+        return now - since >= state.ttl
+
+    def _is_old(self, root: str, state: State) -> bool:
+        if self._store is None or state.owner.is_here():
+            return False
+        try:
+            age_s = self._store.age_s(StepPaths(root).state)
+        except OSError:  # nothing can be written there, so the store's clock cannot be read; waiting will tell
+            return False
+        return age_s is not None and age_s >= state.ttl + _CLOCK_STEP_S
+
+
+class Renewer:
+    """One thread that renews all leases of a run; it starts with the first and ends with `close`.
+
+    With every renewal it passes on what the step reports of its progress, and calls `on_tick`.
+    """
+
+    def __init__(
+        self,
+        times: LeaseTimes,
+        on_lost: Callable[[Lease, LeaseLost], None],
+        on_tick: Callable[[], None] | None = None,
+    ) -> None:
+        self._times = times
+        self._on_lost = on_lost
+        self._on_tick = on_tick
+        self._leases: dict[Lease, str | None] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def add(self, lease: Lease, progress_path: str | None = None) -> None:
+        """Renew this lease from now on; `progress_path`: a file of this machine in which the step reports."""
+        with self._changed:
+            self._leases[lease] = progress_path
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._renew_all, name="marin-lease", daemon=True)
+                self._thread.start()
+
+    def discard(self, lease: Lease) -> None:
+        with self._changed:
+            self._leases.pop(lease, None)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _renew_all(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, timeout=self._times.renew_s)
+                if self._closed:
+                    return
+                leases = list(self._leases.items())
+            if self._on_tick is not None:
+                self._on_tick()
+            for lease, progress_path in leases:
+                try:
+                    lease.renew(read_progress(progress_path) if progress_path else None)
+                except LeaseLost as lost:
+                    self.discard(lease)
+                    self._on_lost(lease, lost)
