@@ -31,6 +31,7 @@ COMMANDS = {
     "gc": "delete what nothing needs",
     "completion": "print what makes a shell complete marin's words",
     "doctor": "look for what would stop a run",
+    "ray-run": "run a command on a Ray cluster",
 }
 
 HELP = """\
@@ -90,7 +91,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
 
     from marin.cli.output import RefusedError, UsageError, error_line
 
-    command = importlib.import_module(f"marin.cli.{name}")
+    command = importlib.import_module(f"marin.cli.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"marin {name}",
         description=command.EXAMPLES,
