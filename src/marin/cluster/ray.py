@@ -95,7 +95,7 @@ class RayCluster:
     def pack(self, value: Any) -> bytes:
         """`value` as bytes for `pickle.loads` on any machine of the cluster: what a script defines goes by value."""
         connect(self._address, self._namespace)
-        import ray
+        import ray.cloudpickle
 
         return ray.cloudpickle.dumps(value)
 
