@@ -18,6 +18,7 @@ from marin.cli import main as cli
 from marin.cluster import ResourceConfig
 from marin.execution.catalog import find_step
 from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
+from marin.execution.logs import attempt_log
 from marin.execution.status import FAILED, SUCCEEDED
 from marin.execution.store import open_store
 from marin.report.api import report
@@ -129,7 +130,7 @@ def test_steps_in_processes_and_in_place_hand_their_outputs_on(executor: Executo
     assert result.output_path(third) == f"{s3_prefix}/{find_step(s3_prefix, 'c').path}"
     assert executor.store.get(f"{result.output_path(third)}/out.txt") == b"((a)((a)b)c)"
     assert executor.store.get(f"{result.output_path(first)}/deep/er/é #1.txt") == b"x"
-    assert b"b was here\n" in (find_step(s3_prefix, "b").read_log() or b"")
+    assert b"b was here\n" in attempt_log(find_step(s3_prefix, "b")).read()
     assert [step.action for step in executor.run([third]).steps] == ["cached"] * 3
 
 
@@ -145,7 +146,7 @@ def test_a_step_in_place_goes_on_from_what_its_last_attempt_left_on_this_machine
     step = make("a", fn=fail_once, publish="inplace", resources=CPU)
     assert executor.run([step])[step].action == "failed"
     entry = find_step(s3_prefix, "a")
-    assert entry.status == FAILED and b"a was here\n" in (entry.read_log() or b"")
+    assert entry.status == FAILED and b"a was here\n" in attempt_log(entry).read()
     assert executor.run([step], force_run_failed=True)[step].action == "ran"
     state = executor.store.read(entry.paths.root)
     assert state is not None and (state.status, state.epoch, state.record["result"]) == (SUCCEEDED, 2, {"found": True})

@@ -30,26 +30,56 @@ def run(arguments: Namespace) -> int:
     entry = find(prefix_of(arguments), arguments.address)
     is_run = isinstance(entry, RunEntry)
     if arguments.json:
-        print_json({"run": dict(entry.record)} if is_run else {"step": entry.to_json()})
+        print_json({"run": dict(entry.record)} if is_run else {"step": {**entry.to_json(), **_taint_json(entry)}})
         return 0
     lines = _run_lines(entry.record) if is_run else _step_lines(entry)
     width = max(len(key) for key, _ in lines)
     print("\n".join(f"{key:<{width}}  {text}".rstrip() if key else text for key, text in lines))
+    if not is_run and _taint_json(entry)["taint"]:
+        note(f"Next: {hint(['marin', 'rerun', '--tainted'], arguments)}")
+        return 0
     words = ["marin", "ls"] if is_run else ["marin", "logs", f"{entry.name}@{entry.digest[:6]}"]
     note(f"Next: {hint(words, arguments)}")
     return 0
 
 
+def _taint_json(entry: Any) -> dict[str, Any]:
+    """{"taint": whether and why the output must not be used, since when}; None if it may be."""
+    from marin.execution.invalidation import Taint
+
+    taint = Taint(entry.store)
+    mark = taint.mark(entry.state)
+    if mark is None:
+        return {"taint": None}
+    tombstone = taint.struck_out(entry.state)
+    if tombstone is None and (roots := taint.built_on(entry.state)):
+        tombstone = roots[0].tombstone
+    since = tombstone.when if tombstone is not None else (entry.state.error or {}).get("ended")
+    return {
+        "taint": {
+            "state": mark,
+            "reason": taint.trouble(entry.state),
+            "since": since,
+            "tombstone": tombstone.id if tombstone is not None else None,
+        }
+    }
+
+
 def _step_lines(entry: Any) -> list[tuple[str, str]]:
     from marin.execution.console import duration
+    from marin.execution.verify import last_verification
 
     state, record = entry.state, entry.state.record
+    taint = _taint_json(entry)["taint"]
     lines = [
         ("step", entry.name),
         ("digest", entry.digest),
-        ("state", entry.status.lower()),
+        ("state", taint["state"] if taint else entry.status.lower()),
         ("folder", entry.paths.root),
     ]
+    if taint:
+        since = f", since {local_time(taint['since'])}" if taint["since"] else ""
+        lines.insert(3, ("why", f"{taint['reason']}{since}"))
     if record is None:
         error = state.error or {}
         if error:
@@ -69,10 +99,22 @@ def _step_lines(entry: Any) -> list[tuple[str, str]]:
     ]
     if record.get("description"):
         lines.insert(1, ("about", record["description"]))
+    if adopted := record.get("adopted"):
+        lines.append(("adopted", f"from {adopted['source']} by {adopted['who']}: {adopted['reason']}"))
+    if verified := last_verification(entry.store, entry.paths, state):
+        lines.append(("verified", _verified(verified)))
     for number, used in enumerate(record["inputs"]):
         where = used["path"] + (f"/{used['sub']}" if used["sub"] else "")
         lines.append(("inputs" if number == 0 else "", where if number == 0 else f"{'':<10}{where}"))
     return [*lines, ("config", ""), ("", json.dumps(record["config_resolved"], indent=2, ensure_ascii=False))]
+
+
+def _verified(verified: Any) -> str:
+    when = local_time(verified["when"])
+    if not verified["ok"]:
+        return f"{when}: {verified['differences'][0]['text']}"
+    deep = f", every byte {local_time(verified['last_deep'])}" if verified["last_deep"] else ""
+    return f"{verified['times']}x, last {when}{deep}"
 
 
 def _run_lines(record: Any) -> list[tuple[str, str]]:

@@ -95,9 +95,9 @@ class RayCluster:
     def pack(self, value: Any) -> bytes:
         """`value` as bytes for `pickle.loads` on any machine of the cluster: what a script defines goes by value."""
         connect(self._address, self._namespace)
-        import ray.cloudpickle
+        from ray import cloudpickle
 
-        return ray.cloudpickle.dumps(value)
+        return cloudpickle.dumps(value)
 
     def launch(
         self,

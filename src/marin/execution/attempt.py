@@ -24,6 +24,7 @@ from typing import Any
 
 from marin.cluster.job import JobError, JobResult, error_of
 from marin.execution.artifact import OutputError, check_output
+from marin.execution.eviction import finish_eviction
 from marin.execution.lease import Lease, LeaseLost, RegisterGone
 from marin.execution.manifest import Manifest, ManifestEntry, build_manifest
 from marin.execution.record import utc
@@ -122,6 +123,8 @@ def prepare(store: Store, attempt: Attempt) -> None:
     """Make the attempt's folders and fetch its inputs."""
     for folder in (attempt.work_dir, attempt.log_dir):
         make_folder(folder)
+    if store.is_local and attempt.publish == "inplace":
+        finish_eviction(store, attempt.work_dir)
     for fetch in attempt.fetches:
         fetch_output(store, fetch)
     if attempt.fetches:
@@ -250,6 +253,8 @@ def _commit(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> 
     check_output(attempt.output_type, attempt.work_dir, result.value)
     manifest = build_manifest(attempt.work_dir, exclude=NOT_DATA[attempt.publish], fsync=store.fsync)
     if not store.is_local:
+        if attempt.publish == "inplace":
+            finish_eviction(store, lease.data_root)
         _upload(store, attempt.work_dir, lease.data_root, manifest)
         _upload_logs(store, lease, attempt)
     store.put(paths.manifest(name), manifest.to_json().encode())
@@ -277,6 +282,8 @@ def _commit(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> 
     state = lease.end(SUCCEEDED, record=record)
     if store.is_local:
         link_data(paths, state)
+        with contextlib.suppress(OSError):  # it was about the output that the link showed before
+            store.delete(paths.taint_script())
     else:
         shutil.rmtree(attempt.work_dir, ignore_errors=True)
     return state

@@ -86,19 +86,6 @@ class StepEntry:
             raise RegisterError(self.trouble or "")
         return f"{self.paths.logs(self.state)}/stdout.log"
 
-    def read_log(self) -> bytes | None:
-        """What the last attempt printed; None if it printed nothing, or runs on another machine than the store's."""
-        data = self.store.get(self.log_path)
-        if data is None and self.state is not None and not self.store.is_local:
-            from marin.execution.attempt import work_place
-
-            try:  # it is uploaded when the attempt ends, and until then on the machine that runs it: perhaps this one
-                with open(f"{work_place(self.store, self.paths, self.state)[1]}/stdout.log", "rb") as file:
-                    return file.read()
-            except OSError:
-                return None
-        return data
-
     def to_json(self) -> dict[str, Any]:
         """Plain values: the register with its record, and where things are. RegisterError if it cannot be read."""
         if self.state is None:
@@ -241,7 +228,9 @@ def _name_in(path: str, digest: str) -> str:
 def existing_store(prefix: str) -> Store:
     """The store of a prefix, which must have been used; NoStoreError says where stores are, if it was not."""
     store = open_store(prefix)
-    if not store.items(f"{store.prefix}/{EXEC}"):
+    # an object store has no folders, so one that holds nothing but adopted data has no `.exec` yet
+    is_used = store.items(f"{store.prefix}/{EXEC}") or (not store.is_local and store.items(store.prefix))
+    if not is_used:
         raise NoStoreError(
             f"no store at {prefix}: nothing was ever run there. Name another with --prefix or MARIN_PREFIX"
         )

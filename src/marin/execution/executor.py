@@ -77,14 +77,16 @@ def mistake(error: BaseException) -> tuple[str, int] | None:
 
     2: what was asked for makes no sense. 3: it makes sense and is refused, for the sake of what is in the store.
     """
+    from marin.execution.adoption import AdoptionError, OutputExistsError
     from marin.execution.canonical import UnversionableError
     from marin.execution.catalog import AddressError, NoStoreError
+    from marin.execution.gc import UnknownUseError
     from marin.execution.graph import GraphError
     from marin.execution.plan import DigestCollision, SelectionError
     from marin.execution.status import RegisterError
     from marin.execution.store import PrefixError
 
-    if isinstance(error, DigestCollision | RegisterError | RefusedError):
+    if isinstance(error, DigestCollision | RegisterError | RefusedError | UnknownUseError | OutputExistsError):
         return str(error), 3
     from marin.execution.flags import ClusterNameError
     from marin.execution.launcher import ImpossibleRequest
@@ -98,6 +100,7 @@ def mistake(error: BaseException) -> tuple[str, int] | None:
         AddressError,
         ImpossibleRequest,
         ClusterNameError,
+        AdoptionError,
     )
     return (str(error), 2) if isinstance(error, senseless) else None
 
@@ -314,7 +317,13 @@ class Executor:
                     "env": surroundings,
                     "targets": list(planned.targets),
                     "plan": [
-                        {"digest": i.node.digest, "name": i.node.step.name, "action": i.action, "reason": i.reason}
+                        {
+                            "digest": i.node.digest,
+                            "name": i.node.step.name,
+                            "path": i.node.path,
+                            "action": i.action,
+                            "reason": i.reason,
+                        }
                         for i in planned
                     ],
                     "consented": sorted(planned.consented),
@@ -336,6 +345,7 @@ class Executor:
             try:
                 record.write()
                 record.event("run_started", run_id=run_id, prefix=self.prefix, num_steps=len(planned.items))
+                _refuse_evicted(self.store, planned)
                 results = runner.run()
                 status = "SUCCEEDED" if all(result.is_ok for result in results) else "FAILED"
             except KeyboardInterrupt:
@@ -384,6 +394,26 @@ def _refuse(planned: "Plan") -> None:
             "which goes on record"
         )
     raise RefusedError("nothing was run: " + "\n  ".join(["", *lines]).lstrip() + "\n" + "\n".join(advice))
+
+
+def _refuse_evicted(store: "Store", planned: "Plan") -> None:
+    """Raise RefusedError if gc took an input of what is about to run after it was planned.
+
+    Called when the run's record, which gc reads after it evicted and before it deletes, is written: so either gc sees
+    the run and takes the eviction back, or the run sees the eviction.
+    """
+    from marin.execution.plan import HIT, RUN, WAIT
+    from marin.execution.status import EVICTED
+
+    used = {digest for item in planned if item.action in (RUN, WAIT) for digest in item.node.deps}
+    for item in planned:
+        if item.action == HIT and item.node.digest in used:
+            state = store.read(planned.paths(item.node).root)
+            if state is None or state.status == EVICTED:
+                raise RefusedError(
+                    f"nothing was run: the output of {item.node.name} was deleted while the run was being planned; "
+                    "run the same command again"
+                )
 
 
 def materialize(step: "ExecutorStep | InputName", *, prefix: str | os.PathLike[str] | None = None) -> Any:

@@ -41,8 +41,11 @@ def acquire(
     owner: Owner,
     publish: str,
     times: LeaseTimes | None = None,
+    accepted: tuple[Mapping[str, Any], ...] = (),
 ) -> "Lease | None":
     """Take the lease of a step for a new attempt; None if the register is no longer `expected`.
+
+    `accepted`: what the register will say of recipes for which the output is accepted (`State.accepted`).
 
     The caller has judged `expected`: absent, an attempt that ended, an output that must not be served, or RUNNING and
     stale. How the earlier attempt stood, ended or abandoned, goes to the step's history.
@@ -61,6 +64,7 @@ def acquire(
         attempt=attempt,
         data_root="." if publish == "inplace" else f"attempts/{attempt}",
         ttl=times.ttl_s,
+        accepted=accepted,
     )
     if not swap(store, root, expected, state, archive=True):
         return None

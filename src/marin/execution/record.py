@@ -203,9 +203,14 @@ class RunRecord:
             if self._on_event is not None:
                 self._on_event(event)
 
-    def is_cancelled(self) -> bool:
-        """Whether somebody left word that this run should stop."""
-        return self._store.get(cancellation_path(self.folder)) is not None
+    def asked_to_stop(self) -> int:
+        """How urgently somebody asked this run to stop: 0 not at all, 1 in an orderly way, 2 at once."""
+        data = self._store.get(cancellation_path(self.folder))
+        if data is None:
+            return 0
+        with contextlib.suppress(ValueError):
+            return 2 if json.loads(data).get("now") else 1
+        return 1
 
     def close(self) -> None:
         with self._mutex, contextlib.suppress(OSError):

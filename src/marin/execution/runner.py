@@ -15,6 +15,7 @@ import json
 import os
 import queue
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -173,6 +174,7 @@ class Runner:
         self._tries: dict[str, _Tries] = {}  # steps that failed in this run and were tried again
         self._poll_s = _FIRST_POLL_S
         self._interrupts = 0
+        self._noted_signals: tuple[int, ...] = ()  # of SIGINT and SIGTERM those that come to this run
         self._crash: BaseException | None = None
 
     @property
@@ -237,7 +239,6 @@ class Runner:
         if threading.current_thread() is not threading.main_thread():
             yield  # signals are the main thread's business
             return
-        import signal
 
         def note(number: int, frame: Any) -> None:
             self._interrupts += 1
@@ -249,9 +250,11 @@ class Runner:
         for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
             if signal.getsignal(number) == usual:  # someone else's handler, or "ignore", stays
                 before[number] = signal.signal(number, note)
+        self._noted_signals = tuple(before)
         try:
             yield
         finally:
+            self._noted_signals = ()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -395,8 +398,9 @@ class Runner:
         """What is wrong with an input that was fine when the plan was made."""
         if not self._judge.taint.refresh():
             return None
-        for digest in node.deps:
-            reason = self._judge.trouble_with(self._states[digest])
+        for digest in (*node.deps, *node.pseudo):
+            state = self._states.get(digest) or self._store.read(self._plan.paths(self._graph[digest]).root)
+            reason = self._judge.trouble_with(state) if state is not None else None
             if reason is not None and digest not in self._plan.consented:
                 name = self._graph[digest].step.name
                 return JobError(type="Tainted", message=f"its input {name} is {reason} (while this run was under way)")
@@ -506,11 +510,16 @@ class Runner:
                 running.handle.cancel(_CANCEL_GRACE_S)
 
     def _look_for_cancellation(self) -> None:
-        """`marin cancel` on another machine leaves word in the run's folder."""
+        """`marin cancel` leaves word in the run's folder: for a run on another machine, the only way to reach it."""
         with contextlib.suppress(OSError):
-            if self._record.is_cancelled():
-                self._interrupts += 1
-                self._events.put(("interrupt",))
+            asked = self._record.asked_to_stop()
+            if asked <= self._interrupts:
+                return
+            if self._in_body and self._noted_signals:  # only a signal reaches the function in the main thread
+                os.kill(os.getpid(), self._noted_signals[0])
+                return
+            self._interrupts = asked
+            self._events.put(("interrupt",))
 
     # -- the end of an attempt: in the thread that ran it, or one of its own ------------------------------------------
 

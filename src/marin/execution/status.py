@@ -81,6 +81,7 @@ class State:
     error: Mapping[str, Any] | None = None  # FAILED, CANCELLED: class, type, message, traceback, log
     record: Mapping[str, Any] | None = None  # SUCCEEDED, INVALID, EVICTED: how the output came to be
     progress: Mapping[str, Any] | None = None  # RUNNING: {"done", "total", "unit"} as the step last reported
+    evicted: Mapping[str, Any] | None = None  # EVICTED: {"when", "is_final"}; final when the deleting has begun
     # Of a step with version=: digests of other recipes that somebody accepted this output for, with who, when and why.
     accepted: tuple[Mapping[str, Any], ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # fields of later versions, kept as they are
@@ -173,6 +174,11 @@ def _this_process() -> Owner:
     return _process_of(os.getpid())  # the cache must not outlive a fork
 
 
+def current_user() -> str:
+    """Login name of whoever runs this process."""
+    return _this_process().user
+
+
 @contextlib.contextmanager
 def active_run(run_id: str) -> Iterator[Owner]:
     """The owner that a run of this process writes into registers; its leases count as left behind afterwards."""
@@ -216,6 +222,13 @@ class StepPaths:
 
     def manifest(self, attempt: str) -> str:
         return f"{self.root}/{EXEC}/manifests/{attempt}.json"
+
+    def taint_script(self, attempt: str | None = None) -> str:
+        """What a report's page loads to learn that it must not be trusted (`marin.execution.banner`).
+
+        One for each attempt; None: what the page is told that is opened through the `data` link.
+        """
+        return f"{self.root}/{EXEC}/taint{f'-{attempt}' if attempt else ''}.js"
 
     def data_root(self, state: State) -> str:
         """Absolute path of the data that `state` names."""

@@ -126,7 +126,7 @@ class Store(Protocol):
         ...
 
     def tree(self, folder: str) -> Iterator[tuple[str, int]]:
-        """(path relative to `folder`, bytes) of every file below it."""
+        """(path relative to `folder`, bytes) of every file and symbolic link below it."""
         ...
 
     def upload(self, local_path: str, path: str) -> None:
@@ -344,7 +344,7 @@ class LocalStore:
                     path = f"{inner}/{item.name}" if inner else item.name
                     if item.is_dir(follow_symlinks=False):
                         pending.append(path)
-                    else:
+                    elif item.is_symlink() or item.is_file():  # sockets, pipes and devices are no data
                         yield path, item.stat(follow_symlinks=False).st_size
 
     def upload(self, local_path: str, path: str) -> None:
