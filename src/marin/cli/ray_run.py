@@ -1,7 +1,8 @@
 """Runs a command on a Ray cluster, prints what it prints, and ends with its exit code.
 
 The head of the cluster runs it, in a copy of --working_dir (files that git ignores are left out), with MARIN_PREFIX as
-it is here and MARIN_CLUSTER=ray, so that its steps run on the cluster's machines. It goes on when this command is interrupted: `ray job stop ID` ends it.
+it is here and MARIN_CLUSTER=ray, so that its steps run on the cluster's machines. It goes on when this command is
+interrupted: `ray job stop ID` ends it.
 """
 
 import os
