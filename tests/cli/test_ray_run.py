@@ -80,7 +80,7 @@ def work():
     return os.environ["A"] + " " + os.environ["MARIN_PREFIX"]
 
 request = JobRequest(name="inner", entrypoint=Entrypoint.from_callable(work))
-print(RayCluster().launch(request).wait(60).value, sys.argv[1:], flush=True)
+print(RayCluster().launch(request).wait(60).value, os.environ["MARIN_CLUSTER"], sys.argv[1:], flush=True)
 sys.exit(7)
 """
 
@@ -97,7 +97,7 @@ def test_a_command_runs_on_the_cluster_and_its_output_and_exit_code_come_back(cl
     command = ("python", "script.py", "with space", "--flag")
     options = ("--address", cluster[1], "--working_dir", folder, "--env_vars", "A", "x y")
     done = marin(*options, "--", *command, MARIN_PREFIX="/store")
-    assert done.stdout == "x y /store ['with space', '--flag']\n", done.stdout + done.stderr
+    assert done.stdout == "x y /store ray ['with space', '--flag']\n", done.stdout + done.stderr
     assert done.returncode == 7
     assert done.stderr.startswith("job raysubmit_") and done.stderr.count("\n") == 1
 

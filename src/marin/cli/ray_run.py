@@ -1,7 +1,8 @@
 """Runs a command on a Ray cluster, prints what it prints, and ends with its exit code.
 
 The head of the cluster runs it, in a copy of --working_dir (files that git ignores are left out), with MARIN_PREFIX as
-it is here. It goes on when this command is interrupted: `ray job stop ID` ends it.
+it is here and MARIN_CLUSTER=ray, so that its steps run on the cluster's machines. It goes on when this command is
+interrupted: `ray job stop ID` ends it.
 """
 
 import os
@@ -44,7 +45,7 @@ def run(arguments: Namespace) -> int:
         raise UsageError("no command: write it after --, like `marin ray-run -- python experiments/x.py`")
     if not os.path.isdir(arguments.working_dir):
         raise UsageError(f"--working_dir: there is no folder {arguments.working_dir!r}")
-    env = dict(arguments.env_vars)
+    env = {"MARIN_CLUSTER": "ray", **dict(arguments.env_vars)}
     if prefix := os.environ.get("MARIN_PREFIX"):
         env.setdefault("MARIN_PREFIX", prefix)
     try:
