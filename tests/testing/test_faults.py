@@ -131,6 +131,7 @@ def test_faults_come_in_the_order_of_the_plan_and_where_it_says(inner, root):
         except BlockingIOError:
             outcomes.append("busy")
     assert outcomes == ["ok", "ok", "busy", "busy", "ok"]
+    assert store.met == [("busy", "put")] * 2
     assert store.get(f"{root}/a") == b"1" and slept == [3.0]
     store.add(Fault(kind="no space"))
     store.heal()

@@ -74,6 +74,7 @@ class FaultyStore:
         self.fsync = inner.fsync
         self.is_dead = False  # a crash has happened
         self.calls: list[tuple[str, str]] = []  # (method, path) of every call, for counting
+        self.met: list[tuple[str, str]] = []  # (kind, method) of every fault that came to pass
         self._inner = inner
         self._sleep = sleep
         self._mutex = threading.RLock()
@@ -119,6 +120,8 @@ class FaultyStore:
                     met = fault
                     entry[2] -= 1
             self._plan = [entry for entry in self._plan if entry[2] > 0]
+            if met is not None:
+                self.met.append((met.kind, method))
             return met
 
     def _call(self, method: str, path: str, whole: Callable, half: Callable[[], object] = lambda: None) -> object:
