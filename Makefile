@@ -10,7 +10,7 @@ export UV_PYTHON_DOWNLOADS = never
 
 UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock
 
-.PHONY: help quickstart test test-all check format lock docs bench torch clean
+.PHONY: help quickstart test test-all check format lock docs bench bench-peers bench-executor torch clean
 
 help:
 	@echo "make quickstart   raw text to a trained, verified, evaluated, reported model"
@@ -21,6 +21,7 @@ help:
 	@echo "make lock         renew requirements.lock from pyproject.toml"
 	@echo "make docs         build the documentation into site/"
 	@echo "make bench        benchmarks (need torch: make torch)"
+	@echo "make bench-executor   the executor beside other workflow systems, each in an environment below .venv-bench/"
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "marin needs Python 3.11 or 3.12, and $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
@@ -36,7 +37,7 @@ $(STAMPS)/run: $(STAMPS)/venv pyproject.toml requirements.lock
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml requirements.lock
 	@echo "installing marin with what the tests need (once)"
-	@$(UV_INSTALL) -e '.[train,report,docs,dev,ray]'
+	@$(UV_INSTALL) -e '.[train,report,docs,dev,ray,remote]'
 	@touch $@ $(STAMPS)/run
 
 # PyTorch is a peer and an oracle of tests and benchmarks, never a dependency; pip finds the CPU build where one is offered.
@@ -74,5 +75,11 @@ docs: $(STAMPS)/dev
 bench: $(STAMPS)/torch
 	@$(BIN)/python benchmarks/bench_train_cpu.py
 
+bench-peers: $(STAMPS)/dev
+	@$(BIN)/python benchmarks/bench_executor.py --setup
+
+bench-executor: bench-peers
+	@$(BIN)/python benchmarks/bench_executor.py
+
 clean:
-	rm -rf $(VENV) site dist build
+	rm -rf $(VENV) .venv-bench site dist build

@@ -116,4 +116,5 @@ if __name__ == "__main__":
         steps=[page], description="Raw text to a trained, exported, verified, evaluated and reported model"
     )
     if result is not None and result.steps:
-        print(f"report: {os.path.relpath(result.output_path(page))}/report.html")
+        folder = result.output_path(page)
+        print(f"report: {folder if '://' in folder else os.path.relpath(folder)}/report.html")

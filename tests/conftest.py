@@ -1,10 +1,15 @@
 """Fixtures that more than one area needs."""
 
 import os
+import urllib.request
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+
+from s3_server import Doorkeeper
 
 # The shapes and dtypes in signatures are checked while tests run. Configs are left out: while an experiment is planned,
 # their path fields hold references to steps.
@@ -46,3 +51,40 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}; set MARIN_SHARED_DATA to a folder that has it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """http://HOST:PORT of an S3 server that lives in this process."""
+    moto = pytest.importorskip("moto.server", reason="needs moto: pip install -e '.[dev]'")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_door(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Doorkeeper]:
+    """The doorkeeper of the S3 server; this process and its children use the server through it."""
+    pytest.importorskip("obstore", reason="needs obstore: pip install -e '.[remote]'")
+    door = Doorkeeper(s3_server)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", door.url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    yield door
+    door.close()
+
+
+@pytest.fixture
+def s3_prefix(s3_door: Doorkeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A prefix in an empty bucket; copies go to a folder of this test."""
+    bucket = f"test-{uuid.uuid4().hex[:12]}"
+    request = urllib.request.Request(f"http://{s3_door.behind}/{bucket}", method="PUT")
+    urllib.request.urlopen(request).close()
+    monkeypatch.setenv("MARIN_SCRATCH", str(tmp_path / "scratch"))
+    return f"s3://{bucket}/exp"

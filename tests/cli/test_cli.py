@@ -171,8 +171,8 @@ def test_plan_names_the_field_that_changed_and_the_next_command(marin: Callable[
     done = marin("plan", "three_steps.py", "--set", "lr=1e-3")
     raw, train, evaluate = done.out.splitlines()[:3]
     assert re.search(r"=  raw/text +@\w{6}  cached", raw)
-    assert re.search(r"~  model/train +@\w{6}  run +config\.train\.learning_rate  0\.003 -> 0\.001$", train)
-    assert re.search(r"~  model/eval +@\w{6}  run +input model/train changed$", evaluate)
+    assert re.search(r"~  model/train +@\w{6}  run +~0\.\ds  config\.train\.learning_rate  0\.003 -> 0\.001$", train)
+    assert re.search(r"~  model/eval +@\w{6}  run +~0\.\ds  input model/train changed$", evaluate)
     assert done.err.splitlines()[-2:] == [
         "Why?  marin why three_steps.py model/train --set lr=1e-3",
         "Next: marin run three_steps.py --set lr=1e-3",
@@ -351,13 +351,13 @@ def test_a_runner_that_is_gone_is_shown_as_abandoned(marin: Callable[..., Simple
         (("why", "model/train"), r"`marin plan FILE.py model/train`"),
         (("run", "three_steps.py", "model/trian"), r"no step 'model/trian'; did you mean model/train"),
         (("run", "three_steps.py", "-j", "0"), r"-j must be at least 1"),
-        (("run", "three_steps.py", "--prefix", "s3://bucket"), r"not a folder of this machine"),
+        (("run", "three_steps.py", "--prefix", "ftp://host/x"), r"neither a folder nor an object store"),
         (("ls", "--prefix", "elsewhere"), r"no store at elsewhere"),
         (("show", "model/train", "--prefix", "elsewhere"), r"no store at elsewhere"),
         (("run", "silent.py"), r"never calls executor_main"),
         (("plan", "cycle.py"), r"cycle: a -> a"),
         (("plan", "lambda.py"), r"step 'a': cannot version config: a lambda"),
-        (("plan", "three_steps.py", "--prefix", "s3://bucket"), r"not a folder of this machine"),
+        (("plan", "three_steps.py", "--prefix", "s3://bucket//x"), r"'s3://bucket//x': its path has an empty part"),
         (
             ("plan", "three_steps.py", "--prefix", "three_steps.py"),
             r"cannot write to prefix three_steps.py: it is a file",
@@ -417,7 +417,7 @@ def test_a_step_folder_with_another_recipe_is_refused_with_3(marin: Callable[...
             ["three_steps.py", "--run_only", "zzz"],
             "error: run_only: no step's name matches 'zzz'; there are model/eval",
         ),
-        (["three_steps.py", "--prefix", "s3://b"], "error: prefix 's3://b' is not a folder of this machine"),
+        (["three_steps.py", "--prefix", "s3:/b://c"], "error: prefix 's3:/b://c' is neither a folder nor"),
         (["bad.py", "cycle"], "error: cycle: a -> a"),
         (["bad.py", "two"], "error: two steps with one output path 'p'"),
         (["bad.py", "value"], "error: step 'a': cannot version config: object"),

@@ -300,12 +300,12 @@ class OneRegister:
         register = world.register
         if register.version < self.versions:
             for function, before, status in (
-                ("invalidate", (SUCCEEDED,), INVALID),
+                ("mark_invalid", (SUCCEEDED,), INVALID),
                 ("uninvalidate", (INVALID,), SUCCEEDED),
                 ("accept", (SUCCEEDED,), SUCCEEDED),
-                ("evict", (SUCCEEDED,), EVICTED),
-                ("take back", (EVICTED,), SUCCEEDED),
-                ("evict for good", (EVICTED,), GONE),
+                ("_evict", (SUCCEEDED,), EVICTED),
+                ("_is_needed", (EVICTED,), SUCCEEDED),
+                ("_make_final", (EVICTED,), GONE),
             ):
                 if register.status in before:
                     new = register._replace(status=status, version=register.version + 1, writer=function)

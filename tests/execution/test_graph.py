@@ -2,6 +2,7 @@
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -194,36 +195,45 @@ def test_every_step_comes_after_its_inputs(shape: list[list[int]]):
 # -- budgets ----------------------------------------------------------------------------------------------------------
 
 
-def cpu_seconds_to_plan(steps: list[ExecutorStep]) -> float:
-    """Best of three: other processes share the machine."""
-    best = float("inf")
-    for _ in range(3):
-        started = time.process_time()
-        build_graph(steps)
-        best = min(best, time.process_time() - started)
-        if best < 0.9:
-            break
-    return best
+def cpu_seconds(function: Callable[[], Any]) -> float:
+    started = time.process_time()
+    function()
+    return time.process_time() - started
 
 
-def test_a_chain_of_20000_steps_is_planned_within_a_second():
+def plain_loop() -> None:
+    total = 0
+    for i in range(5_000_000):
+        total += i
+
+
+def cost_of_planning(steps: list[ExecutorStep]) -> float:
+    """CPU time in plain loops of five million additions, in turns with them: best of three.
+
+    One such loop takes 0.2 to 0.3 s on a quiet machine; a slow or busy one slows both.
+    """
+    pairs = [(cpu_seconds(lambda: build_graph(steps)), cpu_seconds(plain_loop)) for _ in range(3)]
+    return min(planning for planning, _ in pairs) / min(loop for _, loop in pairs)
+
+
+def test_a_chain_of_20000_steps_is_planned_in_the_time_of_35_million_additions():
     last = step("s0", Config())
     for i in range(1, 20_000):
         last = step(f"s{i}", Config(inputs=(last,)))
-    assert cpu_seconds_to_plan([last]) < 1.0
+    assert cost_of_planning([last]) < 7
 
 
-def test_a_diamond_of_5000_layers_is_planned_within_a_second():
+def test_a_diamond_of_5000_layers_is_planned_in_the_time_of_20_million_additions():
     layer = [step("s0a", Config()), step("s0b", Config())]
     for i in range(1, 5_000):
         layer = [step(f"s{i}{side}", Config(inputs=tuple(layer))) for side in "ab"]
-    assert cpu_seconds_to_plan(layer) < 1.0
+    assert cost_of_planning(layer) < 4
 
 
-def test_a_fan_of_10000_steps_is_planned_within_a_second():
+def test_a_fan_of_10000_steps_is_planned_in_the_time_of_20_million_additions():
     source = step("source", Config())
     leaves = [step(f"s{i}", Config(inputs=(source,))) for i in range(10_000)]
-    assert cpu_seconds_to_plan([step("sink", Config(inputs=tuple(leaves)))]) < 1.0
+    assert cost_of_planning([step("sink", Config(inputs=tuple(leaves)))]) < 4
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

@@ -39,10 +39,10 @@ from marin.execution.attempt import Attempt, conclude, prepare
 from marin.execution.dispatch import Dispatcher
 from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
 from marin.execution.graph import Node, build_graph
-from marin.execution.invalidation import Taint
+from marin.execution.invalidation import Taint, read_tombstones, strike_out
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Observer, acquire, swap
 from marin.execution.manifest import build_manifest
-from marin.execution.plan import FAILED_BEFORE, HIT, RUN, TAINTED, WAIT, Choices, Judge, make_plan
+from marin.execution.plan import HIT, RUN, TAINTED, WAIT, Choices, Judge, make_plan
 from marin.execution.record import utc
 from marin.execution.status import (
     CANCELLED,
@@ -68,6 +68,7 @@ ALLOWED = {
     *((RUNNING, ended, 0) for ended in (SUCCEEDED, FAILED, CANCELLED)),
     *((ended, RUNNING, 1) for ended in (SUCCEEDED, FAILED, CANCELLED, INVALID, EVICTED)),
     *((SUCCEEDED, INVALID, 0), (SUCCEEDED, EVICTED, 0), (SUCCEEDED, SUCCEEDED, 0)),
+    *((EVICTED, EVICTED, 0), (EVICTED, SUCCEEDED, 0)),
 }
 
 Output = tuple[str, str]  # (digest, attempt)
@@ -162,6 +163,8 @@ class Runner:
             state = self.store.read(root)
             if judge.judge(node, state, self.world.paths(node))[0] != RUN:
                 return None
+            if choices.takeover and state is not None:
+                self.world.by_hand.add((state.nonce, self.run_id))
             num_changes, num_met = len(self.world.recorded.changes), len(self.store.met)
             try:
                 lease = acquire(
@@ -179,9 +182,6 @@ class Runner:
                 took_effect = len(self.world.recorded.changes) > num_changes
                 assert not (took_effect and could_ask), "7: a write that took effect, and could be seen to, failed"
                 raise
-            finally:
-                for change in self.world.recorded.changes[num_changes:]:
-                    self.world.judged_by_hand[change.after.nonce] = choices.takeover
             if lease is None:
                 return None
             assert self.world.has_applied(lease.state), "7: a lease whose write did not take effect"
@@ -244,7 +244,7 @@ class World:
     folder: str
     now: float = 0.0  # true time, in seconds
     runners: list[Runner] = field(default_factory=list)
-    judged_by_hand: dict[str, bool] = field(default_factory=dict)  # by nonce of an acquisition
+    by_hand: set[tuple[str, str]] = field(default_factory=set)  # (nonce, run) that was told to take a lease over
     written_at: dict[str, float] = field(default_factory=dict)  # by nonce, true time
     num_seen: int = 0  # changes that were checked
     last: dict[str, State] = field(default_factory=dict)  # by root
@@ -271,6 +271,7 @@ class World:
         return StepPaths(self.root(node))
 
     def pass_(self, seconds: float) -> None:
+        self._take_note()  # of when the changes so far were made
         self.now += seconds
 
     def has_applied(self, state: State) -> bool:
@@ -289,9 +290,7 @@ class World:
     # -- what must hold after every move
 
     def check(self) -> None:
-        for change in self.recorded.changes[self.num_seen :]:
-            self._check_change(change)
-        self.num_seen = len(self.recorded.changes)
+        self._take_note()
         for name, node in self.nodes.items():
             state = self.raw.read(self.root(node))
             assert state == self.last.get(self.root(node)), "1: a register changed by itself"
@@ -305,6 +304,11 @@ class World:
             assert State.from_json(data).to_json() == data, "12: a register that does not survive being read"
         self._check_taint()
 
+    def _take_note(self) -> None:
+        for change in self.recorded.changes[self.num_seen :]:
+            self._check_change(change)
+        self.num_seen = len(self.recorded.changes)
+
     def _check_change(self, change: Change) -> None:
         before, after, root = change.before, change.after, change.root
         assert before == self.last.get(root), "1: a write over a state that nobody read"
@@ -316,7 +320,11 @@ class World:
             if before is not None:
                 self.num_explained[name] = self.num_explained.get(name, 0) + 1
                 assert before.status != SUCCEEDED or self._was_to_be_made_again(change), "5: an output made twice"
-            if before is not None and before.status == RUNNING and not self.judged_by_hand.get(after.nonce):
+            if (
+                before is not None
+                and before.status == RUNNING
+                and (before.nonce, after.owner.run_id) not in self.by_hand
+            ):
                 silent_s = self.now - self.written_at[before.nonce]
                 assert before.owner.is_gone() or silent_s >= before.ttl, "6: a lease stolen from a living holder"
         elif before is not None:
@@ -339,7 +347,8 @@ class World:
         return output in self.struck or output in self.tainted
 
     def _check_output(self, node: Node, state: State) -> None:
-        if state.status not in (SUCCEEDED, INVALID):
+        may_be_used = (SUCCEEDED, INVALID) if is_final(state) else (SUCCEEDED, INVALID, EVICTED)
+        if state.status not in may_be_used:
             return
         folder = self.paths(node).data_root(state)
         manifest = build_manifest(folder)
@@ -389,7 +398,7 @@ class World:
     # -- people
 
     def strike_out(self, node: Node, store: FaultyStore) -> None:
-        """Tombstone first, register second; a crash may come between."""
+        """`invalidation.strike_out`, which a crash may stop between the tombstone and the register."""
         state = store.read(self.root(node))
         if state is None or state.status not in (SUCCEEDED, INVALID):
             return
@@ -400,25 +409,33 @@ class World:
             "name": node.name,
             "path": node.path,
         }
-        tombstone = {"reason": "wrong", "when": utc(), "user": "u", "outputs": [output]}
-        path = f"{self.raw.prefix}/.exec/invalid/{len(self.struck):04}-{os.urandom(3).hex()}.json"
         try:
-            store.put(path, json.dumps(tombstone).encode())
+            strike_out(store, [output], "wrong", user="u")
         finally:
-            if self.raw.get(path) is not None:
-                self.struck.add((state.digest, state.attempt))
-        if state.status == SUCCEEDED:
-            error = {"class": "INVALID", "type": "StruckOut", "message": "wrong"}
-            new = replace(state, status=INVALID, seq=state.seq + 1, nonce=os.urandom(8).hex(), error=error)
-            swap(store, self.root(node), state, new)
+            for tombstone in read_tombstones(self.raw):
+                self.struck.update((o["digest"], o["attempt"]) for o in tombstone.outputs)
 
-    def evict(self, node: Node, store: FaultyStore) -> None:
-        """Register first, data second: a crash in between leaves data that nobody takes for an output."""
+    def evict(self, node: Node, store: FaultyStore, how_far: int) -> None:
+        """What `marin.execution.gc` does: evict; take that back, or make it final; only then delete."""
+
+        def change(state: State, **changes) -> State | None:
+            new = replace(state, seq=state.seq + 1, nonce=os.urandom(8).hex(), **changes)
+            return new if swap(store, self.root(node), state, new) else None
+
         state = store.read(self.root(node))
         if state is not None and state.status == SUCCEEDED:
-            new = replace(state, status=EVICTED, seq=state.seq + 1, nonce=os.urandom(8).hex())
-            if swap(store, self.root(node), state, new):
-                store.delete_tree(self.paths(node).data_root(state))
+            state = change(state, status=EVICTED, evicted={"when": utc(), "is_final": False})
+        if state is None or state.status != EVICTED or is_final(state) or how_far == 0:
+            return
+        if how_far == 1:
+            change(state, status=SUCCEEDED, evicted=None)
+        elif change(state, evicted={"when": utc(), "is_final": True}) is not None:
+            store.delete_tree(self.paths(node).data_root(state))
+
+
+def is_final(state: State) -> bool:
+    """Whether an eviction may have begun to delete."""
+    return bool((state.evicted or {}).get("is_final"))
 
 
 METHODS = ("compare_and_swap", "compare_and_swap", "read", "put", "create", "delete_tree")
@@ -622,11 +639,13 @@ class Runners(RuleBasedStateMachine):
                 self.world.strike_out(node, runner.store)
 
     def evict(self, move: Move) -> None:
-        node, runner = self._committed(move), self._runner(move)
-        if node is not None and runner is not None:
+        nodes = [n for n in self.world.nodes.values() if self._status(n) in (SUCCEEDED, EVICTED)]
+        runner = self._runner(move)
+        if nodes and runner is not None:
+            node = nodes[move.which % len(nodes)]
             runner.store.add(*move.faults)
             with runner.trouble():
-                self.world.evict(node, runner.store)
+                self.world.evict(node, runner.store, move.number % 3)
 
     def a_later_version_adds_a_field(self, move: Move) -> None:
         node = self._committed(move)
@@ -701,10 +720,72 @@ def profile(max_examples: int, steps: int) -> settings:
 
 
 def test_whatever_runners_people_and_disks_do_the_invariants_hold():
-    run_state_machine_as_test(Runners, settings=profile(100, 40))
+    run_state_machine_as_test(Runners, settings=profile(70, 40))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_whatever_they_do_for_longer_the_invariants_hold():
     run_state_machine_as_test(Runners, settings=profile(2000, 80))
+
+
+# -- 8, with the executor itself ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """What the steps below are told."""
+
+    output_path: object
+    name: str
+    calls: str  # a file of this machine that gets a line for each call
+    inputs: tuple = ()
+    fails: bool = False
+
+
+def traced(config: Traced) -> None:
+    for folder in config.inputs:
+        assert Path(folder, "out").exists()
+    with open(config.calls, "a") as file:
+        file.write(config.name + "\n")
+    Path(config.output_path, "out").write_text(config.name)
+    if config.fails:
+        raise ValueError(config.name)
+
+
+graphs = st.lists(st.tuples(st.sets(st.integers(0, 5), max_size=3), st.booleans()), min_size=1, max_size=6)
+
+
+@settings(profile(25, 1))
+@given(shape=graphs, first=st.sets(st.integers(0, 5), max_size=2))
+def test_a_run_does_what_its_plan_says_and_a_second_one_nothing(shape, first):
+    """8: some steps fail, some were made before; steps that read what failed are not run."""
+    with tempfile.TemporaryDirectory() as folder:
+        executor = Executor(f"{folder}/store", fsync=False, quiet=True)
+        calls = Path(folder, "calls")
+        steps: list[ExecutorStep] = []
+        for number, (inputs, is_good) in enumerate(shape):
+            used = tuple(output_path_of(steps[i]) for i in sorted(inputs) if i < number)
+            config = Traced(
+                output_path=this_output_path(),
+                name=f"s{number}",
+                calls=str(calls),
+                inputs=used,
+                fails=not is_good and number % 2 == 1,
+            )
+            steps.append(ExecutorStep(name=f"s{number}", fn=traced, config=config))
+        executor.run([steps[i] for i in first if i < len(steps)] or steps[:1])
+        before = calls.read_text().split()
+        plan = executor.plan(steps)
+        result = executor.run(steps)
+        ran = calls.read_text().split()[len(before) :]
+        blocked = {step.name for step in result.steps if step.action == "blocked"}
+        assert len(ran) == len(set(ran))
+        assert set(ran) == {item.node.name for item in plan if item.action == RUN} - blocked
+        assert not blocked & set(ran)
+        again = executor.plan(steps)
+        assert again.count(RUN) == 0 and {i.node.name for i in again if i.action == HIT} == {
+            step.name for step in result.steps if step.action in ("ran", "cached")
+        }
+        executor.run(steps)
+        assert calls.read_text().split() == before + ran

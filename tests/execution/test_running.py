@@ -23,6 +23,7 @@ from marin.execution.executor import (
     run,
     this_output_path,
 )
+from marin.execution.launcher import ImpossibleRequest
 from marin.execution.lease import LeaseTimes, acquire
 from marin.execution.manifest import build_manifest
 from marin.execution.status import active_run, process_start
@@ -364,9 +365,9 @@ def test_a_prefix_that_cannot_be_written_is_refused_before_anything_runs(calls, 
     assert calls() == []
 
 
-def test_a_prefix_on_another_machine_is_refused_with_the_reason():
-    with pytest.raises(PrefixError, match="'gs://bucket/x' is not a folder of this machine"):
-        Executor("gs://bucket/x")
+def test_a_prefix_that_is_neither_a_folder_nor_an_object_store_is_refused_with_the_reason():
+    with pytest.raises(PrefixError, match="'hdfs://host/x' is neither a folder nor an object store"):
+        Executor("hdfs://host/x")
 
 
 def test_without_a_prefix_the_environment_decides_else_the_working_folder(monkeypatch, tmp_path):
@@ -548,11 +549,33 @@ def overlap(config: Work) -> None:
 
 @pytest.mark.parametrize(
     "resources, limit",
-    [(CPU, 1), (ResourceConfig.with_cpu(cpu=512), None), (ResourceConfig.with_gpu(), None), (None, None)],
+    [(CPU, 1), (ResourceConfig.with_cpu(cpu=3), None), (ResourceConfig.with_gpu(), None), (None, None)],
 )
-def test_never_more_at_once_than_allowed_or_than_the_machine_has(executor, calls, resources, limit):
+def test_never_more_at_once_than_allowed_or_than_the_machine_has(executor, calls, resources, limit, monkeypatch):
+    monkeypatch.setenv("MARIN_CAPACITY", "cpu=4,gpu=1")
     steps = [calls.step(name, fn=overlap, resources=resources) for name in ("a", "b", "c")]
     assert executor.run(steps, max_concurrent=limit).is_ok
+
+
+def say_gpus(config: Work) -> None:
+    time.sleep(0.3)
+    Path(config.output_path, "out.txt").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+
+
+def test_two_gpu_steps_at_once_get_different_gpus(executor, calls, monkeypatch):
+    monkeypatch.setenv("MARIN_CAPACITY", "cpu=4,gpu=2")
+    steps = [calls.step(name, fn=say_gpus, resources=ResourceConfig.with_gpu()) for name in ("a", "b")]
+    result = executor.run(steps)
+    assert sorted(text_of(result, step) for step in steps) == ["0", "1"]
+
+
+def test_a_step_that_asks_for_more_than_the_machine_has_is_refused_before_anything_runs(executor, calls, monkeypatch):
+    monkeypatch.setenv("MARIN_CAPACITY", "cpu=2")
+    a = calls.step("a")
+    b = calls.step("b", a, resources=ResourceConfig.with_cpu(cpu=8))
+    with pytest.raises(ImpossibleRequest, match=r"step 'b' asks for 8 cores, this machine .* has 2\nchange the steps'"):
+        executor.run([b])
+    assert calls() == []
 
 
 # -- records ------------------------------------------------------------
@@ -603,7 +626,8 @@ def test_the_record_of_a_run_says_what_was_asked_planned_and_done(executor, call
     assert record["steps"][1]["error"]["type"] == "ValueError" and record["steps"][1]["wall_s"] > 0
     assert record["command"] and record["env"]["argv"] == sys.argv and record["ended"] >= record["started"]
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    assert [(e["event"], e["step"]) for e in events] == [("started", "bad"), ("failed", "bad")]
+    told = [(e["event"], e.get("step")) for e in events]
+    assert told == [("run_started", None), ("started", "bad"), ("failed", "bad"), ("run_ended", None)]
 
 
 def git(folder, *args):

@@ -1,5 +1,6 @@
 """What the executor itself costs, in CPU time: ceilings with room for a slow machine, and the figures printed."""
 
+import os
 import subprocess
 import sys
 import time
@@ -10,7 +11,8 @@ import pytest
 from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
 from marin.execution.graph import build_graph
 
-ROOM = 4.0  # the budgets are for a quiet, current machine
+ROOM = 4.0  # times what a quiet machine is allowed
+LOOP_S = 0.3  # CPU seconds of `plain_loop` on the machine that the budgets are for
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,12 @@ def cpu_of(function) -> float:
     return time.process_time() - started
 
 
+def plain_loop() -> None:
+    total = 0
+    for i in range(5_000_000):
+        total += i
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """CPU seconds: of planning the graph, of a first run, of a run that finds everything cached."""
@@ -52,24 +60,41 @@ def measured(tmp_path_factory):
     first = min(cpu_of(lambda e=e: e.run(steps)) for e in executors)
     cached = min(cpu_of(lambda e=e: e.run(steps)) for e in executors)
     small = min(cpu_of(lambda e=e: e.run(steps[:1])) for e in executors)  # what every run costs, whatever its size
-    return {"count": count, "planning": planning, "first": first, "cached": cached, "fixed": small}
+    slowness = max(1.0, min(cpu_of(plain_loop) for _ in range(3)) / LOOP_S)
+    print(f"this machine takes {slowness:.2f} times as long as the budgets suppose, or less")
+    return {
+        "count": count,
+        "planning": planning,
+        "first": first,
+        "cached": cached,
+        "fixed": small,
+        "room": ROOM * slowness,
+    }
 
 
 def test_a_step_that_does_nothing_costs_little(measured):
     each_ms = 1000 * (measured["first"] - measured["planning"] - measured["fixed"]) / measured["count"]
     print(f"no-op step in this process: {each_ms:.2f} ms CPU without fsync (budget 1 ms)")
-    assert each_ms < 1.0 * ROOM
+    assert each_ms < 1.0 * measured["room"]
 
 
 def test_a_cached_step_costs_next_to_nothing(measured):
     each_us = 1e6 * (measured["cached"] - measured["planning"] - measured["fixed"]) / measured["count"]
     print(f"cached step: {each_us:.0f} us CPU after planning (budget 100 us)")
-    assert each_us < 100 * ROOM
+    assert each_us < 100 * measured["room"]
 
 
-def test_importing_the_executor_costs_little():
-    code = "import time; t = time.process_time(); import marin.execution.executor; print(time.process_time() - t)"
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(7)]
-    best = min(float(run.stdout) for run in runs)
-    print(f"import marin.execution.executor: {best * 1000:.0f} ms CPU (budget 50 ms)")
-    assert best < 0.05
+def test_importing_the_executor_costs_little_more_than_what_it_needs_of_the_standard_library(tmp_path):
+    """The budget, 50 ms, is nearly all the library's: a ratio to it holds on a slow or busy machine too."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path)  # compiled once, as it is for who installs marin
+
+    def import_cost(modules: str) -> float:
+        code = f"import time; t = time.process_time(); import {modules}; print(time.process_time() - t)"
+        command = [sys.executable, "-c", code]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+
+    pairs = [(import_cost("marin.execution.executor"), import_cost("dataclasses, typing, re")) for _ in range(9)]
+    executor, library = (min(column) for column in zip(*pairs, strict=True))
+    print(f"import marin.execution.executor: {executor * 1000:.0f} ms CPU, {library * 1000:.0f} of it the library's")
+    assert executor < 1.8 * library

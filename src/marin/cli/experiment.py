@@ -32,7 +32,11 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
 
 def add_prefix_argument(parser: ArgumentParser) -> None:
     """The store."""
-    parser.add_argument("--prefix", metavar="DIR", help="store of all outputs ($MARIN_PREFIX, else ./local_store)")
+    parser.add_argument(
+        "--prefix",
+        metavar="DIR|URL",
+        help="store of all outputs: a folder or s3://... ($MARIN_PREFIX, else ./local_store)",
+    )
 
 
 def prefix_of(arguments: Namespace) -> str:
@@ -131,6 +135,16 @@ def step_patterns(names: list[str], steps: list[Any]) -> list[str] | None:
 
     known = sorted({node.name for node in build_graph(steps)})
     return [f"^{re.escape(choose_step(name, known))}$" for name in names]
+
+
+def choices_of(arguments: Namespace, steps: list[Any]) -> Any:
+    """What the command line decides about a plan of these steps (`marin.execution.plan.Choices`)."""
+    from dataclasses import replace
+
+    from marin.execution.flags import decisions
+
+    chosen = decisions(arguments, tuple(step_patterns(arguments.steps, steps) or ()))
+    return replace(chosen, force=tuple(step_patterns(arguments.force, steps) or ()))
 
 
 def choose_step(name: str, known: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Lists the steps of a store with state, age, size and time taken, or its runs."""
+"""Lists the steps of a store with state, age, size and time taken, or its runs, or its refs."""
 
 from argparse import ArgumentParser, Namespace
 from typing import Any
@@ -10,11 +10,14 @@ EXAMPLES = """\
   marin ls                      all steps of the store
   marin ls steps quickstart/    those whose name begins like this
   marin ls runs                 all runs, the latest first
+  marin ls refs                 names that keep outputs (marin pin)
 """
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", default="steps", metavar="steps|runs", help="what to list (default: steps)")
+    parser.add_argument(
+        "what", nargs="?", default="steps", metavar="steps|runs|refs", help="what to list (default: steps)"
+    )
     parser.add_argument("start", nargs="?", default="", metavar="BEGINNING", help="only names that begin like this")
     add_prefix_argument(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object")
@@ -25,10 +28,12 @@ def run(arguments: Namespace) -> int:
 
     prefix = prefix_of(arguments)
     what, start = arguments.what, arguments.start
-    if what not in ("steps", "runs"):  # `marin ls quickstart/`
+    if what not in ("steps", "runs", "refs"):  # `marin ls quickstart/`
         what, start = "steps", what
     if what == "runs":
         return _show_runs([run for run in list_runs(prefix) if run.run_id.startswith(start)], arguments)
+    if what == "refs":
+        return _show_refs(prefix, start, arguments)
     return _show_steps([step for step in list_steps(prefix) if step.name.startswith(start)], arguments)
 
 
@@ -68,4 +73,19 @@ def _show_runs(runs: list[Any], arguments: Namespace) -> int:
         rows.append((run.run_id, status, started, words or "-", run.record.get("command", "")))
     print(table(rows, ("run", "state", "started", "steps", "command")))
     note(f"Next: {hint(['marin', 'show', runs[0].run_id], arguments)}" if runs else "no runs")
+    return 0
+
+
+def _show_refs(prefix: str, start: str, arguments: Namespace) -> int:
+    from marin.execution.catalog import existing_store
+    from marin.execution.refs import read_refs
+
+    refs = [ref for ref in read_refs(existing_store(prefix)) if ref.name.startswith(start)]
+    if arguments.json:
+        print_json({"refs": [ref.to_json() for ref in refs]})
+        return 0
+    rows = [(ref.name, ref.step, ref.digest[:10], ref.attempt, local_time(ref.when), ref.user) for ref in refs]
+    print(table(rows, ("ref", "step", "digest", "attempt", "pinned", "by")))
+    words = ["marin", "show", f"{refs[0].step}@{refs[0].digest[:6]}"] if refs else ["marin", "ls"]
+    note(f"Next: {hint(words, arguments)}" if refs else "no refs; `marin pin STEP` makes one")
     return 0

@@ -15,9 +15,18 @@ COMMANDS = {
     "run": "run an experiment; what is there already is not run again",
     "plan": "show what a run would do, and why; changes nothing",
     "why": "show what made a step change, down to the field",
-    "ls": "list the steps or runs of a store",
+    "status": "show what runs now",
+    "ls": "list the steps, runs or refs of a store",
     "show": "show the record of a step or run",
-    "logs": "print what a step printed",
+    "logs": "print what a step printed; -f follows it",
+    "cancel": "stop a run",
+    "verify": "compare outputs with their records",
+    "adopt": "take existing data for a step's output",
+    "pin": "name an output, so that gc keeps it",
+    "unpin": "delete such a name",
+    "gc": "delete what nothing needs",
+    "completion": "print what makes a shell complete marin's words",
+    "doctor": "look for what would stop a run",
 }
 
 HELP = """\
@@ -32,7 +41,8 @@ commands:
 {commands}
 
 The store of all outputs is --prefix, else $MARIN_PREFIX, else ./local_store.
-Exit codes: 0 ok, 1 a step failed, 2 usage, 3 refused, 5 `plan --check` found work, 130 interrupted.
+Exit codes: 0 ok, 1 a step failed, 2 usage, 3 refused, 4 `verify` found damage, 5 `plan --check` found work,
+130 interrupted.
 """
 
 

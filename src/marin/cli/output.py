@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TextIO
 
+from marin.execution.console import size as size
+
 FORMAT_VERSION = "1.0"  # of all JSON output: a minor step adds fields, a major one changes them
 
 _COLORS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
@@ -52,20 +54,6 @@ def print_json(value: dict[str, Any]) -> None:
     import json
 
     print(json.dumps({"format_version": FORMAT_VERSION, **value}, indent=2, ensure_ascii=False))
-
-
-def size(num_bytes: int | None) -> str:
-    """75 B, 1.2 kB, 41.2 GB; decimal, as disks are sold and `ls -h --si` counts."""
-    if num_bytes is None:
-        return "-"
-    if num_bytes < 1000:
-        return f"{num_bytes} B"
-    value = float(num_bytes)
-    for unit in ("kB", "MB", "GB", "TB", "PB"):
-        value /= 1000
-        if value < 999.95 or unit == "PB":
-            break
-    return f"{value:.1f} {unit}"
 
 
 def local_time(utc: str | None) -> str:

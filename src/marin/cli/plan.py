@@ -7,7 +7,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from marin.cli.experiment import add_experiment_arguments, hint, prefix_of, step_patterns, with_steps_of
+from marin.cli.experiment import add_experiment_arguments, choices_of, hint, prefix_of, with_steps_of
 from marin.cli.output import note, print_json
 
 EXAMPLES = """\
@@ -18,8 +18,10 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    from marin.execution.flags import add_decisions
+
     add_experiment_arguments(parser)
-    parser.add_argument("--force-run-failed", action="store_true", help="plan to run again what failed earlier")
+    add_decisions(parser, forced="STEP")
     parser.add_argument("--check", action="store_true", help="exit with 5 if a run would do anything")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -34,8 +36,7 @@ def run(arguments: Namespace) -> int:
         plans.append(
             executor.plan(
                 steps,
-                run_only=step_patterns(arguments.steps, steps),
-                force_run_failed=arguments.force_run_failed,
+                choices=choices_of(arguments, steps),
             )
         )
 
@@ -63,6 +64,10 @@ def next_command(arguments: Namespace, actions: set[str]) -> list[str]:
     """What to type after seeing a plan with these actions: words of a command that would do something."""
     if actions <= {"HIT", "SKIP"}:
         return ["marin", "ls"]
+    if "TAINTED" in actions:
+        return ["marin", "rerun", "--tainted", arguments.file]
+    if "DRIFT" in actions:
+        return ["marin", "run", arguments.file, *arguments.steps, "--accept-drift"]
     is_forced = getattr(arguments, "force_run_failed", False) or not actions & {"RUN", "WAIT"}
     return ["marin", "run", arguments.file, *arguments.steps, *["--force-run-failed"] * is_forced]
 
@@ -78,7 +83,7 @@ def item_json(item: Any, plan: Any) -> dict[str, Any]:
         "is_target": item.node.digest in plan.targets,
         "inputs": [{"name": plan.graph[digest].name, "digest": digest} for digest in item.node.deps],
         "changes": [change_json(change) for change in item.changes],
-        "code_changed": item.code_changed,
+        "code_drift": list(item.code_drift),
     }
 
 

@@ -42,6 +42,7 @@ def run(arguments: Namespace) -> int:
 
 def _step_lines(entry: Any) -> list[tuple[str, str]]:
     from marin.execution.console import duration
+    from marin.execution.verify import last_verification
 
     state, record = entry.state, entry.state.record
     lines = [
@@ -69,10 +70,22 @@ def _step_lines(entry: Any) -> list[tuple[str, str]]:
     ]
     if record.get("description"):
         lines.insert(1, ("about", record["description"]))
+    if adopted := record.get("adopted"):
+        lines.append(("adopted", f"from {adopted['source']} by {adopted['who']}: {adopted['reason']}"))
+    if verified := last_verification(entry.store, entry.paths, state):
+        lines.append(("verified", _verified(verified)))
     for number, used in enumerate(record["inputs"]):
         where = used["path"] + (f"/{used['sub']}" if used["sub"] else "")
         lines.append(("inputs" if number == 0 else "", where if number == 0 else f"{'':<10}{where}"))
     return [*lines, ("config", ""), ("", json.dumps(record["config_resolved"], indent=2, ensure_ascii=False))]
+
+
+def _verified(verified: Any) -> str:
+    when = local_time(verified["when"])
+    if not verified["ok"]:
+        return f"{when}: {verified['differences'][0]['text']}"
+    deep = f", every byte {local_time(verified['last_deep'])}" if verified["last_deep"] else ""
+    return f"{verified['times']}x, last {when}{deep}"
 
 
 def _run_lines(record: Any) -> list[tuple[str, str]]:

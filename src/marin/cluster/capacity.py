@@ -105,7 +105,7 @@ class Capacity:
                 asked = f"{request.device_count} slice{'s' * (request.device_count > 1)} of TPU {kind}"
                 others = ", ".join(f"{n} of {name}" for name, n in sorted(self.tpus.items()))
                 missing.append(f"asks for {asked}, {self.owner} has {others or 'none'}")
-        for name, asked in sorted(_custom(request).items()):
+        for name, asked in sorted(request.custom.items()):
             if asked > (have := self.custom.get(name, 0)):
                 missing.append(f"asks for {asked:g} of '{name}', {self.owner} has {f'{have:g}' if have else 'none'}")
         return tuple(missing)
@@ -191,14 +191,10 @@ class Allocator:
             gpus=tuple(gpu for gpu in whole.gpus if gpu.device not in taken),
             tpus={kind: count - sum(a.tpus.get(kind, 0) for a in held) for kind, count in whole.tpus.items()},
             custom={
-                name: float(_exact(count) - sum(_exact(_custom(a.request).get(name, 0)) for a in held))
+                name: float(_exact(count) - sum(_exact(a.request.custom.get(name, 0)) for a in held))
                 for name, count in whole.custom.items()
             },
         )
-
-
-def _custom(request: ResourceConfig) -> Mapping[str, float]:
-    return getattr(request, "custom", None) or {}
 
 
 def _exact(amount: float) -> Decimal:

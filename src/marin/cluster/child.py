@@ -136,8 +136,19 @@ def _kill_adopted() -> None:
         os.waitpid(-1, 0)
 
 
-def main(payload_fd: int, result_fd: int, launcher: int) -> None:
-    """Supervise one job; leaves by `os._exit` or `sys.exit` with the worker's exit code (128 + signal if killed)."""
+def _search_path(task: dict[str, Any], own: list[str]) -> list[str]:
+    """The launcher's, or around this interpreter's `own` what of the launcher's is not in it."""
+    if not task["own_packages"]:
+        return task["front"]
+    own = [path for path in own if path not in ("", *task["front"])]  # "": for `python -c` only
+    return [*task["front"], *own, *(path for path in task["back"] if path not in own)]
+
+
+def main(payload_fd: int, result_fd: int, launcher: int, own_path: list[str]) -> None:
+    """Supervise one job; leaves by `os._exit` or `sys.exit` with the worker's exit code (128 + signal if killed).
+
+    `own_path` is what `sys.path` was before the launcher's marin was put in front of it.
+    """
     # SIGTERM: ask the worker to stop, or, when the launcher is gone, kill it. SIGUSR1: kill it. Taken one by one with
     # sigwait: a handler could miss a signal that comes just before a system call begins to wait.
     watched = (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
@@ -146,7 +157,7 @@ def main(payload_fd: int, result_fd: int, launcher: int) -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     task = pickle.loads(_read_all(payload_fd))
     os.set_inheritable(result_fd, False)
-    sys.path[:] = task["sys_path"]
+    sys.path[:] = _search_path(task, own_path)
     supervisor = os.getpid()
     worker = os.fork()
     if worker == 0:

@@ -46,6 +46,7 @@ class JobRequest:
     resources: ResourceConfig = field(default_factory=ResourceConfig.with_cpu)  # what it needs
     env: Mapping[str, str] = field(default_factory=dict)  # environment variables added to the launcher's
     log_path: str | None = None  # file to which stdout and stderr are appended; None: not kept
+    python: str | None = None  # interpreter to run it with, as from `prepare_environment`; None: the launcher's
     in_process: bool = False  # call the function in the process that a cluster of machines keeps for the job
 
 
@@ -104,6 +105,8 @@ class JobHandle(Protocol):
 
 class Cluster(Protocol):
     """Runs jobs."""
+
+    is_remote: bool  # jobs may run on other machines, and outlive their launcher
 
     def launch(
         self,

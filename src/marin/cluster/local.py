@@ -126,6 +126,8 @@ class InProcessCluster:
     those of the process, for they cannot be told apart.
     """
 
+    is_remote = False
+
     def launch(
         self,
         request: JobRequest,
@@ -139,6 +141,11 @@ class InProcessCluster:
         entry, function = request.entrypoint, request.entrypoint.function
         if function is None:
             raise ValueError(f"job {request.name!r} is a command and needs a process: launch it on a LocalCluster")
+        if request.python is not None:
+            raise ValueError(
+                f"job {request.name!r} asks for the interpreter {request.python} and needs a process: launch it on a "
+                "LocalCluster"
+            )
         self._note(request, "started in the runner's process; its stderr is not captured")
         with _environment(request.env), _stdout_into(request.log_path, on_output):
             value, error, cancelled = None, None, False
@@ -216,9 +223,37 @@ def _payload(request: JobRequest) -> bytes:
                 f"job {request.name!r} cannot be sent to another process: {error}. Its function must stand at the top "
                 "level of a module or script, and its arguments must be picklable; or run it without resources"
             ) from error
-    return pickle.dumps(
-        {"sys_path": sys.path[:], "argv": sys.argv[:], "main": main, "call": call, "command": entry.command}
-    )
+    front, back = (sys.path[:], []) if request.python is None else _paths_around_packages()
+    task = {"front": front, "back": back, "own_packages": request.python is not None}
+    return pickle.dumps({**task, "argv": sys.argv[:], "main": main, "call": call, "command": entry.command})
+
+
+def _paths_around_packages() -> tuple[list[str], list[str]]:
+    """What of `sys.path` stands before the standard library and what after it, without this interpreter's packages."""
+    import site
+
+    packages = {os.path.realpath(folder) for folder in (*site.getsitepackages(), site.getusersitepackages())}
+    library = os.path.dirname(os.path.abspath(os.__file__))
+    front: list[str] = []
+    back: list[str] = []
+    side = front
+    for path in sys.path:
+        if os.path.abspath(path) == library:
+            side = back
+        elif os.path.realpath(path) not in packages:
+            side.append(path)
+    return front, back
+
+
+def _programs_of(python: str | None) -> dict[str, str]:
+    """Variables by which a job finds the programs of its interpreter's environment before those of the launcher's."""
+    if python is None:
+        return {}
+    programs = os.path.dirname(os.path.abspath(python))
+    variables = {"PATH": os.pathsep.join(filter(None, (programs, os.environ.get("PATH"))))}
+    if os.path.exists(os.path.join(os.path.dirname(programs), "pyvenv.cfg")):
+        variables["VIRTUAL_ENV"] = os.path.dirname(programs)
+    return variables
 
 
 def _read_answer(text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -252,19 +287,19 @@ class LocalProcess:
         payload, self._answer = _anonymous_file(_payload(request)), _anonymous_file()
         output, write_end = os.pipe()
         code = (
-            f"import sys; sys.path.insert(0, {source!r}); import marin.cluster.child as child; "
-            f"child.main({payload}, {self._answer}, {os.getpid()})"
+            f"import sys; own = sys.path[:]; sys.path.insert(0, {source!r}); import marin.cluster.child as child; "
+            f"child.main({payload}, {self._answer}, {os.getpid()}, own)"
         )
         try:
             self._oom_kills = oom_kills()
             self._started = time.monotonic()
             self._process = subprocess.Popen(
-                [sys.executable, "-u", "-c", code],
+                [request.python or sys.executable, "-u", "-c", code],
                 stdin=subprocess.DEVNULL,
                 stdout=write_end,
                 stderr=write_end,
                 pass_fds=(payload, self._answer),
-                env={**os.environ, **request.env},
+                env={**os.environ, **_programs_of(request.python), **request.env},
                 start_new_session=True,
             )
         except BaseException:
@@ -368,7 +403,12 @@ class LocalCluster:
     it ends, or the launching thread's process does, all that it started is killed: on Linux daemons too, elsewhere what
     stayed in its process group. Launch from a thread that lives as long as the job: on Linux the kernel
     counts the end of the launching thread as the end of the parent.
+
+    With `JobRequest.python` the job sees the packages of that interpreter where the launcher's would be. The launcher's
+    other folders stay on its path: that of the script, PYTHONPATH, and whatever the script added.
     """
+
+    is_remote = False
 
     def launch(
         self,

@@ -70,6 +70,8 @@ class RayCluster:
     `queue_timeout_s`: how long a job may wait for machines that are large enough but busy.
     """
 
+    is_remote = True
+
     def __init__(
         self,
         address: str | None = None,
@@ -84,6 +86,13 @@ class RayCluster:
         self._limits = _Limits(
             linger_s=linger_s, unschedulable_after_s=unschedulable_after_s, queue_timeout_s=queue_timeout_s
         )
+
+    def pack(self, value: Any) -> bytes:
+        """`value` as bytes for `pickle.loads` on any machine of the cluster: what a script defines goes by value."""
+        connect(self._address, self._namespace)
+        from ray import cloudpickle
+
+        return cloudpickle.dumps(value)
 
     def launch(
         self,

@@ -7,28 +7,33 @@ register. Only the last one makes the output exist.
 On a disk the function writes straight into the attempt's folder. For a store that is not a disk it works in a scratch
 folder of its machine: committed inputs are fetched there first and checked against their manifests, and what it wrote
 is uploaded before the manifest. So every function runs on every store unchanged; the price is a copy, and room for it.
+The copies lie as in the store, `<step>/attempts/<attempt>/`, with the registers of their steps and of all that these
+read: whoever looks from an output to its record and upstream finds on scratch what it would find in a store on disk.
 """
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from marin.cluster.job import JobError, JobResult, error_of
 from marin.execution.artifact import OutputError, check_output
+from marin.execution.eviction import finish_eviction
 from marin.execution.lease import Lease, LeaseLost, RegisterGone
-from marin.execution.manifest import Manifest, build_manifest
+from marin.execution.manifest import Manifest, ManifestEntry, build_manifest
 from marin.execution.record import utc
-from marin.execution.status import ABANDONED, CANCELLED, FAILED, NOT_DATA, RUNNING, SUCCEEDED, State, StepPaths
+from marin.execution.status import ABANDONED, CANCELLED, EXEC, FAILED, NOT_DATA, RUNNING, SUCCEEDED, State, StepPaths
 from marin.execution.store import Store
-from marin.io.atomic import append, fsync_directory
+from marin.io.atomic import append, fsync_directory, make_folder, write_bytes
 from marin.io.hashing import sha256_file
 
+_TRANSFERS = 6  # files on their way at once
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -36,9 +41,10 @@ _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 class Fetch:
     """A committed input that an attempt needs on its machine."""
 
+    root: str  # its step's folder in the store
     data_root: str  # where it is in the store
     manifest: str  # its manifest in the store
-    folder: str  # where it goes on the machine; named by its root digest, so it is fetched once
+    folder: str  # where it goes on the machine: a folder of this attempt alone, so it is fetched once
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,12 +102,62 @@ def work_place(store: Store, paths: StepPaths, state: State) -> tuple[str, str]:
     return work, f"{place}/logs/{state.attempt}"
 
 
+def mirror_of(store: Store) -> str:
+    """Folder of a machine for copies of outputs of a store that is not a disk, laid out like the store."""
+    return f"{scratch_root()}/stores/{hashlib.sha256(store.prefix.encode()).hexdigest()[:16]}"
+
+
+def fetch_of(store: Store, paths: StepPaths, state: State) -> Fetch:
+    """How the committed output of a register comes to a machine."""
+    assert state.record is not None
+    step = paths.root.removeprefix(f"{store.prefix}/")
+    return Fetch(
+        root=paths.root,
+        data_root=paths.data_root(state),
+        manifest=f"{paths.root}/{state.record['manifest_ref']}",
+        folder=f"{mirror_of(store)}/{step}/attempts/{state.attempt}",
+    )
+
+
 def prepare(store: Store, attempt: Attempt) -> None:
     """Make the attempt's folders and fetch its inputs."""
-    os.makedirs(attempt.work_dir, exist_ok=True)
-    os.makedirs(attempt.log_dir, exist_ok=True)
+    for folder in (attempt.work_dir, attempt.log_dir):
+        make_folder(folder)
+    if store.is_local and attempt.publish == "inplace":
+        finish_eviction(store, attempt.work_dir)
     for fetch in attempt.fetches:
         fetch_output(store, fetch)
+    if attempt.fetches:
+        _fetch_registers(store, [fetch.root for fetch in attempt.fetches])
+
+
+def _fetch_registers(store: Store, roots: Sequence[str]) -> None:
+    """Copy the registers of steps, and of all that they read, to the mirror; each is asked for once a machine."""
+    mirror = mirror_of(store)
+    os.makedirs(f"{mirror}/{EXEC}/runs", exist_ok=True)  # what shows that a folder is a store
+    pending, known = list(roots), set(roots)
+    while pending:
+        root = pending.pop()
+        place = f"{mirror}/{root.removeprefix(f'{store.prefix}/')}/{EXEC}/state.json"
+        # Those of direct inputs may have changed since: such a step may have run again.
+        state = None if root in roots or not os.path.exists(place) else _read_copy(place)
+        if state is None:
+            state = store.read(root)
+            if state is None:
+                continue
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            write_bytes(place, state.to_json(), fsync=False)
+        above = {f"{store.prefix}/{used['path']}" for used in (state.record or {}).get("inputs", ())}
+        pending += above - known
+        known |= above
+
+
+def _read_copy(path: str) -> State | None:
+    try:
+        with open(path, "rb") as file:
+            return State.from_json(file.read())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def fetch_output(store: Store, fetch: Fetch) -> str:
@@ -115,21 +171,33 @@ def fetch_output(store: Store, fetch: Fetch) -> str:
     os.makedirs(os.path.dirname(fetch.folder), exist_ok=True)
     partial = tempfile.mkdtemp(dir=os.path.dirname(fetch.folder), prefix="partial-")
     try:
-        for entry in manifest.entries:
-            local = f"{partial}/{entry.path}"
-            os.makedirs(os.path.dirname(local), exist_ok=True)
-            store.download(f"{fetch.data_root}/{entry.path}", local)
-            size, sha256 = sha256_file(local)
-            if (size, sha256) != (entry.size, entry.sha256):
-                raise OSError(
-                    f"{fetch.data_root}/{entry.path} has {size:,} bytes and sha256 {sha256[:16]}..., its manifest says "
-                    f"{entry.size:,} and {entry.sha256[:16]}...: damaged; `marin verify --deep` tells what else is"
-                )
+        _transfer(lambda entry: _fetch_file(store, f"{fetch.data_root}/{entry.path}", partial, entry), manifest.entries)
         with contextlib.suppress(OSError):  # another step of this machine was faster
             os.rename(partial, fetch.folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return fetch.folder
+
+
+def _fetch_file(store: Store, path: str, folder: str, entry: ManifestEntry) -> None:
+    local = f"{folder}/{entry.path}"
+    os.makedirs(os.path.dirname(local), exist_ok=True)
+    store.download(path, local)
+    size, sha256 = sha256_file(local)
+    if (size, sha256) != (entry.size, entry.sha256):
+        raise OSError(
+            f"{path} has {size:,} bytes and sha256 {sha256[:16]}..., its manifest says {entry.size:,} and "
+            f"{entry.sha256[:16]}...: damaged; `marin verify --deep` tells what else is"
+        )
+
+
+def _transfer(copy: Callable[[ManifestEntry], None], entries: Sequence[ManifestEntry]) -> None:
+    """Copy files, several at a time: a small one is all waiting for the answer."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_TRANSFERS) as pool:
+        for _ in pool.map(copy, entries):
+            pass
 
 
 def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> tuple[State | None, JobError | None]:
@@ -139,22 +207,16 @@ def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) ->
     """
     error = result.error
     try:
-        is_gone = False
-        try:
-            lease.check_register()
-            if error is None:
+        if error is None:
+            try:
                 return _commit(store, lease, attempt, result), None
-        except LeaseLost:
-            raise
-        except Exception as trouble:
-            is_gone = isinstance(trouble, RegisterGone)
-            if error is None or result.cancelled:
+            except LeaseLost:
+                raise
+            except Exception as trouble:
                 error = error_of(trouble)
-            else:
-                error = replace(error, message=f"{error.message} (and {trouble})")
         if is_disk_full(error) and attempt.publish == "attempt" and not lease.may_have_committed:
             shutil.rmtree(attempt.work_dir, ignore_errors=True)  # room for writing down that it failed
-        cancelled = result.cancelled and result.error is not None and not is_gone
+        cancelled = result.cancelled and result.error is not None
         attempt.note("cancelled" if cancelled else "failed", type=error.type, message=error.message)
         recorded = {
             "class": error_class(error, cancelled),
@@ -167,10 +229,13 @@ def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) ->
             "ended": utc(),
         }
         _upload_logs(store, lease, attempt)
-        if is_gone:
-            return lease.end_without_register(error=recorded), error
-        state = lease.end(CANCELLED if cancelled else FAILED, error=recorded)
-        return state, None if state.status == SUCCEEDED else error  # its commit had taken effect after all
+        try:
+            state = lease.end(CANCELLED if cancelled else FAILED, error=recorded)
+            return state, None if state.status == SUCCEEDED else error  # its commit had taken effect after all
+        except RegisterGone as trouble:
+            if str(trouble) != error.message:
+                error = replace(error, message=f"{error.message} (and {trouble})")
+            return lease.end_without_register(error={**recorded, "class": error_class(error), **asdict(error)}), error
     except LeaseLost:
         return None, None
     except BaseException as trouble:
@@ -189,6 +254,8 @@ def _commit(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> 
     check_output(attempt.output_type, attempt.work_dir, result.value)
     manifest = build_manifest(attempt.work_dir, exclude=NOT_DATA[attempt.publish], fsync=store.fsync)
     if not store.is_local:
+        if attempt.publish == "inplace":
+            finish_eviction(store, lease.data_root)
         _upload(store, attempt.work_dir, lease.data_root, manifest)
         _upload_logs(store, lease, attempt)
     store.put(paths.manifest(name), manifest.to_json().encode())
@@ -200,7 +267,7 @@ def _commit(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> 
     record = {
         **attempt.record,
         "root_digest": manifest.root_digest,
-        "manifest_ref": os.path.relpath(paths.manifest(name), paths.root),
+        "manifest_ref": paths.manifest(name)[len(paths.root) + 1 :],
         "files": manifest.num_files,
         "bytes": manifest.num_bytes,
         "output_type": attempt.output_type.__qualname__,
@@ -223,10 +290,9 @@ def _commit(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> 
 
 def _upload(store: Store, folder: str, data_root: str, manifest: Manifest) -> None:
     for entry in manifest.entries:
-        local = f"{folder}/{entry.path}"
-        if os.path.islink(local):
+        if os.path.islink(f"{folder}/{entry.path}"):
             raise OutputError(f"{entry.path} is a symbolic link, which an object store cannot hold; write a file")
-        store.upload(local, f"{data_root}/{entry.path}")
+    _transfer(lambda entry: store.upload(f"{folder}/{entry.path}", f"{data_root}/{entry.path}"), manifest.entries)
 
 
 def _upload_logs(store: Store, lease: Lease, attempt: Attempt) -> None:
@@ -282,12 +348,15 @@ def is_disk_full(error: JobError) -> bool:
     return error.errno in _DISK_FULL or "No space left on device" in error.message
 
 
+_BY_TYPE = {"OutputError": "OUTPUT_INVALID", "Timeout": "TIMEOUT"}
+
+
 def error_class(error: JobError, cancelled: bool = False) -> str:
     """The class under which a failure is recorded, and by which it is retried or not."""
     if cancelled:
         return "CANCELLED"
     if is_disk_full(error):
         return "DISK_FULL"
-    if error.type == "OutputError":
-        return "OUTPUT_INVALID"
-    return "WORKER_LOST" if error.type == "Killed" else "USER_ERROR"
+    if error.type in _BY_TYPE:
+        return _BY_TYPE[error.type]
+    return "USER_ERROR" if error.kind == "error" else error.kind.upper()

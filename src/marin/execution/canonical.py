@@ -360,8 +360,10 @@ class Encoding:
 
     def references(self) -> list[ExecutorStep]:
         """Every step referred to, each once, in order of appearance."""
-        steps = [step for _, step, _ in self.uses] + [step for step, _ in self.runtime]
-        return list({id(step): step for step in steps}.values())
+        found = {id(step): step for _, step, _ in self.uses}
+        for step, _ in self.runtime:
+            found.setdefault(id(step), step)
+        return list(found.values())
 
     def finish(self, digest_of: Callable[[ExecutorStep], str]) -> tuple[list[str], list[str], list[str], list[str]]:
         """Number the steps in the tree; returns digests (deps, pseudo) of identity, then those needed only to run."""
@@ -370,6 +372,8 @@ class Encoding:
             table = numbered[pseudo]
             entry["$dep"] = table.setdefault(digest_of(step), len(table))
         deps, pseudo_deps = list(numbered[False]), list(numbered[True])
+        if not self.runtime:
+            return deps, pseudo_deps, [], []
         extra = sorted({digest_of(step) for step, pseudo in self.runtime if not pseudo} - set(deps))
         extra_pseudo = sorted({digest_of(step) for step, pseudo in self.runtime if pseudo} - set(pseudo_deps))
         return deps, pseudo_deps, extra, extra_pseudo
@@ -390,10 +394,12 @@ class _Encoder:
         self.placeholders = 0  # steps, paths and marks met so far: what has to be replaced before the step runs
 
     def encode(self, value: Any, hint: _Hint | None = None) -> Any:
-        handler = _HANDLERS.get(type(value))
-        if handler is None:
-            handler = _HANDLERS[type(value)] = _find_handler(self, value)
-        return handler(self, value, hint)
+        return (_HANDLERS.get(type(value)) or self.handler_of(value))(self, value, hint)
+
+    def handler_of(self, value: Any) -> Handler:
+        """The handler of a value whose type was not met before."""
+        handler = _HANDLERS[type(value)] = _find_handler(self, value)
+        return handler
 
     def where(self) -> str:
         return self.root + self.below(0)
@@ -405,12 +411,15 @@ class _Encoder:
     def push(self, part: Any, container: Any) -> None:
         self.path.append(part)
         if len(self.path) > MAX_DEPTH:
-            path = self.where()
-            self.path.clear()
-            raise UnversionableError(
-                f"cannot version {path[:60]}...: nested deeper than {MAX_DEPTH} levels at a "
-                f"{type(container).__qualname__}; does it contain itself?"
-            )
+            raise self.too_deep(container)
+
+    def too_deep(self, container: Any) -> UnversionableError:
+        path = self.where()
+        self.path.clear()
+        return UnversionableError(
+            f"cannot version {path[:60]}...: nested deeper than {MAX_DEPTH} levels at a "
+            f"{type(container).__qualname__}; does it contain itself?"
+        )
 
     def fail(self, value: Any, reason: str = "") -> UnversionableError:
         if not reason:
@@ -426,7 +435,8 @@ class _Encoder:
         return UnversionableError(f"cannot version {self.where()}: {reason}")
 
     def use(self, step: ExecutorStep, sub: str | None, pseudo: bool) -> dict[str, Any]:
-        entry: dict[str, Any] = {"$dep": self.digest_of(step) if self.digest_of else None, "sub": _normal(sub)}
+        digest = self.digest_of(step) if self.digest_of is not None else None
+        entry: dict[str, Any] = {"$dep": digest, "sub": None if sub is None else _normal(sub)}
         if pseudo:
             entry["pseudo"] = True
         self.uses.append((entry, step, pseudo))
@@ -637,11 +647,14 @@ def _under_prefix(encoder: _Encoder, text: str) -> str:
 def _list(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
     element = hint.element if hint is not None else None
     elements = hint.elements if hint is not None else None
-    result = []
+    result, path = [], encoder.path
     for i, item in enumerate(value):
-        encoder.push(i, value)
-        tree = encoder.encode(item, elements[i] if elements is not None and i < len(elements) else element)
-        encoder.path.pop()
+        path.append(i)
+        if len(path) > MAX_DEPTH:
+            raise encoder.too_deep(value)
+        inside = elements[i] if elements is not None and i < len(elements) else element
+        tree = (_HANDLERS.get(type(item)) or encoder.handler_of(item))(encoder, item, inside)
+        path.pop()
         result.append({"$u": None} if tree is _ABSENT else tree)
     return result
 
@@ -873,17 +886,32 @@ def _fields_handler(plan: _ClassPlan) -> Handler:
             )
         before, held_before = len(encoder.uses) + len(encoder.runtime), encoder.placeholders
         result = {"$c": plan.tag}
-        path = encoder.path
+        path, prefix = encoder.path, encoder.prefix
         for attribute, part, key, field_hint, exclude, omit in rows:
-            encoder.push(part, value)
             try:
                 item = getattr(value, attribute)
             except AttributeError:
+                path.append(part)
                 raise encoder.fail(value, f"the field is not set on this {plan.tag}") from None
-            tree = encoder.excluded(item) if exclude else encoder.encode(item, field_hint)
-            path.pop()
-            if tree is not _ABSENT and (omit is None or to_json(tree) != omit):
-                result[key] = tree
+            kind = type(item)
+            if exclude or omit is not None:
+                encoder.push(part, value)
+                tree = encoder.excluded(item) if exclude else encoder.encode(item, field_hint)
+                path.pop()
+                if tree is not _ABSENT and (omit is None or to_json(tree) != omit):
+                    result[key] = tree
+            elif kind in _NEVER_REFUSED:
+                result[key] = _HANDLERS[kind](encoder, item, field_hint)
+            elif kind is str and item.isascii() and (prefix is None or not item.startswith(prefix)):
+                result[key] = item
+            else:
+                path.append(part)
+                if len(path) > MAX_DEPTH:
+                    raise encoder.too_deep(value)
+                tree = (_HANDLERS.get(kind) or encoder.handler_of(item))(encoder, item, field_hint)
+                path.pop()
+                if tree is not _ABSENT:
+                    result[key] = tree
         if plan.has_init_only:
             encoder.check_rigid(value, held_before)
         if plan.frozen and len(encoder.uses) + len(encoder.runtime) == before:
@@ -998,6 +1026,7 @@ def _array(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
+_NEVER_REFUSED = frozenset({type(None), bool, int, float, OutputName})  # so no path is needed for a message
 _HANDLERS: dict[type, Handler] = {
     type(None): _itself,
     bool: _itself,

@@ -4,11 +4,12 @@ Everything is read from registers and run records where they lie; there is no in
 cost: a listing walks the store's folders, though never into an output.
 """
 
+import contextlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +109,9 @@ def list_steps(prefix: str) -> list[StepEntry]:
 
 def steps_of(store: Store) -> list[StepEntry]:
     """All steps of a store, by name, each name's latest first."""
-    entries = [entry for root in _step_roots(store) if (entry := read_step(store, root)) is not None]
+    with side_by_side(store) as each:
+        found = each(lambda root: read_step(store, root), list(_step_roots(store, each)))
+    entries = [entry for entry in found if entry is not None]
     entries.sort(key=lambda e: (e.when or "", e.digest), reverse=True)
     return sorted(entries, key=lambda e: e.name)
 
@@ -122,8 +125,10 @@ def runs_of(store: Store) -> list[RunEntry]:
     """All runs of a store, the latest first."""
     folder = f"{store.prefix}/{EXEC}/runs"
     found = []
-    for item in reversed(store.items(folder)):
-        data = store.get(f"{folder}/{item.name}/run.json")
+    items = [item for item in reversed(store.items(folder)) if item.is_folder]
+    with side_by_side(store) as each:
+        contents = each(lambda item: store.get(f"{folder}/{item.name}/run.json"), items)
+    for item, data in zip(items, contents, strict=True):
         try:
             record = json.loads(data or b"")
             if record.get("status") == RUNNING and Owner(**record["owner"]).is_gone():
@@ -230,16 +235,32 @@ def existing_store(prefix: str) -> Store:
     return store
 
 
-def _step_roots(store: Store) -> Iterator[str]:
+_MAX_READERS = 32
+
+
+@contextlib.contextmanager
+def side_by_side(store: Store) -> Iterator[Callable[[Callable[[Any], Any], list[Any]], list[Any]]]:
+    """Inside, a `map` that asks many things at a time where each is a request over a network."""
+    if store.is_local:
+        yield lambda function, values: [function(value) for value in values]
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_MAX_READERS) as pool:
+        yield lambda function, values: list(pool.map(function, values))
+
+
+def _step_roots(store: Store, each: Callable[[Callable[[Any], Any], list[Any]], list[Any]]) -> Iterator[str]:
     """Folders that hold a register; nothing inside an output is looked at."""
-    todo = [store.prefix]
-    while todo:
-        folder = todo.pop()
-        items = store.items(folder)
-        if folder != store.prefix and any(item.name == EXEC for item in items):
-            yield folder
-            continue
-        todo += [f"{folder}/{item.name}" for item in items if item.is_folder and not item.name.startswith(".")]
+    level = [store.prefix]
+    while level:
+        below = []
+        for folder, items in zip(level, each(store.items, level), strict=True):
+            if folder != store.prefix and any(item.name == EXEC for item in items):
+                yield folder
+                continue
+            below += [f"{folder}/{item.name}" for item in items if item.is_folder and not item.name.startswith(".")]
+        level = below
 
 
 def step_around(store: Store, address: str) -> StepEntry | None:

@@ -48,22 +48,50 @@ _MARKS = {"HIT": ("=", "cached"), "RUN": ("+", "run"), "WAIT": ("w", "wait"), "S
 _MARKS |= {"FAILED": ("!", "failed"), "BLOCKED": ("x", "blocked"), "TAINTED": ("t", "tainted"), "DRIFT": ("d", "drift")}
 
 
-CODE_CHANGED = "code changed since this output was made; raise code_version to run it again"
+def size(num_bytes: int | None) -> str:
+    """75 B, 1.2 kB, 41.2 GB; decimal, as disks are sold and `ls -h --si` counts. "-" for None."""
+    if num_bytes is None:
+        return "-"
+    if num_bytes < 1000:
+        return f"{num_bytes} B"
+    value = float(num_bytes)
+    for unit in ("kB", "MB", "GB", "TB", "PB"):
+        value /= 1000
+        if value < 999.95 or unit == "PB":
+            break
+    return f"{value:.1f} {unit}"
 
 
 def format_plan(plan: Any) -> str:
-    """A plan (`marin.execution.plan.Plan`) as a table with one line per step and a line of totals."""
+    """A plan (`marin.execution.plan.Plan`) as a table with one line per step and a line of totals.
+
+    Of a cached step the size of its output is shown, of one that would run the time that earlier ones took.
+    """
+    from marin.execution.plan import drift_text
+
     width = max((len(item.node.step.name) for item in plan), default=0)
     lines = []
     for item in plan:
         mark, word = _MARKS[item.action]
         mark = "~" if item.changes else mark
-        reason = CODE_CHANGED if item.code_changed else "" if item.action == "HIT" else item.reason
-        lines.append(
-            f"  {mark}  {item.node.step.name:<{width}}  @{item.node.digest[:6]}  {word:<10}  {reason}".rstrip()
-        )
+        amount = size(item.num_bytes) if item.num_bytes is not None else ""
+        if item.estimate is not None:
+            amount = f"~{duration(item.estimate.wall_s)}"
+        reason = drift_text(item.code_drift) if item.code_drift else "" if item.action == "HIT" else item.reason
+        name = f"{item.node.step.name:<{width}}  @{item.node.digest[:6]}"
+        lines.append(f"  {mark}  {name}  {word:<10}  {amount:>8}  {reason}".rstrip())
     totals = [f"{plan.count(action)} {word}" for action, (_, word) in _MARKS.items() if plan.count(action)]
-    return "\n".join([*lines, "", f"Plan: {', '.join(totals)}."])
+    return "\n".join([*lines, "", f"Plan: {', '.join(totals)}.{_estimate_text(plan)}"])
+
+
+def _estimate_text(plan: Any) -> str:
+    """What running the plan will take, as far as earlier runs tell."""
+    known = [item.estimate for item in plan if item.estimate is not None]
+    if not known:
+        return ""
+    unknown = plan.count("RUN") - len(known)
+    more = f" and what {unknown} new step{'s' * (unknown > 1)} take{'s' * (unknown == 1)}" if unknown else ""
+    return f" Estimated {duration(sum(e.wall_s for e in known))}, {size(sum(e.num_bytes for e in known))}{more}."
 
 
 def format_summary(steps: Sequence[Any], wall_s: float) -> str:
@@ -194,6 +222,10 @@ class Console:
                 self.line(f"    {shown}")
             if log:
                 self.line(f"    log: {log}")
+
+    def retried(self, name: str, text: str) -> None:
+        self._running -= 1
+        self._event("fail", name, text)
 
     def blocked(self, name: str, on: str) -> None:
         self._event("wait", name, f"not run: input {on} failed")

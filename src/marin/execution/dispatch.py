@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
-from marin.execution.attempt import Attempt, Fetch, scratch_root, work_place
+from marin.execution.attempt import Attempt, Fetch, fetch_of, work_place
 from marin.execution.fingerprint import code_of
 from marin.execution.graph import Node, resolve_config
 from marin.execution.lease import Lease
@@ -41,7 +41,7 @@ class Dispatcher:
         config, code, fetches, error = None, {}, (), None
         try:
             roots, fetches = self._data_roots(node, used)
-            code = code_of(step.fn)
+            code = code_of(step.fn, step.config)
             config = resolve_config(node, self._plan.graph, work_dir, roots, prefix=self._store.prefix)
         except Exception as trouble:
             error = trouble
@@ -92,12 +92,7 @@ class Dispatcher:
             if self._store.is_local:
                 roots[digest] = paths.data_root(state)
                 continue
-            record = state.record or {}
-            fetch = Fetch(
-                data_root=paths.data_root(state),
-                manifest=f"{paths.root}/{record['manifest_ref']}",
-                folder=f"{scratch_root()}/inputs/{record['root_digest']}",
-            )
+            fetch = fetch_of(self._store, paths, state)
             fetches[digest], roots[digest] = fetch, fetch.folder
         return roots, tuple(fetches.values())
 
@@ -115,6 +110,7 @@ class Dispatcher:
             "tags": sorted(step.tags),
             "fn": node.fn_ref,
             "code_version": step.code_version,
+            "code_policy": step.code_policy,
             **code,
             "publish": step.publish,
             "canonical": node.canonical,

@@ -77,16 +77,31 @@ def mistake(error: BaseException) -> tuple[str, int] | None:
 
     2: what was asked for makes no sense. 3: it makes sense and is refused, for the sake of what is in the store.
     """
+    from marin.execution.adoption import AdoptionError, OutputExistsError
     from marin.execution.canonical import UnversionableError
     from marin.execution.catalog import AddressError, NoStoreError
+    from marin.execution.gc import UnknownUseError
     from marin.execution.graph import GraphError
     from marin.execution.plan import DigestCollision, SelectionError
     from marin.execution.status import RegisterError
     from marin.execution.store import PrefixError
 
-    if isinstance(error, DigestCollision | RegisterError | RefusedError):
+    if isinstance(error, DigestCollision | RegisterError | RefusedError | UnknownUseError | OutputExistsError):
         return str(error), 3
-    senseless = (UnversionableError, GraphError, PrefixError, SelectionError, NoStoreError, AddressError)
+    from marin.execution.flags import ClusterNameError
+    from marin.execution.launcher import ImpossibleRequest
+
+    senseless = (
+        UnversionableError,
+        GraphError,
+        PrefixError,
+        SelectionError,
+        NoStoreError,
+        AddressError,
+        ImpossibleRequest,
+        ClusterNameError,
+        AdoptionError,
+    )
     return (str(error), 2) if isinstance(error, senseless) else None
 
 
@@ -213,7 +228,8 @@ class Executor:
         be used, RefusedError if it would use outputs that are struck out or have drifted, ValueError or TypeError if
         the steps make no sense, KeyboardInterrupt after an orderly stop.
         """
-        from marin.execution.console import CODE_CHANGED, Console, format_plan
+        from marin.execution.console import Console, format_plan
+        from marin.execution.plan import drift_text
 
         if max_concurrent is not None and max_concurrent < 1:
             raise ValueError(f"max_concurrent must be at least 1, got {max_concurrent}")
@@ -224,10 +240,15 @@ class Executor:
             console.line(format_plan(planned))
             return RunResult(prefix=self.prefix, run_id=None, plan=planned, steps=())
         _refuse(planned)
+        if not planned.is_done:
+            from marin.cluster.current import current_cluster
+            from marin.execution.launcher import check_resources
+
+            check_resources(planned, current_cluster())
         self.store.prepare()
         for item in planned:
-            if item.code_changed:
-                console.line(f"note: {item.node.name}: {CODE_CHANGED}")
+            if item.code_drift:
+                console.line(f"note: {item.node.name}: {drift_text(item.code_drift)}; --strict-code runs it again")
         return self._carry_out(planned, console, max_concurrent)
 
     def load(self, step: "ExecutorStep | InputName") -> Any:
@@ -236,7 +257,7 @@ class Executor:
         Raises RefusedError if it must not be used, ValueError if there is none.
         """
         from marin.execution.artifact import load_output
-        from marin.execution.attempt import Fetch, fetch_output, scratch_root
+        from marin.execution.attempt import fetch_of, fetch_output
         from marin.execution.plan import HIT, REFUSED
 
         target = get_executor_step(step)
@@ -249,13 +270,13 @@ class Executor:
                 f"step '{target.name}' @{item.node.digest[:10]} has no output in {self.prefix}: {item.reason}. "
                 "Run it first, or use materialize(step)"
             )
-        paths, record = planned.paths(item.node), item.state.record
+        paths = planned.paths(item.node)
+        state = self.store.read(paths.root)
+        assert state is not None and state.record is not None
+        record = state.record
         folder = paths.data_root(item.state)
         if not self.store.is_local:
-            place = f"{scratch_root()}/inputs/{record['root_digest']}"
-            folder = fetch_output(
-                self.store, Fetch(data_root=folder, manifest=f"{paths.root}/{record['manifest_ref']}", folder=place)
-            )
+            folder = fetch_output(self.store, fetch_of(self.store, paths, item.state))
         return load_output(target.output_type, folder, record)
 
     def _carry_out(self, planned: "Plan", console: Any, max_concurrent: int | None) -> RunResult:
@@ -296,7 +317,13 @@ class Executor:
                     "env": surroundings,
                     "targets": list(planned.targets),
                     "plan": [
-                        {"digest": i.node.digest, "name": i.node.step.name, "action": i.action, "reason": i.reason}
+                        {
+                            "digest": i.node.digest,
+                            "name": i.node.step.name,
+                            "path": i.node.path,
+                            "action": i.action,
+                            "reason": i.reason,
+                        }
                         for i in planned
                     ],
                     "consented": sorted(planned.consented),
@@ -317,12 +344,15 @@ class Executor:
             )
             try:
                 record.write()
+                record.event("run_started", run_id=run_id, prefix=self.prefix, num_steps=len(planned.items))
+                _refuse_evicted(self.store, planned)
                 results = runner.run()
                 status = "SUCCEEDED" if all(result.is_ok for result in results) else "FAILED"
             except KeyboardInterrupt:
                 status = "CANCELLED"
                 raise
             finally:
+                record.event("run_ended", run_id=run_id, status=status)
                 with contextlib.suppress(OSError):  # a full disk must not hide what happened
                     record.write(status=status, ended=utc(), steps=[r.to_json() for r in runner.results])
                 record.close()
@@ -346,9 +376,12 @@ def _refuse(planned: "Plan") -> None:
     """Raise RefusedError if a person must decide first: one line for each reason, and what can be decided."""
     from marin.execution.plan import DRIFT, TAINTED
 
+    if planned.unexpected:
+        lines = [f"{i.node.name} @{i.node.digest[:6]}: {i.reason}" for i in planned.unexpected[:8]]
+        raise RefusedError("nothing was run: expected to be cached, but\n  " + "\n  ".join(lines))
     if not planned.refused:
         return
-    lines = [f"{item.node.name} @{item.node.digest[:6]} is {item.reason}" for item in planned.refused[:8]]
+    lines = [f"{item.node.name} @{item.node.digest[:6]}: {item.reason}" for item in planned.refused[:8]]
     if len(planned.refused) > 8:
         lines.append(f"... and {len(planned.refused) - 8} more")
     actions = {item.action for item in planned.refused}
@@ -361,6 +394,26 @@ def _refuse(planned: "Plan") -> None:
             "which goes on record"
         )
     raise RefusedError("nothing was run: " + "\n  ".join(["", *lines]).lstrip() + "\n" + "\n".join(advice))
+
+
+def _refuse_evicted(store: "Store", planned: "Plan") -> None:
+    """Raise RefusedError if gc took an input of what is about to run after it was planned.
+
+    Called when the run's record, which gc reads after it evicted and before it deletes, is written: so either gc sees
+    the run and takes the eviction back, or the run sees the eviction.
+    """
+    from marin.execution.plan import HIT, RUN, WAIT
+    from marin.execution.status import EVICTED
+
+    used = {digest for item in planned if item.action in (RUN, WAIT) for digest in item.node.deps}
+    for item in planned:
+        if item.action == HIT and item.node.digest in used:
+            state = store.read(planned.paths(item.node).root)
+            if state is None or state.status == EVICTED:
+                raise RefusedError(
+                    f"nothing was run: the output of {item.node.name} was deleted while the run was being planned; "
+                    "run the same command again"
+                )
 
 
 def materialize(step: "ExecutorStep | InputName", *, prefix: str | os.PathLike[str] | None = None) -> Any:
@@ -392,11 +445,17 @@ class ExecutorMainConfig:
     run_only: tuple[str, ...] = ()  # regular expressions of step names to run, with what they read
     force_run_failed: bool = False  # run again what failed in an earlier run
     max_concurrent: int | None = None  # at most so many steps at once
+    choices: "Choices | None" = None  # further decisions; None: none
+    cluster: str | None = None  # where jobs run: local, ray, ray:ADDRESS; None: $MARIN_CLUSTER, else where they went
+    single_runner: bool = False  # accept an object store without conditional writes: nobody else runs on it
+    json: bool = False  # print events as JSON lines on stdout instead of progress
 
 
 def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainConfig:
     """The flags of an experiment's script; on a wrong one, prints usage and raises SystemExit(2)."""
     import argparse
+
+    from marin.execution.flags import add_cluster, add_decisions, add_single_runner, decisions
 
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description="Runs the steps of this experiment; what is there already is not run again."
@@ -412,9 +471,9 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
         metavar="REGEX",
         help="run only steps in whose name one of these is found, and what they read",
     )
-    parser.add_argument(
-        "--force_run_failed", "--force-run-failed", action="store_true", help="run again what failed in an earlier run"
-    )
+    add_decisions(parser)
+    add_cluster(parser)
+    add_single_runner(parser)
     parser.add_argument("--max_concurrent", "--max-concurrent", type=int, metavar="N", help="at most N steps at once")
     parser.add_argument(
         "--set", action="append", metavar="FIELD=VALUE", help="change a field of the experiment's config, if it has one"
@@ -426,8 +485,10 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
         prefix=given.prefix,
         dry_run=given.dry_run,
         run_only=tuple(given.run_only),
-        force_run_failed=given.force_run_failed,
         max_concurrent=given.max_concurrent,
+        choices=decisions(given),
+        cluster=given.cluster,
+        single_runner=given.single_runner,
     )
 
 
@@ -475,7 +536,7 @@ def executor_main(
         return None
     config = config or parse_command_line()
     try:
-        executor = Executor(config.prefix, description=description)
+        executor = Executor(config.prefix, description=description, single_runner=config.single_runner)
         return run_and_report(executor, steps, config)
     except Exception as error:
         known = mistake(error)
@@ -503,25 +564,29 @@ def run_and_report(executor: Executor, steps: Steps, config: ExecutorMainConfig)
     import time
 
     from marin.execution.console import Console, format_outputs, format_summary, print_data
+    from marin.execution.flags import chosen_cluster
 
-    console = Console()
+    console = Console(quiet=config.json)
     console.line(f"store: {executor.prefix}")
     started = time.monotonic()
     try:
-        result = executor.run(
-            steps,
-            dry_run=config.dry_run,
-            run_only=config.run_only,
-            force_run_failed=config.force_run_failed,
-            max_concurrent=config.max_concurrent,
-        )
+        with chosen_cluster(config.cluster):
+            result = executor.run(
+                steps,
+                dry_run=config.dry_run,
+                run_only=config.run_only,
+                force_run_failed=config.force_run_failed,
+                max_concurrent=config.max_concurrent,
+                choices=config.choices,
+            )
     except KeyboardInterrupt:
         console.line("interrupted; run the same command again to go on")
         raise SystemExit(130) from None
     if config.dry_run:
         return result
     console.line(format_summary(result.steps, time.monotonic() - started))
-    if outputs := format_outputs(result.plan, result.steps):
+    outputs = format_outputs(result.plan, result.steps)
+    if outputs and not config.json:
         print_data(outputs)
     if not result.is_ok:
         raise SystemExit(1)

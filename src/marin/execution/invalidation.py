@@ -8,12 +8,15 @@ upstream. A later attempt of the same step is another output and is not struck o
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from marin.execution.attempt import earlier_states
-from marin.execution.status import State, StepPaths
+from marin.execution.lease import swap
+from marin.execution.record import new_run_id, utc
+from marin.execution.status import INVALID, SUCCEEDED, State, StepPaths
 from marin.execution.store import Store
 
 Output = tuple[str, str]  # (digest of the step, its attempt): one output that was committed once
@@ -59,6 +62,46 @@ def read_tombstones(store: Store) -> list[Tombstone]:
             )
         )
     return sorted(found, key=lambda t: (t.when, t.id))
+
+
+def strike_out(store: Store, outputs: Sequence[Mapping[str, Any]], reason: str, *, user: str, **more: Any) -> Tombstone:
+    """Strike outputs out: the tombstone first, for it decides, then their registers, which only repeat it.
+
+    `outputs`: {"digest", "attempt", "root_digest", "name", "path"} of each. `more` goes into the tombstone as it is.
+    """
+    tombstone = Tombstone(id=new_run_id(), reason=reason, when=utc(), user=user, outputs=tuple(outputs), content={})
+    content = {
+        "format": 1,
+        "id": tombstone.id,
+        "reason": reason,
+        "when": tombstone.when,
+        "user": user,
+        "outputs": [dict(output) for output in outputs],
+        **more,
+    }
+    store.put(f"{tombstones_dir(store)}/{tombstone.id}.json", json.dumps(content).encode() + b"\n")
+    for output in outputs:
+        mark_invalid(store, f"{store.prefix}/{output['path']}", (output["digest"], output["attempt"]), tombstone)
+    return replace(tombstone, content=content)
+
+
+def mark_invalid(store: Store, root: str, output: Output, tombstone: Tombstone) -> None:
+    """Let the register of a struck-out output say so, if it still names that output."""
+    error = {
+        "class": "STRUCK_OUT",
+        "type": "StruckOut",
+        "message": tombstone.reason,
+        "tombstone": tombstone.id,
+        "user": tombstone.user,
+        "ended": tombstone.when,
+    }
+    while True:
+        state = store.read(root)
+        if state is None or state.status != SUCCEEDED or (state.digest, state.attempt) != output:
+            return
+        new = replace(state, status=INVALID, seq=state.seq + 1, nonce=os.urandom(8).hex(), error=error)
+        if swap(store, root, state, new):
+            return
 
 
 class Taint:

@@ -41,9 +41,12 @@ def acquire(
     owner: Owner,
     publish: str,
     times: LeaseTimes | None = None,
+    accepted: tuple[Mapping[str, Any], ...] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> "Lease | None":
     """Take the lease of a step for a new attempt; None if the register is no longer `expected`.
+
+    `accepted`: what the register will say of recipes for which the output is accepted (`State.accepted`).
 
     The caller has judged `expected`: absent, an attempt that ended, an output that must not be served, or RUNNING and
     stale. How the earlier attempt stood, ended or abandoned, goes to the step's history. `clock`: by which the holder
@@ -63,6 +66,7 @@ def acquire(
         attempt=attempt,
         data_root="." if publish == "inplace" else f"attempts/{attempt}",
         ttl=times.ttl_s,
+        accepted=accepted,
     )
     if not swap(store, root, expected, state, archive=True):
         return None
@@ -149,13 +153,20 @@ class Lease:
                     self._state = late
                     new = replace(new, seq=late.seq + 1)
                     won = swap(self._store, root, late, new, durable=durable)
-        except OSError:
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and self._store.read(root) is None:
+                raise RegisterGone(self._gone()) from error
             self._unsure[new.nonce] = new
             raise
+        if not won and self._store.read(root) is None:
+            raise RegisterGone(self._gone())
         if not won:
             self._ended = True
             raise LeaseLost(f"{root}: attempt {self._state.attempt} was taken over by another runner")
         self._state = new
+
+    def _gone(self) -> str:
+        return f"the step deleted its own register {self.paths.state}; empty the folder but for {EXEC}"
 
     def renew(self, progress: Mapping[str, Any] | None = None) -> None:
         """Show that the holder is alive, and how far the step is.
@@ -174,7 +185,7 @@ class Lease:
             try:
                 # Not flushed: after a power cut the machine's boot id says that the owner is gone.
                 self._swap(new, durable=False)
-            except OSError as error:
+            except (OSError, RegisterGone) as error:
                 silent_s = self._clock() - self._renewed
                 if silent_s < self.times.fence_s:
                     return
@@ -198,11 +209,6 @@ class Lease:
             )
             self._renewed = self._clock()
 
-    def check_register(self) -> None:
-        """Raise RegisterGone if the step has no register any more."""
-        if self._store.read(self.paths.root) is None:
-            raise RegisterGone(f"the step deleted its own register {self.paths.state}; empty the folder but for {EXEC}")
-
     def end_without_register(self, *, error: Mapping[str, Any]) -> State:
         """Write a new register that says FAILED in place of the one that was deleted.
 
@@ -222,7 +228,7 @@ class Lease:
         """Swap the register to SUCCEEDED, FAILED or CANCELLED; the state that stands.
 
         That is another than the one asked for if an earlier call raised OSError and took effect all the same. Raises
-        LeaseLost if the step was taken over.
+        LeaseLost if the step was taken over, RegisterGone if it has no register any more.
         """
         with self._mutex:
             if self._state.nonce in self._unsure and self._state.status != RUNNING:
@@ -243,11 +249,21 @@ class Lease:
             return self._state
 
 
-class Observer:
-    """Judges other runners' leases by this machine's own clock and process table."""
+_CLOCK_STEP_S = 2.0  # stores tell times in whole seconds; two of them, each cut off
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+
+class Observer:
+    """Judges other runners' leases by the process table, its own clock, and the store's.
+
+    A lease is seen again and again until it has stood unchanged for its time to live. That waiting is spared where the
+    store's clock, which alone is asked at both ends, already shows as much when the lease is first seen. Not for an
+    owner on this machine that still runs: the machine may have slept, and it too is about to renew.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, store: Store | None = None) -> None:
+        """`store`: where the leases are; without it, only waiting shows that one is stale."""
         self._clock = clock
+        self._store = store
         self._seen: dict[str, tuple[str, float]] = {}
 
     def is_stale(self, root: str, state: State) -> bool:
@@ -258,8 +274,17 @@ class Observer:
         nonce, since = self._seen.get(root, (None, now))
         if nonce != state.nonce:
             self._seen[root] = (state.nonce, now)
-            return False
+            return nonce is None and self._is_old(root, state)
         return now - since >= state.ttl
+
+    def _is_old(self, root: str, state: State) -> bool:
+        if self._store is None or state.owner.is_here():
+            return False
+        try:
+            age_s = self._store.age_s(StepPaths(root).state)
+        except OSError:  # nothing can be written there, so the store's clock cannot be read; waiting will tell
+            return False
+        return age_s is not None and age_s >= state.ttl + _CLOCK_STEP_S
 
 
 class Renewer:

@@ -6,6 +6,7 @@ must still have every file of its manifest with the recorded size; looking costs
 keeps the size is not seen, for seeing it would mean reading everything.
 """
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from marin.execution.explain import Change, Earlier, Explanation, explain, nearest
-from marin.execution.fingerprint import code_changed
+from marin.execution.fingerprint import code_difference
 from marin.execution.graph import Graph, Node
 from marin.execution.invalidation import Taint
 from marin.execution.lease import Observer
 from marin.execution.manifest import first_difference
 from marin.execution.status import CANCELLED, EVICTED, FAILED, INVALID, RUNNING, SUCCEEDED, State, StepPaths
+from marin.execution.step import ExecutorStep
 from marin.execution.store import Store
 
 HIT = "HIT"  # committed already
@@ -39,6 +41,7 @@ class Choices:
 
     run_only: tuple[str, ...] = ()  # regular expressions of step names to run, with what they read; (): the targets
     force: tuple[str, ...] = ()  # regular expressions of step names to run again although they are committed
+    expect_cached: tuple[str, ...] = ()  # regular expressions of step names that must not have to run
     force_run_failed: bool = False  # run again what failed in an earlier run
     allow_tainted: bool = False  # serve outputs that are struck out or tainted; consent is recorded
     rerun_tainted: bool = False  # run them again
@@ -63,8 +66,8 @@ class PlanItem:
     action: str  # HIT, RUN, WAIT, FAILED, BLOCKED or SKIP
     reason: str  # why, in words
     changes: tuple[Change, ...] = ()  # what differs from the nearest committed output of this name, if asked for
-    state: State | None = None  # the register as it was read
-    code_changed: bool = False  # HIT only: the function's code is not what it was when the output was made
+    state: State | None = None  # the register as it was read, without the bulk of its record
+    code_drift: tuple[str, ...] = ()  # HIT only: definitions that are not what they were when the output was made
     estimate: "Estimate | None" = None  # RUN only: what earlier runs of a step of this name took, if asked for
 
     @property
@@ -104,10 +107,20 @@ class Plan:
         """Whether there is nothing to run, to wait for or to complain about."""
         return all(item.action in (HIT, SKIP) for item in self.items)
 
-    @property
+    @functools.cached_property
     def consented(self) -> frozenset[str]:
         """Digests of the steps whose output is served although it is struck out or tainted."""
         return frozenset(item.node.digest for item in self.items if item.action == HIT and item.reason != "cached")
+
+    @property
+    def unexpected(self) -> tuple[PlanItem, ...]:
+        """The steps that were expected to be cached and are not."""
+        patterns = [re.compile(pattern) for pattern in self.choices.expect_cached]
+        return tuple(
+            item
+            for item in self.items
+            if item.action not in (HIT, SKIP) and any(pattern.search(item.node.name) for pattern in patterns)
+        )
 
     @property
     def refused(self) -> tuple[PlanItem, ...]:
@@ -161,12 +174,15 @@ def progress_text(progress: Mapping[str, Any]) -> str:
 class Judge:
     """Says what a run should do about one step, from its register."""
 
-    def __init__(self, store: Store, choices: Choices, observer: Observer | None = None) -> None:
+    def __init__(
+        self, store: Store, choices: Choices, observer: Observer | None = None, taint: Taint | None = None
+    ) -> None:
         self._store = store
         self._choices = choices
-        self._observer = observer or Observer()
-        self.taint = Taint(store)
+        self._observer = observer or Observer(store=store)
+        self.taint = taint or Taint(store)
         self._forced = [re.compile(pattern) for pattern in choices.force]
+        self._code_memo: dict[Any, list[str]] = {}  # steps of one function look at its files once
 
     def judge(
         self, node: Node, state: State | None, paths: StepPaths, *, look_at_files: bool = True
@@ -184,7 +200,7 @@ class Judge:
                 return RUN, "its runner is gone" if not self._choices.takeover else "taken over by hand"
             return WAIT, _at_it(state)
         if state.status == FAILED:
-            if self._choices.force_run_failed or self._is_forced(node):
+            if self._choices.force_run_failed or self.is_forced(node):
                 return RUN, "failed before, forced"
             error = state.error or {}
             return FAILED_BEFORE, f"failed before with {error.get('type')}: {error.get('message')}"
@@ -198,7 +214,7 @@ class Judge:
 
     def _committed(self, node: Node, state: State, paths: StepPaths, look_at_files: bool) -> tuple[str, str]:
         record, root = state.record or {}, paths.data_root(state)
-        if self._is_forced(node):
+        if self.is_forced(node):
             return RUN, "forced"
         trouble = self.trouble_with(state)
         if trouble is not None and not self._choices.allow_tainted:
@@ -211,9 +227,15 @@ class Judge:
                 return RUN, difference
         if has_drifted(node, state) and not self._choices.accept_drift:
             return DRIFT, f"version {node.step.version} was made by another recipe (@{recipe_of(state)[:10]})"
-        if self._choices.strict_code and code_changed(node.step.fn, record):
-            return RUN, "its code changed"
+        if self._choices.strict_code and (drift := self.code_drift(node.step, record)):
+            return RUN, drift_text(drift)
         return HIT, f"cached, {trouble}" if trouble else "cached"
+
+    def code_drift(self, step: ExecutorStep, record: Mapping[str, Any]) -> tuple[str, ...]:
+        """The definitions that changed since an output was made, if the step asks to be told."""
+        if step.code_policy != "warn":
+            return ()
+        return tuple(code_difference(step.fn, record, step.config, self._code_memo))
 
     def trouble_with(self, state: State) -> str | None:
         """Why a committed output must not be served, in words; None if it may."""
@@ -227,7 +249,8 @@ class Judge:
             return None
         return f'built on {found[1]}, which was struck out: "{found[0].reason}"'
 
-    def _is_forced(self, node: Node) -> bool:
+    def is_forced(self, node: Node) -> bool:
+        """Whether somebody decided that the step runs again in any case."""
         return any(pattern.search(node.step.name) for pattern in self._forced)
 
     def _other_recipe(self, node: Node, state: State, paths: StepPaths) -> tuple[str, str]:
@@ -247,6 +270,12 @@ class Judge:
                 "Name another output path, or move the old folder away"
             )
         return RUN, "its fixed output path holds the output of another recipe"
+
+
+def drift_text(drift: Sequence[str]) -> str:
+    """Changed definitions in words."""
+    more = f" and {len(drift) - 1} more" if len(drift) > 1 else ""
+    return f"code drift: {drift[0]}{more} changed since this output"
 
 
 def recipe_of(state: State) -> str:
@@ -356,7 +385,7 @@ def make_plan(
     targets = select(graph, choices.run_only)
     reached = _reachable(graph, targets)
     nodes = [node for node in graph.nodes if node.digest in reached]
-    needed = set(targets)
+    needed = {*targets, *(node.digest for node in nodes if judge.is_forced(node))}
     decided: dict[str, tuple[str, str, State | None]] = {}
     states = _read_all(store, nodes)
     for node in reversed(nodes):
@@ -382,10 +411,25 @@ def make_plan(
         elif action == RUN and with_changes and (state is None or state.digest != node.digest):
             reason, changes = _explain(node, siblings, names)
         final[node.digest] = action
-        is_other = action == HIT and state is not None and code_changed(node.step.fn, state.record or {})
+        drift: tuple[str, ...] = ()
+        if action == HIT and state is not None:
+            drift = judge.code_drift(node.step, state.record or {})
         estimate = siblings.estimate(node, state) if action == RUN else None
-        items.append(PlanItem(node, action, reason, changes, state, is_other, estimate))
+        items.append(PlanItem(node, action, reason, changes, state, drift, estimate))
+    for state in states.values():
+        _drop_bulk(state)
     return Plan(graph, tuple(items), targets, store.prefix, choices)
+
+
+_BULK = ("canonical", "config_resolved", "env")
+
+
+def _drop_bulk(state: State | None) -> None:
+    """Let go of what a plan needs no more of a record that was read for it: two thirds of the memory of a plan."""
+    record = state.record if state is not None else None
+    if isinstance(record, dict):
+        for key in _BULK:
+            record.pop(key, None)
 
 
 _MAX_READERS = 64

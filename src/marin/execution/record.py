@@ -8,6 +8,7 @@ flushed to the disk one by one.
 import contextlib
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import os
@@ -32,6 +33,11 @@ _MAX_UNTRACKED_BYTES = 1 << 20
 
 def utc(seconds: float | None = None) -> str:
     """A moment (seconds since the epoch; None: now) as 2026-01-31T23:59:59Z."""
+    return _utc(int(time.time() if seconds is None else seconds))
+
+
+@functools.lru_cache(maxsize=64)
+def _utc(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
@@ -106,7 +112,12 @@ def environment() -> dict[str, Any]:
 
 def readable(value: Any) -> Any:
     """`value` as plain JSON values, for people to read: what has no such form is shown by its name or `repr`."""
-    if value is None or isinstance(value, bool | int | str):
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if kind is tuple or kind is list:
+        return [readable(v) for v in value]
+    if isinstance(value, bool | int | str):
         return value.name if isinstance(value, enum.Enum) else value
     if isinstance(value, float):
         return value if value - value == 0 else repr(value)  # infinities and NaN have no place in JSON
@@ -192,9 +203,14 @@ class RunRecord:
             if self._on_event is not None:
                 self._on_event(event)
 
-    def is_cancelled(self) -> bool:
-        """Whether somebody left word that this run should stop."""
-        return self._store.get(cancellation_path(self.folder)) is not None
+    def asked_to_stop(self) -> int:
+        """How urgently somebody asked this run to stop: 0 not at all, 1 in an orderly way, 2 at once."""
+        data = self._store.get(cancellation_path(self.folder))
+        if data is None:
+            return 0
+        with contextlib.suppress(ValueError):
+            return 2 if json.loads(data).get("now") else 1
+        return 1
 
     def close(self) -> None:
         with self._mutex, contextlib.suppress(OSError):

@@ -15,22 +15,27 @@ import json
 import os
 import queue
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from marin.cluster.capacity import Allocation
 from marin.cluster.current import current_cluster
-from marin.cluster.job import Cluster, Entrypoint, JobError, JobHandle, JobRequest, JobResult, error_of
+from marin.cluster.job import Entrypoint, JobError, JobHandle, JobRequest, JobResult, error_of
 from marin.cluster.local import InProcessCluster
-from marin.execution.attempt import Attempt, conclude, is_disk_full, link_data, prepare, work_place
+from marin.cluster.retry import INTERRUPTIONS
+from marin.execution.attempt import Attempt, conclude, is_disk_full, link_data, prepare, scratch_root, work_place
 from marin.execution.console import Console, StepOutput, duration
 from marin.execution.dispatch import Dispatcher
 from marin.execution.graph import Graph, Node
+from marin.execution.launcher import Launcher, retry_of
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Observer, Renewer, acquire
 from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, REFUSED, SKIP, WAIT, Judge, Plan
 from marin.execution.record import RunRecord
+from marin.execution.remote import settle
 from marin.execution.status import (
     CANCELLED,
     RUNNING,
@@ -99,8 +104,18 @@ class _Running:
     attempt: Attempt
     output: StepOutput
     handle: JobHandle | None = None
+    allocation: Allocation | None = None  # what it holds of this machine
+    python: str | None = None  # interpreter of its own environment
     timer: threading.Timer | None = None  # stops it when its time is over
     timed_out: bool = False
+
+
+@dataclass
+class _Tries:
+    """How often a step failed in this run: by itself, and because of the machine."""
+
+    num_failures: int = 0
+    num_preemptions: int = 0
 
 
 class Runner:
@@ -127,12 +142,15 @@ class Runner:
         self._dispatcher = Dispatcher(plan, store, run_record.run_id, owner.user, environment)
         self._limit = max_concurrent
         self._times = times or LeaseTimes()
-        self._observer = Observer()
+        self._observer = Observer(store=store)
         self._judge = Judge(store, plan.choices, self._observer)
+        taint = self._judge.taint
         # a failure of the run that this one waited for is its failure too
-        self._judge_waited = Judge(store, replace(plan.choices, force_run_failed=False, force=()), self._observer)
-        self._cluster: Cluster = current_cluster()
-        self._cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._judge_waited = Judge(
+            store, replace(plan.choices, force_run_failed=False, force=()), self._observer, taint
+        )
+        self._judge_retry = Judge(store, replace(plan.choices, force_run_failed=True), self._observer, taint)
+        self._launcher = Launcher(current_cluster(), store, run_record.run_id, self._times)
         self._events: queue.SimpleQueue[tuple] = queue.SimpleQueue()
         # What this thread puts in, the calling thread runs; None ends it.
         self._lane: queue.SimpleQueue[tuple[_Running, JobRequest] | None] = queue.SimpleQueue()
@@ -153,8 +171,10 @@ class Runner:
         self._waiting: set[str] = set()  # steps that another runner has
         self._waited: set[str] = set()  # those, and those that were
         self._running: dict[str, _Running] = {}
+        self._tries: dict[str, _Tries] = {}  # steps that failed in this run and were tried again
         self._poll_s = _FIRST_POLL_S
         self._interrupts = 0
+        self._noted_signals: tuple[int, ...] = ()  # of SIGINT and SIGTERM those that come to this run
         self._crash: BaseException | None = None
 
     @property
@@ -219,7 +239,6 @@ class Runner:
         if threading.current_thread() is not threading.main_thread():
             yield  # signals are the main thread's business
             return
-        import signal
 
         def note(number: int, frame: Any) -> None:
             self._interrupts += 1
@@ -231,9 +250,11 @@ class Runner:
         for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
             if signal.getsignal(number) == usual:  # someone else's handler, or "ignore", stays
                 before[number] = signal.signal(number, note)
+        self._noted_signals = tuple(before)
         try:
             yield
         finally:
+            self._noted_signals = ()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -268,6 +289,9 @@ class Runner:
             threading.Thread(target=self._conclude, args=details, name="marin-commit").start()
         elif kind == "concluded":
             self._concluded(*details)
+        elif kind == "retry":
+            if not self._interrupts:
+                self._make_ready(*details)
         elif kind == "lost":
             self._lost(*details)
         else:
@@ -317,7 +341,7 @@ class Runner:
             if self._ready_here and self._lane_is_free:
                 heads.append(self._ready_here)
             # in order: a step that needs much is not overtaken for ever by steps that need little
-            if self._ready_jobs and self._fits(self._node_at(self._ready_jobs[0]).step.resources):
+            if self._ready_jobs and self._launcher.fits(self._node_at(self._ready_jobs[0]).step):
                 heads.append(self._ready_jobs)
             if not heads:
                 return
@@ -326,19 +350,12 @@ class Runner:
     def _node_at(self, position: int) -> Node:
         return self._plan.items[position].node
 
-    def _fits(self, resources: Any) -> bool:
-        """Whether a step may start beside those that run: cores add up, and accelerators are used by one at a time."""
-        used = [r.node.step.resources for r in self._running.values() if r.node.step.resources is not None]
-        if not used:
-            return True
-        if getattr(resources, "device_count", 0) and any(getattr(u, "device_count", 0) for u in used):
-            return False
-        return sum(getattr(r, "cpu", 1) for r in (*used, resources)) <= self._cores
-
     def _start(self, node: Node) -> None:
         """Take the step's lease and start it; or see that there is no need to, or that it is another's."""
         paths = self._plan.paths(node)
         judge = self._judge_waited if node.digest in self._waited else self._judge
+        if node.digest in self._tries:
+            judge = self._judge_retry
         try:
             if (trouble := self._struck_out_since(node)) is not None:
                 self._fail(node, trouble, text=trouble.message)
@@ -392,7 +409,8 @@ class Runner:
         attempt, error = self._dispatcher.attempt(node, lease, self._states)
         running = _Running(node=node, lease=lease, attempt=attempt, output=self._console.output_of(node.step.name))
         self._running[node.digest] = running
-        self._renewer.add(lease, attempt.progress_path)
+        if not (self._launcher.is_remote and node.step.runs_as_process):  # there the worker renews
+            self._renewer.add(lease, attempt.progress_path)
         self._record.event("started", step=node.step.name, digest=node.digest, attempt=lease.state.attempt)
         self._console.started(node.step.name)
         try:
@@ -403,38 +421,45 @@ class Runner:
             attempt.note("started", run_id=self._record.run_id, in_process=not node.step.runs_as_process)
             if not node.step.runs_as_process:
                 self._lane_is_free = False
-                self._lane.put((running, self._request(running)))
-            elif self._store.is_local:
-                self._launch_job(running)
-            else:
+                self._lane.put((running, self._request_here(running)))
+                return
+            running.allocation = self._launcher.take(node.step)
+            if self._launcher.is_slow_to_prepare(node.step):
                 threading.Thread(target=self._prepare, args=(running,), name="marin-prepare", daemon=True).start()
+            else:
+                self._launch_job(running)
         except Exception as trouble:
             self._events.put(("ended", running, JobResult(error=error_of(trouble))))
 
-    def _prepare(self, running: _Running) -> None:
-        """What may take long before a job can be launched, in a thread of its own."""
-        try:
-            prepare(self._store, running.attempt)
-            self._events.put(("prepared", running))
-        except Exception as trouble:
-            self._events.put(("ended", running, JobResult(error=error_of(trouble))))
-
-    def _request(self, running: _Running) -> JobRequest:
-        attempt, step = running.attempt, running.node.step
+    def _request_here(self, running: _Running) -> JobRequest:
+        attempt = running.attempt
         return JobRequest(
-            name=step.name,
+            name=attempt.name,
             entrypoint=Entrypoint.from_callable(attempt.fn, (attempt.config,)),
             env=self._dispatcher.environment_of(running.node, attempt),
             log_path=attempt.log_path,
         )
 
+    def _prepare(self, running: _Running) -> None:
+        """What may take long before a job can be launched, in a thread of its own."""
+        try:
+            running.python = self._launcher.prepare(running.node.step, running.attempt, running.output.feed)
+            self._events.put(("prepared", running))
+        except Exception as trouble:
+            self._events.put(("ended", running, JobResult(error=error_of(trouble))))
+
     def _launch_job(self, running: _Running) -> None:
-        attempt, step = running.attempt, running.node.step
+        attempt = running.attempt
         try:
             if self._interrupts:
                 raise KeyboardInterrupt
-            running.handle = self._cluster.launch(
-                replace(self._request(running), resources=step.resources),
+            running.handle = self._launcher.launch(
+                running.node,
+                attempt,
+                running.lease,
+                env=self._dispatcher.environment_of(running.node, attempt),
+                allocation=running.allocation,
+                python=running.python,
                 on_output=running.output.feed,
                 on_end=lambda result: self._events.put(("ended", running, result)),
             )
@@ -446,7 +471,7 @@ class Runner:
             return
         if running.handle.pid is not None:
             _note_process(attempt.log_dir, running.handle.pid)
-        if attempt.timeout_s is not None:
+        if attempt.timeout_s is not None and not self._launcher.is_remote:
             running.timer = threading.Timer(attempt.timeout_s, self._time_is_over, (running,))
             running.timer.daemon = True
             running.timer.start()
@@ -484,11 +509,16 @@ class Runner:
                 running.handle.cancel(_CANCEL_GRACE_S)
 
     def _look_for_cancellation(self) -> None:
-        """`marin cancel` on another machine leaves word in the run's folder."""
+        """`marin cancel` leaves word in the run's folder: for a run on another machine, the only way to reach it."""
         with contextlib.suppress(OSError):
-            if self._record.is_cancelled():
-                self._interrupts += 1
-                self._events.put(("interrupt",))
+            asked = self._record.asked_to_stop()
+            if asked <= self._interrupts:
+                return
+            if self._in_body and self._noted_signals:  # only a signal reaches the function in the main thread
+                os.kill(os.getpid(), self._noted_signals[0])
+                return
+            self._interrupts = asked
+            self._events.put(("interrupt",))
 
     # -- the end of an attempt: in the thread that ran it, or one of its own ------------------------------------------
 
@@ -496,6 +526,10 @@ class Runner:
         if running.timer is not None:
             running.timer.cancel()
         running.output.close()
+        if self._launcher.is_remote and running.handle is not None:
+            state, error, result = settle(self._store, running.lease, result)
+            self._events.put(("concluded", running, result, state, error))
+            return
         if running.timed_out and result.error is not None:
             message = f"not done after {duration(running.attempt.timeout_s or 0)} (timeout_s), so it was stopped"
             result = replace(result, error=JobError(type="Timeout", message=message), cancelled=False)
@@ -509,6 +543,7 @@ class Runner:
         name = node.step.name
         self._renewer.discard(running.lease)
         del self._running[node.digest]
+        self._launcher.free(running.allocation)
         if not node.step.runs_as_process:
             self._lane_is_free = True
         measured = {
@@ -534,16 +569,52 @@ class Runner:
             if not self._interrupts:  # the step raised KeyboardInterrupt itself: it means the run
                 self._interrupts = 1
                 self._stop()
+        elif (delay_s := self._delay_before_retry(node, error)) is not None:
+            self._try_again(node, error, result, delay_s)
         else:
             text = f"failed after {duration(result.wall_s)}: {error.type}: {error.message}"
             if result.exit_code not in (None, 0):
                 text = f"exit {result.exit_code} after {duration(result.wall_s)}: {error.type}: {error.message}"
             if is_disk_full(error):
+                place = self._plan.prefix if self._store.is_local else scratch_root()
                 text += (
-                    f"\n    the disk is full; {_free_text(self._plan.prefix)} free at {self._plan.prefix} now. "
+                    f"\n    the disk is full; {_free_text(place)} free at {place} now. "
                     "Nothing of this attempt counts as output"
                 )
             self._fail(node, error, text=text, measured=measured, was_running=True)
+
+    def _delay_before_retry(self, node: Node, error: JobError) -> float | None:
+        """Seconds until the step is tried again; None if it is not."""
+        if self._interrupts or is_disk_full(error):
+            return None
+        tries = self._tries.get(node.digest, _Tries())
+        if error.kind in INTERRUPTIONS:
+            tries.num_preemptions += 1
+        else:
+            tries.num_failures += 1
+        rule = retry_of(node.step, on_cluster=self._launcher.is_remote)
+        delay_s = rule.next_delay(error.kind, tries.num_failures, tries.num_preemptions)
+        if delay_s is not None:
+            self._tries[node.digest] = tries
+        return delay_s
+
+    def _try_again(self, node: Node, error: JobError, result: JobResult, delay_s: float) -> None:
+        tries = self._tries[node.digest]
+        self._record.event(
+            "retry",
+            step=node.step.name,
+            digest=node.digest,
+            error=asdict(error),
+            delay_s=round(delay_s, 3),
+            num_failures=tries.num_failures,
+            num_preemptions=tries.num_preemptions,
+        )
+        what = f"{error.kind.replace('_', ' ')} after {duration(result.wall_s)}: {error.type}: {error.message}"
+        count = f"{tries.num_failures} failed, {tries.num_preemptions} interrupted"
+        self._console.retried(node.step.name, f"{what}\n    tried again in {duration(delay_s)} ({count})")
+        timer = threading.Timer(delay_s, self._events.put, (("retry", node.digest),))
+        timer.daemon = True
+        timer.start()
 
     def _succeed(self, node: Node, state: State | None, result: StepResult) -> None:
         assert state is not None

@@ -12,8 +12,9 @@ its commit is refused. What it costs: a lock and two disk flushes for each chang
 folder deeper than their step.
 
 A holder that is alive renews its lease. Nobody compares clocks of two machines: a lease is stale when its owner is
-known to be gone (same machine, that process no longer exists), or when an observer has seen it unchanged for its
-whole time to live on the observer's own monotonic clock. Leases are in `marin.execution.lease`, the places where
+known to be gone (same machine, that process no longer exists), when an observer has seen it unchanged for its whole
+time to live on the observer's own monotonic clock, or when the store's own clock says that it was last written longer
+ago than that. Leases are in `marin.execution.lease`, the places where
 registers lie in `marin.execution.store`.
 """
 
@@ -51,12 +52,17 @@ class Owner:
 
     def is_gone(self) -> bool:
         """True if this owner provably runs no more; False if it runs, or lives where nobody here can look."""
-        here = _this_process()
-        if self.boot_id is None or (self.boot_id, self.pid_ns) != (here.boot_id, here.pid_ns):
+        if not self.is_here():
             return False
+        here = _this_process()
         if (self.pid, self.pid_start) == (here.pid, here.pid_start):
             return self.run_id not in _ACTIVE_RUNS
         return not process_is_alive(self.pid, self.pid_start)
+
+    def is_here(self) -> bool:
+        """True if this owner lives, or lived, where this process can look whether it runs."""
+        here = _this_process()
+        return self.boot_id is not None and (self.boot_id, self.pid_ns) == (here.boot_id, here.pid_ns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,7 @@ class State:
     error: Mapping[str, Any] | None = None  # FAILED, CANCELLED: class, type, message, traceback, log
     record: Mapping[str, Any] | None = None  # SUCCEEDED, INVALID, EVICTED: how the output came to be
     progress: Mapping[str, Any] | None = None  # RUNNING: {"done", "total", "unit"} as the step last reported
+    evicted: Mapping[str, Any] | None = None  # EVICTED: {"when", "is_final"}; final when the deleting has begun
     # Of a step with version=: digests of other recipes that somebody accepted this output for, with who, when and why.
     accepted: tuple[Mapping[str, Any], ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # fields of later versions, kept as they are
@@ -86,7 +93,7 @@ class State:
             if content is not None and content != ():
                 value[name] = content
         value["owner"] = {name: getattr(self.owner, name) for name in _OWNER_FIELDS}
-        return json.dumps(value, separators=(",", ":")).encode()
+        return _COMPACT.encode(value).encode()
 
     @staticmethod
     def from_json(data: bytes) -> "State":
@@ -99,6 +106,7 @@ class State:
         return State(**known, owner=Owner(**{n: owner.get(n) for n in _OWNER_FIELDS}), extra=value)
 
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 _OWNER_FIELDS = tuple(f.name for f in fields(Owner))
 _STATE_FIELDS = tuple(f.name for f in fields(State) if f.name not in ("owner", "extra"))
 
@@ -164,6 +172,11 @@ def _process_of(pid: int) -> Owner:
 
 def _this_process() -> Owner:
     return _process_of(os.getpid())  # the cache must not outlive a fork
+
+
+def current_user() -> str:
+    """Login name of whoever runs this process."""
+    return _this_process().user
 
 
 @contextlib.contextmanager

@@ -21,6 +21,11 @@ T_co = TypeVar("T_co", covariant=True)
 
 _NAME_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_CHOICES = (
+    ("code_policy", ("warn", "version", "ignore")),
+    ("versioning", ("all", "marked")),
+    ("publish", ("attempt", "inplace")),
+)
 _MAX_NAME_PART = 200  # file systems allow 255 bytes; the digest and temporary suffixes need room
 
 
@@ -56,13 +61,20 @@ class ExecutorStep(Generic[T_co]):
         None  # what to run on (marin.cluster.ResourceConfig); set: runs as a process of its own; not identity
     )
     code_version: str = ""  # raise it by hand after a fix that changes what the function computes: identity
+    # Code that differs from that which made the output is, with "warn", said by plan and run; with "version", identity,
+    # so that the step runs again after any edit that is more than a comment; with "ignore", nobody's business.
+    code_policy: Literal["warn", "version", "ignore"] = "warn"
     versioning: Literal["all", "marked"] = "all"  # "marked": only versioned(...) values and inputs are identity
     publish: Literal["attempt", "inplace"] = "attempt"  # "inplace": finds its own partial output and resumes from it
     timeout_s: float | None = None  # seconds after which an attempt is stopped and has failed; not identity
+    # How often it is tried again, and when (marin.cluster.retry.Retry); None: by its resources. Not identity.
+    retry: Any = None
     tags: frozenset[str] = frozenset()  # words to find the step by; not identity
 
     def __post_init__(self) -> None:
         check_step_name(self.name)
+        if (type(self.fn).__module__ or "").startswith("ray."):
+            self._unwrap_ray_function()
         if isinstance(self.fn, str):
             if not _REFERENCE.fullmatch(self.fn):
                 raise ValueError(
@@ -71,7 +83,7 @@ class ExecutorStep(Generic[T_co]):
                 )
         elif not callable(self.fn):
             raise TypeError(f"step '{self.name}': fn must be a function or 'module:function', got {self.fn!r}")
-        for field, allowed in (("versioning", ("all", "marked")), ("publish", ("attempt", "inplace"))):
+        for field, allowed in _CHOICES:
             if getattr(self, field) not in allowed:
                 raise ValueError(f"step '{self.name}': {field}={getattr(self, field)!r}; expected one of {allowed}")
         if not isinstance(self.code_version, str):
@@ -98,6 +110,16 @@ class ExecutorStep(Generic[T_co]):
             object.__setattr__(self, "override_output_path", posixpath.normpath(self.override_output_path))
             if ".exec" in self.override_output_path.split("/"):
                 raise ValueError(f"{what} may not be in '.exec', the executor's own")
+
+    def _unwrap_ray_function(self) -> None:
+        """Take the plain function out of a `@ray.remote` one, and its resources if the step names none."""
+        from marin.cluster.ray import unwrap_ray_function
+
+        unwrapped = unwrap_ray_function(self.fn)
+        if unwrapped is not None:
+            object.__setattr__(self, "fn", unwrapped[0])
+            if self.resources is None:
+                object.__setattr__(self, "resources", unwrapped[1])
 
     def __truediv__(self, name: str) -> "InputName":
         """The file or folder `name` in this step's output."""

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from marin.execution.status import EXEC, RegisterError, State, StepPaths, read_state
-from marin.io.atomic import create_bytes, fsync_directory, write_bytes
+from marin.io.atomic import create_bytes, fsync_directory, make_folder, write_bytes
+
+_ELSEWHERE = "Name another folder with --prefix or MARIN_PREFIX"
 
 
 class PrefixError(ValueError):
@@ -31,6 +33,15 @@ class Item:
 
     name: str  # its last part
     is_folder: bool  # whether other entries lie below it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that registers need of a store, tried."""
+
+    what: str  # what should be so
+    is_ok: bool  # whether it is
+    found: str  # "ok", or what happened instead
 
 
 class Log(Protocol):
@@ -51,9 +62,14 @@ class Store(Protocol):
     prefix: str  # absolute path or URL, without a '/' at the end
     is_local: bool  # outputs are files that a step can write and read by path
     fsync: bool  # whether writes are flushed to the disk one by one
+    single_runner: bool  # whether the caller said that nobody else runs on it meanwhile
 
     def prepare(self) -> None:
         """Create the prefix and try what registers need; PrefixError says what is missing."""
+        ...
+
+    def self_test(self) -> list[Check]:
+        """What `prepare` tries, with the outcome of each trial. Raises PrefixError if nothing can be tried."""
         ...
 
     # -- registers
@@ -110,7 +126,7 @@ class Store(Protocol):
         ...
 
     def tree(self, folder: str) -> Iterator[tuple[str, int]]:
-        """(path relative to `folder`, bytes) of every file below it."""
+        """(path relative to `folder`, bytes) of every file and symbolic link below it."""
         ...
 
     def upload(self, local_path: str, path: str) -> None:
@@ -158,6 +174,7 @@ class LocalStore:
     """
 
     is_local = True
+    single_runner = False
 
     def __init__(self, prefix: str | os.PathLike[str] = ".", *, fsync: bool = True) -> None:
         self.prefix = os.path.abspath(os.fspath(prefix))
@@ -168,22 +185,38 @@ class LocalStore:
             )
 
     def prepare(self) -> None:
-        advice = "Name another folder with --prefix or MARIN_PREFIX"
+        failed = [check for check in self.self_test() if not check.is_ok]
+        if failed:
+            told = "; ".join(f"{check.what}: {check.found}" for check in failed)
+            raise PrefixError(f"{self.prefix} cannot hold registers that several runs may change: {told}. {_ELSEWHERE}")
+
+    def self_test(self) -> list[Check]:
         probe = f"{self.prefix}/{EXEC}/probe-{os.urandom(4).hex()}"
+        checks = []
         try:
             os.makedirs(f"{self.prefix}/{EXEC}/runs", exist_ok=True)
-            with open(probe, "xb") as file:
+            with open(probe, "xb") as file, open(probe, "rb") as other:
                 file.write(b"marin")
                 file.flush()
+                checks.append(Check(what="a file can be written", is_ok=True, found="ok"))
                 fcntl.flock(file, fcntl.LOCK_EX)
+                try:
+                    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    is_ok, found = False, "a second lock was given while the first was held"
+                except BlockingIOError:
+                    is_ok, found = True, "ok"
+                checks.append(Check(what="a lock keeps others out", is_ok=is_ok, found=found))
             os.link(probe, f"{probe}-link")
             os.replace(f"{probe}-link", probe)
+            checks.append(Check(what="a file can be linked and replaced", is_ok=True, found="ok"))
         except OSError as error:
-            raise PrefixError(f"cannot write to prefix {self.prefix}: {error.strerror or error}. {advice}") from error
+            trouble = error.strerror or error
+            raise PrefixError(f"cannot write to prefix {self.prefix}: {trouble}. {_ELSEWHERE}") from error
         finally:
             for name in (probe, f"{probe}-link"):
                 with contextlib.suppress(OSError):
                     os.unlink(name)
+        return checks
 
     def read(self, root: str) -> State | None:
         path = f"{root}/{EXEC}/state.json"
@@ -212,7 +245,7 @@ class LocalStore:
         except FileNotFoundError:
             if expected is not None:  # the step's folder is gone, or its disk
                 raise
-            os.makedirs(paths.exec_dir, exist_ok=True)
+            make_folder(paths.exec_dir)
             descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -242,7 +275,7 @@ class LocalStore:
         try:
             write_bytes(path, data, fsync=fsync)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            make_folder(os.path.dirname(path))
             write_bytes(path, data, fsync=fsync)
             if fsync:
                 fsync_directory(os.path.dirname(os.path.dirname(path)))
@@ -251,7 +284,7 @@ class LocalStore:
         try:
             return self._create(path, data)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            make_folder(os.path.dirname(path))
             return self._create(path, data)
 
     def _create(self, path: str, data: bytes) -> bool:
@@ -311,7 +344,7 @@ class LocalStore:
                     path = f"{inner}/{item.name}" if inner else item.name
                     if item.is_dir(follow_symlinks=False):
                         pending.append(path)
-                    else:
+                    elif item.is_symlink() or item.is_file():  # sockets, pipes and devices are no data
                         yield path, item.stat(follow_symlinks=False).st_size
 
     def upload(self, local_path: str, path: str) -> None:
@@ -323,9 +356,14 @@ class LocalStore:
 
     def age_s(self, path: str) -> float | None:
         try:
-            newest = os.lstat(path).st_mtime
+            # Opened, not only looked up: a network file system answers from memory until a file is opened.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
+        try:
+            newest = os.fstat(descriptor).st_mtime
+        finally:
+            os.close(descriptor)
         if os.path.isdir(path):
             for inner, _ in self.tree(path):
                 with contextlib.suppress(OSError):  # deleted meanwhile
@@ -342,4 +380,4 @@ class LocalStore:
             os.unlink(probe)
 
 
-__all__ = ["Item", "LocalStore", "Log", "PrefixError", "RegisterError", "Store", "open_store"]
+__all__ = ["Check", "Item", "LocalStore", "Log", "PrefixError", "RegisterError", "Store", "open_store"]

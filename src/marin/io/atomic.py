@@ -81,6 +81,19 @@ def create_bytes(path: str | os.PathLike[str], data: bytes, *, fsync: bool = Tru
     return True
 
 
+def make_folder(path: str) -> None:
+    """Create a folder and those above it; nothing if it is there. Quicker than `os.makedirs` where few are missing."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    except FileNotFoundError:
+        make_folder(os.path.dirname(path))
+        with contextlib.suppress(FileExistsError):  # another thread was faster
+            os.mkdir(path)
+
+
 def append(path: str | os.PathLike[str], data: bytes) -> None:
     """Add `data` to the end of the file at `path` in one write, creating it if needed: for logs, line by line."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)

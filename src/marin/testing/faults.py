@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from marin.execution.status import State
-from marin.execution.store import Item, Log, Store
+from marin.execution.store import Check, Item, Log, Store
 
 # kind of fault -> (what the call does before it fails: nothing, half or all of its work; error number)
 KINDS: dict[str, tuple[str, int | None]] = {
@@ -72,6 +72,7 @@ class FaultyStore:
         self.prefix = inner.prefix
         self.is_local = inner.is_local
         self.fsync = inner.fsync
+        self.single_runner = inner.single_runner
         self.is_dead = False  # a crash has happened
         self.calls: list[tuple[str, str]] = []  # (method, path) of every call, for counting
         self.met: list[tuple[str, str]] = []  # (kind, method) of every fault that came to pass
@@ -153,6 +154,9 @@ class FaultyStore:
 
     def prepare(self) -> None:
         self._call("prepare", self.prefix, self._inner.prepare)
+
+    def self_test(self) -> list[Check]:
+        return self._call("self_test", self.prefix, self._inner.self_test)  # type: ignore[return-value]
 
     def read(self, root: str) -> State | None:
         return self._call("read", root, lambda: self._inner.read(root))  # type: ignore[return-value]

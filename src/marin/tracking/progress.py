@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from marin.io.atomic import write_bytes
+from marin.tracking.tracker import Value
 
 _EVERY_S = 1.0
 _last: dict[str, float] = {}  # file -> when it was written, on the monotonic clock
@@ -29,6 +30,22 @@ def report_progress(done: float, total: float | None = None, unit: str = "") -> 
     _last[path] = now
     with contextlib.suppress(OSError):  # a full disk must not stop the work over its report
         write_bytes(path, json.dumps({"done": done, "total": total, "unit": unit}).encode(), fsync=False)
+
+
+class ProgressTracker:
+    """Reports each logged step as progress towards `num_steps`."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._num_steps = num_steps
+
+    def log(self, step: int, values: Mapping[str, Value]) -> None:
+        report_progress(step, self._num_steps, "steps")
+
+    def flush(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
 
 
 def read_progress(path: str) -> Mapping[str, Any] | None:

@@ -33,6 +33,7 @@ from marin.distributed.compilation_cache import use_compilation_cache
 from marin.io.atomic import write_text
 from marin.tracking.console import ConsoleTracker
 from marin.tracking.jsonl import JsonlTracker, end_of_step, read_rows
+from marin.tracking.progress import ProgressTracker
 from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate
 from marin.training.config import RuntimeConfig, TrainLmConfig
 from marin.training.flops import peak_flops_per_second
@@ -109,7 +110,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
         log = LogMetrics(
             metrics=metrics,
             timing=timing,
-            others=() if progress is None else (progress,),
+            others=(ProgressTracker(trainer.num_train_steps), *(() if progress is None else (progress,))),
             tokens_per_step=trainer.train_batch_size * seq_len,
             steps_per_log=trainer.steps_per_log,
             flops_per_token=config.model.flops_per_token(data.vocab_size, seq_len),

@@ -32,6 +32,7 @@ from marin.io.records import LineReader, find_record_files, write_records
 from marin.processing.document import BadRow, Document, parse_documents
 from marin.processing.tokenize.config import RECIPE_VERSION, TokenizeConfig
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
+from marin.tracking.progress import report_progress
 
 MANIFEST = "manifest.json"
 SUMMARY = "tokenize.json"
@@ -396,6 +397,7 @@ class _Progress:
     def advance(self, read: int, text: int) -> None:
         self._read += read
         self._text += text
+        report_progress(self._read, self._to_read, "bytes")
         now = time.monotonic()
         if now - self._shown >= PROGRESS_INTERVAL_S:
             self._shown = now

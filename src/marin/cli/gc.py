@@ -1,0 +1,110 @@
+"""Deletes what no step needs: what attempts that made no output left, and with --outputs what nothing keeps.
+
+Without --outputs: folders of failed, cancelled and crashed attempts, older than an hour; edges and temporary files they
+left. With --outputs also committed outputs that are kept by none of: a ref (marin pin), a run under way, a run or an
+age of less than --keep-days, a run with tags, an output that is kept and was built on it. Records, manifests and logs
+are kept always; a step whose data was deleted runs again when it is needed.
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from marin.cli.experiment import add_prefix_argument, hint, prefix_of
+from marin.cli.output import RefusedError, UsageError, note, print_json, size, table
+
+EXAMPLES = """\
+  marin gc --dry-run                         what could go
+  marin gc                                   leftovers of attempts that made no output; asks first
+  marin gc --outputs --keep-days 30          and outputs that no ref and no run of 30 days needs
+"""
+
+_WORDS = {
+    "attempt": "attempts without output",
+    "output": "outputs",
+    "superseded": "outputs that were replaced",
+    "leftover": "interrupted deletions",
+    "edge": "edges",
+    "temporary": "temporary files",
+}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--outputs", action="store_true", help="also committed outputs that nothing keeps")
+    parser.add_argument(
+        "--keep-days", type=float, default=None, metavar="N", help="with --outputs: keep what is younger (default: 30)"
+    )
+    parser.add_argument(
+        "--keep-refs", action="store_true", help="with --outputs: keep only what refs reach, and what is in use"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show it, delete nothing")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    add_prefix_argument(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object; with --yes or --dry-run")
+
+
+def run(arguments: Namespace) -> int:
+    from marin.execution.catalog import existing_store
+    from marin.execution.gc import Policy, collect, find_garbage
+
+    policy = _policy(arguments, Policy)
+    store = existing_store(prefix_of(arguments))
+    found = find_garbage(store, policy)
+    if arguments.json:
+        if not (arguments.dry_run or arguments.yes):
+            raise UsageError("--json cannot ask: give --yes or --dry-run")
+        deleted = [] if arguments.dry_run else collect(store, found, policy)
+        print_json({"found": [item.to_json() for item in found], "deleted": [item.to_json() for item in deleted]})
+        return 0
+    if not found:
+        note(f"nothing to delete\nNext: {hint(['marin', 'ls'], arguments)}")
+        return 0
+    _show(found)
+    if arguments.dry_run:
+        words = [word for word in arguments.typed if word != "--dry-run"]
+        note(f"Next: {hint(words, Namespace(prefix=None))}")
+        return 0
+    if not arguments.yes and not _agrees():
+        note("nothing was deleted")
+        return 0
+    deleted = collect(store, found, policy)
+    note(f"deleted {_things(len(deleted))}, {size(sum(item.num_bytes for item in deleted))}")
+    if len(deleted) < len(found):
+        note(f"{_things(len(found) - len(deleted))} came into use meanwhile and stayed")
+    note(f"Next: {hint(['marin', 'ls'], arguments)}")
+    return 0
+
+
+def _policy(arguments: Namespace, policy: Any) -> Any:
+    if not arguments.outputs and (arguments.keep_days is not None or arguments.keep_refs):
+        raise UsageError("--keep-days and --keep-refs say which outputs stay; give --outputs with them")
+    if arguments.keep_days is not None and not arguments.keep_days >= 0:
+        raise UsageError(f"--keep-days must be 0 or more, got {arguments.keep_days}")
+    days = 30.0 if arguments.keep_days is None else arguments.keep_days
+    return policy(outputs=arguments.outputs, keep_days=days, only_refs=arguments.keep_refs)
+
+
+def _show(found: list[Any]) -> None:
+    rows = [
+        (item.kind, item.path, size(item.num_bytes), item.why)
+        for item in found
+        if item.kind not in ("edge", "temporary")
+    ]
+    if rows:
+        print(table(rows, ("kind", "path", "size", "why"), right=(2,)))
+    for kind, words in _WORDS.items():
+        items = [item for item in found if item.kind == kind]
+        if items:
+            print(f"{len(items):,} {words}: {size(sum(item.num_bytes for item in items))}")
+
+
+def _things(number: int) -> str:
+    return f"{number:,} thing{'s' * (number != 1)}"
+
+
+def _agrees() -> bool:
+    if not sys.stdin.isatty():
+        raise RefusedError("gc deletes data and there is nobody to ask; give --yes, or --dry-run to look")
+    sys.stderr.write("delete them? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

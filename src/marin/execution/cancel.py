@@ -1,0 +1,112 @@
+"""Ask a run to stop.
+
+Word is left in the run's folder, where its runner looks whenever it renews its leases: that reaches a run on any
+machine, within seconds. A run on this machine gets SIGINT as well, as by Ctrl-C, and so stops at once. The process is
+named by id, start time and boot: none that merely has the same id is ever signalled.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass
+
+from marin.execution.catalog import AddressError, RunEntry, StepEntry, runs_of
+from marin.execution.record import cancellation_path, utc
+from marin.execution.status import ABANDONED, EXEC, RUNNING, Owner, current_user
+from marin.execution.store import Store
+
+_POLL_S = 0.1
+_BETWEEN_SIGNALS_S = 0.5  # two signals that come together are one to a process
+
+
+class NotRunningError(AddressError):
+    """There is nothing to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancellation:
+    """What became of it."""
+
+    run_id: str  # the run
+    status: str  # of the run: RUNNING if it has not ended yet
+    signalled: bool  # whether its process got a signal; else it was only left word
+    host: str  # where it runs, or ran
+    waited_s: float  # for how long this was watched
+
+
+def run_of(store: Store, entry: RunEntry | StepEntry) -> RunEntry:
+    """The run that is meant: itself, or the one that has the step. NotRunningError if the step does not run."""
+    if isinstance(entry, RunEntry):
+        return entry
+    if entry.state is None or entry.status != RUNNING:
+        raise NotRunningError(f"{entry.name} @{entry.digest[:6]} is not running: it is {entry.status.lower()}")
+    run_id = entry.state.owner.run_id
+    found = next((run for run in runs_of(store) if run.run_id == run_id), None)
+    if found is None:
+        raise NotRunningError(
+            f"{entry.name} @{entry.digest[:6]} is run by {run_id}, process {entry.state.owner.pid} on "
+            f"{entry.state.owner.host}, which keeps no record in this store; stop that process"
+        )
+    return found
+
+
+def cancel(store: Store, run: RunEntry, *, now: bool = False, wait_s: float = 20.0) -> Cancellation:
+    """Ask a run to stop, and watch for up to `wait_s` seconds whether it does.
+
+    `now`: kill its steps, instead of giving them the time to end well. NotRunningError if it does not run.
+    """
+    status = run.record.get("status")
+    if status != RUNNING:
+        raise NotRunningError(f"run {run.run_id} is not running: it is {str(status).lower()}")
+    folder = f"{store.prefix}/{EXEC}/runs/{run.run_id}"
+    owner = Owner(**run.record["owner"])
+    word = {"format": 1, "when": utc(), "user": current_user(), "host": os.uname().nodename, "now": now}
+    store.put(cancellation_path(folder), json.dumps(word).encode() + b"\n")
+    started = time.monotonic()
+    signalled = _signal(owner)
+    if signalled and now:
+        time.sleep(_BETWEEN_SIGNALS_S)
+        _signal(owner)
+    while (status := _status(folder, store, owner)) == RUNNING and time.monotonic() - started < wait_s:
+        time.sleep(_POLL_S)
+    return Cancellation(
+        run_id=run.run_id,
+        status=status,
+        signalled=signalled,
+        host=owner.host,
+        waited_s=time.monotonic() - started,
+    )
+
+
+def _signal(owner: Owner) -> bool:
+    if not owner.is_here() or owner.pid == os.getpid() or owner.is_gone():
+        return False
+    number = signal.SIGTERM if _ignores(owner.pid, signal.SIGINT) else signal.SIGINT
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(owner.pid, number)
+        return True
+    return False
+
+
+def _ignores(pid: int, number: int) -> bool:
+    """Whether a process ignores a signal: one that a shell script started in the background ignores SIGINT."""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file,
+    ):
+        for line in file:
+            if line.startswith("SigIgn:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
+def _status(folder: str, store: Store, owner: Owner) -> str:
+    data = store.get(f"{folder}/run.json")
+    with contextlib.suppress(ValueError):
+        status = json.loads(data or b"")["status"]
+        if status == RUNNING and owner.is_gone():
+            return ABANDONED
+        return status
+    return RUNNING

@@ -1,0 +1,149 @@
+"""`marin doctor`: it finds what would stop a run, says what to do, and calls nothing else bad."""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from marin.cli import main as cli
+from marin.execution.executor import Executor, ExecutorStep
+from marin.execution.status import StepPaths
+from marin.execution.store import open_store
+from s3_server import Doorkeeper
+
+
+@pytest.fixture
+def doctor(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("MARIN_PREFIX", "MARIN_CLUSTER", "MARIN_CAPACITY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str, expect: int = 0) -> SimpleNamespace:
+        capsys.readouterr()
+        code = cli.main(["doctor", *arguments])
+        done = SimpleNamespace(**capsys.readouterr()._asdict())
+        assert code == expect, done.out
+        return done
+
+    return run
+
+
+Doctor = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store with one committed step."""
+    step = ExecutorStep(name="a", fn=str, config="x")
+    assert Executor(tmp_path / "store", fsync=False, quiet=True).run([step]).is_ok
+    return tmp_path / "store"
+
+
+def change_register(store: Path, **changes) -> Path:
+    (register,) = store.glob("a-*/.exec/state.json")
+    register.write_text(json.dumps(json.loads(register.read_text()) | changes))
+    return register
+
+
+def test_a_sound_store_and_machine_need_nothing(doctor: Doctor, store: Path):
+    done = doctor("--prefix", str(store))
+    assert "nothing to mend" in done.err
+    for line in (
+        r"\+ python: 3\.",
+        r"\+ required packages: numpy [\d.]+",
+        r"\+ cores: \d+",
+        r"\+ memory: [\d.]+ GB",
+        r"\+ a lock keeps others out: ok",
+        r"\+ lease: renewed every 15 s",
+        r"\+ registers: 1 steps, 0 running",
+        r"\+ attempts that no register names: none",
+        r"\+ temporary files of killed runs: none",
+    ):
+        assert re.search(line, done.out), line
+
+
+def test_json_holds_every_finding(doctor: Doctor, store: Path):
+    told = json.loads(doctor("--prefix", str(store), "--json").out)
+    assert told["is_ok"] and {"installation", "machine", "store", "leases", "leftovers"} == {
+        finding["section"] for finding in told["findings"]
+    }
+
+
+def test_a_store_that_does_not_exist_yet_is_no_trouble_and_is_not_made(doctor: Doctor, tmp_path: Path):
+    assert "does not exist yet" in doctor().out
+    assert not (tmp_path / "local_store").exists()
+
+
+def test_a_runner_that_is_gone_is_named_and_not_bad(doctor: Doctor, store: Path):
+    (register,) = store.glob("a-*/.exec/state.json")
+    owner = json.loads(register.read_text())["owner"] | {"pid_start": 1, "run_id": "run-x"}
+    change_register(store, status="RUNNING", record=None, owner=owner)
+    assert re.search(
+        r"~ a@\w{6}: abandoned by run run-x on .*\n +nothing: the next run", doctor("--prefix", str(store)).out
+    )
+
+
+def test_a_register_that_cannot_be_read_is_bad(doctor: Doctor, store: Path):
+    (register,) = store.glob("a-*/.exec/state.json")
+    register.write_text("{ half")
+    assert re.search(r"! a-\w{10}: corrupt\n .*move the folder", doctor("--prefix", str(store), expect=3).out)
+
+
+def test_leftovers_of_killed_runs_are_counted(doctor: Doctor, store: Path):
+    (folder,) = store.glob("a-*/")
+    orphan = folder / "attempts/0009-dead"
+    orphan.mkdir(parents=True)
+    (orphan / "half").write_bytes(b"x" * 2_000_000)
+    old, young = folder / ".exec/state.json.ab12.tmp", folder / ".exec/state.json.cd34.tmp"
+    for file in (old, young):
+        file.touch()
+    os.utime(old, (0, 0))
+    out = doctor("--prefix", str(store)).out
+    assert re.search(r"~ attempts that no register names: 1, 2.0 MB: .*/attempts/0009-dead\n +`marin gc`", out)
+    assert re.search(r"~ temporary files of killed runs: 1: .*ab12\.tmp\n", out)
+
+
+def test_a_cluster_that_does_not_answer_is_bad_and_one_that_answers_is_not(
+    doctor: Doctor, store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("MARIN_CLUSTER", f"ray:{address}")
+        assert f"+ ray at {address}: answers" in doctor("--prefix", str(store)).out
+    assert f"! ray at {address}: " in doctor("--prefix", str(store), expect=3).out
+
+
+def test_capacity_that_makes_no_sense_is_bad(doctor: Doctor, store: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MARIN_CAPACITY", "cpu=many")
+    assert "! capacity: " in doctor("--prefix", str(store), expect=3).out
+
+
+def test_an_object_store_is_tried_line_by_line(doctor: Doctor, s3_prefix: str, s3_door: Doorkeeper):
+    out = doctor("--prefix", s3_prefix).out
+    assert "+ a second creation is refused: ok" in out and "+ a new object is listed: ok" in out
+    s3_door.ignores_conditions = True
+    out = doctor("--prefix", s3_prefix, expect=3).out
+    assert "! a second creation is refused: it was accepted: the store ignores If-None-Match" in out
+    assert "--single-runner" in out
+    s3_door.ignores_conditions = False
+    s3_door.rule = lambda method, path: (403, "AccessDenied")
+    out = doctor("--prefix", s3_prefix, expect=3).out
+    assert "AccessDenied" in out and "leases" not in out
+
+
+def test_what_another_machine_left_in_an_object_store_is_seen_by_the_stores_clock(doctor: Doctor, s3_prefix: str):
+    step = ExecutorStep(name="a", fn=str, config="x")
+    Executor(s3_prefix, quiet=True).run([step])
+    store = open_store(s3_prefix)
+    (root,) = [f"{s3_prefix}/{item.name}" for item in store.items(s3_prefix) if item.name.startswith("a-")]
+    state = json.loads(store.get(StepPaths(root).state) or b"")
+    owner = state["owner"] | {"boot_id": "another machine", "host": "far"}
+    store.put(StepPaths(root).state, json.dumps(state | {"status": "RUNNING", "owner": owner}).encode())
+    assert "1 steps, 1 running" in doctor("--prefix", s3_prefix).out
+    store.put(StepPaths(root).state, json.dumps(state | {"status": "RUNNING", "owner": owner, "ttl": -3}).encode())
+    assert re.search(r"~ a@\w{6}: abandoned by run \S+ on far", doctor("--prefix", s3_prefix).out)

@@ -1,0 +1,237 @@
+"""Experiments whose store is an S3 bucket, as a user runs them: the same commands, the same answers."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from marin.cli import main as cli
+from marin.cluster import ResourceConfig
+from marin.execution.catalog import find_step
+from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
+from marin.execution.logs import attempt_log
+from marin.execution.status import FAILED, SUCCEEDED
+from marin.execution.store import open_store
+from marin.report.api import report
+from s3_server import Doorkeeper
+
+CPU = ResourceConfig.with_cpu()
+
+
+@pytest.fixture
+def marin(
+    s3_prefix: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., SimpleNamespace]:
+    """Runs a command line on the S3 store, named by the environment; checks the exit code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MARIN_PREFIX", s3_prefix)
+
+    def run(*arguments: str, expect: int = 0) -> SimpleNamespace:
+        capsys.readouterr()
+        try:
+            code = cli.main(list(arguments))
+        except SystemExit as stop:
+            code = stop.code
+        done = SimpleNamespace(**capsys.readouterr()._asdict())
+        assert code == expect, done.out + done.err
+        return done
+
+    return run
+
+
+def test_hello_world_on_s3(marin: Callable[..., SimpleNamespace], repository: Path, s3_prefix: str, tmp_path: Path):
+    script = str(repository / "experiments/hello_world.py")
+    assert "Plan: 2 run." in marin("plan", script).out
+    assert "no store at" in marin("ls", expect=2).err
+    done = marin("run", script)
+    assert re.fullmatch(rf"hello_world/stats  {s3_prefix}/hello_world/stats-\w{{10}}/attempts/0001-\w{{8}}\n", done.out)
+    assert "2 ran" in done.err
+    assert "nothing to do: 2 steps cached" in marin("run", script).err
+    assert "Plan: 2 cached." in marin("plan", script, "--check").out
+
+    listed = marin("ls").out
+    assert re.search(r"hello_world/data +\w{10} +succeeded .* 394 B", listed)
+    assert re.search(r"hello_world/stats +\w{10} +succeeded .* 75 B", listed)
+    assert len(json.loads(marin("ls", "runs", "--json").out)["runs"]) == 2
+    shown = marin("show", "hello_world/stats").out
+    assert f"output    {s3_prefix}/hello_world/stats-" in shown and "75 B in 1 file" in shown
+    path = re.search(rf"{s3_prefix}/hello_world/stats-\S+/attempts/\S+", shown)
+    assert path is not None and marin("show", f"{path[0]}/stats.json").out == shown
+    assert "100 numbers, mean 48.91\n" in marin("logs", "hello_world/stats").out
+    assert "is cached" in marin("why", script, "hello_world/stats").out
+    assert not os.path.exists(tmp_path / "s3:")  # nothing took the URL for a path
+
+
+# -- steps by the Python interface ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What the steps of these tests are told."""
+
+    output_path: object
+    name: str
+    inputs: tuple = ()
+    files: tuple[tuple[str, str], ...] = ()
+
+
+def work(config: Work) -> dict:
+    """Writes its name after its inputs' texts, and `files`; finds what an earlier attempt left in its folder."""
+    out = Path(config.output_path, "out.txt")
+    found = out.exists()
+    text = "".join(Path(folder, "out.txt").read_text() for folder in config.inputs)
+    out.write_text(f"({text}{config.name})")
+    for name, content in config.files:
+        path = Path(config.output_path, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    print(f"{config.name} was here")
+    return {"found": found}
+
+
+def fail_once(config: Work) -> dict:
+    """Leaves its output behind and fails, unless it finds it."""
+    result = work(config)
+    if not result["found"]:
+        raise ValueError("failed on purpose")
+    return result
+
+
+def make(name: str, *inputs: ExecutorStep, files: dict[str, str] | None = None, fn=work, **options) -> ExecutorStep:
+    config = Work(
+        output_path=this_output_path(),
+        name=name,
+        inputs=tuple(output_path_of(step) for step in inputs),
+        files=tuple((files or {}).items()),
+    )
+    return ExecutorStep(name=name, fn=fn, config=config, **options)
+
+
+@pytest.fixture
+def executor(s3_prefix: str) -> Executor:
+    return Executor(s3_prefix, quiet=True)
+
+
+def test_steps_in_processes_and_in_place_hand_their_outputs_on(executor: Executor, s3_prefix: str):
+    first = make("a", files={"deep/er/é #1.txt": "x"})
+    second = make("b", first, resources=CPU)
+    third = make("c", first, second, resources=CPU, publish="inplace")
+    result = executor.run([third])
+    assert [step.action for step in result.steps] == ["ran"] * 3
+    assert result.output_path(third) == f"{s3_prefix}/{find_step(s3_prefix, 'c').path}"
+    assert executor.store.get(f"{result.output_path(third)}/out.txt") == b"((a)((a)b)c)"
+    assert executor.store.get(f"{result.output_path(first)}/deep/er/é #1.txt") == b"x"
+    assert b"b was here\n" in attempt_log(find_step(s3_prefix, "b")).read()
+    assert [step.action for step in executor.run([third]).steps] == ["cached"] * 3
+
+
+def test_an_output_is_loaded_as_a_folder_of_this_machine(executor: Executor, s3_prefix: str):
+    step = make("a", files={"sub/x.txt": "text"})
+    executor.run([step])
+    loaded = step.load(prefix=s3_prefix)
+    assert Path(loaded.path, "sub/x.txt").read_text() == "text"
+    assert loaded.record["name"] == "a"
+
+
+def test_a_step_in_place_goes_on_from_what_its_last_attempt_left_on_this_machine(executor: Executor, s3_prefix: str):
+    step = make("a", fn=fail_once, publish="inplace", resources=CPU)
+    assert executor.run([step])[step].action == "failed"
+    entry = find_step(s3_prefix, "a")
+    assert entry.status == FAILED and b"a was here\n" in attempt_log(entry).read()
+    assert executor.run([step], force_run_failed=True)[step].action == "ran"
+    state = executor.store.read(entry.paths.root)
+    assert state is not None and (state.status, state.epoch, state.record["result"]) == (SUCCEEDED, 2, {"found": True})
+
+
+def test_an_object_that_is_damaged_is_not_used(executor: Executor, s3_door: Doorkeeper):
+    first = make("a")
+    second = make("b", first)
+    executor.run([first])
+    s3_door.flips = "out.txt"
+    failed = executor.run([second])[second]
+    assert failed.error is not None and re.search(
+        r"a-\w{10}/attempts/.*/out.txt has 3 bytes and .*: damaged", failed.error.message
+    )
+    s3_door.flips = ""
+    assert executor.run([second], force_run_failed=True)[second].action == "ran"
+
+
+def test_an_object_that_is_missing_has_its_step_run_again(executor: Executor):
+    step = make("a", files={"one": "1", "two": "22"})
+    folder = executor.run([step]).output_path(step)
+    executor.store.delete(f"{folder}/two")
+    (item,) = executor.plan([step])
+    assert (item.action, item.reason) == ("RUN", "file two of its output is missing")
+    assert executor.run([step])[step].action == "ran"
+
+
+def test_a_report_finds_the_records_of_all_that_led_to_it(executor: Executor, tmp_path: Path):
+    text = make("text")
+    tokens = make("tokens", text)
+    model = make("model", tokens, text, resources=CPU)
+    page = report("reports/page", title="Page", steps={"model": model})
+    result = executor.run([page])
+    assert result.is_ok, [step.error for step in result.steps]
+    executor.store.download(f"{result.output_path(page)}/report.md", str(tmp_path / "report.md"))
+    written = (tmp_path / "report.md").read_text()
+    for name in ("text", "tokens", "model"):
+        assert result[name].digest[:10] in written
+
+
+SLOW = """
+import os, time
+from dataclasses import dataclass
+from marin.cluster import ResourceConfig
+from marin.execution.executor import ExecutorStep, executor_main, this_output_path
+
+
+@dataclass(frozen=True)
+class Config:
+    output_path: object = this_output_path()
+
+
+def work(config):
+    first = not os.path.exists(MARK)
+    open(MARK, "a").close()
+    with open(os.path.join(config.output_path, "x"), "w") as file:
+        file.write("half")
+    if first:
+        time.sleep(60)
+    with open(os.path.join(config.output_path, "x"), "w") as file:
+        file.write("whole")
+
+
+if __name__ == "__main__":
+    executor_main([ExecutorStep(name="slow", fn=work, config=Config(), resources=ResourceConfig.with_cpu())])
+"""
+
+
+def test_a_run_that_was_killed_is_taken_over_at_once(s3_prefix: str, tmp_path: Path, repository: Path):
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW.replace("MARK", repr(str(tmp_path / "mark"))))
+    command = [sys.executable, str(script), "--prefix", s3_prefix]
+    environment = os.environ | {"PYTHONPATH": str(repository / "src")}
+    killed = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "mark").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    store = open_store(s3_prefix)
+    assert find_step(s3_prefix, "slow").status == "ABANDONED"
+    started = time.monotonic()
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0, again.stderr
+    assert time.monotonic() - started < 45  # nobody waited for the lease to run out
+    entry = find_step(s3_prefix, "slow")
+    assert (entry.status, entry.state.epoch) == (SUCCEEDED, 2)
+    assert store.get(f"{entry.data_path}/x") == b"whole"

@@ -1,0 +1,242 @@
+"""Steps on a real Ray cluster: what outlives whom, what is tried again, and what a second run does.
+
+One cluster serves all tests. Workers hold the leases, so a step goes on when its run is dead.
+"""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from ray_steps import step
+
+from marin.cluster.current import use_cluster
+from marin.cluster.resources import ResourceConfig
+from marin.cluster.retry import Retry
+from marin.execution.executor import Executor
+from marin.execution.graph import build_graph
+from marin.execution.lease import LeaseTimes
+
+ray = pytest.importorskip("ray", reason="needs the extra `ray`")
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+
+HERE = Path(__file__).resolve().parent
+QUICK = Retry(first_delay_s=0.1, max_failures=10)
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    from ray_nodes import Nodes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parents[1] / "src"), str(HERE)]))
+        cluster = Nodes()
+        try:
+            cluster.add(steady=2)
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+@pytest.fixture
+def on_ray(nodes):
+    from marin.cluster.ray import RayCluster
+
+    with use_cluster(RayCluster(nodes.address, linger_s=2.0, unschedulable_after_s=1.0)):
+        yield nodes
+
+
+@pytest.fixture
+def screen():
+    return io.StringIO()
+
+
+@pytest.fixture
+def executor(tmp_path, screen):
+    times = LeaseTimes(renew_s=0.5, fence_s=20.0, ttl_s=30.0)
+    return Executor(tmp_path / "store", fsync=False, stream=screen, lease_times=times)
+
+
+def calls(folder: Path) -> list[str]:
+    path = folder / "calls"
+    return path.read_text().split() if path.exists() else []
+
+
+def started(folder: Path, name: str, rank: int = 0) -> bool:
+    return (folder / f"{name}.{rank}.started").exists()
+
+
+def state_of(executor, step):
+    return executor.store.read(f"{executor.prefix}/{build_graph([step]).nodes[-1].path}")
+
+
+class InBackground:
+    """A run in a thread, for the test does something meanwhile."""
+
+    def __init__(self, executor, steps) -> None:
+        from marin.cluster.current import current_cluster
+
+        self.result = None
+        cluster = current_cluster()
+
+        def run() -> None:
+            with use_cluster(cluster):
+                self.result = executor.run(steps)
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+
+    def join(self):
+        self._thread.join(120)
+        assert self.result is not None, "the run has not ended within 120 s"
+        return self.result
+
+
+def wait_until(condition, what):
+    from ray_nodes import wait_until
+
+    wait_until(condition, what)
+
+
+def test_steps_run_on_the_cluster_and_workers_commit_them(on_ray, executor, tmp_path, screen):
+    a = step(tmp_path, "a", resources=ResourceConfig(device="cpu", custom={"steady": 1}))
+    b = step(tmp_path, "b", a)
+    result = executor.run([b])
+    assert result.is_ok and calls(tmp_path) == ["a:0", "b:0"]
+    assert Path(result.output_path(b), "out.txt").read_text() == "ab"
+    state = state_of(executor, b)
+    assert state.owner.pid != os.getpid() and state.record["result"] == {"name": "b"}
+    assert state.record["max_rss"] and state.record["wall_s"] > 0 and result[b].cpu_s > 0
+    assert "a is at work" in screen.getvalue() and "a is at work" in Path(result[a].log_path).read_text()
+    assert executor.run([b]).plan.is_done
+
+
+def test_a_function_of_the_running_script_runs_there_too(on_ray, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from dataclasses import dataclass\nfrom pathlib import Path\n"
+        "from marin.cluster import ResourceConfig\n"
+        "from marin.execution.executor import *\n"
+        "@dataclass(frozen=True)\nclass C:\n    out: object = this_output_path()\n"
+        "def f(c):\n    Path(c.out, 'x').write_text('from the script')\n"
+        "executor_main([ExecutorStep(name='s', fn=f, config=C(), resources=ResourceConfig.with_cpu())])\n"
+    )
+    command = [sys.executable, str(script), "--prefix", "store", "--cluster", f"ray:{on_ray.address}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / done.stdout.split()[1] / "x").read_text() == "from the script"
+
+
+def test_a_bug_fails_the_step_with_its_traceback_and_is_not_tried_again(on_ray, executor, tmp_path, screen):
+    result = executor.run([step(tmp_path, "bug", fail_times=1)])
+    (failed,) = result.steps
+    assert failed.action == "failed" and (failed.error.type, failed.error.message) == ("ValueError", "a bug")
+    assert "raise ValueError" in failed.error.traceback and calls(tmp_path) == ["bug:0"]
+
+
+def test_a_node_lost_in_the_middle_of_a_step_is_an_interruption(on_ray, executor, tmp_path, screen):
+    node = on_ray.add(doomed=1)
+    a = step(
+        tmp_path,
+        "a",
+        resources=ResourceConfig(device="cpu", custom={"doomed": 1}),
+        wait_for="go",
+        retry=QUICK,
+    )
+    run = InBackground(executor, [step(tmp_path, "b", a)])
+    wait_until(lambda: started(tmp_path, "a"), "the step starts")
+    on_ray.kill(node)
+    on_ray.add(doomed=1)
+    (tmp_path / "go").touch()
+    result = run.join()
+    assert result.is_ok and calls(tmp_path) == ["a:0", "a:0", "b:0"]
+    attempts = state_of(executor, a).record["attempts"]
+    assert [a["error_class"] for a in attempts] in (["WORKER_LOST"], ["PREEMPTED"]), screen.getvalue()
+
+
+DRIVER = """
+import sys
+sys.path.insert(0, {here!r})
+from ray_steps import step
+from marin.cluster.current import use_cluster
+from marin.cluster.ray import RayCluster
+from marin.execution.executor import Executor
+from marin.execution.lease import LeaseTimes
+with use_cluster(RayCluster({address!r}, linger_s=2.0)):
+    times = LeaseTimes(renew_s=0.5, fence_s=20.0, ttl_s=30.0)
+    Executor({store!r}, fsync=False, lease_times=times).run([step({folder!r}, "long", wait_for="go")])
+"""
+
+
+def test_a_worker_outlives_its_driver_and_a_second_run_waits_for_it(on_ray, executor, tmp_path, screen):
+    code = DRIVER.format(here=str(HERE), address=on_ray.address, store=executor.prefix, folder=str(tmp_path))
+    driver = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    wait_until(lambda: started(tmp_path, "long"), "the step starts")
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    long = step(tmp_path, "long", wait_for="go")
+    first = state_of(executor, long)
+    assert first.status == "RUNNING" and first.owner.pid != driver.pid
+    run = InBackground(executor, [long])
+    wait_until(lambda: "is at it" in screen.getvalue(), "the second run waits")
+    wait_until(lambda: state_of(executor, long).seq > first.seq, "the worker renews its lease")
+    (tmp_path / "go").touch()
+    assert run.join().is_ok and calls(tmp_path) == ["long:0"]
+    state = state_of(executor, long)
+    assert state.status == "SUCCEEDED" and state.attempt == first.attempt
+
+
+def test_a_step_on_a_slice_runs_on_all_its_hosts_and_comes_back_after_preemption(on_ray, executor, tmp_path):
+    def slice_of_two_hosts(name: str):
+        return [
+            on_ray.add(**{"TPU": 4, name: 1, "TPU_v4_16_head": 1}),
+            on_ray.add(**{"TPU": 4, name: 1}),
+        ]
+
+    first = slice_of_two_hosts("slice_one")
+    train = step(tmp_path, "train", resources=ResourceConfig.with_tpu("v4-16", ram="50m"), wait_for="go", retry=QUICK)
+    run = InBackground(executor, [train])
+    wait_until(lambda: started(tmp_path, "train", 0) and started(tmp_path, "train", 1), "both hosts start")
+    on_ray.kill(first[1])
+    on_ray.kill(first[0])
+    slice_of_two_hosts("slice_two")
+    (tmp_path / "go").touch()
+    assert run.join().is_ok
+    assert sorted(calls(tmp_path)) == ["train:0", "train:0", "train:1", "train:1"]
+    assert [a["error_class"] for a in state_of(executor, train).record["attempts"]] == ["PREEMPTED"]
+
+
+def test_failures_on_preemptible_machines_are_tried_ten_times(on_ray, executor, tmp_path):
+    resources = ResourceConfig.with_cpu(preemptible=True)
+    flaky = step(tmp_path, "flaky", resources=resources, fail_times=2)
+    assert executor.run([flaky]).is_ok and calls(tmp_path) == ["flaky:0"] * 3
+
+
+def test_a_step_that_no_node_can_hold_fails_and_says_so(on_ray, executor, tmp_path):
+    result = executor.run([step(tmp_path, "huge", resources=ResourceConfig.with_cpu(cpu=999))])
+    (failed,) = result.steps
+    assert failed.error.kind == "unschedulable" and "999" in failed.error.message
+    assert state_of(executor, failed.node.step).error["class"] == "UNSCHEDULABLE"
+
+
+def test_a_ray_remote_function_is_a_steps_function(on_ray, executor, tmp_path):
+    remote = ray.remote(num_cpus=1, resources={"steady": 1})(__import__("ray_steps").work)
+    a = step(tmp_path, "remote")
+    decorated = type(a)(name="remote", fn=remote, config=a.config)
+    assert build_graph([decorated]).targets == build_graph([a]).targets  # the function is what counts
+    assert decorated.resources.custom == {"steady": 1}
+    assert executor.run([decorated]).is_ok and calls(tmp_path) == ["remote:0"]
+
+
+def test_a_run_that_is_interrupted_stops_its_workers(on_ray, executor, tmp_path):
+    code = DRIVER.format(here=str(HERE), address=on_ray.address, store=executor.prefix, folder=str(tmp_path))
+    driver = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    wait_until(lambda: started(tmp_path, "long"), "the step starts")
+    driver.send_signal(signal.SIGINT)
+    driver.wait(60)
+    assert state_of(executor, step(tmp_path, "long", wait_for="go")).status == "CANCELLED"
