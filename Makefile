@@ -49,10 +49,10 @@ quickstart: $(STAMPS)/run
 	@$(BIN)/python experiments/quickstart.py $(ARGS)
 
 test: $(STAMPS)/dev
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-all: $(STAMPS)/dev
-	@$(BIN)/python -m pytest -n 2 -m '' $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m '' $(ARGS)
 
 torch: $(STAMPS)/torch
 

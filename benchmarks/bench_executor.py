@@ -218,11 +218,7 @@ def marin_groups(quick: bool) -> list[list[Case]]:
     if not quick:
         runs.append(("marin, fsync", ("grid",)))
     groups += [[Case(system="marin", action="plan", shape=s, steps=n)] for n in (SMALL, LARGE) for s in PLAN_SHAPES]
-    for system, shapes in (
-        ("marin", ("fan", "chain", "grid")),
-        ("marin, files", ("grid",)),
-        ("marin, fsync", ("grid",)),
-    ):
+    for system, shapes in runs:
         groups += [
             [Case(system=system, action=action, shape=shape, steps=SMALL) for action in ("cold", "cached")]
             for shape in shapes

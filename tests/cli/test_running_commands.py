@@ -149,6 +149,7 @@ def test_status_when_nothing_runs_is_the_last_run(marin, running, place: Path):
     assert re.search(r"^\S+  abandoned  ", abandoned)
     assert re.search(r"✗ slow +@\w{6}  abandoned", abandoned)
     (place / "go").touch()
+    time.sleep(1.1)  # the names of runs sort by the second in which they began
     subprocess.run([sys.executable, "slow.py"], check=True, capture_output=True)
     assert re.search(r"succeeded.*\n.*2 succeeded$", marin("status").out.rstrip())
 

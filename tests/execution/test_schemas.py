@@ -18,10 +18,11 @@ from marin.execution.adoption import adopt
 from marin.execution.catalog import find_step
 from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
 from marin.execution.gc import Policy, collect, find_garbage
-from marin.execution.invalidation import strike_out
 from marin.execution.refs import pin
+from marin.execution.selection import Selection
 from marin.execution.status import State
 from marin.execution.store import LocalStore
+from marin.execution.strike import invalidate
 from marin.execution.verify import verify
 
 
@@ -69,9 +70,7 @@ def store(tmp_path_factory) -> LocalStore:
     pin(store, find_step(store.prefix, "second"), user="me")
     pin(store, find_step(store.prefix, "adopted"), user="me")
     pin(store, find_step(store.prefix, "retried"), user="me")
-    struck = find_step(store.prefix, "struck")
-    output = {"digest": struck.digest, "attempt": struck.state.attempt, "name": "struck", "path": struck.path}
-    strike_out(store, [output | {"root_digest": struck.record["root_digest"]}], "a test", user="me")
+    invalidate(store, Selection(addresses=("struck",)), "a test")
     Path(find_step(store.prefix, "first").data_path, "more").touch()
     list(verify(store, [find_step(store.prefix, name) for name in ("first", "second")], deep=True, user="me"))
     policy = Policy(outputs=True, only_refs=True)

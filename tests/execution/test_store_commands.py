@@ -81,3 +81,19 @@ def test_what_was_evicted_while_it_was_verified_is_not_called_corrupt(store):
     (entry,) = steps_of(store)
     assert entry.status == EVICTED
     assert not store.items(f"{store.prefix}/.exec/invalid")
+
+
+def test_the_commands_find_data_that_was_adopted_into_an_empty_object_store(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("obstore")
+    from marin.cli.main import main
+
+    monkeypatch.setenv("MARIN_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("MARIN_PREFIX", "memory://adopted-into")
+    (tmp_path / "data").write_text("data")
+    words = ["adopt", "corpus", "--from", str(tmp_path / "data"), "--version", "1", "--reason", "a test"]
+    assert main(words) == 0
+    assert main(["verify", "--deep"]) == 0
+    assert main(["gc", "--outputs", "--keep-refs", "--yes"]) == 0
+    assert main(["adopt", *words[1:-1], "again"]) == 0
+    assert main(["verify", "--deep"]) == 0
+    assert "corpus/1/attempts/0001-" in capfd.readouterr().out

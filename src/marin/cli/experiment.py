@@ -122,7 +122,7 @@ def hint(command: list[str], arguments: Namespace) -> str:
 
     words = [word for text in getattr(arguments, "overrides", ()) for word in ("--set", text)]
     words += ["--prefix", arguments.prefix] if arguments.prefix else []
-    if command[1] not in ("run", "plan", "why"):
+    if command[1] not in ("run", "plan", "why", "rerun"):
         words = words[-2:] if arguments.prefix else []
     return shlex.join([*command, *words])
 

@@ -38,22 +38,27 @@ def run(arguments: Namespace) -> int:
 
 
 def _show_steps(steps: list[Any], arguments: Namespace) -> int:
+    from marin.execution.console import duration
+    from marin.execution.invalidation import Taint
+
+    taint = Taint(steps[0].store) if steps else None
+    marks = [taint.mark(step.state) if taint is not None and step.state is not None else None for step in steps]
     if arguments.json:
         keys = ("name", "digest", "status", "when", "num_bytes", "wall_s", "path")
-        print_json({"steps": [{key: getattr(step, key) for key in keys} for step in steps]})
+        rows = zip(steps, marks, strict=True)
+        print_json({"steps": [{**{key: getattr(step, key) for key in keys}, "taint": mark} for step, mark in rows]})
         return 0
-    from marin.execution.console import duration
 
     rows = [
         (
             step.name,
             step.digest[:10],
-            step.status.lower(),
+            mark or step.status.lower(),
             local_time(step.when),
             size(step.num_bytes),
             "-" if step.wall_s is None else duration(step.wall_s),
         )
-        for step in steps
+        for step, mark in zip(steps, marks, strict=True)
     ]
     print(table(rows, ("name", "digest", "state", "when", "size", "wall"), right=(4, 5)))
     note(f"Next: {hint(['marin', 'show', steps[0].name], arguments)}" if steps else "no steps")

@@ -20,13 +20,18 @@ COMMANDS = {
     "show": "show the record of a step or run",
     "logs": "print what a step printed; -f follows it",
     "cancel": "stop a run",
+    "lineage": "show what an output was made from, or what was made from it",
+    "diff": "show what differs between two outputs: recipe, code, environment, files",
     "verify": "compare outputs with their records",
+    "invalidate": "strike out wrong outputs, with all that is built on them",
+    "rerun": "make again what was struck out and what is tainted by it",
     "adopt": "take existing data for a step's output",
     "pin": "name an output, so that gc keeps it",
     "unpin": "delete such a name",
     "gc": "delete what nothing needs",
     "completion": "print what makes a shell complete marin's words",
     "doctor": "look for what would stop a run",
+    "ray-run": "run a command on a Ray cluster",
 }
 
 HELP = """\
@@ -86,7 +91,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
 
     from marin.cli.output import RefusedError, UsageError, error_line
 
-    command = importlib.import_module(f"marin.cli.{name}")
+    command = importlib.import_module(f"marin.cli.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"marin {name}",
         description=command.EXAMPLES,

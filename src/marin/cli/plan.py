@@ -1,6 +1,7 @@
 """Shows for every step whether a run would run it, and why; reads the store, changes nothing.
 
 =  cached     +  new step     ~  changed     !  failed before     w  another run is at it     x  an input failed
+t  struck out, or built on what was     d  made by another recipe than its version= has now
 """
 
 import sys

@@ -30,14 +30,39 @@ def run(arguments: Namespace) -> int:
     entry = find(prefix_of(arguments), arguments.address)
     is_run = isinstance(entry, RunEntry)
     if arguments.json:
-        print_json({"run": dict(entry.record)} if is_run else {"step": entry.to_json()})
+        print_json({"run": dict(entry.record)} if is_run else {"step": {**entry.to_json(), **_taint_json(entry)}})
         return 0
     lines = _run_lines(entry.record) if is_run else _step_lines(entry)
     width = max(len(key) for key, _ in lines)
     print("\n".join(f"{key:<{width}}  {text}".rstrip() if key else text for key, text in lines))
+    if not is_run and _taint_json(entry)["taint"]:
+        note(f"Next: {hint(['marin', 'rerun', '--tainted'], arguments)}")
+        return 0
     words = ["marin", "ls"] if is_run else ["marin", "logs", f"{entry.name}@{entry.digest[:6]}"]
     note(f"Next: {hint(words, arguments)}")
     return 0
+
+
+def _taint_json(entry: Any) -> dict[str, Any]:
+    """{"taint": whether and why the output must not be used, since when}; None if it may be."""
+    from marin.execution.invalidation import Taint
+
+    taint = Taint(entry.store)
+    mark = taint.mark(entry.state)
+    if mark is None:
+        return {"taint": None}
+    tombstone = taint.struck_out(entry.state)
+    if tombstone is None and (roots := taint.built_on(entry.state)):
+        tombstone = roots[0].tombstone
+    since = tombstone.when if tombstone is not None else (entry.state.error or {}).get("ended")
+    return {
+        "taint": {
+            "state": mark,
+            "reason": taint.trouble(entry.state),
+            "since": since,
+            "tombstone": tombstone.id if tombstone is not None else None,
+        }
+    }
 
 
 def _step_lines(entry: Any) -> list[tuple[str, str]]:
@@ -45,12 +70,16 @@ def _step_lines(entry: Any) -> list[tuple[str, str]]:
     from marin.execution.verify import last_verification
 
     state, record = entry.state, entry.state.record
+    taint = _taint_json(entry)["taint"]
     lines = [
         ("step", entry.name),
         ("digest", entry.digest),
-        ("state", entry.status.lower()),
+        ("state", taint["state"] if taint else entry.status.lower()),
         ("folder", entry.paths.root),
     ]
+    if taint:
+        since = f", since {local_time(taint['since'])}" if taint["since"] else ""
+        lines.insert(3, ("why", f"{taint['reason']}{since}"))
     if record is None:
         error = state.error or {}
         if error:

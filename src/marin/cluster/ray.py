@@ -15,9 +15,12 @@ import logging
 import os
 import queue
 import secrets
+import shlex
+import signal
 import socket
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,12 +42,14 @@ from marin.cluster.remote import Mailbox, News, RemoteJob, killed, packed, run_p
 from marin.cluster.resources import ResourceConfig, parse_bytes
 from marin.cluster.tpu import TpuSlice, tpu_slice
 
+_PROBE_S = 10.0  # for a cluster's address to answer
 _FETCH_S = 5.0  # the longest that one request for news waits for some
 _SILENCE_S = 300.0  # a job that has not answered for so long counts as lost
 _KILL_MARGIN_S = 10.0  # after the grace of a cancelled job, for it to say how it ended
 _LOOK_S = 2.0  # between two looks at the machines while a job waits for a place
 _GANG_START_S = 300.0  # for the members of a gang to start once their machines are reserved
 _GANG_TAIL_S = 300.0  # for the other members to end after the first one has
+_MAX_RECONNECTIONS = 100  # to the log of a command
 _SETTLE_S = 30.0  # for Ray to notice that a machine is gone whose neighbours already feel it
 
 _CONNECTING = threading.Lock()
@@ -126,13 +131,27 @@ def connect(address: str | None, namespace: str) -> None:
                 )
             return
         try:
-            with _no_error_printer():
+            _probe(address)
+            with _no_error_printer(), _sigterm_kept():
                 ray.init(address or "auto", namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"no Ray cluster at {address or os.environ.get('RAY_ADDRESS') or 'this machine'}: {error}. Start one "
                 "with `ray start --head`, or name one by address or RAY_ADDRESS"
             ) from error
+
+
+def _probe(address: str | None) -> None:
+    """See whether anyone listens at a cluster's address: Ray itself would try for minutes."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    if address is not None and "://" in address:
+        found = urllib.parse.urlsplit(address).netloc
+    else:
+        found = canonicalize_bootstrap_address(address or "auto")
+    host, colon, port = (found or "").rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=_PROBE_S).close()
 
 
 @contextlib.contextmanager
@@ -146,6 +165,17 @@ def _no_error_printer() -> Iterator[None]:
         yield
     finally:
         worker.listen_error_messages = before
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Inside, Ray may set its handler of SIGTERM; afterwards the process has its own again."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 # -- the launcher's end -----------------------------------------------------------------------------------------------
@@ -173,7 +203,9 @@ class RayJob:
             # checks the type here, where the caller can still be told
             gang = _Gang(name=request.name, resources=request.resources, payload=payload, limits=limits)
             self._asked: Mapping[str, float] = {}
-            self._actor = _remote(_GangActor, num_cpus=0, **detached).remote(limits.linger_s)
+            strategy = _away_from_tpus()
+            actor = _remote(_GangActor, num_cpus=0, scheduling_strategy=strategy, **detached)
+            self._actor = actor.remote(limits.linger_s)
             self._first = self._actor.start.remote(gang)
         else:
             self._asked = resource_table(request.resources)
@@ -233,12 +265,22 @@ def _remote(cls: type, **options: Any) -> Any:
     return ray.remote(cls).options(max_restarts=0, max_task_retries=0, max_concurrency=8, **options)
 
 
+def _away_from_tpus() -> Any:
+    """Where the owner of a gang goes if it can: machines with TPUs are those that get lost."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    steady = [node for node in _live_nodes() if "TPU" not in node["Resources"]]
+    steady.sort(key=lambda node: "node:__internal_head__" not in node["Resources"])
+    return NodeAffinitySchedulingStrategy(steady[0]["NodeID"], soft=True) if steady else "DEFAULT"
+
+
 def _kill(actor: Any) -> None:
     import ray
     from ray.exceptions import RayError
 
-    with contextlib.suppress(RayError, ValueError):  # gone, or the connection is
-        ray.kill(actor)
+    if ray.is_initialized():  # else Ray would start a cluster of its own to ask it
+        with contextlib.suppress(RayError, ValueError):  # it is gone
+            ray.kill(actor)
 
 
 class _Place:
@@ -325,7 +367,7 @@ def _failure(kind: str, type_: str, message: str) -> JobResult:
 def _death_of(node_id: str | None) -> str | None:
     """Why a machine left the cluster, as Ray names it; None if it is there or nothing is known of it."""
     import ray
-    from ray.core.generated.gcs_pb2 import NodeDeathInfo  # pyright: ignore[reportAttributeAccessIssue]
+    from ray.core.generated.common_pb2 import NodeDeathInfo  # pyright: ignore[reportAttributeAccessIssue]
 
     for node in ray.nodes():
         if node["NodeID"] == node_id and not node["Alive"]:
@@ -340,7 +382,7 @@ def _lost(error: Exception, node_id: str | None, preemptible: bool) -> JobResult
     text = str(error)
     type_ = type(error).__name__
     if isinstance(error, OutOfMemoryError) or "low on memory" in text:
-        return _failure(OOM, "OutOfMemoryError", _last_line(text))
+        return _failure(OOM, "OutOfMemoryError", f"Ray killed it because memory ran low on node {node_id}")
     if isinstance(error, ActorUnschedulableError):
         return _failure(UNSCHEDULABLE, type_, text)
     if isinstance(error, RuntimeEnvSetupError) or getattr(error, "actor_init_failed", False):
@@ -350,6 +392,10 @@ def _lost(error: Exception, node_id: str | None, preemptible: bool) -> JobResult
         taken = getattr(error, "preempted", False) or preemptible or death != "UNEXPECTED_TERMINATION"
         how = f"left the cluster ({death or 'AUTOSCALER_DRAIN_PREEMPTED'})"
         return _failure(PREEMPTED if taken else WORKER_LOST, type_, f"its machine {how}: node {node_id}")
+    if node_id is None:  # lost before it told where it is
+        return _failure(
+            PREEMPTED if preemptible else WORKER_LOST, type_, f"it was lost at its start: {_last_line(text)}"
+        )
     return _failure(WORKER_LOST, type_, f"its process was lost on node {node_id}: {_last_line(text)}")
 
 
@@ -801,6 +847,83 @@ def slice_name_of(first_host: str, nodes: Sequence[Mapping[str, Any]], tpu: TpuS
 def _is_rays(name: str) -> bool:
     known = ("CPU", "GPU", "TPU", "memory", "object_store_memory")
     return name in known or name.startswith(("node:", "accelerator_type:")) or _is_head_resource(name)
+
+
+# -- whole commands ---------------------------------------------------------------------------------------------------
+
+
+class SubmittedCommand:
+    """A command on a Ray cluster, which goes on whatever becomes of this process. Made by `submit_command`."""
+
+    def __init__(self, client: Any, submission_id: str) -> None:
+        self.id = submission_id
+        self._client = client
+
+    def follow(self, on_output: Callable[[str], None]) -> int:
+        """Pass on what the command prints, to its end; its exit code (1 if Ray could not run it)."""
+        import asyncio
+
+        seen, failures = 0, 0
+        while True:
+            try:
+                seen = asyncio.run(self._tail(on_output, seen))
+            except (OSError, RuntimeError) as error:  # the connection broke
+                failures += 1
+                if failures > _MAX_RECONNECTIONS:
+                    raise ValueError(f"the Ray cluster tells no more of job {self.id}: {error}") from error
+            info = self._client.get_job_info(self.id)
+            if info.status.is_terminal():
+                if info.status == "SUCCEEDED":
+                    return 0
+                if info.driver_exit_code is None and info.message:
+                    on_output(f"{info.message}\n")
+                return info.driver_exit_code or 1
+            time.sleep(1.0)
+
+    async def _tail(self, on_output: Callable[[str], None], seen: int) -> int:
+        """Pass on the log from character `seen` on, until it ends or breaks off; how far it came."""
+        position = 0
+        async for text in self._client.tail_job_logs(self.id):
+            position += len(text)
+            if position > seen:
+                on_output(text[-(position - seen) :])
+                seen = position
+        return seen
+
+
+def submit_command(
+    command: Sequence[str], *, address: str | None, env: Mapping[str, str], working_dir: str | None
+) -> SubmittedCommand:
+    """Have the head of a Ray cluster run a command in a copy of `working_dir` (None: without one).
+
+    `address` is that of the cluster, "host:port", or of its job server, "http://host:8265" (None: $RAY_ADDRESS or the
+    cluster here). ValueError: there is none, or it does not take the command.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        from ray.dashboard.utils import get_address_for_submission_client
+        from ray.job_submission import JobSubmissionClient
+    except ModuleNotFoundError as error:
+        raise ValueError(f"Ray is not installed ({error}): pip install 'marin[ray]'") from error
+    for handler in logging.getLogger(ray.__name__).handlers:  # loggers below it have levels of their own
+        handler.setLevel(logging.ERROR)
+    try:
+        address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+        _probe(address)
+        client = JobSubmissionClient(get_address_for_submission_client(address))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"no Ray cluster at {address or os.environ.get('RAY_ADDRESS') or 'this machine'}: {error}. Start one with "
+            "`ray start --head`, or name one by its address or that of its job server (http://HOST:8265)"
+        ) from error
+    runtime_env: dict[str, Any] = {"env_vars": {"RAY_USAGE_STATS_ENABLED": "0", **env}}
+    if working_dir is not None:
+        runtime_env["working_dir"] = os.path.abspath(working_dir)
+    try:
+        return SubmittedCommand(client, client.submit_job(entrypoint=shlex.join(command), runtime_env=runtime_env))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"the Ray cluster does not take the command: {error}") from error
 
 
 # -- functions that belong to Ray -------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ class Mailbox:
         self._chunks = bytearray()  # output from `_start` on
         self._start = 0
         self._result: JobResult | None = None
+        self._num_asking = 0  # launchers that wait for news at this moment: one, or one that died over it
         self._last_asked = time.monotonic()
 
     def write(self, chunk: bytes) -> None:
@@ -69,10 +70,11 @@ class Mailbox:
         Asking for a position says that everything before it has arrived.
         """
         with self._changed:
-            self._last_asked = time.monotonic()
+            self._num_asking += 1
             self._changed.wait_for(
                 lambda: self._start + len(self._chunks) > position or self._result is not None, timeout_s
             )
+            self._num_asking -= 1
             self._last_asked = time.monotonic()
             lost = max(0, self._start - position)
             if position > self._start:
@@ -89,7 +91,7 @@ class Mailbox:
 
     def seconds_since_asked(self) -> float:
         with self._changed:
-            return time.monotonic() - self._last_asked
+            return 0.0 if self._num_asking else time.monotonic() - self._last_asked
 
 
 class RemoteJob:

@@ -283,6 +283,8 @@ def _commit(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> 
     state = lease.end(SUCCEEDED, record=record)
     if store.is_local:
         link_data(paths, state)
+        with contextlib.suppress(OSError):  # it was about the output that the link showed before
+            store.delete(paths.taint_script())
     else:
         shutil.rmtree(attempt.work_dir, ignore_errors=True)
     return state

@@ -228,7 +228,9 @@ def _name_in(path: str, digest: str) -> str:
 def existing_store(prefix: str) -> Store:
     """The store of a prefix, which must have been used; NoStoreError says where stores are, if it was not."""
     store = open_store(prefix)
-    if not store.items(f"{store.prefix}/{EXEC}"):
+    # an object store has no folders, so one that holds nothing but adopted data has no `.exec` yet
+    is_used = store.items(f"{store.prefix}/{EXEC}") or (not store.is_local and store.items(store.prefix))
+    if not is_used:
         raise NoStoreError(
             f"no store at {prefix}: nothing was ever run there. Name another with --prefix or MARIN_PREFIX"
         )

@@ -45,6 +45,7 @@ class Choices:
     force_run_failed: bool = False  # run again what failed in an earlier run
     allow_tainted: bool = False  # serve outputs that are struck out or tainted; consent is recorded
     rerun_tainted: bool = False  # run them again
+    only: frozenset[str] | None = None  # digests of the steps to run, with what they read; None: the targets
     accept_drift: bool = False  # take stored outputs of pinned versions for today's recipes; recorded in the register
     strict_code: bool = False  # run again what was made by other code
     takeover: bool = False  # take steps over from runners that may still be alive
@@ -109,8 +110,17 @@ class Plan:
 
     @functools.cached_property
     def consented(self) -> frozenset[str]:
-        """Digests of the steps whose output is served although it is struck out or tainted."""
-        return frozenset(item.node.digest for item in self.items if item.action == HIT and item.reason != "cached")
+        """Digests of the steps whose output is used although it is struck out or tainted, by somebody's consent.
+
+        Also of those that will run, and will be tainted for they read such an output.
+        """
+        found: set[str] = set()
+        for item in self.items:
+            is_served = item.action == HIT and item.reason != "cached"
+            is_to_be = item.action in (RUN, WAIT) and not found.isdisjoint((*item.node.deps, *item.node.pseudo))
+            if is_served or is_to_be:
+                found.add(item.node.digest)
+        return frozenset(found)
 
     @property
     def unexpected(self) -> tuple[PlanItem, ...]:
@@ -147,6 +157,12 @@ def select(graph: Graph, patterns: Sequence[str]) -> tuple[str, ...]:
         shown = ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
         raise SelectionError(f"run_only: no step's name matches {' or '.join(map(repr, patterns))}; there are {shown}")
     return chosen
+
+
+def _targets(graph: Graph, choices: Choices) -> tuple[str, ...]:
+    if choices.only is None:
+        return select(graph, choices.run_only)
+    return tuple(node.digest for node in graph.nodes if node.digest in choices.only)
 
 
 def _reachable(graph: Graph, targets: Sequence[str]) -> set[str]:
@@ -239,15 +255,7 @@ class Judge:
 
     def trouble_with(self, state: State) -> str | None:
         """Why a committed output must not be served, in words; None if it may."""
-        tombstone = self.taint.struck_out(state)
-        if tombstone is not None:
-            return f'struck out: "{tombstone.reason}"'
-        if state.status == INVALID:
-            return f'struck out: "{(state.error or {}).get("message", "")}"'
-        found = self.taint.built_on(state)
-        if found is None:
-            return None
-        return f'built on {found[1]}, which was struck out: "{found[0].reason}"'
+        return self.taint.trouble(state)
 
     def is_forced(self, node: Node) -> bool:
         """Whether somebody decided that the step runs again in any case."""
@@ -382,19 +390,28 @@ def make_plan(
     """
     choices = choices or Choices()
     judge = Judge(store, choices, observer)
-    targets = select(graph, choices.run_only)
+    targets = _targets(graph, choices)
     reached = _reachable(graph, targets)
     nodes = [node for node in graph.nodes if node.digest in reached]
     needed = {*targets, *(node.digest for node in nodes if judge.is_forced(node))}
     decided: dict[str, tuple[str, str, State | None]] = {}
     states = _read_all(store, nodes)
+    judge.taint.learn(states.values())
+    read_if_there: set[str] = set()  # inputs that are not waited for, of steps that will run
     for node in reversed(nodes):
         paths, state = StepPaths(f"{store.prefix}/{node.path}"), states[node.digest]
         action, reason = judge.judge(node, state, paths, look_at_files=node.digest in needed)
-        if node.digest not in needed and action != HIT:
+        is_bad_and_read = (
+            node.digest in read_if_there
+            and state is not None
+            and state.digest == node.digest
+            and judge.trouble_with(state) is not None
+        )
+        if node.digest not in needed and action != HIT and not is_bad_and_read:
             action, reason = SKIP, "nothing that has to run reads it"
         elif action in (RUN, WAIT, TAINTED):  # the one that is waited for may die, and then this run needs the inputs
             needed.update(node.deps)
+            read_if_there.update(node.pseudo)
         decided[node.digest] = (action, reason, state)
     items = []
     siblings = Siblings(store)

@@ -398,8 +398,9 @@ class Runner:
         """What is wrong with an input that was fine when the plan was made."""
         if not self._judge.taint.refresh():
             return None
-        for digest in node.deps:
-            reason = self._judge.trouble_with(self._states[digest])
+        for digest in (*node.deps, *node.pseudo):
+            state = self._states.get(digest) or self._store.read(self._plan.paths(self._graph[digest]).root)
+            reason = self._judge.trouble_with(state) if state is not None else None
             if reason is not None and digest not in self._plan.consented:
                 name = self._graph[digest].step.name
                 return JobError(type="Tainted", message=f"its input {name} is {reason} (while this run was under way)")

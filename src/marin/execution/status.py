@@ -223,6 +223,13 @@ class StepPaths:
     def manifest(self, attempt: str) -> str:
         return f"{self.root}/{EXEC}/manifests/{attempt}.json"
 
+    def taint_script(self, attempt: str | None = None) -> str:
+        """What a report's page loads to learn that it must not be trusted (`marin.execution.banner`).
+
+        One for each attempt; None: what the page is told that is opened through the `data` link.
+        """
+        return f"{self.root}/{EXEC}/taint{f'-{attempt}' if attempt else ''}.js"
+
     def data_root(self, state: State) -> str:
         """Absolute path of the data that `state` names."""
         return self.root if state.data_root == "." else f"{self.root}/{state.data_root}"

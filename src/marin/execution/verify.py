@@ -23,11 +23,12 @@ from typing import Any
 from marin.execution.attempt import earlier_states
 from marin.execution.catalog import StepEntry
 from marin.execution.gc import is_evicted
-from marin.execution.invalidation import strike_out
 from marin.execution.manifest import Manifest, ManifestEntry
+from marin.execution.outputs import Committed
 from marin.execution.record import utc
 from marin.execution.status import INVALID, NOT_DATA, SUCCEEDED, State, StepPaths
 from marin.execution.store import Store
+from marin.execution.strike import strike_out
 
 _MAX_DIFFERENCES = 100  # of one output; a disk that lost a folder of millions of files says so once
 _MAX_THREADS = 8
@@ -124,7 +125,8 @@ def verify(
             if is_current and not dry_run:
                 _write_down(store, entry.paths, state, found)
                 if not found.is_ok and state.status == SUCCEEDED:
-                    strike_out(store, [_named(found)], f"corrupt: {found.differences[0].text}", user=user)
+                    bad = Committed(step=entry, state=state, is_current=True)
+                    strike_out(store, [bad], f"corrupt: {found.differences[0].text}")
             yield found
 
 
@@ -288,10 +290,6 @@ class _Hasher:
                 with self._mutex:
                     self._num_read += len(chunk)
         return size, digest.hexdigest()
-
-
-def _named(found: Verification) -> dict[str, Any]:
-    return {key: getattr(found, key) for key in ("digest", "attempt", "root_digest", "name", "path")}
 
 
 def _write_down(store: Store, paths: StepPaths, state: State, found: Verification) -> None:

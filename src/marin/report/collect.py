@@ -1,7 +1,9 @@
 """Gather what the steps left on disk: records, metrics, scores. No number of a report comes from anywhere else.
 
 The executor is not imported. Its records are JSON with a published schema (docs/explanations/executor.md), found from
-the path of an output: what is in `<prefix>/<step>/` belongs to the register `<prefix>/<step>/.exec/state.json`.
+the path of an output: what is in `<prefix>/<step>/` belongs to the register `<prefix>/<step>/.exec/state.json`, or, if
+that output was superseded, to one in `<prefix>/<step>/.exec/history/`. Which outputs were struck out is said by
+`<prefix>/.exec/invalid/*.json`.
 """
 
 import json
@@ -18,6 +20,8 @@ class StepRecord:
     name: str
     digest: str
     """Identity of the step, 64 hex digits."""
+    attempt: str
+    """Which of the step's outputs this is."""
     path: str
     """Output folder of the step, relative to the prefix."""
     inputs: tuple[str, ...]
@@ -42,6 +46,8 @@ class Collected:
 
     lineage: tuple[StepRecord, ...]
     """The steps that led to the report, each after its inputs."""
+    struck_out: tuple["StruckOut", ...]
+    """Those of them that must not be trusted; somebody consented to a report on them."""
     metrics: tuple[Mapping[str, Any], ...]
     """Rows of the training run's metrics.jsonl."""
     timing: tuple[Mapping[str, Any], ...]
@@ -66,15 +72,16 @@ def register_of(path: str | Path) -> Path:
     raise FileNotFoundError(f"{path} is not the output of a recorded step: no .exec/state.json beside or above it")
 
 
-def read_step_record(register: Path) -> StepRecord:
-    """The record in a register; ValueError if the step is not committed."""
-    state = json.loads(register.read_text(encoding="utf-8"))
+def read_step_record(register: Path, attempt: str | None = None) -> StepRecord:
+    """The record in a register, or that of an earlier attempt of its step; ValueError if there is none."""
+    state = _state(register, attempt)
     record = state.get("record")
-    if state["status"] != "SUCCEEDED" or not record:
+    if not record:
         raise ValueError(f"{register.parent.parent}: the step is {state['status']}, a report needs committed steps")
     return StepRecord(
         name=record["name"],
         digest=record["digest"],
+        attempt=state["attempt"],
         path=register.parent.parent.relative_to(prefix_of(register)).as_posix(),
         inputs=tuple(i["digest"] for i in record["inputs"]),
         wall_s=record["wall_s"],
@@ -89,6 +96,18 @@ def read_step_record(register: Path) -> StepRecord:
     )
 
 
+def _state(register: Path, attempt: str | None) -> dict[str, Any]:
+    """The register, or the state in the step's history that is of this attempt."""
+    state = json.loads(register.read_text(encoding="utf-8"))
+    if attempt is None or state["attempt"] == attempt:
+        return state
+    for path in sorted((register.parent / "history").glob("*.json")):
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if earlier["attempt"] == attempt:
+            return earlier
+    raise ValueError(f"{register.parent.parent}: nothing is on record of its attempt {attempt}, whose output was used")
+
+
 def prefix_of(register: Path) -> Path:
     """The store a register is in: the nearest folder above the step that holds records of runs."""
     for folder in register.parent.parent.parents:
@@ -98,24 +117,70 @@ def prefix_of(register: Path) -> Path:
 
 
 def read_lineage(paths: Iterable[str]) -> tuple[StepRecord, ...]:
-    """Records of the steps that wrote these outputs, and of all their inputs; each after its inputs."""
-    done: dict[Path, StepRecord] = {}
-    stack = [(register_of(path), False) for path in reversed(list(paths))]
+    """Records of the steps that wrote these outputs, and of all their inputs; each after its inputs.
+
+    Of a step that ran several times, the attempt whose output was used.
+    """
+    done: dict[tuple[Path, str | None], StepRecord] = {}
+    stack = [(_output_of(path), False) for path in reversed(list(paths))]
     while stack:
-        register, inputs_done = stack.pop()
-        if register in done:
+        (register, attempt), inputs_done = stack.pop()
+        if (register, attempt) in done:
             continue
         if inputs_done:
-            done[register] = read_step_record(register)
+            done[register, attempt] = read_step_record(register, attempt)
             continue
-        stack.append((register, True))
-        stack += [(path, False) for path in reversed(_input_registers(register))]
+        stack.append(((register, attempt), True))
+        stack += [(output, False) for output in reversed(_inputs(register, attempt))]
     return tuple(done.values())
 
 
-def _input_registers(register: Path) -> list[Path]:
-    record = json.loads(register.read_text(encoding="utf-8")).get("record") or {}
-    return [register_of(prefix_of(register) / i["path"]) for i in record.get("inputs", [])]
+def _output_of(path: str) -> tuple[Path, str]:
+    """(register, attempt) of the output that a path lies in."""
+    register = register_of(path)
+    inside = Path(path).relative_to(register.parent.parent).parts
+    if len(inside) > 1 and inside[0] == "attempts":
+        return register, inside[1]
+    return register, json.loads(register.read_text(encoding="utf-8"))["attempt"]
+
+
+def _inputs(register: Path, attempt: str | None) -> list[tuple[Path, str]]:
+    found = []
+    for used in (_state(register, attempt).get("record") or {}).get("inputs", ()):
+        if used.get("root_digest") is None:  # an input that is not waited for, and was not there
+            continue
+        other = register_of(prefix_of(register) / used["path"])
+        found.append((other, used.get("attempt") or json.loads(other.read_text(encoding="utf-8"))["attempt"]))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class StruckOut:
+    """An output that was found wrong."""
+
+    name: str
+    digest: str
+    reason: str
+    when: str
+    """UTC, ISO 8601."""
+
+
+def read_struck_out(prefix: Path, lineage: Iterable[StepRecord]) -> tuple[StruckOut, ...]:
+    """Those of the outputs that a tombstone names which nobody took back."""
+    outputs = {(step.digest, step.attempt): step for step in lineage}
+    found: dict[tuple[str, str], StruckOut] = {}
+    for path in sorted((prefix / ".exec" / "invalid").glob("*.json")):
+        if path.name.endswith(".revoked.json") or path.with_suffix(".revoked.json").exists():
+            continue
+        tombstone = json.loads(path.read_text(encoding="utf-8"))
+        for named in tombstone["outputs"]:
+            key = (named["digest"], named["attempt"])
+            if key in outputs and key not in found:
+                step = outputs[key]
+                found[key] = StruckOut(
+                    name=step.name, digest=step.digest, reason=tombstone["reason"], when=tombstone["when"]
+                )
+    return tuple(found.values())
 
 
 def collect(steps: Mapping[str, str]) -> Collected:
@@ -128,8 +193,11 @@ def collect(steps: Mapping[str, str]) -> Collected:
         for role, path in steps.items()
         if (Path(path) / "store.json").is_file()
     }
+    lineage = read_lineage(steps.values())
+    prefixes = dict.fromkeys(prefix_of(register_of(path)) for path in steps.values())
     return Collected(
-        lineage=read_lineage(steps.values()),
+        lineage=lineage,
+        struck_out=tuple(found for prefix in prefixes for found in read_struck_out(prefix, lineage)),
         metrics=_read_lines(steps, "train", "metrics.jsonl"),
         timing=_read_lines(steps, "train", "timing.jsonl"),
         evaluation=_read_json(steps, "evaluation", "results.json"),

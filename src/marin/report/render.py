@@ -2,6 +2,9 @@
 
 The Markdown is written first and is the whole report; the HTML is that Markdown with the pictures put in. So the two
 cannot differ, and a report can be read in a terminal, in a repository and in a browser.
+
+A page may turn out to be wrong after it was written. It looks for a script that the executor then puts beside it, in
+the step's `.exec`, and which has the page say so; the page itself is never changed.
 """
 
 import re
@@ -60,6 +63,7 @@ def _scores(evaluation: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, 
 def _markdown(title: str, data: Collected, pictures: Mapping[str, str]) -> str:
     sections = [
         f"# {title}\n",
+        _banner(data),
         _headline(data),
         _scores_section(data, pictures),
         _training_section(data, pictures),
@@ -70,6 +74,20 @@ def _markdown(title: str, data: Collected, pictures: Mapping[str, str]) -> str:
         _environment_section(data.lineage),
     ]
     return "\n".join(section for section in sections if section)
+
+
+def _banner(data: Collected) -> str:
+    """What a reader must know before any number."""
+    if not data.struck_out:
+        return ""
+    lines = []
+    for found in data.struck_out:
+        reason = escape(" ".join(found.reason.split()), quote=False)
+        lines.append(f'> - **{found.name}** @{found.digest[:10]}, struck out {found.when}: "{reason}"')
+    head = (
+        "> **Do not trust the numbers of this page.** When it was written, it was known to be built on wrong outputs:"
+    )
+    return "\n".join([head, ">", *lines, ""])
 
 
 def _headline(data: Collected) -> str:
@@ -261,11 +279,27 @@ svg { max-width: 100%; height: auto; }
 pre { background: #f5f7fa; border-left: 3px solid #1f6f8b; padding: .7rem 1rem; overflow-x: auto; font-size: .82rem;
   line-height: 1.4; white-space: pre-wrap; overflow-wrap: anywhere; }
 code { font-family: "DejaVu Sans Mono", ui-monospace, monospace; }
+blockquote { background: #fdecea; border-left: 6px solid #b3261e; margin: 1rem 0; padding: .7rem 1rem; }
 td code { font-size: .85em; overflow-wrap: anywhere; }
 </style>
 </head>
 <body>
 {body}
+<script>
+function marinTaint(text) {
+  const banner = document.createElement("blockquote"), head = document.createElement("strong");
+  banner.setAttribute("role", "alert");
+  head.textContent = "Do not trust the numbers of this page. ";
+  banner.append(head, text);
+  document.body.prepend(banner);
+}
+(function () {
+  const attempt = location.pathname.match(/\\/attempts\\/([^\\/]+)\\/[^\\/]*$/);
+  const script = document.createElement("script");
+  script.src = attempt ? "../../.exec/taint-" + attempt[1] + ".js" : "../.exec/taint.js";
+  document.body.append(script);
+})();
+</script>
 </body>
 </html>
 """
