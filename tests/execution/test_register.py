@@ -16,6 +16,7 @@ from marin.execution import lease as leases
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Observer, Renewer
 from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, Owner, State, active_run
 from marin.execution.store import LocalStore
+from marin.testing.faults import Fault, FaultyStore
 
 DIGEST = "d" * 64
 ELSEWHERE = Owner(host="other", boot_id="b", pid_ns="n", pid=1, pid_start=1, run_id="r0", user="u")
@@ -85,6 +86,61 @@ def test_a_lease_that_ended_is_not_renewed(store, tmp_path, owner):
     end = lease.end(CANCELLED)
     lease.renew()
     assert store.read(str(tmp_path)) == end
+
+
+SWAP, READ = {"method": "compare_and_swap"}, {"method": "read"}
+
+
+@pytest.mark.parametrize("kind", ["lost reply", "broken after"])
+def test_a_write_that_took_effect_before_its_error_counts(store, tmp_path, owner, kind):
+    faulty = FaultyStore(store, [Fault(kind=kind, **SWAP, times=3)])
+    lease = acquire(faulty, tmp_path, owner)
+    lease.renew()
+    assert lease.end(SUCCEEDED, record={}) == store.read(str(tmp_path))
+    assert store.read(str(tmp_path)).status == SUCCEEDED
+
+
+def test_a_write_that_did_not_take_effect_raises_and_may_be_repeated(store, tmp_path, owner):
+    faulty = FaultyStore(store, [Fault(kind="lost request", **SWAP)])
+    with pytest.raises(TimeoutError):
+        acquire(faulty, tmp_path, owner)
+    lease = acquire(faulty, tmp_path, owner)
+    faulty.add(Fault(kind="busy", **SWAP))
+    with pytest.raises(BlockingIOError):
+        lease.end(SUCCEEDED, record={})
+    assert lease.end(SUCCEEDED, record={}) == store.read(str(tmp_path))
+
+
+def test_a_renewal_that_lands_late_is_known_again(store, tmp_path, owner):
+    lease = acquire(faulty := FaultyStore(store), tmp_path, owner)
+    faulty.add(Fault(kind="late", **SWAP))
+    lease.renew()
+    assert faulty.land() == [True]
+    assert lease.end(SUCCEEDED, record={}) == store.read(str(tmp_path))
+
+
+@pytest.mark.parametrize("then", ["renew", "end"])
+def test_a_commit_that_nobody_could_confirm_is_not_taken_back_once_it_stands(store, tmp_path, owner, then):
+    """The reply got lost and so did the answer to the question after it: what was committed may be in use."""
+    lease = acquire(faulty := FaultyStore(store), tmp_path, owner)
+    faulty.add(Fault(kind="lost reply", **SWAP), Fault(kind="broken", **READ))
+    with pytest.raises(OSError):
+        lease.end(SUCCEEDED, record={"root_digest": "r"})
+    assert lease.may_have_committed
+    if then == "renew":
+        lease.renew()
+    committed = store.read(str(tmp_path))
+    assert lease.end(FAILED, error={"type": "OSError"}) == committed == store.read(str(tmp_path))
+    assert committed.status == SUCCEEDED
+
+
+def test_a_commit_that_lands_after_the_failure_was_written_down_is_refused(store, tmp_path, owner):
+    lease = acquire(faulty := FaultyStore(store), tmp_path, owner)
+    faulty.add(Fault(kind="late", **SWAP))
+    with pytest.raises(TimeoutError):
+        lease.end(SUCCEEDED, record={})
+    assert lease.end(FAILED, error={}).status == FAILED
+    assert faulty.land() == [False] and store.read(str(tmp_path)).status == FAILED
 
 
 def test_threads_that_change_one_register_lose_no_change(store, tmp_path, owner):

@@ -214,7 +214,7 @@ def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) ->
                 raise
             except Exception as trouble:
                 error = error_of(trouble)
-        if is_disk_full(error) and attempt.publish == "attempt":
+        if is_disk_full(error) and attempt.publish == "attempt" and not lease.may_have_committed:
             shutil.rmtree(attempt.work_dir, ignore_errors=True)  # room for writing down that it failed
         cancelled = result.cancelled and result.error is not None
         attempt.note("cancelled" if cancelled else "failed", type=error.type, message=error.message)
@@ -230,7 +230,8 @@ def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) ->
         }
         _upload_logs(store, lease, attempt)
         try:
-            return lease.end(CANCELLED if cancelled else FAILED, error=recorded), error
+            state = lease.end(CANCELLED if cancelled else FAILED, error=recorded)
+            return state, None if state.status == SUCCEEDED else error  # its commit had taken effect after all
         except RegisterGone as trouble:
             if str(trouble) != error.message:
                 error = replace(error, message=f"{error.message} (and {trouble})")

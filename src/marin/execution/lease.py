@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from marin.execution.status import EXEC, FAILED, RUNNING, Owner, State, StepPaths
+from marin.execution.status import EXEC, FAILED, RUNNING, SUCCEEDED, Owner, State, StepPaths
 from marin.execution.store import Store
 from marin.tracking.progress import read_progress
 
@@ -42,13 +42,15 @@ def acquire(
     publish: str,
     times: LeaseTimes | None = None,
     accepted: tuple[Mapping[str, Any], ...] = (),
+    clock: Callable[[], float] = time.monotonic,
 ) -> "Lease | None":
     """Take the lease of a step for a new attempt; None if the register is no longer `expected`.
 
     `accepted`: what the register will say of recipes for which the output is accepted (`State.accepted`).
 
     The caller has judged `expected`: absent, an attempt that ended, an output that must not be served, or RUNNING and
-    stale. How the earlier attempt stood, ended or abandoned, goes to the step's history.
+    stale. How the earlier attempt stood, ended or abandoned, goes to the step's history. `clock`: by which the holder
+    tells for how long it could not renew.
     """
     times = times or LeaseTimes()
     epoch = expected.epoch + 1 if expected else 1
@@ -68,7 +70,7 @@ def acquire(
     )
     if not swap(store, root, expected, state, archive=True):
         return None
-    return Lease(store, StepPaths(root), state, times)
+    return Lease(store, StepPaths(root), state, times, clock)
 
 
 def swap(
@@ -99,14 +101,22 @@ class RegisterGone(RuntimeError):
 class Lease:
     """The right to run one attempt of one step and to say how it ended. Safe to use from several threads."""
 
-    def __init__(self, store: Store, paths: StepPaths, state: State, times: LeaseTimes) -> None:
+    def __init__(
+        self,
+        store: Store,
+        paths: StepPaths,
+        state: State,
+        times: LeaseTimes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.paths = paths
         self.times = times
+        self._clock = clock
         self._store = store
         self._state = state
         self._mutex = threading.Lock()
         self._ended = False
-        self._renewed = time.monotonic()
+        self._renewed = clock()
         self._unsure: dict[str, State] = {}  # writes whose outcome the store did not tell: they may land late
 
     @property
@@ -123,14 +133,23 @@ class Lease:
         """Absolute path of the folder for this attempt's logs."""
         return self.paths.logs(self._state)
 
+    @property
+    def may_have_committed(self) -> bool:
+        """Whether a commit was tried of which nobody knows yet if it took effect: then the data must stay."""
+        return any(state.status == SUCCEEDED for state in self._unsure.values())
+
     def _swap(self, new: State, durable: bool) -> None:
+        """Change the register; afterwards `state` is what stands: `new`, or the end that an earlier call wrote."""
         root = self.paths.root
         try:
             won = swap(self._store, root, self._state, new, durable=durable)
             if not won and self._unsure:
                 current = self._store.read(root)
                 late = self._unsure.get(current.nonce) if current is not None else None
-                if late is not None:
+                if late is not None and late.status != RUNNING:
+                    # That attempt has ended, and others may have seen how: a commit is never taken back.
+                    new, won, self._ended = late, True, True
+                elif late is not None:
                     self._state = late
                     new = replace(new, seq=late.seq + 1)
                     won = swap(self._store, root, late, new, durable=durable)
@@ -167,7 +186,7 @@ class Lease:
                 # Not flushed: after a power cut the machine's boot id says that the owner is gone.
                 self._swap(new, durable=False)
             except (OSError, RegisterGone) as error:
-                silent_s = time.monotonic() - self._renewed
+                silent_s = self._clock() - self._renewed
                 if silent_s < self.times.fence_s:
                     return
                 self._ended = True
@@ -177,7 +196,7 @@ class Lease:
             except ValueError as error:  # something else wrote into the register
                 self._ended = True
                 raise LeaseLost(str(error)) from error
-            self._renewed = time.monotonic()
+            self._renewed = self._clock()
 
     def hand_over(self, owner: Owner) -> None:
         """Make `owner` the holder: the process that carries the attempt out, when it is not the one that took it.
@@ -188,7 +207,7 @@ class Lease:
             self._swap(
                 replace(self._state, owner=owner, seq=self._state.seq + 1, nonce=os.urandom(8).hex()), durable=True
             )
-            self._renewed = time.monotonic()
+            self._renewed = self._clock()
 
     def end_without_register(self, *, error: Mapping[str, Any]) -> State:
         """Write a new register that says FAILED in place of the one that was deleted.
@@ -206,11 +225,14 @@ class Lease:
     def end(
         self, status: str, *, record: Mapping[str, Any] | None = None, error: Mapping[str, Any] | None = None
     ) -> State:
-        """Swap the register to SUCCEEDED, FAILED or CANCELLED.
+        """Swap the register to SUCCEEDED, FAILED or CANCELLED; the state that stands.
 
-        Raises LeaseLost if the step was taken over, RegisterGone if it has no register any more.
+        That is another than the one asked for if an earlier call raised OSError and took effect all the same. Raises
+        LeaseLost if the step was taken over, RegisterGone if it has no register any more.
         """
         with self._mutex:
+            if self._state.nonce in self._unsure and self._state.status != RUNNING:
+                return self._state
             if self._ended:
                 raise LeaseLost(f"{self.paths.root}: attempt {self._state.attempt} no longer holds its lease")
             new = replace(
@@ -224,7 +246,7 @@ class Lease:
             )
             self._swap(new, durable=True)
             self._ended = True
-            return new
+            return self._state
 
 
 _CLOCK_STEP_S = 2.0  # stores tell times in whole seconds; two of them, each cut off
