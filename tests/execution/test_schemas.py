@@ -18,7 +18,7 @@ from marin.execution.adoption import adopt
 from marin.execution.catalog import find_step
 from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
 from marin.execution.gc import Policy, collect, find_garbage
-from marin.execution.invalidation import strike_out
+from marin.execution.invalidation import new_tombstone, strike_out
 from marin.execution.refs import pin
 from marin.execution.status import State
 from marin.execution.store import LocalStore
@@ -71,7 +71,8 @@ def store(tmp_path_factory) -> LocalStore:
     pin(store, find_step(store.prefix, "retried"), user="me")
     struck = find_step(store.prefix, "struck")
     output = {"digest": struck.digest, "attempt": struck.state.attempt, "name": "struck", "path": struck.path}
-    strike_out(store, [output | {"root_digest": struck.record["root_digest"]}], "a test", user="me")
+    output["root_digest"] = struck.record["root_digest"]
+    strike_out(store, new_tombstone([output], "a test", user="me"))
     Path(find_step(store.prefix, "first").data_path, "more").touch()
     list(verify(store, [find_step(store.prefix, name) for name in ("first", "second")], deep=True, user="me"))
     policy = Policy(outputs=True, only_refs=True)

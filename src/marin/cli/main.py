@@ -18,14 +18,11 @@ COMMANDS = {
     "status": "show what runs now",
     "ls": "list the steps, runs or refs of a store",
     "show": "show the record of a step or run",
-<<<<<<< HEAD
-    "logs": "print what a step printed",
+    "logs": "print what a step printed; -f follows it",
     "lineage": "show what an output was made from, or what was made from it",
     "diff": "show what differs between two outputs: recipe, code, environment, files",
     "invalidate": "strike out wrong outputs, with all that is built on them",
     "rerun": "make again what was struck out and what is tainted by it",
-=======
-    "logs": "print what a step printed; -f follows it",
     "cancel": "stop a run",
     "verify": "compare outputs with their records",
     "adopt": "take existing data for a step's output",
@@ -33,7 +30,6 @@ COMMANDS = {
     "unpin": "delete such a name",
     "gc": "delete what nothing needs",
     "completion": "print what makes a shell complete marin's words",
->>>>>>> main
     "doctor": "look for what would stop a run",
 }
 

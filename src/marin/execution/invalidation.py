@@ -8,24 +8,15 @@ planning follows records upstream. A later attempt of the same step is another o
 """
 
 import json
-<<<<<<< HEAD
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-from marin.execution.attempt import earlier_states
-from marin.execution.status import EXEC, INVALID, RegisterError, State, StepPaths
-=======
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from marin.execution.attempt import earlier_states
 from marin.execution.lease import swap
 from marin.execution.record import new_run_id, utc
-from marin.execution.status import INVALID, SUCCEEDED, State, StepPaths
->>>>>>> main
+from marin.execution.status import EXEC, INVALID, SUCCEEDED, RegisterError, State, StepPaths
 from marin.execution.store import Store
 
 Output = tuple[str, str]  # (digest of the step, its attempt): one output that was committed once
@@ -105,29 +96,64 @@ def _damaged(path: str, error: Exception) -> RegisterError:
     )
 
 
-def strike_out(store: Store, outputs: Sequence[Mapping[str, Any]], reason: str, *, user: str, **more: Any) -> Tombstone:
-    """Strike outputs out: the tombstone first, for it decides, then their registers, which only repeat it.
-
-    `outputs`: {"digest", "attempt", "root_digest", "name", "path"} of each. `more` goes into the tombstone as it is.
-    """
-    tombstone = Tombstone(id=new_run_id(), reason=reason, when=utc(), user=user, outputs=tuple(outputs), content={})
+def new_tombstone(outputs: Sequence[Mapping[str, Any]], reason: str, *, user: str, **more: Any) -> Tombstone:
+    """What `strike_out` can write. `outputs`: {"digest", "attempt", "root_digest", "name", "path"} of each; `more` goes
+    into the file as it is."""
     content = {
         "format": 1,
-        "id": tombstone.id,
-        "reason": reason,
-        "when": tombstone.when,
+        "id": new_run_id(),
+        "when": utc(),
         "user": user,
-        "outputs": [dict(output) for output in outputs],
+        "reason": reason,
         **more,
+        "outputs": [dict(output) for output in outputs],
     }
-    store.put(f"{tombstones_dir(store)}/{tombstone.id}.json", json.dumps(content).encode() + b"\n")
-    for output in outputs:
-        mark_invalid(store, f"{store.prefix}/{output['path']}", (output["digest"], output["attempt"]), tombstone)
-    return replace(tombstone, content=content)
+    return Tombstone(
+        id=content["id"],
+        reason=reason,
+        when=content["when"],
+        user=user,
+        outputs=tuple(content["outputs"]),
+        content=content,
+    )
 
 
-def mark_invalid(store: Store, root: str, output: Output, tombstone: Tombstone) -> None:
-    """Let the register of a struck-out output say so, if it still names that output."""
+def strike_out(store: Store, tombstone: Tombstone) -> None:
+    """Strike outputs out: the tombstone first, for it decides, then their registers, which only repeat it."""
+    path = f"{tombstones_dir(store)}/{tombstone.id}.json"
+    if not store.create(path, json.dumps(tombstone.content, indent=1).encode() + b"\n"):
+        raise FileExistsError(f"{path} exists already")
+    for output in tombstone.outputs:
+        bring_into_line(
+            store, f"{store.prefix}/{output['path']}", (output["digest"], output["attempt"]), tombstone, {tombstone.id}
+        )
+
+
+def bring_into_line(store: Store, root: str, output: Output, tombstone: Tombstone | None, known: set[str]) -> bool:
+    """Let the register of an output repeat what the tombstones say of it; whether it had to be changed.
+
+    `tombstone`: one that stands and names the output, None if none does. `known`: ids of all there are.
+    """
+    while True:
+        state = store.read(root)
+        if state is None or (state.digest, state.attempt) != output:
+            return False  # superseded: the tombstone alone speaks of it
+        new = _in_line(state, tombstone, known)
+        if new is None:
+            return False
+        if swap(store, root, state, new):
+            return True
+
+
+def _in_line(state: State, tombstone: Tombstone | None, known: set[str]) -> State | None:
+    """The register as the tombstone wants it; None if it is so already, or is no tombstone's business."""
+    said = (state.error or {}).get("tombstone")
+    change = {"seq": state.seq + 1, "nonce": os.urandom(8).hex()}
+    if tombstone is None:
+        return replace(state, status=SUCCEEDED, error=None, **change) if said in known else None
+    is_so = state.status == INVALID and said == tombstone.id
+    if is_so or state.status not in (SUCCEEDED, INVALID):
+        return None
     error = {
         "class": "STRUCK_OUT",
         "type": "StruckOut",
@@ -136,13 +162,7 @@ def mark_invalid(store: Store, root: str, output: Output, tombstone: Tombstone) 
         "user": tombstone.user,
         "ended": tombstone.when,
     }
-    while True:
-        state = store.read(root)
-        if state is None or state.status != SUCCEEDED or (state.digest, state.attempt) != output:
-            return
-        new = replace(state, status=INVALID, seq=state.seq + 1, nonce=os.urandom(8).hex(), error=error)
-        if swap(store, root, state, new):
-            return
+    return replace(state, status=INVALID, error=error, **change)
 
 
 class Taint:

@@ -10,21 +10,26 @@ such: it follows from the records. Taking back writes another file beside the to
 """
 
 import json
-import os
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from marin.execution.banner import write_banners
 from marin.execution.catalog import AddressError, StepEntry, find_step, near_misses, runs_of
-from marin.execution.invalidation import Taint, Tombstone, all_tombstones, tombstones_dir
-from marin.execution.lease import swap
+from marin.execution.invalidation import (
+    Taint,
+    Tombstone,
+    all_tombstones,
+    bring_into_line,
+    new_tombstone,
+    strike_out,
+    tombstones_dir,
+)
 from marin.execution.outputs import Committed, all_outputs
 from marin.execution.record import utc
 from marin.execution.selection import Selection, select_outputs
-from marin.execution.status import INVALID, SUCCEEDED, State, current_user
+from marin.execution.status import current_user
 from marin.execution.store import Store
 
 
@@ -87,9 +92,7 @@ def consider(
 def strike(store: Store, found: Striking) -> str | None:
     """Write the tombstone; then the registers, also those that an earlier striking out left behind. Its id."""
     if found.tombstone is not None:
-        path = f"{tombstones_dir(store)}/{found.tombstone.id}.json"
-        if not store.create(path, _to_bytes(found.tombstone.content)):
-            raise AddressError(f"{path} exists already; run the command again")
+        strike_out(store, found.tombstone)
     settle(store)
     return found.tombstone.id if found.tombstone is not None else None
 
@@ -117,7 +120,9 @@ def revoke(store: Store, id: str, reason: str, *, argv: Sequence[str] | None = N
         "reason": reason,
         "argv": list(argv if argv is not None else sys.argv),
     }
-    is_new = store.create(f"{tombstones_dir(store)}/{tombstone.id}.revoked.json", _to_bytes(content))
+    is_new = store.create(
+        f"{tombstones_dir(store)}/{tombstone.id}.revoked.json", json.dumps(content, indent=1).encode() + b"\n"
+    )
     settle(store)
     if not is_new:
         before = tombstone.revoked or {}
@@ -154,7 +159,7 @@ def settle(store: Store) -> int:
     named = {(o["path"], o["digest"], o["attempt"]): None for tombstone in tombstones for o in tombstone.outputs}
     known = {tombstone.id for tombstone in tombstones}
     changed = sum(
-        _settle_one(store, f"{store.prefix}/{path}", (digest, attempt), standing.get((digest, attempt)), known)
+        bring_into_line(store, f"{store.prefix}/{path}", (digest, attempt), standing.get((digest, attempt)), known)
         for path, digest, attempt in named
     )
     if tombstones:
@@ -162,60 +167,11 @@ def settle(store: Store) -> int:
     return changed
 
 
-def _settle_one(store: Store, root: str, output: tuple[str, str], tombstone: Tombstone | None, known: set[str]) -> bool:
-    while True:
-        state = store.read(root)
-        if state is None or (state.digest, state.attempt) != output:
-            return False  # superseded: the tombstone alone speaks of it
-        new = _in_line(state, tombstone, known)
-        if new is None:
-            return False
-        if swap(store, root, state, new):
-            return True
-
-
-def _in_line(state: State, tombstone: Tombstone | None, known: set[str]) -> State | None:
-    """The register as the tombstone wants it; None if it is so already, or is no tombstone's business."""
-    said = (state.error or {}).get("tombstone")
-    change = {"seq": state.seq + 1, "nonce": os.urandom(8).hex()}
-    if tombstone is None:
-        return replace(state, status=SUCCEEDED, error=None, **change) if said in known else None
-    is_so = state.status == INVALID and said == tombstone.id
-    if is_so or state.status not in (SUCCEEDED, INVALID):
-        return None
-    error = {
-        "class": "STRUCK_OUT",
-        "type": "StruckOut",
-        "message": tombstone.reason,
-        "tombstone": tombstone.id,
-        "user": tombstone.user,
-        "ended": tombstone.when,
-    }
-    return replace(state, status=INVALID, error=error, **change)
-
-
 def _tombstone(
     outputs: Sequence[Committed], reason: str, selection: Selection, instead: StepEntry | None, argv: list[str]
 ) -> Tombstone:
-    now = time.time()
-    id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{os.urandom(3).hex()}"
-    content = {
-        "format": 1,
-        "id": id,
-        "when": utc(now),
-        "user": current_user(),
-        "reason": reason,
-        "argv": argv,
-        "selector": {
-            "addresses": list(selection.addresses),
-            "producer": selection.producer,
-            "before_commit": selection.before_commit,
-            "code_fingerprint": selection.code_fingerprint,
-            "since": selection.since,
-            "until": selection.until,
-        },
-        "superseded_by": {"name": instead.name, "digest": instead.digest} if instead is not None else None,
-        "outputs": [
+    return new_tombstone(
+        [
             {
                 "digest": output.state.digest,
                 "attempt": output.state.attempt,
@@ -225,19 +181,19 @@ def _tombstone(
             }
             for output in outputs
         ],
-    }
-    return Tombstone(
-        id=id,
-        reason=reason,
-        when=content["when"],
-        user=content["user"],
-        outputs=tuple(content["outputs"]),
-        content=content,
+        reason,
+        user=current_user(),
+        argv=argv,
+        selector={
+            "addresses": list(selection.addresses),
+            "producer": selection.producer,
+            "before_commit": selection.before_commit,
+            "code_fingerprint": selection.code_fingerprint,
+            "since": selection.since,
+            "until": selection.until,
+        },
+        superseded_by={"name": instead.name, "digest": instead.digest} if instead is not None else None,
     )
-
-
-def _to_bytes(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, indent=1).encode() + b"\n"
 
 
 # -- what is affected -------------------------------------------------------------------------------------------------

@@ -21,9 +21,10 @@ from functools import partial
 from typing import Any
 
 from marin.execution.attempt import earlier_states
+from marin.execution.banner import write_banners
 from marin.execution.catalog import StepEntry
 from marin.execution.gc import is_evicted
-from marin.execution.invalidation import strike_out
+from marin.execution.invalidation import new_tombstone, strike_out
 from marin.execution.manifest import Manifest, ManifestEntry
 from marin.execution.record import utc
 from marin.execution.status import INVALID, NOT_DATA, SUCCEEDED, State, StepPaths
@@ -114,6 +115,7 @@ def verify(
 
     Writes down what it found and strikes out what differs, unless `dry_run`. May be stopped at any time.
     """
+    has_struck = False
     for entry in entries:
         for state in _outputs(store, entry):
             found = look_at(store, entry.name, entry.path, state, deep=deep, on_progress=on_progress)
@@ -124,8 +126,12 @@ def verify(
             if is_current and not dry_run:
                 _write_down(store, entry.paths, state, found)
                 if not found.is_ok and state.status == SUCCEEDED:
-                    strike_out(store, [_named(found)], f"corrupt: {found.differences[0].text}", user=user)
+                    reason = f"corrupt: {found.differences[0].text}"
+                    strike_out(store, new_tombstone([_named(found)], reason, user=user))
+                    has_struck = True
             yield found
+    if has_struck:
+        write_banners(store)
 
 
 def _outputs(store: Store, entry: StepEntry) -> Iterator[State]:
