@@ -55,8 +55,8 @@ def compare(old: Committed, new: Committed) -> Difference:
 
 def _recipes(old: Committed, new: Committed, notes: list[str]) -> list[Change]:
     texts = [output.record.get("canonical") for output in (old, new)]
-    if texts[0] is None or texts[1] is None:
-        notes.append("recipes: adopted data has none")
+    if not texts[0] or not texts[1]:
+        notes.append("recipes: data that was adopted for any recipe has none")
         return []
     names = {used["digest"]: used["name"] for output in (old, new) for used in output.record["inputs"]}
     changes = diff_recipes(texts[0], texts[1], names)
