@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from marin.cluster.job import JobError, JobResult, error_of
+from marin.cluster.retry import INTERRUPTIONS, Retry
 from marin.execution.artifact import OutputError, check_output
 from marin.execution.eviction import finish_eviction
 from marin.execution.lease import Lease, LeaseLost, RegisterGone
@@ -64,6 +65,18 @@ class Attempt:
     record: Mapping[str, Any]  # of the record: all that is known before
     started: float  # seconds since the epoch
     timeout_s: float | None = None  # the function is stopped after so long
+    retry: Retry = Retry()  # whether a failure is followed by another attempt
+    num_failures: int = 0  # how often the step failed in this run before
+    num_preemptions: int = 0  # how often it was interrupted in this run before
+
+    def retry_delay(self, error: JobError) -> float | None:
+        """Seconds until the step is tried again after this failure; None if it is not."""
+        if is_disk_full(error) or error.type in _BY_TYPE:
+            return None
+        is_interruption = error.kind in INTERRUPTIONS
+        return self.retry.next_delay(
+            error.kind, self.num_failures + (not is_interruption), self.num_preemptions + is_interruption
+        )
 
     @property
     def log_path(self) -> str:
@@ -97,8 +110,9 @@ def work_place(store: Store, paths: StepPaths, state: State) -> tuple[str, str]:
     if store.is_local:
         return paths.data_root(state), paths.logs(state)
     place = f"{scratch_root()}/steps/{os.path.basename(paths.root)}-{state.digest[:16]}"
-    # in place: what the last attempt left on this machine is found again
-    work = f"{place}/inplace" if state.data_root == "." else f"{place}/{state.attempt}"
+    # in place: what an attempt on the same inputs left on this machine is found again
+    made_from = hashlib.sha256(repr(sorted(state.inputs)).encode()).hexdigest()[:16]
+    work = f"{place}/inplace-{made_from}" if state.data_root == "." else f"{place}/{state.attempt}"
     return work, f"{place}/logs/{state.attempt}"
 
 
@@ -228,6 +242,9 @@ def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) ->
             "max_rss": result.max_rss,
             "ended": utc(),
         }
+        delay_s = None if cancelled else attempt.retry_delay(error)
+        if delay_s is not None:
+            recorded["retry_in_s"] = round(delay_s, 3)
         _upload_logs(store, lease, attempt)
         try:
             state = lease.end(CANCELLED if cancelled else FAILED, error=recorded)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
+from marin.cluster.retry import Retry
 from marin.execution.attempt import Attempt, Fetch, fetch_of, work_place
 from marin.execution.fingerprint import code_of
 from marin.execution.graph import Node, resolve_config
@@ -30,7 +31,9 @@ class Dispatcher:
         self._user = user
         self._environment = environment
 
-    def attempt(self, node: Node, lease: Lease, states: Mapping[str, State]) -> tuple[Attempt, BaseException | None]:
+    def attempt(
+        self, node: Node, lease: Lease, states: Mapping[str, State], *, retry: Retry, tries: tuple[int, int] = (0, 0)
+    ) -> tuple[Attempt, BaseException | None]:
         """The attempt for which `lease` was taken; with an error if its config cannot be made.
 
         `states`: the registers of the committed steps, by digest.
@@ -59,6 +62,9 @@ class Dispatcher:
             record=self._record(node, used, config, code, started),
             started=started,
             timeout_s=step.timeout_s,
+            retry=retry,
+            num_failures=tries[0],
+            num_preemptions=tries[1],
         )
         return attempt, error
 

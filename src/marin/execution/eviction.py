@@ -6,9 +6,11 @@ killed, deletes the rest first.
 """
 
 import json
+import shutil
+from collections.abc import Collection
 
 from marin.execution.record import utc
-from marin.execution.status import EXEC
+from marin.execution.status import EXEC, INVALID, State, StepPaths
 from marin.execution.store import Store
 
 
@@ -38,3 +40,27 @@ def finish_eviction(store: Store, root: str) -> None:
     if store.get(eviction_marker(root)) is not None:
         clear_inplace(store, root)
         store.delete(eviction_marker(root))
+
+
+def may_resume(state: State, inputs: Collection[tuple[str, str]]) -> bool:
+    """Whether another attempt may go on from what is in the folder of a step that publishes in place.
+
+    Not if that was struck out, nor if it was made from other data than `inputs`, the (digest, root digest) of what the
+    attempt will read: the new record would name inputs that the old data was not made from.
+    """
+    if state.status == INVALID:
+        return False
+    known = set(state.inputs) or {
+        (used["digest"], used["root_digest"])
+        for used in (state.record or {}).get("inputs", ())
+        if used.get("root_digest") and not used["pseudo"]
+    }
+    return not known or known == set(inputs)
+
+
+def forget_inplace(store: Store, paths: StepPaths, work_dir: str) -> None:
+    """Have the next attempt of a step that publishes in place begin anew; `work_dir`: its folder on this machine."""
+    if store.is_local:
+        announce_eviction(store, paths.root)
+    else:
+        shutil.rmtree(work_dir, ignore_errors=True)

@@ -29,7 +29,7 @@ from marin.execution.eviction import announce_eviction, clear_inplace, eviction_
 from marin.execution.lease import LeaseLost, LeaseTimes, Renewer, acquire, swap
 from marin.execution.record import new_run_id, utc
 from marin.execution.refs import read_refs
-from marin.execution.status import EVICTED, EXEC, RUNNING, SUCCEEDED, Owner, State, StepPaths, active_run
+from marin.execution.status import CANCELLED, EVICTED, EXEC, RUNNING, SUCCEEDED, Owner, State, StepPaths, active_run
 from marin.execution.store import Store
 
 _LEAST_GRACE_S = 3600.0
@@ -430,6 +430,10 @@ def _delete_attempt(store: Store, item: Garbage, path: str) -> bool:
     is_last = now.attempt == path.rpartition("/")[2]
     if is_last and (now.record is not None or not _is_over(store, StepPaths(item.root), now)):
         return False
+    if is_last and now.status == RUNNING:  # its holder may wake up one day, and must not commit what is left
+        error = {"class": "ABANDONED", "type": "Abandoned", "message": "its runner was gone, and gc deleted its data"}
+        if not swap(store, item.root, now, _next(now, status=CANCELLED, error={**error, "ended": utc()})):
+            return False
     store.delete_tree(path)
     return True
 

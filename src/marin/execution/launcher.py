@@ -4,7 +4,8 @@ On this machine jobs share its cores, memory and GPUs by their resources. A clus
 step that is ready is sent, and the worker holds the lease (`marin.execution.remote`).
 """
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +47,7 @@ def retry_of(step: ExecutorStep, *, on_cluster: bool) -> Retry:
 def check_resources(plan: Plan, cluster: Cluster) -> None:
     """Raise ImpossibleRequest, naming step and resource, if a step that would run asks for more than there is."""
     steps = {item.node.step for item in plan if item.action in (RUN, WAIT) and item.node.step.runs_as_process}
+    _check_groups(steps)
     if not steps or cluster.is_remote:
         return
     allocator = Allocator(Capacity.of_this_machine())
@@ -57,6 +59,18 @@ def check_resources(plan: Plan, cluster: Cluster) -> None:
             + "\nchange the steps' resources, run on a cluster (--cluster ray), or state in MARIN_CAPACITY what this "
             "machine has"
         )
+
+
+def _check_groups(steps: Iterable[ExecutorStep]) -> None:
+    """Raise ImpossibleRequest if a step names a dependency group that its project does not have."""
+    for step in steps:
+        if step.pip_dependency_groups:
+            from marin.cluster.environment import requirements_of
+
+            try:
+                requirements_of(step.pip_dependency_groups, project=_project())
+            except ValueError as error:
+                raise ImpossibleRequest(f"nothing was run: step '{step.name}': {error}") from error
 
 
 class Launcher:
@@ -73,7 +87,8 @@ class Launcher:
     @property
     def _allocator(self) -> Allocator:
         if self._books is None:  # looking takes time, and many runs start no job
-            self._books = Allocator(Capacity.of_this_machine())
+            # Free scratch space comes and goes; it was looked at before the run, and nothing waits for it.
+            self._books = Allocator(replace(Capacity.of_this_machine(), disk=None))
         return self._books
 
     def fits(self, step: ExecutorStep) -> bool:
@@ -93,14 +108,19 @@ class Launcher:
         """Whether `prepare` may take long: it then belongs into a thread of its own."""
         return not self.is_remote and (not self._store.is_local or bool(step.pip_dependency_groups))
 
-    def prepare(self, step: ExecutorStep, attempt: Attempt, on_output: Callable[[bytes], None]) -> str | None:
-        """Fetch the attempt's inputs, make the step's environment; the interpreter to use, None for this one."""
+    def prepare(
+        self, step: ExecutorStep, attempt: Attempt, on_output: Callable[[bytes], None], stop: threading.Event
+    ) -> str | None:
+        """Fetch the attempt's inputs, make the step's environment; the interpreter to use, None for this one.
+
+        `stop` ends the making of an environment.
+        """
         prepare(self._store, attempt)
         if not step.pip_dependency_groups:
             return None
         from marin.cluster.environment import prepare_environment
 
-        return prepare_environment(step.pip_dependency_groups, project=_project(), on_output=on_output)
+        return prepare_environment(step.pip_dependency_groups, project=_project(), on_output=on_output, stop=stop)
 
     def launch(
         self,

@@ -42,11 +42,13 @@ def acquire(
     publish: str,
     times: LeaseTimes | None = None,
     accepted: tuple[Mapping[str, Any], ...] = (),
+    inputs: tuple[tuple[str, str], ...] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> "Lease | None":
     """Take the lease of a step for a new attempt; None if the register is no longer `expected`.
 
-    `accepted`: what the register will say of recipes for which the output is accepted (`State.accepted`).
+    `accepted`: what the register will say of recipes for which the output is accepted (`State.accepted`). `inputs`: the
+    outputs that a step that publishes in place will read (`State.inputs`).
 
     The caller has judged `expected`: absent, an attempt that ended, an output that must not be served, or RUNNING and
     stale. How the earlier attempt stood, ended or abandoned, goes to the step's history. `clock`: by which the holder
@@ -67,6 +69,7 @@ def acquire(
         data_root="." if publish == "inplace" else f"attempts/{attempt}",
         ttl=times.ttl_s,
         accepted=accepted,
+        inputs=inputs,
     )
     if not swap(store, root, expected, state, archive=True):
         return None
@@ -92,6 +95,10 @@ def swap(
 
 class LeaseLost(RuntimeError):
     """The register no longer names this attempt: another runner took the step over."""
+
+
+class HandedOver(LeaseLost):
+    """The attempt goes on, and another process holds its lease now: the one that carries it out."""
 
 
 class RegisterGone(RuntimeError):
@@ -158,10 +165,13 @@ class Lease:
                 raise RegisterGone(self._gone()) from error
             self._unsure[new.nonce] = new
             raise
-        if not won and self._store.read(root) is None:
-            raise RegisterGone(self._gone())
         if not won:
+            current = self._store.read(root)
+            if current is None:
+                raise RegisterGone(self._gone())
             self._ended = True
+            if current.attempt == self._state.attempt and current.owner != self._state.owner:
+                raise HandedOver(f"{root}: attempt {current.attempt} is held by process {current.owner.pid} now")
             raise LeaseLost(f"{root}: attempt {self._state.attempt} was taken over by another runner")
         self._state = new
 
@@ -185,6 +195,8 @@ class Lease:
             try:
                 # Not flushed: after a power cut the machine's boot id says that the owner is gone.
                 self._swap(new, durable=False)
+            except HandedOver:
+                return
             except (OSError, RegisterGone) as error:
                 silent_s = self._clock() - self._renewed
                 if silent_s < self.times.fence_s:
@@ -201,13 +213,21 @@ class Lease:
     def hand_over(self, owner: Owner) -> None:
         """Make `owner` the holder: the process that carries the attempt out, when it is not the one that took it.
 
-        Raises LeaseLost if the step was taken over meanwhile.
+        Who has the lease renews it until then, so it is looked up first. Raises LeaseLost if the step was taken over
+        meanwhile.
         """
         with self._mutex:
-            self._swap(
-                replace(self._state, owner=owner, seq=self._state.seq + 1, nonce=os.urandom(8).hex()), durable=True
-            )
-            self._renewed = self._clock()
+            while True:
+                current = self._store.read(self.paths.root)
+                if current is None:
+                    raise RegisterGone(self._gone())
+                if current.status != RUNNING or current.attempt != self._state.attempt:
+                    self._ended = True
+                    raise LeaseLost(f"{self.paths.root}: attempt {self._state.attempt} was taken over meanwhile")
+                new = replace(current, owner=owner, seq=current.seq + 1, nonce=os.urandom(8).hex())
+                if swap(self._store, self.paths.root, current, new):
+                    self._state, self._renewed = new, self._clock()
+                    return
 
     def end_without_register(self, *, error: Mapping[str, Any]) -> State:
         """Write a new register that says FAILED in place of the one that was deleted.

@@ -219,11 +219,15 @@ class Judge:
             if self._choices.force_run_failed or self.is_forced(node):
                 return RUN, "failed before, forced"
             error = state.error or {}
+            if error.get("retry_in_s") is not None:  # its run is about to try it again
+                if self._observer.is_stale(paths.root, state):
+                    return RUN, "its run was gone before it tried again"
+                return WAIT, f"run {state.owner.run_id} tries it again after its {error.get('type')}"
             return FAILED_BEFORE, f"failed before with {error.get('type')}: {error.get('message')}"
         if state.status == CANCELLED:
             return RUN, "was cancelled before"
         if state.status == EVICTED:
-            return RUN, "its data was deleted by gc"
+            return self._drift(node, state) or (RUN, "its data was deleted by gc")
         if state.status in (SUCCEEDED, INVALID):
             return self._committed(node, state, paths, look_at_files)
         raise ValueError(f"{paths.state}: unknown status {state.status!r}; update marin")
@@ -232,6 +236,8 @@ class Judge:
         record, root = state.record or {}, paths.data_root(state)
         if self.is_forced(node):
             return RUN, "forced"
+        if (drift := self._drift(node, state)) is not None:
+            return drift
         trouble = self.trouble_with(state)
         if trouble is not None and not self._choices.allow_tainted:
             return (RUN if self._choices.rerun_tainted else TAINTED), trouble
@@ -241,11 +247,15 @@ class Judge:
             difference = first_difference(self._store, root, f"{paths.root}/{record['manifest_ref']}")
             if difference is not None:
                 return RUN, difference
-        if has_drifted(node, state) and not self._choices.accept_drift:
-            return DRIFT, f"version {node.step.version} was made by another recipe (@{recipe_of(state)[:10]})"
-        if self._choices.strict_code and (drift := self.code_drift(node.step, record)):
-            return RUN, drift_text(drift)
+        if self._choices.strict_code and (changed := self.code_drift(node.step, record)):
+            return RUN, drift_text(changed)
         return HIT, f"cached, {trouble}" if trouble else "cached"
+
+    def _drift(self, node: Node, state: State) -> tuple[str, str] | None:
+        """What to do about an output of another recipe at this version, also where its data is damaged or gone."""
+        if self._choices.accept_drift or self.is_forced(node) or not has_drifted(node, state):
+            return None
+        return DRIFT, f"version {node.step.version} was made by another recipe (@{recipe_of(state)[:10]})"
 
     def code_drift(self, step: ExecutorStep, record: Mapping[str, Any]) -> tuple[str, ...]:
         """The definitions that changed since an output was made, if the step asks to be told."""

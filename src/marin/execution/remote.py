@@ -9,7 +9,9 @@ says that the worker is gone and the register still names its attempt, the runne
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +21,12 @@ from marin.cluster.job import Entrypoint, JobError, JobRequest, JobResult, error
 from marin.cluster.local import LocalCluster
 from marin.execution.attempt import Attempt, conclude, error_class, prepare
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Renewer
+from marin.execution.record import cancellation_path
 from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, State, StepPaths, active_run
 from marin.execution.store import Store, open_store
+from marin.io.atomic import write_bytes
 
+_PAUSES_S = (1.0, 4.0, 10.0, 20.0, 25.0)  # between tries to learn from the store how an attempt ended
 _GRACE_S = 10.0
 _LOOK_S = 0.5  # between two looks at whether the job was asked to stop
 
@@ -55,6 +60,7 @@ def carry_out(task: RemoteAttempt) -> dict[str, Any]:
         result = _call(task, log_path=None, lost=lambda: False)
         if result.error is not None:
             raise RuntimeError(f"{result.error.type}: {result.error.message}\n{result.error.traceback}")
+        write_bytes(_done_path(task, os.environ["MARIN_PROCESS_ID"]), b"")
         return {"outcome": "done"}
     with active_run(task.run_id) as owner:
         lease = Lease(store, StepPaths(task.root), task.state, task.times)
@@ -63,11 +69,21 @@ def carry_out(task: RemoteAttempt) -> dict[str, Any]:
             lease.hand_over(owner)
         except LeaseLost:
             return {"outcome": "lost"}
-        renewer = Renewer(task.times, lambda _, error: lost.append(error))
+        is_cancelled = threading.Event()
+        word = cancellation_path(f"{store.prefix}/.exec/runs/{task.run_id}")
+
+        def look_for_cancellation() -> None:
+            with contextlib.suppress(OSError):
+                if store.get(word) is not None:
+                    is_cancelled.set()
+
+        renewer = Renewer(task.times, lambda _, error: lost.append(error), on_tick=look_for_cancellation)
         renewer.add(lease, task.attempt.progress_path)
         try:
             prepare(store, task.attempt)
-            result = _call(task, log_path=task.attempt.log_path, lost=lambda: bool(lost))
+            result = _call(task, log_path=task.attempt.log_path, lost=lambda: bool(lost) or is_cancelled.is_set())
+            if result.error is None:
+                _await_others(task, lambda: bool(lost) or is_cancelled.is_set())
         except Exception as error:
             result = JobResult(error=error_of(error))
         finally:
@@ -104,12 +120,29 @@ def _call(task: RemoteAttempt, *, log_path: str | None, lost: Any) -> JobResult:
     return result
 
 
+def _done_path(task: RemoteAttempt, rank: str) -> str:
+    """The file by which a process of a job on several machines says that its function has returned."""
+    return f"{task.attempt.log_dir}/process-{rank}.done"
+
+
+def _await_others(task: RemoteAttempt, is_stopped: Callable[[], bool]) -> None:
+    """Wait until all processes of the job have returned: before that, nobody knows whether the output is whole.
+
+    If one fails, the cluster ends this process too. Raises KeyboardInterrupt if the job is to stop.
+    """
+    ranks = [str(rank) for rank in range(1, int(os.environ.get("MARIN_NUM_PROCESSES", "1")))]
+    stop = stop_event()
+    while not all(os.path.exists(_done_path(task, rank)) for rank in ranks):
+        if stop.wait(_LOOK_S) or is_stopped():
+            raise InterruptedError("stopped while it waited for the other processes of the job")
+
+
 def _environment(task: RemoteAttempt) -> str | None:
     if not task.dependency_groups:
         return None
     from marin.cluster.environment import prepare_environment
 
-    return prepare_environment(task.dependency_groups, project=task.project, on_output=_show)
+    return prepare_environment(task.dependency_groups, project=task.project, on_output=_show, stop=stop_event())
 
 
 def _show(chunk: bytes) -> None:
@@ -127,7 +160,21 @@ def _measured(result: JobResult) -> dict[str, Any]:
     }
 
 
-def settle(store: Store, lease: Lease, job: JobResult) -> tuple[State | None, JobError | None, JobResult]:
+def settle_patiently(
+    store: Store, lease: Lease, attempt: Attempt, job: JobResult
+) -> tuple[State | None, JobError | None, JobResult]:
+    """`settle`, again and again for a minute while the store does not answer: the worker may have committed."""
+    for pause_s in _PAUSES_S:
+        try:
+            return settle(store, lease, attempt, job)
+        except OSError:
+            time.sleep(pause_s)
+    return settle(store, lease, attempt, job)
+
+
+def settle(
+    store: Store, lease: Lease, attempt: Attempt, job: JobResult
+) -> tuple[State | None, JobError | None, JobResult]:
     """How an attempt that another machine carried out ended, for the runner: (register, error, what was measured).
 
     `job`: how the worker's job ended, as the cluster tells. (None, None, ...) if the step was taken over meanwhile.
@@ -141,17 +188,20 @@ def settle(store: Store, lease: Lease, job: JobResult) -> tuple[State | None, Jo
     if state.status == RUNNING:  # the worker could not say how it ended
         lost = job.error or JobError(type="WorkerLost", message="the worker ended without a word", kind="worker_lost")
         status = CANCELLED if job.cancelled else FAILED
-        recorded = {
+        recorded: dict[str, Any] = {
             "class": error_class(lost, job.cancelled),
             "type": lost.type,
             "message": lost.message,
             "kind": lost.kind,
         }
+        delay_s = None if job.cancelled else attempt.retry_delay(lost)
+        if delay_s is not None:
+            recorded["retry_in_s"] = round(delay_s, 3)
         try:
             # the cluster says that the holder is gone, so its lease may be ended in its place
             state = Lease(store, paths, state, lease.times).end(status, error=recorded)
         except LeaseLost:
-            return settle(store, lease, job)
+            return settle(store, lease, attempt, job)
         return state, lost, measured
     if state.status == SUCCEEDED:
         return state, None, measured

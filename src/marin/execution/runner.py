@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from marin.cluster.capacity import Allocation
@@ -27,15 +27,17 @@ from marin.cluster.current import current_cluster
 from marin.cluster.job import Entrypoint, JobError, JobHandle, JobRequest, JobResult, error_of
 from marin.cluster.local import InProcessCluster
 from marin.cluster.retry import INTERRUPTIONS
+from marin.execution.adoption import accept
 from marin.execution.attempt import Attempt, conclude, is_disk_full, link_data, prepare, scratch_root, work_place
 from marin.execution.console import Console, StepOutput, duration
 from marin.execution.dispatch import Dispatcher
+from marin.execution.eviction import forget_inplace, may_resume
 from marin.execution.graph import Graph, Node
 from marin.execution.launcher import Launcher, retry_of
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Observer, Renewer, acquire
-from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, REFUSED, SKIP, WAIT, Judge, Plan
+from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, REFUSED, SKIP, WAIT, Judge, Plan, has_drifted
 from marin.execution.record import RunRecord
-from marin.execution.remote import settle
+from marin.execution.remote import settle_patiently
 from marin.execution.status import (
     CANCELLED,
     RUNNING,
@@ -108,6 +110,8 @@ class _Running:
     python: str | None = None  # interpreter of its own environment
     timer: threading.Timer | None = None  # stops it when its time is over
     timed_out: bool = False
+    is_preparing: bool = False  # in a thread of its own, before its job can be launched
+    stop: threading.Event = field(default_factory=threading.Event)  # tells that thread that nobody waits any more
 
 
 @dataclass
@@ -284,7 +288,7 @@ class Runner:
 
     def _handle(self, kind: str, *details: Any) -> None:
         if kind == "prepared":
-            self._launch_job(*details)
+            self._prepared(*details)
         elif kind == "ended":
             threading.Thread(target=self._conclude, args=details, name="marin-commit").start()
         elif kind == "concluded":
@@ -364,6 +368,9 @@ class Runner:
                 state = self._store.read(paths.root)
                 action, reason = judge.judge(node, state, paths)
                 if action == HIT:
+                    assert state is not None
+                    if has_drifted(node, state):  # another run committed it meanwhile
+                        state = accept(self._store, paths.root, state, node.recipe, self._owner.user)
                     self._console.shared(node.step.name)
                     self._succeed(node, state, StepResult(node=node, action="cached"))
                     return
@@ -378,6 +385,9 @@ class Runner:
                     return
                 if state is not None and state.status == RUNNING:
                     _await_orphan(self._store, paths, state)
+                inputs = self._outputs_read(node) if node.step.publish == "inplace" else ()
+                if state is not None and node.step.publish == "inplace" and not may_resume(state, inputs):
+                    forget_inplace(self._store, paths, work_place(self._store, paths, replace(state, inputs=inputs))[0])
                 lease = acquire(
                     self._store,
                     paths.root,
@@ -386,6 +396,7 @@ class Runner:
                     owner=self._owner,
                     publish=node.step.publish,
                     times=self._times,
+                    inputs=inputs,
                 )
                 if lease is not None:
                     break
@@ -393,6 +404,10 @@ class Runner:
             self._fail(node, error_of(error), text=f"could not start: {error}")
             return
         self._launch(node, lease)
+
+    def _outputs_read(self, node: Node) -> tuple[tuple[str, str], ...]:
+        """(digest, root digest) of the outputs that the step waits for."""
+        return tuple((d, (self._states[d].record or {})["root_digest"]) for d in dict.fromkeys(node.deps))
 
     def _struck_out_since(self, node: Node) -> JobError | None:
         """What is wrong with an input that was fine when the plan was made."""
@@ -407,11 +422,17 @@ class Runner:
         return None
 
     def _launch(self, node: Node, lease: Lease) -> None:
-        attempt, error = self._dispatcher.attempt(node, lease, self._states)
+        tries = self._tries.get(node.digest, _Tries())
+        attempt, error = self._dispatcher.attempt(
+            node,
+            lease,
+            self._states,
+            retry=retry_of(node.step, on_cluster=self._launcher.is_remote),
+            tries=(tries.num_failures, tries.num_preemptions),
+        )
         running = _Running(node=node, lease=lease, attempt=attempt, output=self._console.output_of(node.step.name))
         self._running[node.digest] = running
-        if not (self._launcher.is_remote and node.step.runs_as_process):  # there the worker renews
-            self._renewer.add(lease, attempt.progress_path)
+        self._renewer.add(lease, attempt.progress_path)  # on a cluster, until the worker has taken the lease over
         self._record.event("started", step=node.step.name, digest=node.digest, attempt=lease.state.attempt)
         self._console.started(node.step.name)
         try:
@@ -426,6 +447,7 @@ class Runner:
                 return
             running.allocation = self._launcher.take(node.step)
             if self._launcher.is_slow_to_prepare(node.step):
+                running.is_preparing = True
                 threading.Thread(target=self._prepare, args=(running,), name="marin-prepare", daemon=True).start()
             else:
                 self._launch_job(running)
@@ -444,10 +466,27 @@ class Runner:
     def _prepare(self, running: _Running) -> None:
         """What may take long before a job can be launched, in a thread of its own."""
         try:
-            running.python = self._launcher.prepare(running.node.step, running.attempt, running.output.feed)
-            self._events.put(("prepared", running))
+            running.python = self._launcher.prepare(
+                running.node.step, running.attempt, running.output.feed, running.stop
+            )
+            self._events.put(("prepared", running, None))
         except Exception as trouble:
+            self._events.put(("prepared", running, trouble))
+
+    def _prepared(self, running: _Running, trouble: Exception | None) -> None:
+        if not running.is_preparing:  # it was given up meanwhile
+            return
+        running.is_preparing = False
+        if trouble is not None:
             self._events.put(("ended", running, JobResult(error=error_of(trouble))))
+        else:
+            self._launch_job(running)
+
+    def _give_up_preparing(self, running: _Running) -> None:
+        running.is_preparing = False
+        running.stop.set()
+        error = JobError(type="KeyboardInterrupt", message="stopped while it was prepared", kind="cancelled")
+        self._events.put(("ended", running, JobResult(error=error, cancelled=True)))
 
     def _launch_job(self, running: _Running) -> None:
         attempt = running.attempt
@@ -508,6 +547,8 @@ class Runner:
         for running in self._running.values():
             if running.lease is lease and running.handle is not None:
                 running.handle.cancel(_CANCEL_GRACE_S)
+            elif running.lease is lease and running.is_preparing:
+                self._give_up_preparing(running)
 
     def _look_for_cancellation(self) -> None:
         """`marin cancel` leaves word in the run's folder: for a run on another machine, the only way to reach it."""
@@ -524,18 +565,25 @@ class Runner:
     # -- the end of an attempt: in the thread that ran it, or one of its own ------------------------------------------
 
     def _conclude(self, running: _Running, result: JobResult) -> None:
-        if running.timer is not None:
-            running.timer.cancel()
-        running.output.close()
-        if self._launcher.is_remote and running.handle is not None:
-            state, error, result = settle(self._store, running.lease, result)
-            self._events.put(("concluded", running, result, state, error))
-            return
+        """Write down how the attempt ended. Whatever happens here, the scheduling thread is told."""
+        state, error = None, None
+        try:
+            if running.timer is not None:
+                running.timer.cancel()
+            running.output.close()
+            if self._launcher.is_remote and running.handle is not None:
+                state, error, result = settle_patiently(self._store, running.lease, running.attempt, result)
+            else:
+                state, error, result = self._write_end(running, result)
+        except BaseException as trouble:
+            error = error_of(trouble)
+        self._events.put(("concluded", running, result, state, error))
+
+    def _write_end(self, running: _Running, result: JobResult) -> tuple[State | None, JobError | None, JobResult]:
         if running.timed_out and result.error is not None:
             message = f"not done after {duration(running.attempt.timeout_s or 0)} (timeout_s), so it was stopped"
             result = replace(result, error=JobError(type="Timeout", message=message), cancelled=False)
-        state, error = conclude(self._store, running.lease, running.attempt, result)
-        self._events.put(("concluded", running, result, state, error))
+        return (*conclude(self._store, running.lease, running.attempt, result), result)
 
     # -- and back in the scheduling thread ---------------------------------------------------------------------------
 
@@ -570,7 +618,7 @@ class Runner:
             if not self._interrupts:  # the step raised KeyboardInterrupt itself: it means the run
                 self._interrupts = 1
                 self._stop()
-        elif (delay_s := self._delay_before_retry(node, error)) is not None:
+        elif (delay_s := self._delay_before_retry(node, state, error)) is not None:
             self._try_again(node, error, result, delay_s)
         else:
             text = f"failed after {duration(result.wall_s)}: {error.type}: {error.message}"
@@ -584,19 +632,16 @@ class Runner:
                 )
             self._fail(node, error, text=text, measured=measured, was_running=True)
 
-    def _delay_before_retry(self, node: Node, error: JobError) -> float | None:
-        """Seconds until the step is tried again; None if it is not."""
-        if self._interrupts or is_disk_full(error):
+    def _delay_before_retry(self, node: Node, state: State | None, error: JobError) -> float | None:
+        """Seconds until the step is tried again, as its register says; None if it is not."""
+        delay_s = (state.error or {}).get("retry_in_s") if state is not None else None
+        if self._interrupts or delay_s is None:
             return None
-        tries = self._tries.get(node.digest, _Tries())
+        tries = self._tries.setdefault(node.digest, _Tries())
         if error.kind in INTERRUPTIONS:
             tries.num_preemptions += 1
         else:
             tries.num_failures += 1
-        rule = retry_of(node.step, on_cluster=self._launcher.is_remote)
-        delay_s = rule.next_delay(error.kind, tries.num_failures, tries.num_preemptions)
-        if delay_s is not None:
-            self._tries[node.digest] = tries
         return delay_s
 
     def _try_again(self, node: Node, error: JobError, result: JobResult, delay_s: float) -> None:
@@ -696,6 +741,8 @@ class Runner:
         for running in self._running.values():
             if running.handle is not None:
                 running.handle.cancel(grace_s)
+            elif running.is_preparing:
+                self._give_up_preparing(running)
         for item in self._plan:
             if item.node.digest not in self._results and item.node.digest not in self._running:
                 self._waiting.discard(item.node.digest)
@@ -721,7 +768,9 @@ def _await_orphan(store: Store, paths: StepPaths, state: State) -> None:
     The job ends by itself within milliseconds of its runner; in between it may still write, which would harm a step
     that publishes in place.
     """
-    if not state.owner.is_gone():
+    owner = state.owner
+    # a runner that is stopped, and not gone, still has a job that writes into the folder that all attempts share
+    if not (owner.is_gone() or (state.data_root == "." and owner.is_here())):
         return
     try:
         with open(f"{work_place(store, paths, state)[1]}/process.json", encoding="utf-8") as file:

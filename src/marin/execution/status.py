@@ -84,6 +84,9 @@ class State:
     evicted: Mapping[str, Any] | None = None  # EVICTED: {"when", "is_final"}; final when the deleting has begun
     # Of a step with version=: digests of other recipes that somebody accepted this output for, with who, when and why.
     accepted: tuple[Mapping[str, Any], ...] = ()
+    # Of a step that publishes in place: (digest, root digest) of each output that its attempts read. What they left in
+    # the folder was made from these, so another attempt goes on from it only if it reads the same.
+    inputs: tuple[tuple[str, str], ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # fields of later versions, kept as they are
 
     def to_json(self) -> bytes:
@@ -103,6 +106,7 @@ class State:
         owner = value.pop("owner")
         known = {name: value.pop(name) for name in _STATE_FIELDS if name in value}
         known["accepted"] = tuple(known.get("accepted", ()))
+        known["inputs"] = tuple((digest, attempt) for digest, attempt in known.get("inputs", ()))
         return State(**known, owner=Owner(**{n: owner.get(n) for n in _OWNER_FIELDS}), extra=value)
 
 
