@@ -277,16 +277,17 @@ def _has_inplace_data(store: Store, root: str) -> bool:
     return any(item.name != EXEC for item in store.items(root))
 
 
-def _makers(survey: _Survey) -> set[str]:
+def _makers(store: Store, survey: _Survey) -> set[str]:
     """Digests of the steps that have an output or may be making one."""
-    return {e.digest for e in survey.steps if e.status == RUNNING} | survey.by_digest.keys()
+    running = [e for e in survey.steps if e.state is not None and e.status == RUNNING]
+    return {e.digest for e in running if e.state and not _is_over(store, e.paths, e.state)} | survey.by_digest.keys()
 
 
 def _orphan_edges(store: Store, survey: _Survey) -> Iterator[Garbage]:
     """Edges to steps that have no output and are not at making one."""
     if any(entry.state is None for entry in survey.steps):
         return
-    folder, makers = f"{store.prefix}/{EXEC}/used_by", _makers(survey)
+    folder, makers = f"{store.prefix}/{EXEC}/used_by", _makers(store, survey)
     for item in store.items(folder):
         for edge in store.items(f"{folder}/{item.name}"):
             path = f"{folder}/{item.name}/{edge.name}"
