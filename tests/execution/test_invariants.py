@@ -455,12 +455,11 @@ ONE_FAULT = [
     for times in (1, 3)
     if kind != "late" or method == "compare_and_swap"
 ]
-# The hardest: the reply is lost, and so is the answer to the question whether the write took effect. The reads before
-# the write go well.
+# The hardest: the reply is lost, and so is the answer to the question whether the write took effect.
 TWO_FAULTS = [
     (Fault(kind=kind, method="compare_and_swap"), Fault(kind="broken", method="read", skip=skip))
     for kind in ("lost reply", "late")
-    for skip in (0, 1, 2)
+    for skip in (0, 0, 1)  # 1: where the register is read before it is written
 ]
 FAULTS = st.one_of(st.just(()), st.just(()), st.sampled_from(ONE_FAULT), st.sampled_from(TWO_FAULTS))
 CHOICES = [Choices(), Choices(), Choices(force_run_failed=True, rerun_tainted=True), Choices(takeover=True)]
@@ -742,7 +741,7 @@ def test_whatever_runners_people_and_disks_do_the_invariants_hold():
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_whatever_they_do_for_longer_the_invariants_hold():
-    run_state_machine_as_test(Runners, settings=profile(2000, 80))
+    run_state_machine_as_test(Runners, settings=profile(400, 60))
 
 
 # -- 8, with the executor itself ---------------------------------------------------------------------------------------
