@@ -300,8 +300,8 @@ class OneRegister:
         register = world.register
         if register.version < self.versions:
             for function, before, status in (
-                ("mark_invalid", (SUCCEEDED,), INVALID),
-                ("uninvalidate", (INVALID,), SUCCEEDED),
+                ("_settle_one", (SUCCEEDED, INVALID), INVALID),
+                ("_settle_one", (INVALID,), SUCCEEDED),
                 ("accept", (SUCCEEDED,), SUCCEEDED),
                 ("_evict", (SUCCEEDED,), EVICTED),
                 ("_is_needed", (EVICTED,), SUCCEEDED),
