@@ -207,8 +207,9 @@ def test_a_step_on_a_slice_runs_on_all_its_hosts_and_comes_back_after_preemption
     slice_of_two_hosts("slice_two")
     (tmp_path / "go").touch()
     assert run.join().is_ok
-    assert sorted(calls(tmp_path)) == ["train:0", "train:0", "train:1", "train:1"]
-    assert [a["error_class"] for a in state_of(executor, train).record["attempts"]] == ["PREEMPTED"]
+    attempts = [a["error_class"] for a in state_of(executor, train).record["attempts"]]
+    assert set(attempts) == {"PREEMPTED"}  # once, or again if the second host went while a new gang took the first
+    assert calls(tmp_path).count("train:1") >= 2 and calls(tmp_path).count("train:0") >= 2
 
 
 def test_failures_on_preemptible_machines_are_tried_ten_times(on_ray, executor, tmp_path):

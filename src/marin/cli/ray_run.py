@@ -11,7 +11,7 @@ import sys
 from argparse import REMAINDER, ArgumentParser, Namespace
 from collections.abc import Callable
 
-from marin.cli.output import UsageError, note
+from marin.cli.output import UsageError, note, print_json
 
 EXAMPLES = """\
   marin ray-run -- python experiments/x.py                          on the cluster of $RAY_ADDRESS
@@ -34,6 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--working_dir", default=".", metavar="DIR", help="folder to copy there (default: this one)")
     parser.add_argument("--no_wait", action="store_true", help="print the job's id and do not wait for it")
+    parser.add_argument("--json", action="store_true", help="the job's id as one JSON object; does not wait either")
     parser.add_argument("command", nargs=REMAINDER, metavar="-- COMMAND ...", help="the command and its arguments")
 
 
@@ -52,6 +53,9 @@ def run(arguments: Namespace) -> int:
         job = submit_command(command, address=arguments.address, env=env, working_dir=arguments.working_dir)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if arguments.json:
+        print_json({"job": job.id, "env": env, "command": command})
+        return 0
     if arguments.no_wait:
         print(job.id)
         note(f"ray job logs --follow {job.id}    prints its log")

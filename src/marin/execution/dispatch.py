@@ -32,11 +32,18 @@ class Dispatcher:
         self._environment = environment
 
     def attempt(
-        self, node: Node, lease: Lease, states: Mapping[str, State], *, retry: Retry, tries: tuple[int, int] = (0, 0)
+        self,
+        node: Node,
+        lease: Lease,
+        states: Mapping[str, State],
+        *,
+        retry: Retry | None = None,
+        tries: tuple[int, int] = (0, 0),
     ) -> tuple[Attempt, BaseException | None]:
         """The attempt for which `lease` was taken; with an error if its config cannot be made.
 
-        `states`: the registers of the committed steps, by digest.
+        `states`: the registers of the committed steps, by digest. `retry`: whether a failure is followed by another
+        attempt (None: only that of a network), after `tries`, the failures and interruptions of this run so far.
         """
         step, started = node.step, time.time()
         work_dir, log_dir = work_place(self._store, lease.paths, lease.state)
@@ -62,7 +69,7 @@ class Dispatcher:
             record=self._record(node, used, config, code, started),
             started=started,
             timeout_s=step.timeout_s,
-            retry=retry,
+            retry=retry or Retry(),
             num_failures=tries[0],
             num_preemptions=tries[1],
         )

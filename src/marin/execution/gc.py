@@ -476,11 +476,11 @@ def _delete_edges(store: Store, edges: Sequence[Garbage]) -> list[Garbage]:
     """An attempt that commits just now finds its edge there and does not write it again; so look before and after."""
     if not edges:
         return []
-    makers = _makers(_survey(store))
+    makers = _makers(store, _survey(store))
     deleted = [item for item in edges if item.path.rpartition("/")[2] not in makers]
     for item in deleted:
         store.delete(f"{store.prefix}/{item.path}")
-    makers = _makers(_survey(store))
+    makers = _makers(store, _survey(store))
     back = [item for item in deleted if item.path.rpartition("/")[2] in makers]
     for item in back:
         store.create(f"{store.prefix}/{item.path}", b"")

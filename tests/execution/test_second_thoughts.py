@@ -1,0 +1,175 @@
+"""What must hold when something that was decided turns out otherwise: wrong inputs, other recipes, sleepers, pauses."""
+
+import io
+import json
+import os
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from marin.cluster import ResourceConfig
+from marin.cluster.job import JobResult
+from marin.cluster.retry import Retry
+from marin.execution.executor import Executor, ExecutorStep, RefusedError, output_path_of, this_output_path
+from marin.execution.gc import collect, find_garbage
+from marin.execution.lease import HandedOver, Lease, LeaseLost, LeaseTimes, acquire
+from marin.execution.plan import Choices
+from marin.execution.selection import Selection
+from marin.execution.status import StepPaths, active_run
+from marin.execution.store import LocalStore
+from marin.execution.strike import invalidate
+
+
+@dataclass(frozen=True)
+class Config:
+    folder: str
+    value: int = 0
+    input_path: object = None
+    output_path: object = this_output_path()
+
+
+def source(config: Config) -> None:
+    Path(config.output_path, "x").write_text(Path(config.folder, "text").read_text())
+
+
+def train(config: Config) -> None:
+    """Resumes: with a checkpoint there is nothing left to do."""
+    checkpoint = Path(config.output_path, "checkpoint")
+    if not checkpoint.exists():
+        checkpoint.write_text(f"trained on {Path(config.input_path, 'x').read_text()}")
+
+
+@pytest.fixture
+def executor(tmp_path):
+    return Executor(tmp_path / "store", fsync=False, stream=io.StringIO())
+
+
+def training(folder: Path) -> ExecutorStep:
+    data = ExecutorStep(name="source", fn=source, config=Config(str(folder)))
+    return ExecutorStep(
+        name="train", fn=train, config=Config(str(folder), input_path=output_path_of(data)), publish="inplace"
+    )
+
+
+def test_a_step_in_place_does_not_go_on_from_what_was_made_of_struck_out_data(executor, tmp_path):
+    (tmp_path / "text").write_text("bad")
+    step = training(tmp_path)
+    executor.run([step])
+    invalidate(executor.store, Selection(addresses=("source",)), "bad text")
+    (tmp_path / "text").write_text("good")
+    result = executor.run([step], choices=Choices(rerun_tainted=True))
+    assert Path(result.output_path(step), "checkpoint").read_text() == "trained on good"
+
+
+def test_a_step_in_place_that_was_itself_struck_out_begins_anew(executor, tmp_path):
+    (tmp_path / "text").write_text("good")
+    step = training(tmp_path)
+    path = executor.run([step]).output_path(step)
+    Path(path, "checkpoint").write_text("trained wrongly")
+    invalidate(executor.store, Selection(addresses=("train",)), "a bug")
+    executor.run([step], choices=Choices(rerun_tainted=True))
+    assert Path(path, "checkpoint").read_text() == "trained on good"
+
+
+def test_a_step_in_place_whose_input_was_made_again_alike_goes_on(executor, tmp_path):
+    (tmp_path / "text").write_text("good")
+    step = training(tmp_path)
+    path = executor.run([step]).output_path(step)
+    Path(path, "checkpoint").write_text("half-way")
+    invalidate(executor.store, Selection(addresses=("source",)), "not sure")
+    executor.run([step], choices=Choices(rerun_tainted=True))
+    assert Path(path, "checkpoint").read_text() == "half-way"
+
+
+# -- drift ------------------------------------------------------------------------------------------------------------
+
+
+def pinned(folder: Path, value: int) -> ExecutorStep:
+    return ExecutorStep(name="data", fn=source, config=Config(str(folder), value), version="1")
+
+
+@pytest.mark.parametrize("damage", ["a file is missing", "the folder is gone"])
+def test_drift_is_refused_also_where_the_stored_output_is_damaged(executor, tmp_path, damage):
+    (tmp_path / "text").write_text("one")
+    path = Path(executor.run([pinned(tmp_path, 1)]).plan.prefix, "data/1/attempts")
+    (attempt,) = path.iterdir()
+    (attempt / "x").unlink()
+    if damage == "the folder is gone":
+        attempt.rmdir()
+    with pytest.raises(RefusedError, match="was made by another recipe"):
+        executor.run([pinned(tmp_path, 2)])
+
+
+# -- leases -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_that_was_handed_over_is_not_lost_and_its_first_holder_leaves_it_alone(tmp_path):
+    store, root = LocalStore(tmp_path, fsync=False), str(tmp_path / "step")
+    with active_run("driver") as driver, active_run("worker") as worker:
+        first = acquire(store, root, None, digest="d" * 64, owner=driver, publish="attempt")
+        sent = first.state
+        first.renew()  # the job waits for a machine; the driver shows that somebody is there
+        second = Lease(store, StepPaths(root), sent, LeaseTimes())
+        second.hand_over(worker)
+        first.renew()
+        second.renew()
+        assert store.read(root).owner == worker and store.read(root).attempt == sent.attempt
+        with pytest.raises(LeaseLost):
+            first.end("SUCCEEDED", record={})
+        assert issubclass(HandedOver, LeaseLost)
+        assert second.end("SUCCEEDED", record={}).status == "SUCCEEDED"
+
+
+def test_a_holder_whose_data_gc_deleted_while_it_slept_cannot_commit(tmp_path):
+    store, root = LocalStore(tmp_path, fsync=False), str(tmp_path / "step-0123456789")
+    store.prepare()
+    with active_run("sleeper") as owner:
+        elsewhere = replace(owner, boot_id="another machine")
+        lease = acquire(store, root, None, digest="d" * 64, owner=elsewhere, publish="attempt")
+        os.makedirs(lease.data_root)
+        Path(lease.data_root, "part-0").write_text("0")
+        long_ago = time.time() - 7200
+        for folder, _, names in os.walk(root):
+            for name in (*names, "."):
+                os.utime(os.path.join(folder, name), (long_ago, long_ago))
+        assert [item.kind for item in collect(store, find_garbage(store))] == ["attempt"]
+        assert not os.path.exists(lease.data_root)
+        with pytest.raises(LeaseLost):
+            lease.end("SUCCEEDED", record={"result": JobResult(error=None).value})
+
+
+# -- pauses -----------------------------------------------------------------------------------------------------------
+
+
+def flaky(config: Config) -> None:
+    with open(f"{config.folder}/calls", "a") as file:
+        file.write("x\n")
+    if len(Path(config.folder, "calls").read_text().split()) == 1:
+        raise ConnectionError("reset by peer")
+
+
+def test_a_run_that_looks_between_two_tries_waits_for_the_next_one(executor, tmp_path):
+    step = ExecutorStep(
+        name="flaky",
+        fn=flaky,
+        config=Config(str(tmp_path)),
+        resources=ResourceConfig.with_cpu(),
+        retry=Retry(first_delay_s=3.0, jitter=0.0),
+    )
+    results = []
+    first = threading.Thread(target=lambda: results.append(executor.run([step])))
+    first.start()
+    item = executor.plan([step]).items[0]
+    register = Path(executor.prefix, item.node.path, ".exec/state.json")
+    deadline = time.monotonic() + 60
+    while not register.exists() or json.loads(register.read_text())["status"] != "FAILED":
+        assert time.monotonic() < deadline, "the first try has not failed"
+        time.sleep(0.02)
+    assert executor.plan([step]).items[0].action == "WAIT"
+    second = Executor(executor.prefix, fsync=False, stream=io.StringIO()).run([step])
+    first.join(60)
+    assert second.is_ok and [s.action for s in second.steps] == ["cached"] and results[0].is_ok
+    assert len((tmp_path / "calls").read_text().split()) == 2
