@@ -187,6 +187,29 @@ def test_a_conflict_of_two_requests_is_decided_by_what_is_there(s3_prefix: str, 
     assert lease.state.seq == 1
 
 
+def test_whoever_paused_before_keeping_an_old_state_does_not_write_it_over_a_newer_one(
+    s3_prefix: str, s3_door: Doorkeeper, owner: Owner
+):
+    """It takes the first attempt for abandoned; meanwhile that commits, and a third runner begins a second one."""
+    root = f"{s3_prefix}/step"
+    first = acquire(open_store(s3_prefix), root, owner)
+    assert first is not None
+    abandoned, others = first.state, open_store(s3_prefix)
+    others.prepare()
+    committed: list[State] = []
+
+    def rule(method: str, path: str) -> Answer | None:
+        if method == "PUT" and "history" in path and not committed:  # just before it arrives
+            committed.append(first.end(SUCCEEDED, record={"root_digest": "r"}))
+            assert acquire(others, root, owner, committed[0]) is not None
+        return None
+
+    s3_door.rule = rule
+    assert acquire(open_store(s3_prefix), root, owner, abandoned) is None
+    kept = others.get(StepPaths(root).history(abandoned))
+    assert kept is not None and State.from_json(kept) == committed[0]
+
+
 def test_a_plain_write_that_meets_another_is_tried_again(s3_prefix: str, s3_door: Doorkeeper):
     store = open_store(s3_prefix)
     s3_door.rule = once((409, "OperationAborted"), path="thing")

@@ -284,9 +284,12 @@ class ObjectStore:
     ) -> bool:
         self.prepare()
         paths, data = StepPaths(root), new.to_json()
-        patience, is_archived = _Patience(), False
+        patience, old = _Patience(), expected if archive else None  # None once it is in the history
         trouble: RemoteError | None = None  # of the last try
         while True:
+            # Its version is read before the register: who paused after reading the register does not write an old
+            # state over what others, who took the step on meanwhile, have put into the history.
+            kept = self._get_versioned(paths.history(old))[1] if old is not None else {}
             # Also after a write whose answer is unknown or was a refusal: the nonce tells whose write stands.
             current, version = self._read_versioned(root)
             nonce = current.nonce if current else None
@@ -296,19 +299,22 @@ class ObjectStore:
                 return False
             if trouble is not None:
                 patience.bear(trouble)
-            if archive and expected is not None and not is_archived:
-                self.put(paths.history(expected), expected.to_json())
-                is_archived = True
             try:
-                if not self._is_conditional:
-                    self.put(paths.state, data)
-                    return True
-                if self._conditional_put(paths.state, data, version or "create") is not None:
+                if old is not None and self._replace(paths.history(old), old.to_json(), kept):
+                    old = None
+                if old is None and self._replace(paths.state, data, version):
                     return True
                 trouble = RemoteError(f"writing {paths.state} failed: the store refuses to replace the present version")
                 trouble.may_pass = True
             except RemoteError as error:
                 trouble = error
+
+    def _replace(self, path: str, data: bytes, version: Mapping[str, str]) -> bool:
+        """Write if what is there still has this version ({}: is absent); without conditional writes, write."""
+        if not self._is_conditional:
+            self.put(path, data)
+            return True
+        return self._conditional_put(path, data, version or "create") is not None
 
     # -- plain bytes --------------------------------------------------------------------------------------------------
 
