@@ -74,28 +74,9 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with an experiment, as working directory; the store is ./store."""
-    (tmp_path / "pyproject.toml").touch()
-    (tmp_path / "three_steps.py").write_text(SCRIPT)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MARIN_PREFIX", "store")
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def marin(place: Path, capfd: pytest.CaptureFixture) -> Callable[..., SimpleNamespace]:
-    """Runs one command line in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: str, expect: int = 0) -> SimpleNamespace:
-        capfd.readouterr()
-        code = cli.main(arguments)
-        out, err = capfd.readouterr()
-        assert code == expect, f"exit code {code}, expected {expect}\n{out}\n{err}"
-        return SimpleNamespace(out=out, err=err)
-
-    return run
+def place(folder: Path) -> Path:
+    (folder / "three_steps.py").write_text(SCRIPT)
+    return folder
 
 
 # -- help -------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -58,25 +57,9 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "pyproject.toml").touch()
-    (tmp_path / "slow.py").write_text(SCRIPT)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MARIN_PREFIX", "store")
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def marin(place: Path, capfd: pytest.CaptureFixture) -> Callable[..., SimpleNamespace]:
-    def run(*arguments: str, expect: int = 0) -> SimpleNamespace:
-        capfd.readouterr()
-        code = cli.main(arguments)
-        out, err = capfd.readouterr()
-        assert code == expect, f"exit code {code}, expected {expect}\n{out}\n{err}"
-        return SimpleNamespace(out=out, err=err)
-
-    return run
+def place(folder: Path) -> Path:
+    (folder / "slow.py").write_text(SCRIPT)
+    return folder
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:

@@ -6,13 +6,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-
-from marin.cli import main as cli
 
 SCRIPT = """
 import os
@@ -55,26 +51,10 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "pyproject.toml").touch()
-    (tmp_path / "two.py").write_text(SCRIPT)
-    (tmp_path / "pinned.py").write_text(SCRIPT.replace("steps=[train]", "steps=[data]"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MARIN_PREFIX", "store")
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def marin(place: Path, capfd: pytest.CaptureFixture) -> Callable[..., SimpleNamespace]:
-    def run(*arguments: str, expect: int = 0) -> SimpleNamespace:
-        capfd.readouterr()
-        code = cli.main(arguments)
-        out, err = capfd.readouterr()
-        assert code == expect, f"exit code {code}, expected {expect}\n{out}\n{err}"
-        return SimpleNamespace(out=out, err=err)
-
-    return run
+def place(folder: Path) -> Path:
+    (folder / "two.py").write_text(SCRIPT)
+    (folder / "pinned.py").write_text(SCRIPT.replace("steps=[train]", "steps=[data]"))
+    return folder
 
 
 def only(place: Path, pattern: str) -> Path:

@@ -9,11 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-
-from marin.cli import main as cli
 
 SCRIPT = """
 import os
@@ -55,23 +52,16 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def marin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable:
-    """Runs one command line in this process, in a folder where an experiment was run: exit code, stdout, stderr."""
-    (tmp_path / "pyproject.toml").touch()
-    (tmp_path / "arms.py").write_text(SCRIPT)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MARIN_PREFIX", str(tmp_path / "store"))
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
+def place(folder: Path) -> Path:
+    (folder / "arms.py").write_text(SCRIPT)
+    return folder
 
-    def run(*arguments: str, expect: int = 0) -> SimpleNamespace:
-        capfd.readouterr()
-        code = cli.main(arguments)
-        out, err = capfd.readouterr()
-        assert code == expect, f"exit code {code}, expected {expect}\n{out}\n{err}"
-        return SimpleNamespace(out=out, err=err)
 
-    run("run", "arms.py")
-    return run
+@pytest.fixture
+def marin(marin: Callable) -> Callable:
+    """Types a command where the experiment was run once."""
+    marin("run", "arms.py")
+    return marin
 
 
 def without_digits(text: str) -> str:

@@ -28,76 +28,25 @@ from ray_jobs import (
 )
 
 from marin.cluster import Entrypoint, JobRequest, JobResult, ResourceConfig
-from marin.cluster.ray import RayCluster, ray_options, slice_name_of, unwrap_ray_function
+from marin.cluster.ray import RayCluster, unwrap_ray_function
+from marin.cluster.ray_actors import ray_options
+from marin.cluster.ray_gangs import slice_name_of
 from marin.cluster.tpu import tpu_slice
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
+
+from ray_nodes import Nodes, running_nodes, wait_until  # noqa: E402 - it imports Ray
+
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray-cluster")]
 
 SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 WAIT_S = 60.0
 
 
-class Nodes:
-    """A head without cores, and nodes that come and go."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        self._cluster = Cluster()
-        self.address = ""
-
-    def start(self) -> None:
-        self._cluster.add_node(
-            num_cpus=0,
-            include_dashboard=False,
-            object_store_memory=80 << 20,
-            # a dead node is noticed after 2 s instead of 15
-            _system_config={"health_check_period_ms": 500, "health_check_failure_threshold": 4},
-        )
-        self.address = self._cluster.address
-
-    def add(self, wait: bool = True, **resources: float):
-        """A node of two cores; `-` in a resource's name is written `_`."""
-        return self._cluster.add_node(
-            wait=wait,
-            num_cpus=2,
-            object_store_memory=80 << 20,
-            resources={name.replace("_", "-"): amount for name, amount in resources.items()},
-        )
-
-    def wait_for_all(self) -> None:
-        self._cluster.wait_for_nodes()
-
-    def drain(self, node) -> None:
-        """Tell Ray, as a cloud does beforehand, that the machine will be taken away in a moment."""
-        from ray.core.generated import autoscaler_pb2
-
-        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        client = ray._raylet.GcsClient(address=self.address)
-        accepted, why_not = client.drain_node(node.node_id, reason, "reclaimed", int((time.time() + 1) * 1000))
-        assert accepted, why_not
-
-    def kill(self, node) -> None:
-        self._cluster.remove_node(node, allow_graceful=False)
-
-    def stop(self) -> None:
-        ray.shutdown()
-        self._cluster.shutdown()
-
-
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", SOURCE)
-        cluster = Nodes()
-        try:
-            cluster.start()
-            cluster.add(steady=2, spot=2, TPU=4, TPU_v4_8_head=1, other=1)
-            yield cluster
-        finally:
-            cluster.stop()
+    with running_nodes(SOURCE, steady=2, spot=2, TPU=4, TPU_v4_8_head=1, other=1) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +62,6 @@ def run(cluster: RayCluster, request: JobRequest, **watchers) -> JobResult:
     result = cluster.launch(request, **watchers).wait(WAIT_S)
     assert result is not None, f"{request.name} has not ended within {WAIT_S} s"
     return result
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain: {what}"
-        time.sleep(0.05)
 
 
 def named_actors() -> list[str]:

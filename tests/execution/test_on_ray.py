@@ -22,6 +22,9 @@ from marin.execution.graph import build_graph
 from marin.execution.lease import LeaseTimes
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
+
+from ray_nodes import running_nodes, wait_until  # noqa: E402 - it imports Ray
+
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 HERE = Path(__file__).resolve().parent
@@ -30,17 +33,8 @@ QUICK = Retry(first_delay_s=0.1, max_failures=10)
 
 @pytest.fixture(scope="module")
 def nodes():
-    from ray_nodes import Nodes
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parents[1] / "src"), str(HERE)]))
-        cluster = Nodes()
-        try:
-            cluster.add(steady=2)
-            yield cluster
-        finally:
-            cluster.stop()
+    with running_nodes(str(HERE.parents[1] / "src"), str(HERE), steady=2) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -95,12 +89,6 @@ class InBackground:
         self._thread.join(120)
         assert self.result is not None, "the run has not ended within 120 s"
         return self.result
-
-
-def wait_until(condition, what):
-    from ray_nodes import wait_until
-
-    wait_until(condition, what)
 
 
 def test_steps_run_on_the_cluster_and_workers_commit_them(on_ray, executor, tmp_path, screen):

@@ -367,6 +367,18 @@ def is_disk_full(error: JobError) -> bool:
     return error.errno in _DISK_FULL or "No space left on device" in error.message
 
 
+def recorded_error(state: State) -> JobError:
+    """The failure that a register tells of."""
+    told = state.error or {}
+    return JobError(
+        type=told.get("type", "Error"),
+        message=told.get("message", ""),
+        traceback=told.get("traceback", ""),
+        errno=told.get("errno"),
+        kind=told.get("kind") or ("cancelled" if state.status == CANCELLED else "error"),
+    )
+
+
 _BY_TYPE = {"OutputError": "OUTPUT_INVALID", "Timeout": "TIMEOUT"}
 
 

@@ -16,10 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from marin.cluster.current import stop_event
-from marin.cluster.job import CANCELLED as KIND_CANCELLED
 from marin.cluster.job import Entrypoint, JobError, JobRequest, JobResult, error_of
 from marin.cluster.local import LocalCluster
-from marin.execution.attempt import Attempt, conclude, error_class, prepare
+from marin.execution.attempt import Attempt, conclude, error_class, prepare, recorded_error
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Renewer
 from marin.execution.record import cancellation_path
 from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, State, StepPaths, active_run
@@ -205,12 +204,4 @@ def settle(
         return state, lost, measured
     if state.status == SUCCEEDED:
         return state, None, measured
-    told = state.error or {}
-    error = JobError(
-        type=told.get("type", "Error"),
-        message=told.get("message", ""),
-        traceback=told.get("traceback", ""),
-        errno=told.get("errno"),
-        kind=told.get("kind") or (KIND_CANCELLED if state.status == CANCELLED else "error"),
-    )
-    return state, error, measured
+    return state, recorded_error(state), measured

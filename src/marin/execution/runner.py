@@ -28,7 +28,16 @@ from marin.cluster.job import Entrypoint, JobError, JobHandle, JobRequest, JobRe
 from marin.cluster.local import InProcessCluster
 from marin.cluster.retry import INTERRUPTIONS
 from marin.execution.adoption import accept
-from marin.execution.attempt import Attempt, conclude, is_disk_full, link_data, prepare, scratch_root, work_place
+from marin.execution.attempt import (
+    Attempt,
+    conclude,
+    is_disk_full,
+    link_data,
+    prepare,
+    recorded_error,
+    scratch_root,
+    work_place,
+)
 from marin.execution.console import Console, StepOutput, duration
 from marin.execution.dispatch import Dispatcher
 from marin.execution.eviction import forget_inplace, may_resume
@@ -690,14 +699,8 @@ class Runner:
 
     def _failed_before(self, node: Node, state: State | None) -> None:
         assert state is not None
-        recorded = state.error or {}
-        error = JobError(
-            type=recorded.get("type", "Error"),
-            message=recorded.get("message", ""),
-            traceback=recorded.get("traceback", ""),
-            errno=recorded.get("errno"),
-        )
-        log_path = f"{self._plan.paths(node).root}/{recorded.get('log', '')}"
+        error = recorded_error(state)
+        log_path = f"{self._plan.paths(node).root}/{(state.error or {}).get('log', '')}"
         self._fail(
             node,
             error,
