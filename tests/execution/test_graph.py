@@ -1,8 +1,6 @@
 """Planning: what a digest covers, how equal steps meet, what is refused, and that it is linear."""
 
-import time
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine import cpu_seconds, plain_loop
 
 from marin.execution.canonical import UnversionableError, register_canonical
 from marin.execution.graph import Graph, GraphError, build_graph, resolve_config
@@ -193,18 +192,6 @@ def test_every_step_comes_after_its_inputs(shape: list[list[int]]):
 
 
 # -- budgets ----------------------------------------------------------------------------------------------------------
-
-
-def cpu_seconds(function: Callable[[], Any]) -> float:
-    started = time.process_time()
-    function()
-    return time.process_time() - started
-
-
-def plain_loop() -> None:
-    total = 0
-    for i in range(5_000_000):
-        total += i
 
 
 def cost_of_planning(steps: list[ExecutorStep]) -> float:

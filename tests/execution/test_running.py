@@ -724,7 +724,7 @@ def test_a_run_that_was_left_without_its_runner_is_taken_over_at_once(executor, 
 def test_a_process_that_a_dead_runner_left_behind_is_ended_before_its_step_resumes(
     executor, calls, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("marin.execution.runner._ORPHAN_PATIENCE_S", 0.1)
+    monkeypatch.setattr("marin.execution.orphan._PATIENCE_S", 0.1)
     step = calls.step("resumes", publish="inplace")
     node = executor.plan([step]).items[0].node
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

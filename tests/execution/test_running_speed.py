@@ -3,10 +3,10 @@
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 
 import pytest
+from machine import cpu_seconds, plain_loop
 
 from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
 from marin.execution.graph import build_graph
@@ -38,29 +38,17 @@ def grid(count: int) -> list[ExecutorStep]:
     return steps
 
 
-def cpu_of(function) -> float:
-    started = time.process_time()
-    function()
-    return time.process_time() - started
-
-
-def plain_loop() -> None:
-    total = 0
-    for i in range(5_000_000):
-        total += i
-
-
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """CPU seconds: of planning the graph, of a first run, of a run that finds everything cached."""
     count = 100
     steps = grid(count)
     executors = [Executor(tmp_path_factory.mktemp("store"), fsync=False, quiet=True) for _ in range(5)]
-    planning = min(cpu_of(lambda: build_graph(steps)) for _ in range(5))
-    first = min(cpu_of(lambda e=e: e.run(steps)) for e in executors)
-    cached = min(cpu_of(lambda e=e: e.run(steps)) for e in executors)
-    small = min(cpu_of(lambda e=e: e.run(steps[:1])) for e in executors)  # what every run costs, whatever its size
-    slowness = max(1.0, min(cpu_of(plain_loop) for _ in range(3)) / LOOP_S)
+    planning = min(cpu_seconds(lambda: build_graph(steps)) for _ in range(5))
+    first = min(cpu_seconds(lambda e=e: e.run(steps)) for e in executors)
+    cached = min(cpu_seconds(lambda e=e: e.run(steps)) for e in executors)
+    small = min(cpu_seconds(lambda e=e: e.run(steps[:1])) for e in executors)  # what every run costs, whatever its size
+    slowness = max(1.0, min(cpu_seconds(plain_loop) for _ in range(3)) / LOOP_S)
     print(f"this machine takes {slowness:.2f} times as long as the budgets suppose, or less")
     return {
         "count": count,

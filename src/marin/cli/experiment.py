@@ -19,6 +19,12 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
     """The arguments that every command on an experiment takes."""
     parser.add_argument("file", metavar="FILE.py", help="the experiment: a script that calls executor_main")
     parser.add_argument("steps", metavar="STEP", nargs="*", help="only these steps, and what they read")
+    add_settings_argument(parser)
+    add_prefix_argument(parser)
+
+
+def add_settings_argument(parser: ArgumentParser) -> None:
+    """Settings of the experiment."""
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -27,7 +33,6 @@ def add_experiment_arguments(parser: ArgumentParser) -> None:
         metavar="FIELD=VALUE",
         help="change a field of the experiment's config; handed to the script as it is",
     )
-    add_prefix_argument(parser)
 
 
 def add_prefix_argument(parser: ArgumentParser) -> None:

@@ -8,7 +8,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from marin.cli.experiment import add_prefix_argument, hint, prefix_of, with_steps_of
+from marin.cli.experiment import add_prefix_argument, add_settings_argument, hint, prefix_of, with_steps_of
 from marin.cli.output import RefusedError, UsageError, note, print_json
 
 EXAMPLES = """\
@@ -23,14 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
     parser.add_argument("files", metavar="FILE.py", nargs="*", help="the experiments (default: those on record)")
     parser.add_argument("--tainted", action="store_true", help="what is struck out or tainted; needed: no other kind")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="a setting of FILE.py, as it was made with",
-    )
+    add_settings_argument(parser)
     add_prefix_argument(parser)
     parser.add_argument("--force", action="store_true", help="also where the code is what it was")
     parser.add_argument("--dry-run", action="store_true", help="only show the plan")

@@ -31,7 +31,6 @@ hold plain values, and a value of a new type needs `register_canonical`.
 Objects are JSON with sorted keys, no spaces, UTF-8.
 """
 
-import ast
 import builtins
 import collections
 import collections.abc
@@ -40,14 +39,14 @@ import enum
 import functools
 import hashlib
 import json
-import os
 import posixpath
 import sys
 import types
-import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+from marin.execution.annotations import Hint, hint_of, useful
+from marin.execution.references import function_reference
 from marin.execution.step import (
     MISSING,
     ExecutorStep,
@@ -127,7 +126,7 @@ def register_canonical(cls: type, to_plain: Callable[[Any], Any], *, tag: str | 
         raise ValueError(f"register_canonical: the form of {cls.__qualname__} is part of the format and cannot change")
     name = tag if tag is not None else cls.__qualname__
 
-    def handler(encoder: "_Encoder", value: Any, hint: "_Hint | None") -> Any:
+    def handler(encoder: "_Encoder", value: Any, hint: "Hint | None") -> Any:
         before = encoder.placeholders
         encoder.push(f"<{name}>", value)
         tree = encoder.encode(to_plain(value))
@@ -139,195 +138,10 @@ def register_canonical(cls: type, to_plain: Callable[[Any], Any], *, tag: str | 
     _REGISTERED[cls] = (name, to_plain)
 
 
-def function_reference(fn: Any) -> str:
-    """'module:qualname' of a module-level function or class, the same however its file was started.
-
-    A script run as `__main__` goes by its path below the nearest folder with a pyproject.toml or .git, so that
-    `python experiments/x.py`, `python -m x` in that folder and `import experiments.x` mean one function. A script
-    outside any project goes by its absolute path: two of one file name are two, and one that is moved is another.
-    Raises ValueError with the reason for anything that is not found again by its name.
-    """
-    if isinstance(fn, types.FunctionType):
-        if fn.__name__ == "<lambda>":
-            raise ValueError("a lambda has no name to find it by; define a function at module level")
-        if fn.__closure__:
-            raise ValueError(
-                f"the function {fn.__qualname__} captures {', '.join(fn.__code__.co_freevars)}, which its name does "
-                "not show; define it at module level and pass what it captures in the config"
-            )
-        if "<locals>" in fn.__qualname__:
-            raise ValueError(
-                f"the local function {fn.__qualname__} has no name to find it by; define it at module level"
-            )
-    elif isinstance(fn, type):
-        if "<locals>" in fn.__qualname__:
-            raise ValueError(f"the local class {fn.__qualname__} has no name to find it by; define it at module level")
-    elif isinstance(fn, types.MethodDescriptorType | types.WrapperDescriptorType):
-        return f"{fn.__objclass__.__module__}:{fn.__qualname__}"
-    elif isinstance(fn, types.MethodType):
-        if not isinstance(fn.__self__, type):
-            raise ValueError(f"{fn.__qualname__} is a method of a value; use a function at module level")
-        return f"{_module_name(fn.__self__)}:{fn.__self__.__qualname__}.{fn.__name__}"
-    elif not isinstance(fn, types.BuiltinFunctionType):
-        raise ValueError(f"{type(fn).__qualname__} is not a function; use one defined at module level")
-    return f"{_module_name(fn)}:{fn.__qualname__}"
-
-
-def _module_name(obj: Any) -> str:
-    module = obj.__module__
-    if module is None:
-        return "builtins"
-    if module not in ("__main__", "__mp_main__"):
-        return module
-    scope = getattr(obj, "__globals__", None) or vars(sys.modules[module])
-    spec = scope.get("__spec__")
-    file = scope.get("__file__")
-    name = spec.name if spec is not None else "__main__"
-    # `python -m x` of a file that lies about is named by its folder too; in a package or installed, by itself
-    if name not in ("__main__", "__mp_main__") and (file is None or "." in name or "site-packages" in file):
-        return name
-    return "__main__" if file is None else _script_module(os.path.abspath(file))
-
-
-@functools.cache
-def _script_module(file: str) -> str:
-    here, base = os.path.split(os.path.splitext(file)[0])
-    names = [base]
-    while not any(os.path.exists(os.path.join(here, mark)) for mark in ("pyproject.toml", ".git")):
-        here, name = os.path.split(here)
-        if not name:
-            return os.path.splitext(file)[0]
-        names.insert(0, name)
-    return ".".join(names[1:] if names[0] == "src" and len(names) > 1 else names)
-
-
-# -- annotations that change the form of a value ----------------------------------------------------------------------
-
-
-@dataclasses.dataclass(slots=True)
-class _Hint:
-    """What a field's annotation says: float coerces exact ints, Sequence writes tuples as lists; nested likewise."""
-
-    is_float: bool = False
-    has_int: bool = False
-    is_sequence: bool = False
-    element: "_Hint | None" = None  # of list, tuple, Sequence, set
-    elements: "tuple[_Hint | None, ...] | None" = None  # of tuple[A, B]
-    value: "_Hint | None" = None  # of dict and Mapping
-
-    def useful(self) -> "_Hint | None":
-        return self if self.is_float or self.is_sequence or self.element or self.elements or self.value else None
-
-
-_SEQUENCES = (list, tuple, set, frozenset, collections.abc.Set, collections.abc.Sequence)
-_MAPPINGS = (dict, collections.abc.Mapping, collections.OrderedDict, collections.defaultdict)
-
-
-def _hint(annotation: Any, scope: Mapping[str, Any], depth: int = 0) -> _Hint | None:
-    """Hint of an annotation, which may be a type or the text of one; what is not understood gives none."""
-    if depth > 20:
-        return None
-    if isinstance(annotation, str):
-        try:
-            annotation = _parse_annotation(ast.parse(annotation.strip(), mode="eval").body, scope)
-        except SyntaxError:
-            return None
-    if annotation is float:
-        return _Hint(is_float=True)
-    if annotation is int:
-        return _Hint(has_int=True)
-    if annotation is collections.abc.Sequence:
-        return _Hint(is_sequence=True)
-    if isinstance(annotation, typing.NewType):
-        return _hint(annotation.__supertype__, scope, depth + 1)
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if isinstance(annotation, _Generic):
-        origin, args = annotation.origin, annotation.args
-    if origin is typing.Annotated:
-        return _hint(args[0], scope, depth + 1)
-    if origin in (typing.Union, types.UnionType, VersionedValue, UnversionedValue):
-        return _merged([_hint(a, scope, depth + 1) for a in args])
-    if origin in _SEQUENCES:
-        hint = _Hint(is_sequence=origin is collections.abc.Sequence)
-        if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
-            found = tuple(_useful(_hint(a, scope, depth + 1)) for a in args)
-            hint.elements = found if any(found) else None
-        elif args:
-            hint.element = _useful(_hint(args[0], scope, depth + 1))
-        return hint
-    if origin in _MAPPINGS and len(args) == 2:
-        return _Hint(value=_useful(_hint(args[1], scope, depth + 1)))
-    return None
-
-
-def _useful(hint: _Hint | None) -> _Hint | None:
-    return hint.useful() if hint else None
-
-
-def _merged(hints: list[_Hint | None]) -> _Hint:
-    """Of a union: where int and float are both allowed, an int stays an int."""
-    merged = _Hint()
-    for hint in filter(None, hints):
-        merged.is_float |= hint.is_float
-        merged.has_int |= hint.has_int
-        merged.is_sequence |= hint.is_sequence
-        merged.element = merged.element or hint.element
-        merged.elements = merged.elements or hint.elements
-        merged.value = merged.value or hint.value
-    if merged.has_int:
-        merged.is_float = False
-    return merged
-
-
-@dataclasses.dataclass(slots=True)
-class _Generic:
-    """A subscripted annotation read from text, which is never evaluated."""
-
-    origin: Any
-    args: tuple[Any, ...]
-
-
-_TYPING_NAMES: dict[str, Any] = {
-    "Sequence": collections.abc.Sequence,
-    "Mapping": collections.abc.Mapping,
-    "List": list,
-    "Tuple": tuple,
-    "Set": set,
-    "FrozenSet": frozenset,
-    "Dict": dict,
-    "Union": typing.Union,
-    "Annotated": typing.Annotated,
-    "VersionedValue": VersionedValue,
-    "UnversionedValue": UnversionedValue,
-}
-
-
-def _parse_annotation(node: ast.expr, scope: Mapping[str, Any]) -> Any:
-    if isinstance(node, ast.Name | ast.Attribute):
-        name = node.id if isinstance(node, ast.Name) else node.attr
-        known = scope.get(name) if isinstance(node, ast.Name) else None
-        if known is not None and not isinstance(known, str):
-            return typing.get_origin(known) if known in (typing.List, typing.Tuple, typing.Dict) else known  # noqa: UP006
-        return _TYPING_NAMES.get(name, getattr(builtins, name, None) if isinstance(node, ast.Name) else None)
-    if isinstance(node, ast.Constant):
-        if node.value is Ellipsis:
-            return Ellipsis
-        return node.value if isinstance(node.value, str) else None  # a forward reference, read by _hint
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        return _Generic(typing.Union, (_parse_annotation(node.left, scope), _parse_annotation(node.right, scope)))
-    if isinstance(node, ast.Subscript):
-        origin = _parse_annotation(node.value, scope)
-        items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        is_optional = isinstance(node.value, ast.Name | ast.Attribute) and ast.unparse(node.value).endswith("Optional")
-        args = tuple(_parse_annotation(item, scope) for item in items)
-        return _Generic(typing.Union if is_optional else typing.get_origin(origin) or origin, args)
-    return None
-
-
 # -- the encoder ------------------------------------------------------------------------------------------------------
 
 Memo: TypeAlias = "dict[int, tuple[Any, Any, int]]"  # id of a value: (the value, its tree, placeholders in it)
-Handler = Callable[["_Encoder", Any, _Hint | None], Any]
+Handler = Callable[["_Encoder", Any, Hint | None], Any]
 
 
 class Encoding:
@@ -393,7 +207,7 @@ class _Encoder:
         self.needs_digests = False
         self.placeholders = 0  # steps, paths and marks met so far: what has to be replaced before the step runs
 
-    def encode(self, value: Any, hint: _Hint | None = None) -> Any:
+    def encode(self, value: Any, hint: Hint | None = None) -> Any:
         return (_HANDLERS.get(type(value)) or self.handler_of(value))(self, value, hint)
 
     def handler_of(self, value: Any) -> Handler:
@@ -596,11 +410,11 @@ def _normal(sub: str | None) -> str | None:
 # -- plain values -----------------------------------------------------------------------------------------------------
 
 
-def _itself(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+def _itself(encoder: _Encoder, value: Any, hint: Hint | None) -> Any:
     return value
 
 
-def _int(encoder: _Encoder, value: int, hint: _Hint | None) -> Any:
+def _int(encoder: _Encoder, value: int, hint: Hint | None) -> Any:
     if hint is not None and hint.is_float:
         try:
             as_float = float(value)
@@ -613,7 +427,7 @@ def _int(encoder: _Encoder, value: int, hint: _Hint | None) -> Any:
     return {"$i": hex(value)}
 
 
-def _float(encoder: _Encoder, value: float, hint: _Hint | None) -> Any:
+def _float(encoder: _Encoder, value: float, hint: Hint | None) -> Any:
     if value != value:
         return {"$f": "nan"}
     if value in (float("inf"), float("-inf")):
@@ -621,7 +435,7 @@ def _float(encoder: _Encoder, value: float, hint: _Hint | None) -> Any:
     return value + 0.0  # -0.0 becomes 0.0
 
 
-def _str(encoder: _Encoder, value: str, hint: _Hint | None) -> Any:
+def _str(encoder: _Encoder, value: str, hint: Hint | None) -> Any:
     if not value.isascii():
         _check_unicode(encoder, value)
     if encoder.prefix is not None and value.startswith(encoder.prefix):
@@ -644,7 +458,7 @@ def _under_prefix(encoder: _Encoder, text: str) -> str:
     )
 
 
-def _list(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+def _list(encoder: _Encoder, value: Any, hint: Hint | None) -> Any:
     element = hint.element if hint is not None else None
     elements = hint.elements if hint is not None else None
     result, path = [], encoder.path
@@ -659,12 +473,12 @@ def _list(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
     return result
 
 
-def _tuple(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+def _tuple(encoder: _Encoder, value: Any, hint: Hint | None) -> Any:
     result = _list(encoder, value, hint)
     return result if hint is not None and hint.is_sequence else {"$t": result}
 
 
-def _set(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+def _set(encoder: _Encoder, value: Any, hint: Hint | None) -> Any:
     element = hint.element if hint is not None else None
     trees, bounds = [], []
     for item in value:
@@ -679,7 +493,7 @@ def _set(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
     return {"$s": encoder.sort(trees, bounds)}
 
 
-def _dict(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+def _dict(encoder: _Encoder, value: Any, hint: Hint | None) -> Any:
     inside = hint.value if hint is not None else None
     if set(map(type, value)) <= {str}:
         result = {}
@@ -708,7 +522,7 @@ def _dict(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
     return {"$mi": encoder.sort(pairs, bounds)}
 
 
-def _defaultdict(encoder: _Encoder, value: collections.defaultdict, hint: _Hint | None) -> Any:
+def _defaultdict(encoder: _Encoder, value: collections.defaultdict, hint: Hint | None) -> Any:
     encoder.push(".default_factory", value)
     factory = encoder.encode(value.default_factory)
     encoder.path.pop()
@@ -719,12 +533,12 @@ def _tagged(name: str, form: Callable[[Any], Any]) -> Handler:
     return lambda encoder, value, hint: {name: form(value)}
 
 
-def _datetime(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+def _datetime(encoder: _Encoder, value: Any, hint: Hint | None) -> Any:
     text = value.isoformat()
     return {"$datetime": f"{text}[fold]" if value.fold and value.tzinfo is None else text}
 
 
-def _path(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+def _path(encoder: _Encoder, value: Any, hint: Hint | None) -> Any:
     text = value.as_posix()
     _check_unicode(encoder, text)
     if encoder.prefix is not None and text.startswith(encoder.prefix):
@@ -732,7 +546,7 @@ def _path(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
     return {"$path": text}
 
 
-def _function(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+def _function(encoder: _Encoder, value: Any, hint: Hint | None) -> Any:
     owner = getattr(value, "__self__", None)
     if owner is not None and not isinstance(owner, type | types.ModuleType):
         before = encoder.placeholders
@@ -751,7 +565,7 @@ def _function(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
         raise encoder.fail(value, str(error)) from None
 
 
-def _partial(encoder: _Encoder, value: functools.partial, hint: _Hint | None) -> Any:
+def _partial(encoder: _Encoder, value: functools.partial, hint: Hint | None) -> Any:
     parts = []
     for name, part in (("func", value.func), ("args", value.args), ("keywords", value.keywords)):
         encoder.push("." + name, value)
@@ -764,17 +578,17 @@ def _partial(encoder: _Encoder, value: functools.partial, hint: _Hint | None) ->
 # -- placeholders -----------------------------------------------------------------------------------------------------
 
 
-def _step(encoder: _Encoder, value: ExecutorStep, hint: _Hint | None) -> Any:
+def _step(encoder: _Encoder, value: ExecutorStep, hint: Hint | None) -> Any:
     encoder.placeholders += 1
     return encoder.use(value, None, False)
 
 
-def _output_name(encoder: _Encoder, value: OutputName, hint: _Hint | None) -> Any:
+def _output_name(encoder: _Encoder, value: OutputName, hint: Hint | None) -> Any:
     encoder.placeholders += 1
     return {"$out": _normal(value.name)}
 
 
-def _input_name(encoder: _Encoder, value: InputName, hint: _Hint | None) -> Any:
+def _input_name(encoder: _Encoder, value: InputName, hint: Hint | None) -> Any:
     encoder.placeholders += 1
     if value.step is None:
         _str(encoder, value.name or "", None)
@@ -782,7 +596,7 @@ def _input_name(encoder: _Encoder, value: InputName, hint: _Hint | None) -> Any:
     return encoder.use(value.step, value.name, not value.block_on_step)
 
 
-def _versioned(encoder: _Encoder, value: VersionedValue, hint: _Hint | None) -> Any:
+def _versioned(encoder: _Encoder, value: VersionedValue, hint: Hint | None) -> Any:
     inner = value.value
     encoder.placeholders += 1
     encoder.push("", value)
@@ -794,7 +608,7 @@ def _versioned(encoder: _Encoder, value: VersionedValue, hint: _Hint | None) -> 
     return tree
 
 
-def _unversioned(encoder: _Encoder, value: UnversionedValue, hint: _Hint | None) -> Any:
+def _unversioned(encoder: _Encoder, value: UnversionedValue, hint: Hint | None) -> Any:
     encoder.placeholders += 1
     return encoder.excluded(value.value)
 
@@ -806,7 +620,7 @@ def _unversioned(encoder: _Encoder, value: UnversionedValue, hint: _Hint | None)
 class _Field:
     attribute: str
     key: str  # name in the canonical form
-    hint: _Hint | None
+    hint: Hint | None
     exclude: bool
     omit: str | None  # canonical text of omit_when
 
@@ -838,7 +652,7 @@ def _class_plan(cls: type) -> _ClassPlan:
         if alias is not None and not (isinstance(alias, str) and alias.isidentifier()):
             raise ValueError(f"{what}: alias={alias!r} is not a field name")
         owner = next((c for c in cls.__mro__ if field.name in c.__dict__.get("__annotations__", {})), cls)
-        hint = _useful(_hint(field.type, vars(sys.modules.get(owner.__module__, builtins))))
+        hint = useful(hint_of(field.type, vars(sys.modules.get(owner.__module__, builtins))))
         omit = None
         if omit_when is not MISSING:
             tree = _Encoder(f"{what}: omit_when", {}, None, None).encode(omit_when, hint)
@@ -874,7 +688,7 @@ def _fields_handler(plan: _ClassPlan) -> Handler:
     attributes = plan.attributes
     rows = [(f.attribute, "." + f.attribute, f.key, f.hint, f.exclude, f.omit) for f in plan.fields]
 
-    def handler(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+    def handler(encoder: _Encoder, value: Any, hint: Hint | None) -> Any:
         known = encoder.memo.get(id(value))
         if known is not None:
             encoder.placeholders += known[2]
@@ -922,7 +736,7 @@ def _fields_handler(plan: _ClassPlan) -> Handler:
     return handler
 
 
-def _enum(encoder: _Encoder, value: enum.Enum, hint: _Hint | None) -> Any:
+def _enum(encoder: _Encoder, value: enum.Enum, hint: Hint | None) -> Any:
     if isinstance(value, enum.Flag):
         members = list(value)
         names = [str(m.name) for m in members]
@@ -932,7 +746,7 @@ def _enum(encoder: _Encoder, value: enum.Enum, hint: _Hint | None) -> Any:
     return {"$e": f"{_tag(type(value))}.{value.name}"}
 
 
-def _excluded(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+def _excluded(encoder: _Encoder, value: Any, hint: Hint | None) -> Any:
     return encoder.excluded(value)
 
 
@@ -953,7 +767,7 @@ def _find_handler(encoder: _Encoder, value: Any) -> Handler:
     if isinstance(value, tuple) and hasattr(cls, "_fields"):
         scope = vars(sys.modules.get(cls.__module__, builtins))
         notes = {k: v for c in reversed(cls.__mro__) for k, v in c.__dict__.get("__annotations__", {}).items()}
-        fields = [_Field(name, name, _useful(_hint(notes.get(name), scope)), False, None) for name in cls._fields]  # type: ignore[attr-defined]
+        fields = [_Field(name, name, useful(hint_of(notes.get(name), scope)), False, None) for name in cls._fields]  # type: ignore[attr-defined]
         return _fields_handler(_ClassPlan(_tag(cls), False, _checked(cls, fields)))
     named = _BY_NAME.get(f"{cls.__module__}.{cls.__qualname__}")
     if named is not None:
@@ -962,7 +776,7 @@ def _find_handler(encoder: _Encoder, value: Any) -> Handler:
         return _path
     if _is_pydantic(value):
         scope = vars(sys.modules.get(cls.__module__, builtins))
-        fields = [_Field(k, k, _useful(_hint(f.annotation, scope)), False, None) for k, f in cls.model_fields.items()]
+        fields = [_Field(k, k, useful(hint_of(f.annotation, scope)), False, None) for k, f in cls.model_fields.items()]
         if cls.model_config.get("extra") == "allow":
             raise encoder.fail(value, f"{cls.__qualname__} allows extra fields; use one that does not")
         return _fields_handler(_ClassPlan(_tag(cls), False, _checked(cls, fields)))
@@ -997,7 +811,7 @@ def _dtype_name(encoder: _Encoder, dtype: Any) -> str:
     return dtype.name if dtype.isnative else dtype.str
 
 
-def _numpy_scalar(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+def _numpy_scalar(encoder: _Encoder, value: Any, hint: Hint | None) -> Any:
     plain = value.item()
     if type(plain) in (bool, int, float, str):
         tree = encoder.encode(plain)
@@ -1008,7 +822,7 @@ def _numpy_scalar(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
     return {"$n": [_dtype_name(encoder, value.dtype), tree]}
 
 
-def _array(encoder: _Encoder, value: Any, hint: _Hint | None) -> Any:
+def _array(encoder: _Encoder, value: Any, hint: Hint | None) -> Any:
     numpy = sys.modules["numpy"]
     try:
         array = numpy.asarray(value)

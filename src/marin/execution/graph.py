@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marin.execution.canonical import Encoding, Memo, UnversionableError, function_reference, to_json
+from marin.execution.canonical import Encoding, Memo, UnversionableError, to_json
 from marin.execution.fingerprint import CodeError, code_root
+from marin.execution.references import function_reference
 from marin.execution.step import (
     ExecutorStep,
     InputName,

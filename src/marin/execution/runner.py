@@ -10,15 +10,12 @@ Order of a commit: data, manifest, forward edges, register. Only the last one ma
 """
 
 import contextlib
+import functools
 import heapq
-import json
-import os
 import queue
 import shutil
-import signal
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -42,8 +39,10 @@ from marin.execution.console import Console, StepOutput, duration
 from marin.execution.dispatch import Dispatcher
 from marin.execution.eviction import forget_inplace, may_resume
 from marin.execution.graph import Graph, Node
+from marin.execution.lane import Lane
 from marin.execution.launcher import Launcher, retry_of
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Observer, Renewer, acquire
+from marin.execution.orphan import await_orphan, note_process
 from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, REFUSED, SKIP, WAIT, Judge, Plan, has_drifted
 from marin.execution.record import RunRecord
 from marin.execution.remote import settle_patiently
@@ -52,16 +51,10 @@ from marin.execution.status import (
     RUNNING,
     Owner,
     State,
-    StepPaths,
-    process_is_alive,
-    process_start,
 )
 from marin.execution.store import Store
-from marin.io.atomic import write_text
 
 _CANCEL_GRACE_S = 10.0
-_SIGNAL_LATENCY_S = 0.25
-_ORPHAN_PATIENCE_S = 5.0
 _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 1.0
 
@@ -165,10 +158,7 @@ class Runner:
         self._judge_retry = Judge(store, replace(plan.choices, force_run_failed=True), self._observer, taint)
         self._launcher = Launcher(current_cluster(), store, run_record.run_id, self._times)
         self._events: queue.SimpleQueue[tuple] = queue.SimpleQueue()
-        # What this thread puts in, the calling thread runs; None ends it.
-        self._lane: queue.SimpleQueue[tuple[_Running, JobRequest] | None] = queue.SimpleQueue()
-        self._lane_is_free = True
-        self._in_body = False  # the calling thread is inside a step's function
+        self._lane = Lane(on_interrupt=lambda: self._events.put(("interrupt",)))
         self._renewer = Renewer(
             self._times,
             lambda lease, lost: self._events.put(("lost", lease, lost)),
@@ -186,8 +176,6 @@ class Runner:
         self._running: dict[str, _Running] = {}
         self._tries: dict[str, _Tries] = {}  # steps that failed in this run and were tried again
         self._poll_s = _FIRST_POLL_S
-        self._interrupts = 0
-        self._noted_signals: tuple[int, ...] = ()  # of SIGINT and SIGTERM those that come to this run
         self._crash: BaseException | None = None
 
     @property
@@ -204,72 +192,20 @@ class Runner:
         kills them. Both leave CANCELLED registers, and KeyboardInterrupt rises when all is written down.
         """
         scheduler = threading.Thread(target=self._schedule, name="marin-scheduler", daemon=True)
-        with self._interrupts_noted():
-            scheduler.start()
-            try:
-                while (job := self._next_in_lane()) is not None:
-                    running, request = job
-                    self._conclude(running, self._run_here(running, request))
-            except BaseException:  # thrown in from outside, by a signal handler that is not ours
-                self._interrupts += 2
-                self._events.put(("interrupt",))
-                raise
-            scheduler.join()
+        self._lane.serve(before=scheduler.start)
+        scheduler.join()
         if self._crash is not None:
             raise self._crash
-        if self._interrupts:
+        if self._lane.interrupts:
             raise KeyboardInterrupt
         return self.results
 
-    def _next_in_lane(self) -> tuple[_Running, JobRequest] | None:
-        while True:
-            try:
-                # A signal that comes just before the wait begins is not noticed until it ends.
-                return self._lane.get(timeout=_SIGNAL_LATENCY_S)
-            except queue.Empty:
-                continue
-
-    def _run_here(self, running: _Running, request: JobRequest) -> JobResult:
-        if self._interrupts:
-            return JobResult(error=JobError(type="KeyboardInterrupt", message=""), cancelled=True)
-        try:
-            try:
-                self._in_body = True
-                if not self._store.is_local:
-                    prepare(self._store, running.attempt)
-                result = InProcessCluster().launch(request, on_output=running.output.feed).wait()
-                assert result is not None
-            finally:
-                self._in_body = False
-        except BaseException as error:  # the log could not be opened, or the interrupt came just outside the step
-            self._in_body = False
-            result = JobResult(error=error_of(error), cancelled=isinstance(error, KeyboardInterrupt))
+    def _run_here(self, running: _Running) -> JobResult:
+        if not self._store.is_local:
+            prepare(self._store, running.attempt)
+        result = InProcessCluster().launch(self._request_here(running), on_output=running.output.feed).wait()
+        assert result is not None
         return result
-
-    @contextlib.contextmanager
-    def _interrupts_noted(self) -> Iterator[None]:
-        """Inside, Ctrl-C and SIGTERM are events of this run, and an exception only in the step that runs here."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # signals are the main thread's business
-            return
-
-        def note(number: int, frame: Any) -> None:
-            self._interrupts += 1
-            self._events.put(("interrupt",))
-            if self._in_body:
-                raise KeyboardInterrupt
-
-        before = {}
-        for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-            if signal.getsignal(number) == usual:  # someone else's handler, or "ignore", stays
-                before[number] = signal.signal(number, note)
-        self._noted_signals = tuple(before)
-        try:
-            yield
-        finally:
-            self._noted_signals = ()
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     # -- the scheduling thread ---------------------------------------------------------------------------------------
 
@@ -292,7 +228,7 @@ class Runner:
                 if running.handle is not None:
                     running.handle.cancel(0)
         finally:
-            self._lane.put(None)
+            self._lane.close()
             self._renewer.close()
 
     def _handle(self, kind: str, *details: Any) -> None:
@@ -303,7 +239,7 @@ class Runner:
         elif kind == "concluded":
             self._concluded(*details)
         elif kind == "retry":
-            if not self._interrupts:
+            if not self._lane.interrupts:
                 self._make_ready(*details)
         elif kind == "lost":
             self._lost(*details)
@@ -349,9 +285,9 @@ class Runner:
         heapq.heappush(self._ready_jobs if jobs else self._ready_here, self._order[digest])
 
     def _start_ready(self) -> None:
-        while not self._interrupts and (self._limit is None or len(self._running) < self._limit):
+        while not self._lane.interrupts and (self._limit is None or len(self._running) < self._limit):
             heads = []
-            if self._ready_here and self._lane_is_free:
+            if self._ready_here and self._lane.is_free:
                 heads.append(self._ready_here)
             # in order: a step that needs much is not overtaken for ever by steps that need little
             if self._ready_jobs and self._launcher.fits(self._node_at(self._ready_jobs[0]).step):
@@ -393,7 +329,7 @@ class Runner:
                     self._fail(node, JobError(type=action.title(), message=reason), text=reason)
                     return
                 if state is not None and state.status == RUNNING:
-                    _await_orphan(self._store, paths, state)
+                    await_orphan(self._store, paths, state)
                 inputs = self._outputs_read(node) if node.step.publish == "inplace" else ()
                 if state is not None and node.step.publish == "inplace" and not may_resume(state, inputs):
                     forget_inplace(self._store, paths, work_place(self._store, paths, replace(state, inputs=inputs))[0])
@@ -451,8 +387,7 @@ class Runner:
                 prepare(self._store, attempt)
             attempt.note("started", run_id=self._record.run_id, in_process=not node.step.runs_as_process)
             if not node.step.runs_as_process:
-                self._lane_is_free = False
-                self._lane.put((running, self._request_here(running)))
+                self._lane.put(functools.partial(self._run_here, running), functools.partial(self._conclude, running))
                 return
             running.allocation = self._launcher.take(node.step)
             if self._launcher.is_slow_to_prepare(node.step):
@@ -500,7 +435,7 @@ class Runner:
     def _launch_job(self, running: _Running) -> None:
         attempt = running.attempt
         try:
-            if self._interrupts:
+            if self._lane.interrupts:
                 raise KeyboardInterrupt
             running.handle = self._launcher.launch(
                 running.node,
@@ -519,7 +454,7 @@ class Runner:
             self._events.put(("ended", running, JobResult(error=error_of(trouble))))
             return
         if running.handle.pid is not None:
-            _note_process(attempt.log_dir, running.handle.pid)
+            note_process(attempt.log_dir, running.handle.pid)
         if attempt.timeout_s is not None and not self._launcher.is_remote:
             running.timer = threading.Timer(attempt.timeout_s, self._time_is_over, (running,))
             running.timer.daemon = True
@@ -562,14 +497,7 @@ class Runner:
     def _look_for_cancellation(self) -> None:
         """`marin cancel` leaves word in the run's folder: for a run on another machine, the only way to reach it."""
         with contextlib.suppress(OSError):
-            asked = self._record.asked_to_stop()
-            if asked <= self._interrupts:
-                return
-            if self._in_body and self._noted_signals:  # only a signal reaches the function in the main thread
-                os.kill(os.getpid(), self._noted_signals[0])
-                return
-            self._interrupts = asked
-            self._events.put(("interrupt",))
+            self._lane.interrupt(self._record.asked_to_stop())
 
     # -- the end of an attempt: in the thread that ran it, or one of its own ------------------------------------------
 
@@ -603,7 +531,7 @@ class Runner:
         del self._running[node.digest]
         self._launcher.free(running.allocation)
         if not node.step.runs_as_process:
-            self._lane_is_free = True
+            self._lane.is_free = True
         measured = {
             "wall_s": result.wall_s,
             "cpu_s": result.cpu_s,
@@ -613,7 +541,7 @@ class Runner:
         if state is None and error is None:
             self._console.lost(name)
             self._record.event("lost", step=name, digest=node.digest)
-            if self._interrupts:
+            if self._lane.interrupts:
                 self._results[node.digest] = StepResult(node=node, action="cancelled", **measured)
             else:  # whoever took it over will finish it
                 self._make_ready(node.digest)
@@ -624,9 +552,8 @@ class Runner:
         elif state is not None and state.status == CANCELLED:
             self._console.cancelled(name, result.wall_s)
             self._finish(StepResult(node=node, action="cancelled", error=error, **measured))
-            if not self._interrupts:  # the step raised KeyboardInterrupt itself: it means the run
-                self._interrupts = 1
-                self._stop()
+            if not self._lane.interrupts:  # the step raised KeyboardInterrupt itself: it means the run
+                self._lane.interrupt(1)
         elif (delay_s := self._delay_before_retry(node, state, error)) is not None:
             self._try_again(node, error, result, delay_s)
         else:
@@ -644,7 +571,7 @@ class Runner:
     def _delay_before_retry(self, node: Node, state: State | None, error: JobError) -> float | None:
         """Seconds until the step is tried again, as its register says; None if it is not."""
         delay_s = (state.error or {}).get("retry_in_s") if state is not None else None
-        if self._interrupts or delay_s is None:
+        if self._lane.interrupts or delay_s is None:
             return None
         tries = self._tries.setdefault(node.digest, _Tries())
         if error.kind in INTERRUPTIONS:
@@ -736,7 +663,7 @@ class Runner:
         )
 
     def _stop(self) -> None:
-        grace_s = _CANCEL_GRACE_S if self._interrupts == 1 else 0.0
+        grace_s = _CANCEL_GRACE_S if self._lane.interrupts == 1 else 0.0
         if self._running:
             names = ", ".join(r.node.step.name for r in self._running.values())
             how = f"up to {grace_s:.0f} s; Ctrl-C again kills" if grace_s else "killing"
@@ -757,39 +684,3 @@ def _free_text(path: str) -> str:
         return f"{shutil.disk_usage(path).free / 1e9:.1f} GB"
     except OSError:
         return "nothing"
-
-
-def _note_process(log_dir: str, pid: int) -> None:
-    """Write down which process works on an attempt, for whoever takes the step over from a dead runner."""
-    with contextlib.suppress(OSError):
-        write_text(f"{log_dir}/process.json", json.dumps({"pid": pid, "start": process_start(pid)}), fsync=False)
-
-
-def _await_orphan(store: Store, paths: StepPaths, state: State) -> None:
-    """See a dead runner's job on this machine to its end before another attempt starts.
-
-    The job ends by itself within milliseconds of its runner; in between it may still write, which would harm a step
-    that publishes in place.
-    """
-    owner = state.owner
-    # a runner that is stopped, and not gone, still has a job that writes into the folder that all attempts share
-    if not (owner.is_gone() or (state.data_root == "." and owner.is_here())):
-        return
-    try:
-        with open(f"{work_place(store, paths, state)[1]}/process.json", encoding="utf-8") as file:
-            process = json.load(file)
-    except (OSError, ValueError):
-        return
-    deadline = time.monotonic() + _ORPHAN_PATIENCE_S
-    killed = False
-    while process_is_alive(process["pid"], process["start"]):
-        if time.monotonic() > deadline:
-            if killed:
-                raise OSError(
-                    f"process {process['pid']} of an earlier attempt ({state.attempt}) of {paths.root} does not end"
-                )
-            killed = True
-            deadline += _ORPHAN_PATIENCE_S
-            with contextlib.suppress(OSError):
-                os.kill(process["pid"], 9)
-        time.sleep(0.01)
