@@ -246,7 +246,7 @@ def test_gc_deletes_what_a_failed_attempt_left_once_it_is_old(marin, place: Path
     assert re.search(r"attempt +raw/text-\w+/attempts/0001-\w+ +4 B +failed", done.out)
     assert not list(place.glob("store/raw/text-*/attempts/*"))
     assert "boom" in marin("show", "raw/text").out
-    assert list(place.glob("store/raw/text-*/.exec/logs/*/events.jsonl"))
+    assert list(place.glob("store/raw/text-*/.exec/logs/*/stdout.log"))
 
 
 FAILING = """def work(config: Config) -> None:

@@ -14,7 +14,6 @@ read: whoever looks from an output to its record and upstream finds on scratch w
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -31,7 +30,7 @@ from marin.execution.manifest import Manifest, ManifestEntry, build_manifest
 from marin.execution.record import utc
 from marin.execution.status import ABANDONED, CANCELLED, EXEC, FAILED, NOT_DATA, RUNNING, SUCCEEDED, State, StepPaths
 from marin.execution.store import Store
-from marin.io.atomic import append, fsync_directory, make_folder, write_bytes
+from marin.io.atomic import fsync_directory, make_folder, write_bytes
 from marin.io.hashing import sha256_file
 
 _TRANSFERS = 6  # files on their way at once
@@ -58,7 +57,7 @@ class Attempt:
     config: Any  # with what: no placeholders in it any more
     publish: str  # "attempt" or "inplace"
     work_dir: str  # folder of this machine into which the function writes
-    log_dir: str  # folder of this machine for stdout.log and events.jsonl
+    log_dir: str  # folder of this machine for stdout.log
     fetches: tuple[Fetch, ...]  # inputs to bring to this machine first
     edges: tuple[str, ...]  # digests of the steps whose outputs are used
     output_type: type  # what the output must be
@@ -87,14 +86,6 @@ class Attempt:
     def progress_path(self) -> str:
         """File in which the function says how far it is (marin.tracking.progress)."""
         return f"{self.log_dir}/progress.json"
-
-    def note(self, kind: str, **fields: Any) -> None:
-        """Append one line to the attempt's events.jsonl; a full disk must not stop a step over it."""
-        with contextlib.suppress(OSError):
-            append(
-                f"{self.log_dir}/events.jsonl",
-                json.dumps({"time": utc(), "event": kind, **fields}).encode() + b"\n",
-            )
 
 
 def scratch_root() -> str:
@@ -231,7 +222,6 @@ def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) ->
         if is_disk_full(error) and attempt.publish == "attempt" and not lease.may_have_committed:
             shutil.rmtree(attempt.work_dir, ignore_errors=True)  # room for writing down that it failed
         cancelled = result.cancelled and result.error is not None
-        attempt.note("cancelled" if cancelled else "failed", type=error.type, message=error.message)
         recorded = {
             "class": error_class(error, cancelled),
             **asdict(error),
@@ -267,7 +257,6 @@ def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) ->
 
 def _commit(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> State:
     paths, name = lease.paths, lease.state.attempt
-    attempt.note("ended", wall_s=round(result.wall_s, 6))
     check_output(attempt.output_type, attempt.work_dir, result.value)
     manifest = build_manifest(attempt.work_dir, exclude=NOT_DATA[attempt.publish], fsync=store.fsync)
     if not store.is_local:
@@ -317,9 +306,8 @@ def _upload(store: Store, folder: str, data_root: str, manifest: Manifest) -> No
 def _upload_logs(store: Store, lease: Lease, attempt: Attempt) -> None:
     if store.is_local:
         return
-    for name in ("stdout.log", "events.jsonl"):
-        if os.path.exists(f"{attempt.log_dir}/{name}"):
-            store.upload(f"{attempt.log_dir}/{name}", f"{lease.log_dir}/{name}")
+    if os.path.exists(attempt.log_path):
+        store.upload(attempt.log_path, f"{lease.log_dir}/stdout.log")
 
 
 def link_data(paths: StepPaths, state: State) -> None:
@@ -328,6 +316,9 @@ def link_data(paths: StepPaths, state: State) -> None:
         return
     with contextlib.suppress(OSError):
         if os.path.lexists(paths.data_link) and os.readlink(paths.data_link) == state.data_root:
+            return
+        with contextlib.suppress(FileExistsError):
+            os.symlink(state.data_root, paths.data_link)
             return
         temporary = f"{paths.exec_dir}/data.{os.urandom(4).hex()}.tmp"
         os.symlink(state.data_root, temporary)

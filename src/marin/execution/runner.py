@@ -385,7 +385,6 @@ class Runner:
                 raise error
             if self._store.is_local:
                 prepare(self._store, attempt)
-            attempt.note("started", run_id=self._record.run_id, in_process=not node.step.runs_as_process)
             if not node.step.runs_as_process:
                 self._lane.put(functools.partial(self._run_here, running), functools.partial(self._conclude, running))
                 return

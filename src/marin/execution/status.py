@@ -239,7 +239,7 @@ class StepPaths:
         return self.root if state.data_root == "." else f"{self.root}/{state.data_root}"
 
     def logs(self, state: State) -> str:
-        """The folder of the attempt's logs: `stdout.log` (what it printed) and `events.jsonl`."""
+        """The folder of the attempt's logs: `stdout.log`, what it printed."""
         return f"{self.root}/{EXEC}/logs/{state.attempt}"
 
 
