@@ -16,6 +16,7 @@ class Config:
     name: str
     inputs: tuple = ()
     wait_for: str | None = None  # a file in `folder` without which the body does not end
+    waiting_ranks: tuple[str, ...] = ("0", "1")  # the processes of the step that wait for it
     fail_times: int = 0  # calls that raise
     output_path: object = this_output_path()
 
@@ -25,16 +26,15 @@ def work(config: Config) -> dict[str, str]:
     rank = os.environ.get("MARIN_PROCESS_ID", "0")
     with open(f"{config.folder}/calls", "a") as file:
         file.write(f"{config.name}:{rank}\n")
-    if (
-        sum(line == f"{config.name}:0" for line in Path(config.folder, "calls").read_text().split())
-        <= config.fail_times
-    ):
+    if rank == "0" and Path(config.folder, "calls").read_text().split().count(f"{config.name}:0") <= config.fail_times:
         raise ValueError("a bug")
     print(f"{config.name} is at work", flush=True)
     report_progress(1, 2, "halves")
     node = os.environ.get("RAY_NODE_ID", "")
     Path(config.folder, f"{config.name}.{rank}.started").write_text(f"{os.getpid()} {node}")
     while config.wait_for is not None and not Path(config.folder, config.wait_for).exists():
+        if rank not in config.waiting_ranks:
+            break
         time.sleep(0.05)
     text = "".join(Path(path, "out.txt").read_text() for path in config.inputs)
     if rank == "0":
@@ -43,7 +43,7 @@ def work(config: Config) -> dict[str, str]:
 
 
 def step(folder, name: str, *inputs: ExecutorStep, resources: ResourceConfig | None = None, **options) -> ExecutorStep:
-    kept = {key: options.pop(key) for key in ("wait_for", "fail_times") if key in options}
+    kept = {key: options.pop(key) for key in ("wait_for", "waiting_ranks", "fail_times") if key in options}
     config = Config(str(folder), name, tuple(output_path_of(i) for i in inputs), **kept)
     return ExecutorStep(
         name=name, fn="ray_steps:work", config=config, resources=resources or ResourceConfig.with_cpu(), **options

@@ -76,18 +76,22 @@ class InBackground:
         from marin.cluster.current import current_cluster
 
         self.result = None
+        self.was_interrupted = False
         cluster = current_cluster()
 
         def run() -> None:
             with use_cluster(cluster):
-                self.result = executor.run(steps)
+                try:
+                    self.result = executor.run(steps)
+                except KeyboardInterrupt:
+                    self.was_interrupted = True
 
         self._thread = threading.Thread(target=run)
         self._thread.start()
 
     def join(self):
         self._thread.join(120)
-        assert self.result is not None, "the run has not ended within 120 s"
+        assert not self._thread.is_alive(), "the run has not ended within 120 s"
         return self.result
 
 
@@ -229,3 +233,27 @@ def test_a_run_that_is_interrupted_stops_its_workers(on_ray, executor, tmp_path)
     driver.send_signal(signal.SIGINT)
     driver.wait(60)
     assert state_of(executor, step(tmp_path, "long", wait_for="go")).status == "CANCELLED"
+
+
+def test_a_gang_that_is_cancelled_while_its_first_process_waits_for_the_others_is_cancelled(on_ray, executor, tmp_path):
+    hosts = [
+        on_ray.add(**{"TPU": 4, "slice_three": 1, "TPU_v4_16_head": 1}),
+        on_ray.add(**{"TPU": 4, "slice_three": 1}),
+    ]
+    train = step(
+        tmp_path,
+        "train",
+        resources=ResourceConfig.with_tpu("v4-16", ram="50m"),
+        wait_for="never",
+        waiting_ranks=("1",),
+    )
+    run = InBackground(executor, [train])
+    wait_until(lambda: list(Path(executor.prefix).glob("train-*/attempts/*/out.txt")), "the first process is done")
+    wait_until(lambda: started(tmp_path, "train", 1), "the second process is at work")
+    (folder,) = Path(executor.prefix, ".exec", "runs").iterdir()
+    (folder / "cancel.json").write_text("{}")
+    run.join()
+    assert run.was_interrupted
+    assert state_of(executor, train).status == "CANCELLED"
+    for host in hosts:
+        on_ray.kill(host)

@@ -83,8 +83,8 @@ def carry_out(task: RemoteAttempt) -> dict[str, Any]:
             result = _call(task, log_path=task.attempt.log_path, lost=lambda: bool(lost) or is_cancelled.is_set())
             if result.error is None:
                 _await_others(task, lambda: bool(lost) or is_cancelled.is_set())
-        except Exception as error:
-            result = JobResult(error=error_of(error))
+        except (Exception, KeyboardInterrupt) as error:
+            result = JobResult(error=error_of(error), cancelled=isinstance(error, KeyboardInterrupt))
         finally:
             renewer.close()
         state, error = conclude(store, lease, task.attempt, result)
@@ -133,7 +133,7 @@ def _await_others(task: RemoteAttempt, is_stopped: Callable[[], bool]) -> None:
     stop = stop_event()
     while not all(os.path.exists(_done_path(task, rank)) for rank in ranks):
         if stop.wait(_LOOK_S) or is_stopped():
-            raise InterruptedError("stopped while it waited for the other processes of the job")
+            raise KeyboardInterrupt("stopped while it waited for the other processes of the job")
 
 
 def _environment(task: RemoteAttempt) -> str | None:
