@@ -237,8 +237,8 @@ def test_a_run_that_is_interrupted_stops_its_workers(on_ray, executor, tmp_path)
 
 def test_a_gang_that_is_cancelled_while_its_first_process_waits_for_the_others_is_cancelled(on_ray, executor, tmp_path):
     hosts = [
-        on_ray.add(**{"TPU": 4, "slice_three": 1, "TPU_v4_16_head": 1}),
-        on_ray.add(**{"TPU": 4, "slice_three": 1}),
+        on_ray.add(TPU=4, slice_three=1, TPU_v4_16_head=1),
+        on_ray.add(TPU=4, slice_three=1),
     ]
     train = step(
         tmp_path,

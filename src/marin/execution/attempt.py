@@ -24,11 +24,21 @@ from typing import Any
 from marin.cluster.job import JobError, JobResult, error_of
 from marin.cluster.retry import INTERRUPTIONS, Retry
 from marin.execution.artifact import OutputError, check_output
-from marin.execution.eviction import finish_eviction
 from marin.execution.lease import Lease, LeaseLost, RegisterGone
 from marin.execution.manifest import Manifest, ManifestEntry, build_manifest
 from marin.execution.record import utc
-from marin.execution.status import ABANDONED, CANCELLED, EXEC, FAILED, NOT_DATA, RUNNING, SUCCEEDED, State, StepPaths
+from marin.execution.status import (
+    ABANDONED,
+    CANCELLED,
+    EXEC,
+    FAILED,
+    NOT_DATA,
+    RUNNING,
+    SUCCEEDED,
+    Owner,
+    State,
+    StepPaths,
+)
 from marin.execution.store import Store
 from marin.io.atomic import fsync_directory, make_folder, write_bytes
 from marin.io.hashing import sha256_file
@@ -101,9 +111,8 @@ def work_place(store: Store, paths: StepPaths, state: State) -> tuple[str, str]:
     if store.is_local:
         return paths.data_root(state), paths.logs(state)
     place = f"{scratch_root()}/steps/{os.path.basename(paths.root)}-{state.digest[:16]}"
-    # in place: what an attempt on the same inputs left on this machine is found again
-    made_from = hashlib.sha256(repr(sorted(state.inputs)).encode()).hexdigest()[:16]
-    work = f"{place}/inplace-{made_from}" if state.data_root == "." else f"{place}/{state.attempt}"
+    # in place: what the attempts since the last beginning left on this machine is found again
+    work = f"{place}/inplace-{state.began}" if state.data_root == "." else f"{place}/{state.attempt}"
     return work, f"{place}/logs/{state.attempt}"
 
 
@@ -128,8 +137,7 @@ def prepare(store: Store, attempt: Attempt) -> None:
     """Make the attempt's folders and fetch its inputs."""
     for folder in (attempt.work_dir, attempt.log_dir):
         make_folder(folder)
-    if store.is_local and attempt.publish == "inplace":
-        finish_eviction(store, attempt.work_dir)
+
     for fetch in attempt.fetches:
         fetch_output(store, fetch)
     if attempt.fetches:
@@ -205,8 +213,12 @@ def _transfer(copy: Callable[[ManifestEntry], None], entries: Sequence[ManifestE
             pass
 
 
-def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> tuple[State | None, JobError | None]:
+def conclude(
+    store: Store, lease: Lease, attempt: Attempt, result: JobResult, *, retry_owner: Owner | None = None
+) -> tuple[State | None, JobError | None]:
     """Write down how an attempt ended: (the register's last state, why it failed).
+
+    `retry_owner`: the run that will try it again after a failure, if that is not the holder of the lease.
 
     (None, None) if the step was taken over meanwhile: then nothing was written, and another attempt counts.
     """
@@ -234,7 +246,7 @@ def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) ->
         }
         delay_s = None if cancelled else attempt.retry_delay(error)
         if delay_s is not None:
-            recorded["retry_in_s"] = round(delay_s, 3)
+            recorded |= retry_notice(delay_s, retry_owner or lease.state.owner)
         _upload_logs(store, lease, attempt)
         try:
             state = lease.end(CANCELLED if cancelled else FAILED, error=recorded)
@@ -260,8 +272,9 @@ def _commit(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> 
     check_output(attempt.output_type, attempt.work_dir, result.value)
     manifest = build_manifest(attempt.work_dir, exclude=NOT_DATA[attempt.publish], fsync=store.fsync)
     if not store.is_local:
-        if attempt.publish == "inplace":
-            finish_eviction(store, lease.data_root)
+        if attempt.publish == "inplace":  # others' data lies in the same place
+            lease.renew()
+            _delete_others(store, lease.data_root, manifest)
         _upload(store, attempt.work_dir, lease.data_root, manifest)
         _upload_logs(store, lease, attempt)
     store.put(paths.manifest(name), manifest.to_json().encode())
@@ -303,11 +316,23 @@ def _upload(store: Store, folder: str, data_root: str, manifest: Manifest) -> No
     _transfer(lambda entry: store.upload(f"{folder}/{entry.path}", f"{data_root}/{entry.path}"), manifest.entries)
 
 
+def _delete_others(store: Store, root: str, manifest: Manifest) -> None:
+    """Delete what lies in the step's folder of the store and is not of this output: an earlier one, or a part of it."""
+    own = {entry.path for entry in manifest.entries}
+    for path in [path for path, _ in store.tree(root) if path not in own and path.partition("/")[0] != EXEC]:
+        store.delete(f"{root}/{path}")
+
+
 def _upload_logs(store: Store, lease: Lease, attempt: Attempt) -> None:
-    if store.is_local:
+    if store.is_local or not os.path.exists(attempt.log_path):
         return
-    if os.path.exists(attempt.log_path):
+    with contextlib.suppress(OSError):  # a log that is lost must not change how the attempt ended
         store.upload(attempt.log_path, f"{lease.log_dir}/stdout.log")
+
+
+def retry_notice(delay_s: float, owner: Owner) -> dict[str, Any]:
+    """What the register of a failed attempt says of the next one: when it will be made, and by whom."""
+    return {"retry_in_s": round(delay_s, 3), "retry_owner": asdict(owner)}
 
 
 def link_data(paths: StepPaths, state: State) -> None:

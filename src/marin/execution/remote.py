@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from marin.cluster.current import stop_event
-from marin.cluster.job import Entrypoint, JobError, JobRequest, JobResult, error_of
+from marin.cluster.job import Entrypoint, JobError, JobFailed, JobRequest, JobResult, error_of
 from marin.cluster.local import LocalCluster
-from marin.execution.attempt import Attempt, conclude, error_class, prepare, recorded_error
+from marin.execution.attempt import Attempt, conclude, error_class, prepare, recorded_error, retry_notice
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Renewer
 from marin.execution.record import cancellation_path
 from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, State, StepPaths, active_run
@@ -58,7 +58,7 @@ def carry_out(task: RemoteAttempt) -> dict[str, Any]:
         prepare(store, task.attempt)
         result = _call(task, log_path=None, lost=lambda: False)
         if result.error is not None:
-            raise RuntimeError(f"{result.error.type}: {result.error.message}\n{result.error.traceback}")
+            raise JobFailed(result.error)
         write_bytes(_done_path(task, os.environ["MARIN_PROCESS_ID"]), b"")
         return {"outcome": "done"}
     with active_run(task.run_id) as owner:
@@ -78,16 +78,17 @@ def carry_out(task: RemoteAttempt) -> dict[str, Any]:
 
         renewer = Renewer(task.times, lambda _, error: lost.append(error), on_tick=look_for_cancellation)
         renewer.add(lease, task.attempt.progress_path)
+        result = JobResult(error=None)
         try:
             prepare(store, task.attempt)
             result = _call(task, log_path=task.attempt.log_path, lost=lambda: bool(lost) or is_cancelled.is_set())
             if result.error is None:
                 _await_others(task, lambda: bool(lost) or is_cancelled.is_set())
         except (Exception, KeyboardInterrupt) as error:
-            result = JobResult(error=error_of(error), cancelled=isinstance(error, KeyboardInterrupt))
+            result = replace(result, error=error_of(error), cancelled=isinstance(error, KeyboardInterrupt))
         finally:
             renewer.close()
-        state, error = conclude(store, lease, task.attempt, result)
+        state, error = conclude(store, lease, task.attempt, result, retry_owner=task.state.owner)
     if state is None and error is None:
         return {"outcome": "lost"}
     return {"outcome": "ended", "measured": _measured(result)}
@@ -195,7 +196,7 @@ def settle(
         }
         delay_s = None if job.cancelled else attempt.retry_delay(lost)
         if delay_s is not None:
-            recorded["retry_in_s"] = round(delay_s, 3)
+            recorded |= retry_notice(delay_s, lease.state.owner)
         try:
             # the cluster says that the holder is gone, so its lease may be ended in its place
             state = Lease(store, paths, state, lease.times).end(status, error=recorded)

@@ -33,12 +33,11 @@ from marin.execution.attempt import (
     prepare,
     recorded_error,
     scratch_root,
-    work_place,
 )
 from marin.execution.console import Console, StepOutput, duration
 from marin.execution.dispatch import Dispatcher
-from marin.execution.eviction import forget_inplace, may_resume
 from marin.execution.graph import Graph, Node
+from marin.execution.inplace import clear_if_marked, may_resume
 from marin.execution.lane import Lane
 from marin.execution.launcher import Launcher, retry_of
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Observer, Renewer, acquire
@@ -330,29 +329,39 @@ class Runner:
                     return
                 if state is not None and state.status == RUNNING:
                     await_orphan(self._store, paths, state)
-                inputs = self._outputs_read(node) if node.step.publish == "inplace" else ()
-                if state is not None and node.step.publish == "inplace" and not may_resume(state, inputs):
-                    forget_inplace(self._store, paths, work_place(self._store, paths, replace(state, inputs=inputs))[0])
-                lease = acquire(
-                    self._store,
-                    paths.root,
-                    state,
-                    digest=node.digest,
-                    owner=self._owner,
-                    publish=node.step.publish,
-                    times=self._times,
-                    inputs=inputs,
-                )
+                used = self._dispatcher.used_states(node, self._states)
+                lease = self._acquire(node, state, judge, used)
                 if lease is not None:
                     break
         except (OSError, ValueError) as error:  # ValueError: the register is none, or another recipe's by now
             self._fail(node, error_of(error), text=f"could not start: {error}")
             return
-        self._launch(node, lease)
+        self._launch(node, lease, used)
 
-    def _outputs_read(self, node: Node) -> tuple[tuple[str, str], ...]:
-        """(digest, root digest) of the outputs that the step waits for."""
-        return tuple((d, (self._states[d].record or {})["root_digest"]) for d in dict.fromkeys(node.deps))
+    def _acquire(self, node: Node, state: State | None, judge: Judge, used: Mapping[str, State]) -> Lease | None:
+        inputs: tuple[tuple[str, str], ...] = ()
+        resumes = must_clear = False
+        if node.step.publish == "inplace":
+            inputs = tuple((digest, (other.record or {})["root_digest"]) for digest, other in used.items())
+            resumes = (
+                state is not None
+                and may_resume(state, node.recipe, inputs)
+                and not judge.begins_anew(node, state, self._owner.run_id)
+            )
+            must_clear = state is not None and not resumes  # at first nothing there is the executor's to delete
+        return acquire(
+            self._store,
+            self._plan.paths(node).root,
+            state,
+            digest=node.digest,
+            owner=self._owner,
+            publish=node.step.publish,
+            times=self._times,
+            recipe=node.recipe,
+            inputs=inputs,
+            resumes=resumes,
+            must_clear=must_clear,
+        )
 
     def _struck_out_since(self, node: Node) -> JobError | None:
         """What is wrong with an input that was fine when the plan was made."""
@@ -366,12 +375,12 @@ class Runner:
                 return JobError(type="Tainted", message=f"its input {name} is {reason} (while this run was under way)")
         return None
 
-    def _launch(self, node: Node, lease: Lease) -> None:
+    def _launch(self, node: Node, lease: Lease, used: Mapping[str, State]) -> None:
         tries = self._tries.get(node.digest, _Tries())
         attempt, error = self._dispatcher.attempt(
             node,
             lease,
-            self._states,
+            used,
             retry=retry_of(node.step, on_cluster=self._launcher.is_remote),
             tries=(tries.num_failures, tries.num_preemptions),
         )
@@ -384,6 +393,7 @@ class Runner:
             if error is not None:
                 raise error
             if self._store.is_local:
+                clear_if_marked(self._store, lease)
                 prepare(self._store, attempt)
             if not node.step.runs_as_process:
                 self._lane.put(functools.partial(self._run_here, running), functools.partial(self._conclude, running))
