@@ -141,6 +141,7 @@ def prepare(store: Store, attempt: Attempt, stop: threading.Event | None = None)
     """Make the attempt's folders and fetch its inputs. KeyboardInterrupt after `stop`, at once."""
     stop = stop or threading.Event()
     for folder in (attempt.work_dir, attempt.log_dir):
+        make_folder(os.path.dirname(folder))
         make_folder(folder)
 
     for fetch in attempt.fetches:
@@ -354,8 +355,9 @@ def _commit(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> 
     state = lease.end(SUCCEEDED, record=record)
     if store.is_local:
         link_data(paths, state)
-        with contextlib.suppress(OSError):  # it was about the output that the link showed before
-            store.delete(paths.taint_script())
+        if state.epoch > 1:
+            with contextlib.suppress(OSError):  # it was about the output that the link showed before
+                store.delete(paths.taint_script())
     else:
         shutil.rmtree(attempt.work_dir, ignore_errors=True)
     return state
@@ -392,9 +394,10 @@ def link_data(paths: StepPaths, state: State) -> None:
     if state.data_root == ".":
         return
     with contextlib.suppress(OSError):
-        if os.path.lexists(paths.data_link) and os.readlink(paths.data_link) == state.data_root:
-            return
-        with contextlib.suppress(FileExistsError):
+        try:
+            if os.readlink(paths.data_link) == state.data_root:
+                return
+        except FileNotFoundError:
             os.symlink(state.data_root, paths.data_link)
             return
         temporary = f"{paths.exec_dir}/data.{os.urandom(4).hex()}.tmp"

@@ -78,12 +78,16 @@ class Dispatcher:
     def environment_of(self, node: Node, attempt: Attempt) -> dict[str, str]:
         """Environment variables that a step's function finds."""
         return {
+            **self.environment_of_run,
             "MARIN_STEP_NAME": node.step.name,
             "MARIN_STEP_DIGEST": node.digest,
-            "MARIN_PREFIX": self._store.prefix,
-            "MARIN_RUN_ID": self._run_id,
             "MARIN_PROGRESS_FILE": attempt.progress_path,
         }
+
+    @property
+    def environment_of_run(self) -> dict[str, str]:
+        """Those of them that are the same for all steps."""
+        return {"MARIN_PREFIX": self._store.prefix, "MARIN_RUN_ID": self._run_id}
 
     def used_states(self, node: Node, states: Mapping[str, State]) -> dict[str, State]:
         """The registers of the outputs that a step uses, by digest: those that it waits for, and others if they exist.

@@ -23,7 +23,7 @@ from typing import Any
 from marin.cluster.capacity import Allocation
 from marin.cluster.current import current_cluster
 from marin.cluster.job import Entrypoint, JobError, JobHandle, JobRequest, JobResult, error_of
-from marin.cluster.local import InProcessCluster
+from marin.cluster.local import InProcessCluster, environment
 from marin.cluster.retry import INTERRUPTIONS
 from marin.execution.adoption import accept
 from marin.execution.attempt import (
@@ -194,7 +194,8 @@ class Runner:
         kills them. Both leave CANCELLED registers, and KeyboardInterrupt rises when all is written down.
         """
         scheduler = threading.Thread(target=self._schedule, name="marin-scheduler", daemon=True)
-        self._lane.serve(before=scheduler.start)
+        with environment(self._dispatcher.environment_of_run):  # once, not again for each step
+            self._lane.serve(before=scheduler.start)
         scheduler.join()
         deadline = time.monotonic() + _TIDYING_S
         for thread in self._preparing:  # those that were given up delete what they fetched by half

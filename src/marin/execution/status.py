@@ -231,6 +231,10 @@ class StepPaths:
         """Where a superseded state is kept: one file for each attempt."""
         return f"{self.root}/{EXEC}/history/{state.epoch:04}.json"
 
+    @property
+    def manifests(self) -> str:
+        return f"{self.root}/{EXEC}/manifests"
+
     def manifest(self, attempt: str) -> str:
         return f"{self.root}/{EXEC}/manifests/{attempt}.json"
 
