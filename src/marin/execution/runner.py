@@ -176,6 +176,7 @@ class Runner:
         self._waited: set[str] = set()  # those, and those that were
         self._running: dict[str, _Running] = {}
         self._preparing: list[threading.Thread] = []
+        self._must_hurry = threading.Event()  # a second Ctrl-C: nobody waits for a store that does not answer
         self._tries: dict[str, _Tries] = {}  # steps that failed in this run and were tried again
         self._poll_s = _FIRST_POLL_S
         self._crash: BaseException | None = None
@@ -527,7 +528,9 @@ class Runner:
                 running.timer.cancel()
             running.output.close()
             if self._launcher.is_remote and running.handle is not None:
-                state, error, result = settle_patiently(self._store, running.lease, running.attempt, result)
+                state, error, result = settle_patiently(
+                    self._store, running.lease, running.attempt, result, self._must_hurry
+                )
             else:
                 state, error, result = self._write_end(running, result)
         except BaseException as trouble:
@@ -682,6 +685,8 @@ class Runner:
 
     def _stop(self) -> None:
         grace_s = _CANCEL_GRACE_S if self._lane.interrupts == 1 else 0.0
+        if not grace_s:
+            self._must_hurry.set()
         if self._running:
             names = ", ".join(r.node.step.name for r in self._running.values())
             how = f"up to {grace_s:.0f} s; Ctrl-C again kills" if grace_s else "killing"
