@@ -15,8 +15,10 @@ import contextlib
 import errno
 import hashlib
 import os
+import queue
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -44,6 +46,8 @@ from marin.io.atomic import fsync_directory, make_folder, write_bytes
 from marin.io.hashing import sha256_file
 
 _TRANSFERS = 6  # files on their way at once
+_LOOK_S = 0.25  # between two looks at whether a transfer is to stop
+_STOPPED = "stopped while its inputs were fetched"
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -140,24 +144,27 @@ def fetch_of(store: Store, paths: StepPaths, state: State) -> Fetch:
     )
 
 
-def prepare(store: Store, attempt: Attempt) -> None:
-    """Make the attempt's folders and fetch its inputs."""
+def prepare(store: Store, attempt: Attempt, stop: threading.Event | None = None) -> None:
+    """Make the attempt's folders and fetch its inputs. KeyboardInterrupt after `stop`, at once."""
+    stop = stop or threading.Event()
     for folder in (attempt.work_dir, attempt.log_dir):
         make_folder(os.path.dirname(folder))
         make_folder(folder)
 
     for fetch in attempt.fetches:
-        fetch_output(store, fetch)
+        fetch_output(store, fetch, stop)
     if attempt.fetches:
-        _fetch_registers(store, [fetch.root for fetch in attempt.fetches])
+        _fetch_registers(store, [fetch.root for fetch in attempt.fetches], stop)
 
 
-def _fetch_registers(store: Store, roots: Sequence[str]) -> None:
+def _fetch_registers(store: Store, roots: Sequence[str], stop: threading.Event) -> None:
     """Copy the registers of steps, and of all that they read, to the mirror; each is asked for once a machine."""
     mirror = mirror_of(store)
     os.makedirs(f"{mirror}/{EXEC}/runs", exist_ok=True)  # what shows that a folder is a store
     pending, known = list(roots), set(roots)
     while pending:
+        if stop.is_set():
+            raise KeyboardInterrupt(_STOPPED)
         root = pending.pop()
         place = f"{mirror}/{root.removeprefix(f'{store.prefix}/')}/{EXEC}/state.json"
         # Those of direct inputs may have changed since: such a step may have run again.
@@ -181,8 +188,11 @@ def _read_copy(path: str) -> State | None:
         return None
 
 
-def fetch_output(store: Store, fetch: Fetch) -> str:
-    """Bring a committed output to this machine, every file checked; the folder. Nothing is done if it is there."""
+def fetch_output(store: Store, fetch: Fetch, stop: threading.Event | None = None) -> str:
+    """Bring a committed output to this machine, every file checked; the folder. Nothing is done if it is there.
+
+    KeyboardInterrupt after `stop`, at once: no file that is on its way is waited for.
+    """
     if os.path.isdir(fetch.folder):
         return fetch.folder
     data = store.get(fetch.manifest)
@@ -192,7 +202,14 @@ def fetch_output(store: Store, fetch: Fetch) -> str:
     os.makedirs(os.path.dirname(fetch.folder), exist_ok=True)
     partial = tempfile.mkdtemp(dir=os.path.dirname(fetch.folder), prefix="partial-")
     try:
-        _transfer(lambda entry: _fetch_file(store, f"{fetch.data_root}/{entry.path}", partial, entry), manifest.entries)
+        # before all files: one that is still on its way when the folder is deleted does not bring it back
+        for folder in {os.path.dirname(f"{partial}/{entry.path}") for entry in manifest.entries}:
+            os.makedirs(folder, exist_ok=True)
+        _transfer(
+            lambda entry: _fetch_file(store, f"{fetch.data_root}/{entry.path}", f"{partial}/{entry.path}", entry),
+            manifest.entries,
+            stop or threading.Event(),
+        )
         with contextlib.suppress(OSError):  # another step of this machine was faster
             os.rename(partial, fetch.folder)
     finally:
@@ -200,9 +217,7 @@ def fetch_output(store: Store, fetch: Fetch) -> str:
     return fetch.folder
 
 
-def _fetch_file(store: Store, path: str, folder: str, entry: ManifestEntry) -> None:
-    local = f"{folder}/{entry.path}"
-    os.makedirs(os.path.dirname(local), exist_ok=True)
+def _fetch_file(store: Store, path: str, local: str, entry: ManifestEntry) -> None:
     store.download(path, local)
     size, sha256 = sha256_file(local)
     if (size, sha256) != (entry.size, entry.sha256):
@@ -212,13 +227,50 @@ def _fetch_file(store: Store, path: str, folder: str, entry: ManifestEntry) -> N
         )
 
 
-def _transfer(copy: Callable[[ManifestEntry], None], entries: Sequence[ManifestEntry]) -> None:
-    """Copy files, several at a time: a small one is all waiting for the answer."""
-    from concurrent.futures import ThreadPoolExecutor
+def _transfer(
+    copy: Callable[[ManifestEntry], None], entries: Sequence[ManifestEntry], stop: threading.Event | None = None
+) -> None:
+    """Copy files, several at a time: a small one is all waiting for the answer.
 
-    with ThreadPoolExecutor(_TRANSFERS) as pool:
-        for _ in pool.map(copy, entries):
-            pass
+    With a `stop`, nothing waits for the files that are on their way when it is set, when Ctrl-C comes or when one
+    fails: neither the caller nor, for the threads are daemons, the end of the process. Without one, no file is on its
+    way any more afterwards, whatever happens: what is written into the store late could damage a later attempt's data.
+    """
+    waiting: queue.SimpleQueue[ManifestEntry] = queue.SimpleQueue()
+    copied: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()  # a file each: what went wrong
+    is_over = threading.Event()
+
+    def work() -> None:
+        with contextlib.suppress(queue.Empty):
+            while not is_over.is_set():
+                entry = waiting.get_nowait()
+                try:
+                    copy(entry)
+                    copied.put(None)
+                except BaseException as trouble:
+                    copied.put(trouble)
+
+    for entry in entries:
+        waiting.put(entry)
+    threads = [threading.Thread(target=work, name="marin-transfer", daemon=True) for _ in entries[:_TRANSFERS]]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in entries:
+            if (trouble := _next(copied, stop)) is not None:
+                raise trouble
+    finally:
+        is_over.set()
+        if stop is None:
+            for thread in threads:
+                thread.join()
+
+
+def _next(copied: "queue.SimpleQueue[BaseException | None]", stop: threading.Event | None) -> BaseException | None:
+    while stop is None or not stop.is_set():
+        with contextlib.suppress(queue.Empty):
+            return copied.get(timeout=_LOOK_S)
+    raise KeyboardInterrupt(_STOPPED)
 
 
 def conclude(

@@ -10,7 +10,6 @@ import contextlib
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -176,14 +175,18 @@ def _measured(result: JobResult) -> dict[str, Any]:
 
 
 def settle_patiently(
-    store: Store, lease: Lease, attempt: Attempt, job: JobResult
+    store: Store, lease: Lease, attempt: Attempt, job: JobResult, stop: threading.Event
 ) -> tuple[State | None, JobError | None, JobResult]:
-    """`settle`, again and again for a minute while the store does not answer: the worker may have committed."""
+    """`settle`, again and again for a minute while the store does not answer: the worker may have committed.
+
+    After `stop` no more; then OSError says why the end is not known.
+    """
     for pause_s in _PAUSES_S:
         try:
             return settle(store, lease, attempt, job)
         except OSError:
-            time.sleep(pause_s)
+            if stop.wait(pause_s):
+                raise
     return settle(store, lease, attempt, job)
 
 

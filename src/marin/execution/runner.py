@@ -15,6 +15,7 @@ import heapq
 import queue
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -55,6 +56,7 @@ from marin.execution.status import (
 from marin.execution.store import Store
 
 _CANCEL_GRACE_S = 10.0
+_TIDYING_S = 1.0
 _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 1.0
 
@@ -113,7 +115,7 @@ class _Running:
     timer: threading.Timer | None = None  # stops it when its time is over
     timed_out: bool = False
     is_preparing: bool = False  # in a thread of its own, before its job can be launched
-    stop: threading.Event = field(default_factory=threading.Event)  # tells that thread that nobody waits any more
+    stop: threading.Event = field(default_factory=threading.Event)  # tells who prepares it that nobody waits any more
 
 
 @dataclass
@@ -174,6 +176,8 @@ class Runner:
         self._waiting: set[str] = set()  # steps that another runner has
         self._waited: set[str] = set()  # those, and those that were
         self._running: dict[str, _Running] = {}
+        self._preparing: list[threading.Thread] = []
+        self._must_hurry = threading.Event()  # a second Ctrl-C: nobody waits for a store that does not answer
         self._tries: dict[str, _Tries] = {}  # steps that failed in this run and were tried again
         self._poll_s = _FIRST_POLL_S
         self._crash: BaseException | None = None
@@ -195,6 +199,9 @@ class Runner:
         with environment(self._dispatcher.environment_of_run):  # once, not again for each step
             self._lane.serve(before=scheduler.start)
         scheduler.join()
+        deadline = time.monotonic() + _TIDYING_S
+        for thread in self._preparing:  # those that were given up delete what they fetched by half
+            thread.join(max(0.0, deadline - time.monotonic()))
         if self._crash is not None:
             raise self._crash
         if self._lane.interrupts:
@@ -203,7 +210,7 @@ class Runner:
 
     def _run_here(self, running: _Running) -> JobResult:
         if not self._store.is_local:
-            prepare(self._store, running.attempt)
+            prepare(self._store, running.attempt, running.stop)
         result = InProcessCluster().launch(self._request_here(running), on_output=running.output.feed).wait()
         assert result is not None
         return result
@@ -403,7 +410,9 @@ class Runner:
             running.allocation = self._launcher.take(node.step)
             if self._launcher.is_slow_to_prepare(node.step):
                 running.is_preparing = True
-                threading.Thread(target=self._prepare, args=(running,), name="marin-prepare", daemon=True).start()
+                thread = threading.Thread(target=self._prepare, args=(running,), name="marin-prepare", daemon=True)
+                self._preparing = [other for other in self._preparing if other.is_alive()] + [thread]
+                thread.start()
             else:
                 self._launch_job(running)
         except Exception as trouble:
@@ -425,10 +434,10 @@ class Runner:
                 running.node.step, running.attempt, running.output.feed, running.stop
             )
             self._events.put(("prepared", running, None))
-        except Exception as trouble:
+        except (Exception, KeyboardInterrupt) as trouble:
             self._events.put(("prepared", running, trouble))
 
-    def _prepared(self, running: _Running, trouble: Exception | None) -> None:
+    def _prepared(self, running: _Running, trouble: BaseException | None) -> None:
         if not running.is_preparing:  # it was given up meanwhile
             return
         running.is_preparing = False
@@ -522,7 +531,9 @@ class Runner:
                 running.timer.cancel()
             running.output.close()
             if self._launcher.is_remote and running.handle is not None:
-                state, error, result = settle_patiently(self._store, running.lease, running.attempt, result)
+                state, error, result = settle_patiently(
+                    self._store, running.lease, running.attempt, result, self._must_hurry
+                )
             else:
                 state, error, result = self._write_end(running, result)
         except BaseException as trouble:
@@ -677,6 +688,8 @@ class Runner:
 
     def _stop(self) -> None:
         grace_s = _CANCEL_GRACE_S if self._lane.interrupts == 1 else 0.0
+        if not grace_s:
+            self._must_hurry.set()
         if self._running:
             names = ", ".join(r.node.step.name for r in self._running.values())
             how = f"up to {grace_s:.0f} s; Ctrl-C again kills" if grace_s else "killing"
@@ -686,6 +699,8 @@ class Runner:
                 running.handle.cancel(grace_s)
             elif running.is_preparing:
                 self._give_up_preparing(running)
+            else:  # in the calling thread
+                running.stop.set()
         for item in self._plan:
             if item.node.digest not in self._results and item.node.digest not in self._running:
                 self._waiting.discard(item.node.digest)
