@@ -70,8 +70,12 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None
         time.sleep(0.05)
 
 
+def num_begun(place: Path) -> int:
+    return sum(path.read_text().count("begun") for path in place.glob("store/slow-*/.exec/logs/*/stdout.log"))
+
+
 def begun(place: Path) -> bool:
-    return any(path.read_text().count("begun") for path in place.glob("store/slow-*/.exec/logs/*/stdout.log"))
+    return num_begun(place) > 0
 
 
 @pytest.fixture
@@ -266,7 +270,7 @@ def test_a_run_is_cancelled_by_its_step_or_its_id(marin, running, place: Path):
     assert find_step("store", "slow").status == "CANCELLED"
     run_id = done.out.split()[1].rstrip(":")
     again = marin("cancel", run_id, expect=2)
-    assert f"run {run_id} is not running: it is cancelled" in again.err
+    assert f"run {run_id} is not running: it was cancelled" in again.err
     assert "slow @" in marin("cancel", "slow", expect=2).err
 
 
@@ -350,7 +354,8 @@ def test_a_worker_that_outlived_its_run_is_cancelled(marin, place: Path, said: s
         assert done.out == f"run {record['run_id']}: {status.lower()}; {find_step('store', 'slow').path}: cancelled\n"
         assert find_step("store", "slow").status == "CANCELLED"
         again = marin("cancel", record["run_id"], expect=2)
-        assert f"run {record['run_id']} is not running: it is {status.lower()}" in again.err
+        became = {"ABANDONED": "its runner is gone", "CRASHED": "it crashed"}
+        assert f"run {record['run_id']} is not running: {became[status]}" in again.err
     finally:
         process.kill()
         with contextlib.suppress(OSError):
@@ -365,6 +370,70 @@ def test_a_run_that_does_not_end_in_time_is_said_to_go_on(marin, running, place:
     done = marin("cancel", record["run_id"], "--wait", "0.3", expect=1)
     assert "still running after 0 s; word was left for it on far" in done.out
     assert json.loads((path.parent / "cancel.json").read_text())["now"] is False
+
+
+# -- a name that several recipes had -----------------------------------------------------------------------------------
+
+
+def run_quickly(place: Path, work: str = "") -> None:
+    """Run steps of the same names, made by other recipes, to their end: `slow` succeeds, or does `work` and fails."""
+    script = SCRIPT.replace('os.path.abspath("go")', f'"{"now" if work else ""}"')
+    (place / "quick.py").write_text(script.replace('    report_progress(3, 12, "things")\n', work))
+    subprocess.run([sys.executable, "quick.py"], check=not work, capture_output=True)
+
+
+def test_a_name_means_what_runs_although_another_recipe_of_it_succeeded(marin, place: Path):
+    run_quickly(place)
+    older = find_step("store", "slow")
+    process = start(place, apart=True)
+    wait_until(lambda: num_begun(place) == 2)
+    command = [sys.executable, "-m", "marin.cli.main", "logs", "slow", "-f"]
+    follower = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        shown = marin("show", "slow")
+        assert re.search(r"^state +running$", shown.out, re.MULTILINE)
+        assert f"of that name also: slow@{older.digest[:6]} succeeded" in shown.err
+        assert marin("logs", "slow").out == "begun\n"
+        done = marin("cancel", "slow")
+        assert re.fullmatch(r"run \S+: cancelled\n", done.out)
+        assert process.wait(30) == 130
+        out, err = follower.communicate(timeout=60)
+        assert (out, follower.returncode) == ("begun\n", 0)
+        assert re.search(r"slow @\w{6}: cancelled", err)
+        again = marin("cancel", "slow", expect=2)
+        assert "is not running: it was cancelled" in again.err
+        assert json.loads(marin("diff", "slow", "slow", "--json").out)["old"]["digest"] == older.digest
+    finally:
+        for child in (process, follower):
+            child.kill()
+            child.communicate()
+
+
+def test_after_a_failure_a_name_means_what_failed(marin, place: Path):
+    run_quickly(place)
+    run_quickly(place, work='    raise ValueError("no luck")\n')
+    done = marin("logs", "slow")
+    assert "ended" not in done.out
+    assert "no luck" in done.out
+    assert re.search(r"slow@\w{6} \(failed\); of that name also: slow@\w{6} succeeded", done.err)
+    assert re.search(r"error +ValueError: no luck", marin("show", "slow").out)
+
+
+def test_a_name_that_several_runs_are_at_stops_neither(marin, place: Path):
+    (place / "second.py").write_text(SCRIPT.replace('os.path.abspath("go")', 'os.path.abspath("go2")'))
+    process = start(place, apart=True)
+    second = subprocess.Popen([sys.executable, "second.py"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: num_begun(place) == 2)
+        done = marin("cancel", "slow", expect=2)
+        first_id, second_id = re.findall(r"by run (\S+) of", done.err)
+        assert (process.poll(), second.poll()) == (None, None)
+        marin("cancel", first_id)
+        marin("cancel", second_id)
+    finally:
+        for child in (process, second):
+            child.kill()
+            child.communicate()
 
 
 # -- completion --------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Stops a run, as Ctrl-C would: nothing new starts, what runs gets 10 seconds to end well.
 
-Of a step, the run that has it. A run on this machine gets a signal; one on another machine, or a cluster's worker that
-outlived its run, finds word that was left for it when it renews its leases, within 15 seconds. The exit code is 0 when
-the run and its steps have ended, 1 if one goes on after --wait seconds.
+Of a step, the run that has it; of a name without digits, the run of whichever recipe of that name is running. A run on
+this machine gets a signal; one on another machine, or a cluster's worker that outlived its run, finds word that was
+left for it when it renews its leases, within 15 seconds. The exit code is 0 when the run and its steps have ended, 1 if
+one goes on after --wait seconds.
 """
 
 from argparse import ArgumentParser, Namespace

@@ -1,7 +1,8 @@
 """Prints what a step printed: in its last attempt, or in the one that is running.
 
-STEP is a step's name, name@digits, the first digits of a digest, or a path inside its folder. With -f it goes on while
-the attempt runs, and with the next attempt if the step is tried again; Ctrl-C stops looking, not the step.
+STEP is a step's name, name@digits, the first digits of a digest, or a path inside its folder. If several recipes had
+that name, the name alone means the one that is running, else the one whose last attempt ended last. With -f it goes
+on while the attempt runs, and with the next attempt if the step is tried again; Ctrl-C stops looking, not the step.
 """
 
 import io
@@ -10,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from marin.cli.experiment import add_prefix_argument, hint, prefix_of
-from marin.cli.output import UsageError, note, print_json
+from marin.cli.output import UsageError, note, note_others, print_json
 
 EXAMPLES = """\
   marin logs quickstart/train              what it printed
@@ -29,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    from marin.execution.catalog import find_step
+    from marin.execution.catalog import find_work
     from marin.execution.logs import attempt_log
 
     for flag, number in (("-n", arguments.lines), ("--attempt", arguments.attempt)):
@@ -37,7 +38,7 @@ def run(arguments: Namespace) -> int:
             raise UsageError(f"{flag} must be at least 1, got {number}")
     if arguments.follow and (arguments.json or arguments.attempt is not None):
         raise UsageError("-f follows the running attempt, as text; leave out --attempt and --json")
-    entry = find_step(prefix_of(arguments), arguments.step)
+    entry = find_work(prefix_of(arguments), arguments.step)
     log = attempt_log(entry, arguments.attempt)
     data = log.read()
     lines = io.StringIO(data.decode("utf-8", "replace"), newline="").readlines()
@@ -48,6 +49,7 @@ def run(arguments: Namespace) -> int:
             {"name": entry.name, "digest": entry.digest, "attempt": log.attempt, "log": log.path, "lines": texts}
         )
         return 0
+    note_others(entry)
     note(f"log: {log.path}")
     sys.stdout.writelines(lines)
     if arguments.follow:

@@ -14,6 +14,7 @@ from marin.execution.console import size as size
 
 FORMAT_VERSION = "1.0"  # of all JSON output: a minor step adds fields, a major one changes them
 
+_MAX_OTHERS = 5
 _COLORS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
 
 
@@ -33,6 +34,15 @@ def error_line(text: str) -> None:
 def note(text: str) -> None:
     """Print something for people, not data, to stderr."""
     print(text, file=sys.stderr)
+
+
+def note_others(entry: Any) -> None:
+    """Say which other recipes there are, of a step that was found by its name alone."""
+    if not entry.others:
+        return
+    shown = [f"{step.name}@{step.digest[:6]} {step.status.lower()}" for step in entry.others[:_MAX_OTHERS]]
+    more = f" and {len(entry.others) - _MAX_OTHERS} more" if len(entry.others) > _MAX_OTHERS else ""
+    note(f"{entry.name}@{entry.digest[:6]} ({entry.status.lower()}); of that name also: {', '.join(shown)}{more}")
 
 
 def wants_color(stream: TextIO) -> bool:

@@ -1,7 +1,8 @@
 """Prints the record of a step or run: what it is, what it read, how it was made.
 
-ADDRESS: a step's name (its latest output), name@digits, the first digits of a digest, a run id or its beginning, or a
-path to anything inside an output.
+ADDRESS: a step's name, name@digits, the first digits of a digest, a run id or its beginning, or a path to anything
+inside an output. If several recipes had that name, the name alone means the one that is running, else the one whose
+last attempt ended last.
 """
 
 import json
@@ -9,10 +10,10 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from marin.cli.experiment import add_prefix_argument, hint, prefix_of
-from marin.cli.output import local_time, note, print_json, size
+from marin.cli.output import local_time, note, note_others, print_json, size
 
 EXAMPLES = """\
-  marin show quickstart/train              the latest output of that name
+  marin show quickstart/train              what runs under that name, or ran last
   marin show quickstart/train@1a2b3c       one of several
   marin show quickstart/train --json       everything on record
 """
@@ -32,6 +33,8 @@ def run(arguments: Namespace) -> int:
     if arguments.json:
         print_json({"run": dict(entry.record)} if is_run else {"step": {**entry.to_json(), **_taint_json(entry)}})
         return 0
+    if not is_run:
+        note_others(entry)
     lines = _run_lines(entry.record) if is_run else _step_lines(entry)
     width = max(len(key) for key, _ in lines)
     print("\n".join(f"{key:<{width}}  {text}".rstrip() if key else text for key, text in lines))

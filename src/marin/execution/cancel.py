@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from marin.execution.catalog import AddressError, RunEntry, StepEntry, runs_of
 from marin.execution.record import cancellation_path, utc
-from marin.execution.status import ABANDONED, EXEC, RUNNING, Owner, RegisterError, current_user
+from marin.execution.status import ABANDONED, EXEC, RUNNING, Owner, RegisterError, current_user, said
 from marin.execution.store import Store
 
 _POLL_S = 0.1
@@ -42,17 +42,28 @@ class Cancellation:
 
 
 def run_of(store: Store, entry: RunEntry | StepEntry) -> RunEntry:
-    """The run that is meant: itself, or the one that has the step. NotRunningError if the step does not run."""
+    """The run that is meant: itself, or the one that has the step.
+
+    A step that was given by its name alone stands for all recipes of that name; AddressError if several runs have
+    some, for nobody's run is stopped by a guess. NotRunningError if none is running.
+    """
     if isinstance(entry, RunEntry):
         return entry
-    if entry.state is None or entry.status != RUNNING:
-        raise NotRunningError(f"{entry.name} @{entry.digest[:6]} is not running: it is {entry.status.lower()}")
-    run_id = entry.state.owner.run_id
+    owners: dict[str, tuple[StepEntry, Owner]] = {}
+    for step in (entry, *entry.others):
+        if step.state is not None and step.status == RUNNING:
+            owners.setdefault(step.state.owner.run_id, (step, step.state.owner))
+    if not owners:
+        raise NotRunningError(f"{entry.name} @{entry.digest[:6]} is not running: {said(entry.status)}")
+    if len(owners) > 1:
+        shown = [f"{step.name}@{step.digest[:10]} by run {run_id} of {o.user}" for run_id, (step, o) in owners.items()]
+        raise AddressError(f"{entry.name} is run by several: {', '.join(shown)}; name the run")
+    ((run_id, (step, owner)),) = owners.items()
     found = next((run for run in runs_of(store) if run.run_id == run_id), None)
     if found is None:
         raise NotRunningError(
-            f"{entry.name} @{entry.digest[:6]} is run by {run_id}, process {entry.state.owner.pid} on "
-            f"{entry.state.owner.host}, which keeps no record in this store; stop that process"
+            f"{step.name} @{step.digest[:6]} is run by {run_id}, process {owner.pid} on "
+            f"{owner.host}, which keeps no record in this store; stop that process"
         )
     return found
 
@@ -66,7 +77,7 @@ def cancel(store: Store, run: RunEntry, *, now: bool = False, wait_s: float = 20
     status = run.record.get("status")
     steps = _steps_under_way(store, run)
     if status != RUNNING and not steps:
-        raise NotRunningError(f"run {run.run_id} is not running: it is {str(status).lower()}")
+        raise NotRunningError(f"run {run.run_id} is not running: {said(str(status))}")
     folder = f"{store.prefix}/{EXEC}/runs/{run.run_id}"
     owner = Owner(**run.record["owner"])
     word = {"format": 1, "when": utc(), "user": current_user(), "host": os.uname().nodename, "now": now}

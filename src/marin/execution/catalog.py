@@ -1,5 +1,9 @@
 """What a store holds: its steps and runs, and how a person names one.
 
+A name without digits may be that of several recipes. Commands on outputs (diff, lineage, pin, ...) then mean the latest
+output; commands on work (show, logs, cancel) mean what runs now, else the attempt that ended last, whatever became of
+it: somebody who asks after a step that has just failed must not be told of the older one that succeeded.
+
 Everything is read from registers and run records where they lie; there is no index that could disagree with them. The
 cost: a listing walks the store's folders, though never into an output.
 """
@@ -10,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from marin.execution.status import ABANDONED, EXEC, RUNNING, Owner, RegisterError, State, StepPaths
@@ -38,6 +42,7 @@ class StepEntry:
     store: Store  # where it lies
     state: State | None  # the register; None if it cannot be read
     trouble: str | None = None  # why it cannot be read
+    others: tuple["StepEntry", ...] = ()  # the other recipes of its name, where it was found by the name alone
 
     @property
     def record(self) -> Mapping[str, Any] | None:
@@ -142,9 +147,9 @@ def runs_of(store: Store) -> list[RunEntry]:
 def find(prefix: str, address: str) -> StepEntry | RunEntry:
     """The step or run that a person means.
 
-    `address`: a step's name (its latest output), `name@digits`, the first digits of a digest, a run id or its
-    beginning, or a path to a step's folder or to anything inside its output. Raises AddressError with near misses or
-    with all that it could mean.
+    `address`: a step's name (what runs, else what ended last), `name@digits`, the first digits of a digest, a run id or
+    its beginning, or a path to a step's folder or to anything inside its output. Raises AddressError with near misses
+    or with all that it could mean.
     """
     store = existing_store(prefix)
     inside = step_around(store, address)
@@ -153,14 +158,37 @@ def find(prefix: str, address: str) -> StepEntry | RunEntry:
     runs = [run for run in runs_of(store) if run.run_id.startswith(address)] if address else []
     if len(runs) == 1 or (runs and runs[0].run_id == address):
         return runs[0]
-    return _sound(_one(steps_of(store), address, prefix, runs))
+    return _sound(_one(steps_of(store), address, prefix, runs, _latest_work))
+
+
+def find_work(prefix: str, address: str) -> StepEntry:
+    """Like `find`, steps only."""
+    return _find_step(prefix, address, _latest_work)
 
 
 def find_step(prefix: str, address: str) -> StepEntry:
-    """Like `find`, steps only."""
+    """Like `find`, steps only; a name means the recipe with the latest output of that name."""
+    return _find_step(prefix, address, _latest_output)
+
+
+def _find_step(prefix: str, address: str, choose: Callable[[list[StepEntry]], StepEntry]) -> StepEntry:
     store = existing_store(prefix)
     inside = step_around(store, address)
-    return _sound(inside if inside is not None else _one(steps_of(store), address, prefix, ()))
+    return _sound(inside if inside is not None else _one(steps_of(store), address, prefix, (), choose))
+
+
+def _latest_output(named: list[StepEntry]) -> StepEntry:
+    return next((step for step in named if step.record is not None), named[0])
+
+
+def _latest_work(named: list[StepEntry]) -> StepEntry:
+    """What runs, else what ended last; two that did in one second are told apart by when their registers changed."""
+
+    def order(step: StepEntry) -> tuple[bool, bool, str, float]:
+        age_s = step.store.age_s(step.paths.state)
+        return step.state is not None, step.status == RUNNING, step.when or "", -(age_s or 0.0)
+
+    return max(named, key=order)
 
 
 def _sound(entry: StepEntry) -> StepEntry:
@@ -169,11 +197,18 @@ def _sound(entry: StepEntry) -> StepEntry:
     return entry
 
 
-def _one(steps: list[StepEntry], address: str, prefix: str, runs: Sequence[RunEntry]) -> StepEntry:
+def _one(
+    steps: list[StepEntry],
+    address: str,
+    prefix: str,
+    runs: Sequence[RunEntry],
+    choose: Callable[[list[StepEntry]], StepEntry],
+) -> StepEntry:
     name, _, digits = address.rpartition("@") if "@" in address else (address, "", "")
     named = [step for step in steps if step.name == name and step.digest.startswith(digits)]
     if named and (not digits or len(named) == 1):
-        return next((step for step in named if step.record is not None), named[0])
+        chosen = choose(named)
+        return replace(chosen, others=tuple(step for step in named if step is not chosen))
     is_digest = re.fullmatch(rf"@?[0-9a-f]{{{_SHORTEST},64}}", address)
     matches = named or ([s for s in steps if s.digest.startswith(address.lstrip("@"))] if is_digest else [])
     if len(matches) == 1:

@@ -12,7 +12,7 @@ from typing import Any
 from marin.execution.attempt import earlier_states
 from marin.execution.catalog import AddressError, StepEntry, find_step, step_around, steps_of
 from marin.execution.manifest import Manifest, ManifestEntry
-from marin.execution.status import State
+from marin.execution.status import State, said
 from marin.execution.store import Store
 
 
@@ -101,7 +101,7 @@ def find_output(store: Store, address: str) -> Place:
     step = step if step is not None else find_step(store.prefix, address)
     outputs = outputs_of(step)
     if not outputs:
-        raise AddressError(f"{step.name}@{step.digest[:10]} has no output: it is {step.status.lower()}")
+        raise AddressError(f"{step.name}@{step.digest[:10]} has no output: {said(step.status)}")
     if not inside:
         return Place(output=outputs[0])
     for output in outputs:

@@ -13,7 +13,7 @@ from typing import Any
 from marin.execution.catalog import AddressError, StepEntry, near_misses
 from marin.execution.executor import RefusedError
 from marin.execution.record import utc
-from marin.execution.status import EXEC, SUCCEEDED
+from marin.execution.status import EXEC, SUCCEEDED, said
 from marin.execution.store import Store
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -80,7 +80,7 @@ def pin(store: Store, entry: StepEntry, *, name: str | None = None, user: str, m
     state = entry.state
     if state is None or state.record is None or state.status != SUCCEEDED:
         raise RefusedError(
-            f"{entry.name} @{entry.digest[:6]} is {entry.status.lower()}: only a committed output can be pinned"
+            f"{entry.name} @{entry.digest[:6]} cannot be pinned: {said(entry.status)}; only an output that is there can"
         )
     ref = Ref(
         name=name,

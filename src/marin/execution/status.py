@@ -35,6 +35,23 @@ INVALID = "INVALID"  # committed, and struck out afterwards: the record stays, n
 EVICTED = "EVICTED"  # committed, and its data deleted to make room: the record stays
 ABANDONED = "ABANDONED"  # in no register: what people are told of a RUNNING whose runner is gone
 
+_SAID = {
+    RUNNING: "it is running",
+    SUCCEEDED: "it has succeeded",
+    FAILED: "it has failed",
+    CANCELLED: "it was cancelled",
+    INVALID: "its output was struck out",
+    EVICTED: "its output was deleted",
+    ABANDONED: "its runner is gone",
+    "CRASHED": "it crashed",
+}
+
+
+def said(status: str) -> str:
+    """What became of a step or run, in words that can follow a colon: "it has succeeded"."""
+    return _SAID.get(status, f"it is {status.lower()}")
+
+
 EXEC = ".exec"  # the executor's own folder, in the prefix and in each step's folder
 
 
