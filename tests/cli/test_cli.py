@@ -346,6 +346,7 @@ def test_a_runner_that_is_gone_is_shown_as_abandoned(marin: Callable[..., Simple
         (("plan", "two.py"), r"two steps with one output path 'p'"),
         (("logs", "x", "-n", "0"), r"-n must be at least 1"),
         (("plan", "--chek"), r"usage: marin plan"),
+        (("run", "three_steps.py", "--expect-cached", "my/("), r"--expect-cached: 'my/\(' is not a regular expression"),
     ],
 )
 def test_a_mistake_is_explained_and_exits_with_2(
@@ -376,10 +377,55 @@ def test_an_unknown_or_ambiguous_address_offers_others(marin: Callable[..., Simp
 
 def test_a_script_that_raises_shows_its_own_traceback_only(marin: Callable[..., SimpleNamespace], place: Path):
     (place / "broken.py").write_text("def f():\n    return 1 / 0\n\nf()\n")
-    err = marin("plan", "broken.py", expect=1).err
-    assert "ZeroDivisionError" in err
-    assert "runpy" not in err
-    assert 'broken.py", line 4' in err
+    for command in ("plan", "run", "why"):
+        err = marin(command, "broken.py", expect=2).err
+        assert "ZeroDivisionError" in err
+        assert "runpy" not in err
+        assert 'broken.py", line 4' in err
+    (place / "stops.py").write_text("import sys\nsys.exit('no data here')\n")
+    assert marin("run", "stops.py", expect=2).err == "error: no data here\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("a = ExecutorStep(name='bad name!', fn=len, config=1)", "bad step name 'bad name!'"),
+        ("a = replace(ExecutorStep(name='a', fn=len, config=1), name='b!')", "bad step name 'b!'"),
+        ("a = ExecutorStep(name='a', fn=3, config=1)", "step 'a': fn must be a function"),
+        ("executor_main(steps=ExecutorStep(name='a', fn=len, config=1))", "steps is one step where a list"),
+    ],
+)
+def test_a_step_that_makes_no_sense_is_told_in_a_line_that_names_the_scripts(
+    line: str, complaint: str, marin: Callable[..., SimpleNamespace], place: Path
+):
+    head = "from dataclasses import replace\nfrom marin.execution.executor import *\n"
+    (place / "bad.py").write_text(f"{head}{line}\n")
+    for command in ("plan", "run", "why"):
+        err = marin(command, "bad.py", expect=2).err
+        assert err.startswith("error: bad.py, line 3: ")
+        assert complaint in err
+        assert len(err.splitlines()) == 1
+
+
+def test_an_error_of_the_scripts_own_is_not_taken_for_one_of_a_step(marin: Callable[..., SimpleNamespace], place: Path):
+    (place / "own.py").write_text("from marin.execution.executor import *\nint('x')\n")
+    assert "Traceback" in marin("plan", "own.py", expect=2).err
+
+
+def test_a_damaged_ref_is_named_and_refused_with_3(marin: Callable[..., SimpleNamespace], place: Path):
+    marin("run", "three_steps.py")
+    marin("pin", "model/train", "--name", "x")
+    (place / "store/.exec/refs/x.json").write_text("{ half of")
+    for command in (
+        ["ls", "refs"],
+        ["unpin", "x"],
+        ["gc", "--outputs", "--dry-run"],
+        ["pin", "raw/text", "--name", "x"],
+    ):
+        done = marin(*command, expect=3)
+        assert re.fullmatch(
+            r"error: \S+/store/.exec/refs/x.json: not a ref \(.*\); restore it or delete it\n", done.err
+        )
 
 
 def test_a_step_folder_with_another_recipe_is_refused_with_3(marin: Callable[..., SimpleNamespace], place: Path):
@@ -394,6 +440,9 @@ def test_a_step_folder_with_another_recipe_is_refused_with_3(marin: Callable[...
     ("arguments", "complaint"),
     [
         (["three_steps.py", "--run_only", "("], "error: run_only: '(' is not a regular expression"),
+        (["three_steps.py", "--force", "("], "error: --force: '(' is not a regular expression"),
+        (["three_steps.py", "--expect-cached", "("], "error: --expect-cached: '(' is not a regular expression"),
+        (["bad.py", "one"], "error: executor_main: steps is one step where a list of steps is expected"),
         (
             ["three_steps.py", "--run_only", "zzz"],
             "error: run_only: no step's name matches 'zzz'; there are model/eval",
@@ -411,7 +460,7 @@ def test_a_script_explains_a_mistake_in_one_line_too(arguments: list[str], compl
         "import sys\nfrom marin.execution.executor import *\nkind, c = sys.argv.pop(), {}\n"
         "a = ExecutorStep(name='a', fn=len, config=c if kind == 'cycle' else object())\nc['x'] = a\n"
         "two = [ExecutorStep(name='a', fn=len, config=i, override_output_path='p') for i in (1, 2)]\n"
-        "executor_main({'two': two, 'list': [[a]]}.get(kind, [a]))\n"
+        "executor_main({'two': two, 'list': [[a]], 'one': a}.get(kind, [a]))\n"
     )
     run = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     assert run.returncode == 2, run.stderr

@@ -55,7 +55,7 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
     """Execute the script; call `command(steps, description)` in place of each `executor_main`, while it runs.
 
     Raises UsageError if there is no such file, it never calls executor_main, or its steps make no sense. If the script
-    itself raises, prints the traceback from the script on and raises SystemExit(1).
+    itself raises, prints the traceback from the script on and raises SystemExit(2): no step was run, so none failed.
     """
     import runpy
 
@@ -64,13 +64,14 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
     path = os.path.abspath(arguments.file)
     if not os.path.isfile(path):
         raise UsageError(f"no experiment {arguments.file!r}{_near_file(arguments.file)}")
-    calls = 0
+    calls, in_command = 0, False
 
     def hand_over(steps: list[Any], description: str | None) -> None:
-        nonlocal calls
-        calls += 1
+        nonlocal calls, in_command
+        calls, in_command = calls + 1, True
         with _planning_errors(), contextlib.redirect_stdout(stdout):
             command(steps, description)
+        in_command = False
 
     before, stdout = (sys.argv[:], sys.path[:]), sys.stdout
     sys.argv = [arguments.file, *(word for text in arguments.overrides for word in ("--set", text))]
@@ -84,10 +85,12 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
     except (UsageError, RefusedError):
         raise
     except Exception as error:
-        if arguments.overrides and isinstance(error, ValueError):
+        if not in_command and (text := _step_mistake(error, path)) is not None:
+            raise UsageError(text) from None
+        if not in_command and arguments.overrides and isinstance(error, ValueError):
             raise UsageError(f"--set: {error}") from None  # the script builds without it: the values are at fault
         _report(error, path)
-        raise SystemExit(1) from None
+        raise SystemExit(1 if in_command else 2) from None
     finally:
         sys.argv[:], sys.path[:] = before
     if not calls:
@@ -111,14 +114,46 @@ def _planning_errors() -> Iterator[None]:
         raise (UsageError if known[1] == 2 else RefusedError)(known[0]) from None
 
 
+def _step_mistake(error: Exception, path: str) -> str | None:
+    """What a step that makes no sense has to say, and the script's line; None for an error of any other kind.
+
+    Such an error is told from one of the script's own by where it was raised: where steps check what they are given.
+    """
+    from marin.execution.graph import GraphError
+
+    frames = [(f.f_globals.get("__name__", ""), f.f_code.co_filename, line) for f, line in _frames(error, path)]
+    is_ours = isinstance(error, ValueError | TypeError) and frames and frames[-1][0] == "marin.execution.step"
+    if not is_ours and not isinstance(error, GraphError):
+        return None
+    # between the script and the check: the constructor that `dataclass` writes, functions that make steps for one
+    own = [
+        (file, line) for name, file, line in frames if name != "dataclasses" and f"{name}.".partition(".")[0] != "marin"
+    ]
+    if not own:
+        return str(error)
+    file, line = own[-1]
+    return f"{os.path.relpath(file)}, line {line}: {error}"
+
+
+def _frames(error: Exception, path: str) -> Iterator[tuple[Any, int]]:
+    """(frame, line) of a traceback, from the script on."""
+    import traceback
+
+    return traceback.walk_tb(_from_script(error, path))
+
+
+def _from_script(error: Exception, path: str) -> Any:
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename != path:
+        frames = frames.tb_next
+    return frames
+
+
 def _report(error: Exception, path: str) -> None:
     """Print the traceback without the frames that led to the script."""
     import traceback
 
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename != path:
-        frames = frames.tb_next
-    traceback.print_exception(type(error), error, frames)
+    traceback.print_exception(type(error), error, _from_script(error, path))
 
 
 def hint(command: list[str], arguments: Namespace) -> str:
@@ -148,7 +183,7 @@ def choices_of(arguments: Namespace, steps: list[Any]) -> Any:
 
     from marin.execution.flags import decisions
 
-    chosen = decisions(arguments, tuple(step_patterns(arguments.steps, steps) or ()))
+    chosen = decisions(arguments, tuple(step_patterns(arguments.steps, steps) or ()), forced="STEP")
     return replace(chosen, force=tuple(step_patterns(arguments.force, steps) or ()))
 
 

@@ -125,7 +125,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     except SystemExit as stop:
         if isinstance(stop.code, str):
             error_line(stop.code)
-            return STEP_FAILED
+            return USAGE  # said by an experiment's script, before any step ran
         return stop.code or OK
 
 

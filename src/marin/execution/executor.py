@@ -539,12 +539,20 @@ def executor_main(
             "executor_main on import: put the call under `if __name__ == '__main__':`"
         )
     _refuse_unread_settings()
+    if isinstance(steps, ExecutorStep | InputName):
+        from marin.execution.graph import NotAStepError
+
+        error = NotAStepError("executor_main: steps is one step where a list of steps is expected; write steps=[...]")
+        if _capturing is not None:
+            raise error
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2)
     steps = list(steps)
     if _capturing is not None:
         _capturing(steps, description)
         return None
-    config = config or parse_command_line()
     try:
+        config = config or parse_command_line()
         executor = Executor(config.prefix, description=description, single_runner=config.single_runner)
         return run_and_report(executor, steps, config)
     except Exception as error:

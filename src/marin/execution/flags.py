@@ -2,10 +2,11 @@
 
 import contextlib
 import os
+import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from marin.execution.plan import Choices
+from marin.execution.plan import Choices, SelectionError
 
 CLUSTER_VARIABLE = "MARIN_CLUSTER"
 
@@ -35,10 +36,21 @@ def add_decisions(parser: ArgumentParser, *, forced: str = "REGEX") -> None:
         parser.add_argument(f"--{name}", f"--{name.replace('-', '_')}", action="store_true", help=text)
 
 
-def decisions(given: Namespace, run_only: tuple[str, ...] = ()) -> Choices:
-    """The choices that the flags say."""
+def decisions(given: Namespace, run_only: tuple[str, ...] = (), *, forced: str = "REGEX") -> Choices:
+    """The choices that the flags say; SelectionError for what is no regular expression."""
+    _check_regexes("--expect-cached", given.expect_cached)
+    if forced == "REGEX":
+        _check_regexes("--force", given.force)
     said = {name.replace("-", "_"): getattr(given, name.replace("-", "_")) for name in _DECISIONS}
     return Choices(run_only=run_only, force=tuple(given.force), expect_cached=tuple(given.expect_cached), **said)
+
+
+def _check_regexes(flag: str, patterns: Sequence[str]) -> None:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise SelectionError(f"{flag}: {pattern!r} is not a regular expression: {error}") from None
 
 
 def add_cluster(parser: ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from marin.execution.catalog import AddressError, StepEntry, near_misses
 from marin.execution.executor import RefusedError
 from marin.execution.record import utc
-from marin.execution.status import EXEC, SUCCEEDED, said
+from marin.execution.status import EXEC, SUCCEEDED, RegisterError, said
 from marin.execution.store import Store
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -52,7 +52,7 @@ def read_refs(store: Store) -> list[Ref]:
 
 
 def read_ref(store: Store, name: str) -> Ref | None:
-    """The ref of this name, None if there is none. ValueError if its file is none."""
+    """The ref of this name, None if there is none. RegisterError if its file is none."""
     data = store.get(_path(store, name))
     if data is None:
         return None
@@ -60,7 +60,7 @@ def read_ref(store: Store, name: str) -> Ref | None:
         content: Mapping[str, Any] = json.loads(data)
         return Ref(**{key: content[key] for key in Ref.__dataclass_fields__})
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{_path(store, name)}: not a ref ({error}); restore it or delete it") from error
+        raise RegisterError(f"{_path(store, name)}: not a ref ({error}); restore it or delete it") from error
 
 
 def default_name(entry: StepEntry) -> str:
