@@ -189,6 +189,17 @@ def test_only_the_steps_named_run_with_what_they_read(marin: Callable[..., Simpl
     assert "model/eval" not in marin("plan", "three_steps.py", "train").out
 
 
+def test_flags_stand_before_between_or_behind_the_other_arguments(marin: Callable[..., SimpleNamespace]):
+    flags = ("--set", "lr=1")
+    orders = [("three_steps.py", "raw/text", *flags), ("three_steps.py", *flags, "raw/text")]
+    orders.append((*flags, "three_steps.py", "raw/text"))
+    assert len({marin("plan", *words).out for words in orders}) == 1
+    assert len(marin("plan", "three_steps.py", "raw/text", *flags, "train").out.splitlines()) == 4
+    marin("run", "--set", "lr=1", "three_steps.py")
+    assert marin("verify", "raw/text", "--json", "model/train").out.count('"digest"') == 2
+    assert marin("ls", "--json", "steps", "raw").out == marin("ls", "steps", "--json", "raw").out
+
+
 def test_run_as_dry_run_is_plan(marin: Callable[..., SimpleNamespace], place: Path):
     assert "+  raw/text" in marin("run", "three_steps.py", "--dry-run").out
     assert not (place / "store").exists()
@@ -345,7 +356,10 @@ def test_a_runner_that_is_gone_is_shown_as_abandoned(marin: Callable[..., Simple
         ),
         (("plan", "two.py"), r"two steps with one output path 'p'"),
         (("logs", "x", "-n", "0"), r"-n must be at least 1"),
-        (("plan", "--chek"), r"usage: marin plan"),
+        (("plan", "--chek"), r"usage: marin plan(.|\n)*unrecognized arguments: --chek; did you mean --check\?"),
+        (("run", "three_steps.py", "--forse", "x"), r"unrecognized arguments: --forse; did you mean --force\?"),
+        (("plan",), r"the following arguments are required: FILE.py\n$"),
+        (("show", "a", "--prefix", "store", "b"), r"unrecognized arguments: b"),
         (("run", "three_steps.py", "--expect-cached", "my/("), r"--expect-cached: 'my/\(' is not a regular expression"),
     ],
 )
@@ -440,6 +454,10 @@ def test_a_step_folder_with_another_recipe_is_refused_with_3(marin: Callable[...
     ("arguments", "complaint"),
     [
         (["three_steps.py", "--run_only", "("], "error: run_only: '(' is not a regular expression"),
+        (
+            ["three_steps.py", "--forse", "x"],
+            "three_steps.py: error: unrecognized arguments: --forse; did you mean --force?",
+        ),
         (["three_steps.py", "--force", "("], "error: --force: '(' is not a regular expression"),
         (["three_steps.py", "--expect-cached", "("], "error: --expect-cached: '(' is not a regular expression"),
         (["bad.py", "one"], "error: executor_main: steps is one step where a list of steps is expected"),

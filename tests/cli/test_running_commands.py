@@ -460,6 +460,8 @@ CASES = [
     (["logs", ""], ["after", "slow"]),
     (["logs", "--fol"], ["--follow"]),
     (["logs", "-n", "3", "af"], ["after"]),
+    (["plan", "slow.py", "--strict"], ["--strict-code"]),
+    (["plan", "slow.py", "--strict_"], ["--strict_code"]),
     (["run", "sl"], ["slow.py"]),
     (["run", "slow.py", "af"], ["after"]),
     (["unpin", ""], ["paper"]),

@@ -48,7 +48,7 @@ complete -c marin -f -a '(__marin_complete)'
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("shell", metavar="bash|zsh|fish", help="the shell")
     parser.add_argument(
-        "words", metavar="WORD", nargs="*", help="after --: the words typed so far, the last unfinished"
+        "words", metavar="WORD", nargs="*", default=[], help="after --: the words typed so far, the last unfinished"
     )
 
 
@@ -77,7 +77,7 @@ def candidates(words: list[str]) -> list[str]:
     parser = _parser(before[0])
     options = {text: action for action in parser._actions for text in action.option_strings}
     if start.startswith("-"):
-        return _beginning(start, options)
+        return _flags(parser, start)
     option = options.get(before[-1])
     if option is not None and option.nargs != 0:
         return _of_kind(str(option.metavar or ""), start, before)
@@ -123,6 +123,16 @@ def _of_kind(kind: str, start: str, words: list[str]) -> list[str]:
         elif part == "REF":
             found += _beginning(start, _refs(words))
     return list(dict.fromkeys(found))
+
+
+def _flags(parser: ArgumentParser, start: str) -> list[str]:
+    """Flags that begin like this; of two spellings of one, the first."""
+    found: list[str] = []
+    for action in parser._actions:
+        matches = _beginning(start, action.option_strings)
+        found += [text for text in matches if not text.startswith("--")]
+        found += [text for text in matches if text.startswith("--")][:1]
+    return found
 
 
 def _beginning(start: str, words: Iterable[str]) -> list[str]:

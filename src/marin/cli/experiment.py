@@ -18,7 +18,7 @@ from marin.cli.output import RefusedError, UsageError
 def add_experiment_arguments(parser: ArgumentParser) -> None:
     """The arguments that every command on an experiment takes."""
     parser.add_argument("file", metavar="FILE.py", help="the experiment: a script that calls executor_main")
-    parser.add_argument("steps", metavar="STEP", nargs="*", help="only these steps, and what they read")
+    parser.add_argument("steps", metavar="STEP", nargs="*", default=[], help="only these steps, and what they read")
     add_settings_argument(parser)
     add_prefix_argument(parser)
 

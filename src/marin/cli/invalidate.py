@@ -25,7 +25,9 @@ _MOST = 20  # lines of a list
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("addresses", metavar="ADDRESS", nargs="*", help="step name, name@digits, digest, or path")
+    parser.add_argument(
+        "addresses", metavar="ADDRESS", nargs="*", default=[], help="step name, name@digits, digest, or path"
+    )
     parser.add_argument("--reason", metavar="TEXT", help="why; everybody who meets these outputs sees it")
     parser.add_argument("--producer", metavar="MODULE:FUNCTION", help="made by this function, or with its help")
     parser.add_argument("--before-commit", metavar="SHA", help="made at a commit that came before this one")

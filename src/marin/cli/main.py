@@ -103,7 +103,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     parser.format_help = lambda: _examples_first(parser, command.EXAMPLES)  # type: ignore[method-assign]
     command.add_arguments(parser)
     try:
-        given = parser.parse_args(arguments)
+        given = _parse(parser, arguments)
         given.typed = ["marin", name, *arguments]
         code = command.run(given)
         sys.stdout.flush()
@@ -127,6 +127,20 @@ def _dispatch(name: str, arguments: list[str]) -> int:
             error_line(stop.code)
             return USAGE  # said by an experiment's script, before any step ran
         return stop.code or OK
+
+
+def _parse(parser: "argparse.ArgumentParser", arguments: list[str]) -> "argparse.Namespace":  # type: ignore[name-defined]
+    """The arguments, flags before, between or behind the others."""
+    import argparse
+
+    from marin.execution.flags import check_flags
+
+    if any(action.nargs == argparse.REMAINDER for action in parser._actions):
+        return parser.parse_args(arguments)  # from the first that is no flag on, they are another command's
+    check_flags(parser, arguments)
+    if "--" in arguments:  # what follows is no flag, whatever it looks like: intermixed parsing forgets that
+        return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def _examples_first(parser: "argparse.ArgumentParser", examples: str) -> str:  # type: ignore[name-defined]

@@ -21,7 +21,9 @@ EXAMPLES = """\
 def add_arguments(parser: ArgumentParser) -> None:
     from marin.execution.flags import add_cluster
 
-    parser.add_argument("files", metavar="FILE.py", nargs="*", help="the experiments (default: those on record)")
+    parser.add_argument(
+        "files", metavar="FILE.py", nargs="*", default=[], help="the experiments (default: those on record)"
+    )
     parser.add_argument("--tainted", action="store_true", help="what is struck out or tainted; needed: no other kind")
     add_settings_argument(parser)
     add_prefix_argument(parser)

@@ -27,7 +27,9 @@ _MAX_SHOWN = 10
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("addresses", metavar="ADDRESS", nargs="*", help="step name, name@digits, digest, or path")
+    parser.add_argument(
+        "addresses", metavar="ADDRESS", nargs="*", default=[], help="step name, name@digits, digest, or path"
+    )
     parser.add_argument("--deep", action="store_true", help="read every byte")
     parser.add_argument("--dry-run", action="store_true", help="write nothing down and strike nothing out")
     add_prefix_argument(parser)

@@ -464,7 +464,7 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
     """The flags of an experiment's script; on a wrong one, prints usage and raises SystemExit(2)."""
     import argparse
 
-    from marin.execution.flags import add_cluster, add_decisions, add_single_runner, decisions
+    from marin.execution.flags import add_cluster, add_decisions, add_single_runner, check_flags, decisions
 
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description="Runs the steps of this experiment; what is there already is not run again."
@@ -487,6 +487,8 @@ def parse_command_line(arguments: Sequence[str] | None = None) -> ExecutorMainCo
     parser.add_argument(
         "--set", action="append", metavar="FIELD=VALUE", help="change a field of the experiment's config, if it has one"
     )
+    arguments = sys.argv[1:] if arguments is None else arguments
+    check_flags(parser, arguments)
     given = parser.parse_args(arguments)
     if given.max_concurrent is not None and given.max_concurrent < 1:
         parser.error(f"--max_concurrent must be at least 1, got {given.max_concurrent}")

@@ -45,6 +45,20 @@ def decisions(given: Namespace, run_only: tuple[str, ...] = (), *, forced: str =
     return Choices(run_only=run_only, force=tuple(given.force), expect_cached=tuple(given.expect_cached), **said)
 
 
+def check_flags(parser: ArgumentParser, arguments: Sequence[str]) -> None:
+    """Exit as for any wrong flag, but name the flag that may have been meant."""
+    import difflib
+
+    known = [text for action in parser._actions for text in action.option_strings if text.startswith("--")]
+    for word in arguments:
+        if word == "--":
+            return
+        name = word.partition("=")[0]
+        if word.startswith("--") and " " not in name and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            parser.error(f"unrecognized arguments: {word}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
 def _check_regexes(flag: str, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         try:
