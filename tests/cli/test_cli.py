@@ -492,10 +492,13 @@ def test_a_corrupt_register_is_listed_and_named_and_stops_nothing_else(
     marin("run", "three_steps.py")
     (register,) = place.glob("store/raw/text-*/.exec/state.json")
     register.write_text("{ half of")
-    listed = marin("ls").out
-    assert re.search(r"raw/text +\w{10} +corrupt", listed)
-    assert re.search(r"model/train +\w{10} +succeeded", listed)
-    assert json.loads(marin("ls", "--json").out)["steps"][-1]["status"] == "CORRUPT"
+    listed = marin("ls", expect=3)
+    assert re.search(r"raw/text +\w{10} +unreadable", listed.out)
+    assert re.search(r"model/train +\w{10} +succeeded", listed.out)
+    assert f"{register}: not a register" in listed.err
+    assert listed.err.endswith("Next: marin doctor\n")
+    assert json.loads(marin("ls", "--json", expect=3).out)["steps"][-1]["status"] == "CORRUPT"
+    marin("ls", "model/")
     assert "model/train" in marin("show", "model/train").out
     for command in (["plan", "three_steps.py"], ["run", "three_steps.py"], ["show", "raw/text"], ["logs", "raw/text"]):
         done = marin(*command, expect=3)
@@ -503,6 +506,31 @@ def test_a_corrupt_register_is_listed_and_named_and_stops_nothing_else(
         assert "Traceback" not in done.err
     run = subprocess.run([sys.executable, "three_steps.py"], capture_output=True, text=True)
     assert (run.returncode, "Traceback" in run.stderr) == (3, False)
+
+
+def test_where_something_is_struck_out_an_unreadable_register_stops_no_listing_either(
+    marin: Callable[..., SimpleNamespace], place: Path
+):
+    marin("run", "three_steps.py")
+    marin("invalidate", "model/eval", "--reason", "x", "--yes")
+    (register,) = place.glob("store/raw/text-*/.exec/state.json")
+    register.write_text("{ half of")
+    listed = marin("ls", expect=3)
+    assert [line.split()[2] for line in listed.out.splitlines()[1:]] == ["invalid", "succeeded", "unreadable"]
+    assert "whether it is tainted cannot be told" in listed.err
+    shown = marin("show", "model/train").out
+    assert re.search(r"^state +succeeded\nwhy +whether it is tainted cannot be told", shown, re.MULTILINE)
+    assert json.loads(marin("show", "model/train", "--json").out)["step"]["taint"]["state"] == "unknown"
+
+
+def test_a_register_of_a_newer_format_asks_for_a_newer_marin_and_no_more(
+    marin: Callable[..., SimpleNamespace], place: Path
+):
+    marin("run", "three_steps.py")
+    (register,) = place.glob("store/raw/text-*/.exec/state.json")
+    register.write_text(json.dumps({**json.loads(register.read_text()), "v": 2}))
+    err = marin("show", "raw/text", expect=3).err
+    assert err == f"error: {register}: its format is newer than this version of marin reads: update marin\n"
 
 
 def test_json_stays_json_when_the_script_prints(marin: Callable[..., SimpleNamespace], place: Path):

@@ -40,20 +40,28 @@ def run(arguments: Namespace) -> int:
 def _show_steps(steps: list[Any], arguments: Namespace) -> int:
     from marin.execution.console import duration
     from marin.execution.invalidation import Taint
+    from marin.execution.status import RegisterError
 
     taint = Taint(steps[0].store) if steps else None
-    marks = [taint.mark(step.state) if taint is not None and step.state is not None else None for step in steps]
+    marks, troubles = [], [step.trouble for step in steps if step.trouble is not None]
+    for step in steps:
+        try:
+            marks.append(taint.mark(step.state) if taint is not None and step.state is not None else None)
+        except RegisterError as error:  # of an input: nobody can tell whether that was struck out
+            marks.append(None)
+            troubles.append(f"{step.path}: whether it is tainted cannot be told, for the register of an input: {error}")
+    code = 3 if troubles else 0
     if arguments.json:
-        keys = ("name", "digest", "status", "when", "num_bytes", "wall_s", "path")
+        keys = ("name", "digest", "status", "when", "num_bytes", "wall_s", "path", "trouble")
         rows = zip(steps, marks, strict=True)
         print_json({"steps": [{**{key: getattr(step, key) for key in keys}, "taint": mark} for step, mark in rows]})
-        return 0
+        return code
 
     rows = [
         (
             step.name,
             step.digest[:10],
-            mark or step.status.lower(),
+            "unreadable" if step.state is None else mark or step.status.lower(),
             local_time(step.when),
             size(step.num_bytes),
             "-" if step.wall_s is None else duration(step.wall_s),
@@ -61,8 +69,11 @@ def _show_steps(steps: list[Any], arguments: Namespace) -> int:
         for step, mark in zip(steps, marks, strict=True)
     ]
     print(table(rows, ("name", "digest", "state", "when", "size", "wall"), right=(4, 5)))
-    note(f"Next: {hint(['marin', 'show', steps[0].name], arguments)}" if steps else "no steps")
-    return 0
+    for trouble in troubles:
+        note(trouble)
+    words = ["marin", "doctor"] if troubles else ["marin", "show", steps[0].name] if steps else []
+    note(f"Next: {hint(words, arguments)}" if steps else "no steps")
+    return code
 
 
 def _show_runs(runs: list[Any], arguments: Namespace) -> int:

@@ -38,7 +38,7 @@ def run(arguments: Namespace) -> int:
     lines = _run_lines(entry.record) if is_run else _step_lines(entry)
     width = max(len(key) for key, _ in lines)
     print("\n".join(f"{key:<{width}}  {text}".rstrip() if key else text for key, text in lines))
-    if not is_run and _taint_json(entry)["taint"]:
+    if not is_run and (_taint_json(entry)["taint"] or {}).get("state") in ("invalid", "tainted"):
         note(f"Next: {hint(['marin', 'rerun', '--tainted'], arguments)}")
         return 0
     words = ["marin", "ls"] if is_run else ["marin", "logs", f"{entry.name}@{entry.digest[:6]}"]
@@ -47,11 +47,19 @@ def run(arguments: Namespace) -> int:
 
 
 def _taint_json(entry: Any) -> dict[str, Any]:
-    """{"taint": whether and why the output must not be used, since when}; None if it may be."""
+    """{"taint": whether and why the output must not be used, since when}; None if it may be.
+
+    "unknown" where the register of an input cannot be read.
+    """
     from marin.execution.invalidation import Taint
+    from marin.execution.status import RegisterError
 
     taint = Taint(entry.store)
-    mark = taint.mark(entry.state)
+    try:
+        mark = taint.mark(entry.state)
+    except RegisterError as error:
+        reason = f"whether it is tainted cannot be told, for the register of an input: {error}"
+        return {"taint": {"state": "unknown", "reason": reason, "since": None, "tombstone": None}}
     if mark is None:
         return {"taint": None}
     tombstone = taint.struck_out(entry.state)
@@ -77,7 +85,7 @@ def _step_lines(entry: Any) -> list[tuple[str, str]]:
     lines = [
         ("step", entry.name),
         ("digest", entry.digest),
-        ("state", taint["state"] if taint else entry.status.lower()),
+        ("state", taint["state"] if taint and taint["state"] != "unknown" else entry.status.lower()),
         ("folder", entry.paths.root),
     ]
     if taint:

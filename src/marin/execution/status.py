@@ -120,8 +120,11 @@ class State:
     @staticmethod
     def from_json(data: bytes) -> "State":
         value = json.loads(data)
-        if value.pop("v", None) != 1:
-            raise ValueError("a register of a format that this version cannot read: update marin")
+        version = value.pop("v", None)
+        if isinstance(version, int) and version > 1:
+            raise NewerFormatError("its format is newer than this version of marin reads: update marin")
+        if version != 1:
+            raise ValueError("it names no format")
         owner = value.pop("owner")
         known = {name: value.pop(name) for name in _STATE_FIELDS if name in value}
         known["accepted"] = tuple(known.get("accepted", ()))
@@ -279,10 +282,16 @@ class RegisterError(ValueError):
     """A step's register cannot be read. The message names the file and says what to do."""
 
 
+class NewerFormatError(ValueError):
+    """A register was written by a later version of marin; nothing is wrong with it."""
+
+
 def read_state(data: bytes, path: str, root: str) -> State:
     """The state that a register's bytes say; RegisterError, naming the register's path and the step's folder."""
     try:
         return State.from_json(data)
+    except NewerFormatError as error:
+        raise RegisterError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RegisterError(
             f"{path}: not a register ({error}). It is only ever replaced whole, so something else changed it: "
