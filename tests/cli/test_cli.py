@@ -209,11 +209,42 @@ def test_a_failed_step_exits_with_1_and_names_the_error(marin: Callable[..., Sim
     done = marin("run", "three_steps.py", "--set", "fail=1", expect=1)
     assert "a planned failure" in done.err
     again = marin("run", "three_steps.py", "--set", "fail=1", expect=1)
-    assert "--force_run_failed" in again.err
+    assert "--force-run-failed" in again.err
     plan = marin("plan", "three_steps.py", "--set", "fail=1", "--check", expect=5)
     assert plan.err.endswith("Next: marin run three_steps.py --force-run-failed --set fail=1\n")
     assert marin("run", "three_steps.py", "--force-run-failed", "--set", "fail=1", expect=1)
     assert re.search(r"!  model/eval .*a planned failure", plan.out)
+
+
+def test_somebody_elses_words_take_one_line_of_a_plan_each(marin: Callable[..., SimpleNamespace], place: Path):
+    (place / "words.py").write_text(SCRIPT.replace('"a planned failure"', '"one\\ntwo\\n" + "x" * 500'))
+    marin("run", "words.py", "--set", "fail=1", expect=1)
+    lines = marin("plan", "words.py", "--set", "fail=1").out.splitlines()
+    assert lines[2].endswith("failed before with ValueError: one ...")
+    assert lines[3:] == ["", "Plan: 2 cached, 1 failed."]
+    (why,) = marin("why", "words.py", "model/eval", "--set", "fail=1").out.splitlines()
+    assert why.endswith("will not run: failed before with ValueError: one ...")
+    marin("invalidate", "raw/text", "--reason", "long words " * 50, "--yes")
+    for command in (["plan", "words.py"], ["rerun", "--tainted", "words.py", "--force", "--dry-run"]):
+        lines = marin(*command).out.splitlines()
+        assert len([line for line in lines if "long words" in line and line.endswith("...")]) >= 2
+        assert max(map(len, lines)) < 170
+
+
+def test_the_command_that_takes_a_striking_out_back_works_as_printed(
+    marin: Callable[..., SimpleNamespace], place: Path
+):
+    marin("run", "three_steps.py")
+    done = marin("invalidate", "raw/text", "--reason", "x", "--yes", "--prefix", str(place / "store"))
+    command = re.search(r"`marin (.*)` takes it back", done.err)
+    assert command is not None
+    assert "taken back" in marin(*command[1].split()).out
+
+
+def test_a_plan_suggests_a_run_that_decides_the_same(marin: Callable[..., SimpleNamespace]):
+    marin("run", "three_steps.py")
+    done = marin("plan", "three_steps.py", "--force", "raw/text", "--strict-code")
+    assert done.err.endswith("Next: marin run three_steps.py --force raw/text --strict-code\n")
 
 
 # -- why --------------------------------------------------------------------------------------------------------------

@@ -118,3 +118,37 @@ def test_the_tail_of_a_log_is_its_last_lines_as_they_were_seen_last(tmp_path):
     log.write_bytes(b"".join(b"line %d\n" % i for i in range(20_000)) + b"1%\r2%\rbad \xff\n")
     assert tail(str(log), 2) == ["line 19999", "bad \ufffd"]
     assert tail(str(tmp_path / "none")) == []
+
+
+TRACEBACK = b"hello\n\nTraceback (most recent call last):\n  ...\nValueError: no\n"
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_what_stands_just_above_a_failure_is_not_repeated(stream, tmp_path):
+    log, screen = tmp_path / "log", stream()
+    log.write_bytes(TRACEBACK)
+    console = Console(screen)
+    console.started("step")
+    output = console.output_of("step")
+    output.feed(TRACEBACK[:20])
+    output.feed(TRACEBACK[20:])
+    output.close()
+    console.failed("step", "exit 1", log=str(log))
+    assert screen.getvalue().count("ValueError: no") == 1
+    assert "hello\n\nTraceback" in screen.getvalue()
+    assert f"log: {log}" in screen.getvalue()
+
+
+def test_the_end_of_a_log_is_shown_where_it_does_not_stand_just_above(tmp_path):
+    log = tmp_path / "log"
+    log.write_bytes(TRACEBACK)
+    for between in ("another step's line", None):
+        screen = io.StringIO()
+        console = Console(screen)
+        console.started("step")
+        output = console.output_of("step")
+        output.feed(TRACEBACK if between else b"hello\n")
+        if between:
+            console.line(between)
+        console.failed("step", "exit 1", log=str(log))
+        assert "    ValueError: no\n" in screen.getvalue()

@@ -139,7 +139,7 @@ def test_a_failure_is_shown_with_the_end_of_its_log_and_exits_with_one(experimen
     code, out, err = experiment.run()
     assert code == 1
     assert "ValueError: a has no luck" in err and "\n    log: " in err and 'raise ValueError(f"{config' in err
-    assert "1 failed  2 blocked" in err and "--force_run_failed" in err
+    assert "1 failed  2 blocked" in err and "--force-run-failed" in err and err.count("Traceback") == 1
     log = re.search(r"log: (.*)", err)[1]
     assert "a has no luck" in Path(log).read_text()
     experiment.mark("fail", on=False)

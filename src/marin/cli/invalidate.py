@@ -94,7 +94,8 @@ def _strike(store: Any, arguments: Namespace) -> int:
     if arguments.json:
         print_json(_striking_json(found, id))
     if id is not None:
-        note(f"struck out as {id}; `marin invalidate --revoke {id}` takes it back")
+        back = hint(["marin", "invalidate", "--revoke", id, "--reason", "TEXT"], arguments)
+        note(f"struck out as {id}; `{back}` takes it back")
         note(f"Next: {hint(['marin', 'rerun', '--tainted'], arguments)}")
     elif found.tombstone is not None:
         note(f"Next: {shlex.join([word for word in arguments.typed if word != '--dry-run'])}")

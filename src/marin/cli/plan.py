@@ -2,6 +2,7 @@
 
 =  cached     +  new step     ~  changed     !  failed before     w  another run is at it     x  an input failed
 t  struck out, or built on what was     d  made by another recipe than its version= has now
+-  not needed: nothing that would run reads it
 """
 
 import sys
@@ -63,14 +64,17 @@ def run(arguments: Namespace) -> int:
 
 def next_command(arguments: Namespace, actions: set[str]) -> list[str]:
     """What to type after seeing a plan with these actions: words of a command that would do something."""
+    from marin.execution.flags import words_of
+
     if actions <= {"HIT", "SKIP"}:
         return ["marin", "ls"]
     if "TAINTED" in actions:
         return ["marin", "rerun", "--tainted", arguments.file]
+    run = ["marin", "run", arguments.file, *arguments.steps, *words_of(arguments)]
     if "DRIFT" in actions:
-        return ["marin", "run", arguments.file, *arguments.steps, "--accept-drift"]
-    is_forced = getattr(arguments, "force_run_failed", False) or not actions & {"RUN", "WAIT"}
-    return ["marin", "run", arguments.file, *arguments.steps, *["--force-run-failed"] * is_forced]
+        return [*run, "--accept-drift"]
+    is_needed = "--force-run-failed" not in run and not actions & {"RUN", "WAIT"}
+    return [*run, *["--force-run-failed"] * is_needed]
 
 
 def item_json(item: Any, plan: Any) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def downstream(plan: Any, explanation: Any) -> list[str]:
 
 def answer_lines(item: Any, explanation: Any, affected: list[str], shown: set[str], *, every: bool) -> list[str]:
     """What to say about one step; `shown` collects the causes that were told, so that each is told once."""
+    from marin.execution.console import reason_of
+
     head = f"{paint(item.node.name, 'bold')} @{item.node.digest[:6]}"
     if item.action == "HIT":
         record = item.state.record
@@ -75,7 +77,7 @@ def answer_lines(item: Any, explanation: Any, affected: list[str], shown: set[st
         return lines
     if explanation is None or item.action != "RUN":
         words = {"RUN": "will run", "WAIT": "is waited for", "SKIP": "is not needed"}
-        return [f"{head} {words.get(item.action, 'will not run')}: {item.reason}"]
+        return [f"{head} {words.get(item.action, 'will not run')}: {reason_of(item)}"]
     if not every and all(cause.node.digest in shown for cause in explanation.causes):
         return []
     shown.update(cause.node.digest for cause in explanation.causes)

@@ -234,7 +234,7 @@ def _check_free(store: Store, node: Node, paths: StepPaths, state: State | None)
     if state.status == SUCCEEDED:
         raise OutputExistsError(
             f"{what} has an output already (attempt {state.attempt}); adopt under another version, or "
-            f"`marin invalidate {node.name}@{node.digest[:6]}` first if it is wrong"
+            f"`marin invalidate {node.name}@{node.digest[:6]} --reason TEXT` first if it is wrong"
         )
     if state.status == RUNNING and not Observer(store=store).is_stale(paths.root, state):
         owner = state.owner

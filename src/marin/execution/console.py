@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, TextIO
 
@@ -15,6 +16,7 @@ _REDRAW_EVERY_S = 30.0
 # Above this many cached steps in a run that has other work, they share one line.
 _MAX_CACHED_LINES = 20
 _LOG_TAIL_LINES = 20
+_LONGEST_REASON = 100  # characters of somebody's words in a table
 _LONGEST_REST = 64 << 10  # characters of a line whose end has not come yet
 
 
@@ -41,7 +43,7 @@ def tail(path: str, num_lines: int = _LOG_TAIL_LINES) -> list[str]:
         return []
     if not text:
         return []
-    return [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")][-num_lines:]
+    return [_as_shown(line) for line in text.rstrip("\n").split("\n")][-num_lines:]
 
 
 _MARKS = {"HIT": ("=", "cached"), "RUN": ("+", "run"), "WAIT": ("w", "wait"), "SKIP": ("-", "not needed")}
@@ -62,6 +64,14 @@ def size(num_bytes: int | None) -> str:
     return f"{value:.1f} {unit}"
 
 
+def one_line(text: str) -> str:
+    """The first line of what an exception or a person said, as much of it as a table has room for."""
+    first, *more = text.strip().split("\n", 1)
+    if len(first) > _LONGEST_REASON:
+        return first[: _LONGEST_REASON - 3].rstrip() + "..."
+    return f"{first} ..." if more else first
+
+
 def format_plan(plan: Any) -> str:
     """A plan (`marin.execution.plan.Plan`) as a table with one line per step and a line of totals.
 
@@ -77,11 +87,17 @@ def format_plan(plan: Any) -> str:
         amount = size(item.num_bytes) if item.num_bytes is not None else ""
         if item.estimate is not None:
             amount = f"~{duration(item.estimate.wall_s)}"
-        reason = drift_text(item.code_drift) if item.code_drift else "" if item.action == "HIT" else item.reason
+        reason = drift_text(item.code_drift) if item.code_drift else "" if item.action == "HIT" else reason_of(item)
         name = f"{item.node.step.name:<{width}}  @{item.node.digest[:6]}"
         lines.append(f"  {mark}  {name}  {word:<10}  {amount:>8}  {reason}".rstrip())
     totals = [f"{plan.count(action)} {word}" for action, (_, word) in _MARKS.items() if plan.count(action)]
     return "\n".join([*lines, "", f"Plan: {', '.join(totals)}.{_estimate_text(plan)}"])
+
+
+def reason_of(item: Any) -> str:
+    """Why a planned step will be dealt with as it will: on one line, cut where it may quote somebody's words."""
+    may_quote = item.action in ("FAILED", "TAINTED") or (item.action == "RUN" and not item.changes)
+    return one_line(item.reason) if may_quote else item.reason
 
 
 def _estimate_text(plan: Any) -> str:
@@ -102,7 +118,7 @@ def format_summary(steps: Sequence[Any], wall_s: float) -> str:
     shown = [f"{counts[action]:,} {action}" for action in _ACTIONS if counts[action]]
     text = f"{'  '.join(shown)}    {duration(wall_s)}"
     if counts["failed"]:
-        text += "\nfailed steps run again with --force_run_failed"
+        text += "\nfailed steps run again with --force-run-failed"
     return text
 
 
@@ -136,6 +152,9 @@ class Console:
         self._mutex = threading.RLock()
         self._half_line = False  # the cursor does not stand at the beginning of a line
         self._running = 0
+        # What was shown last, if it was printed by a step: the step's name, and its lines.
+        self._streamed_of: str | None = None
+        self._streamed: deque[str] = deque(maxlen=_LOG_TAIL_LINES)
         self.is_terminal = self._stream.isatty()
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         try:
@@ -149,6 +168,7 @@ class Console:
         if self._quiet:
             return
         with self._mutex:
+            self._streamed_of = None
             if self._half_line:
                 text = "\n" + text
                 self._half_line = False
@@ -157,6 +177,16 @@ class Console:
                 self._stream.flush()
             except (OSError, ValueError):  # the reader of our stderr is gone; the run is not
                 self._quiet = True
+
+    def printed_by(self, name: str, text: str | None, lines: Sequence[str]) -> None:
+        """Print what a step printed (None: it is printed already); `lines`: the lines it ends, as its log has them."""
+        with self._mutex:
+            if self._streamed_of != name:
+                self._streamed.clear()
+            if text is not None:
+                self.line(text)
+            self._streamed_of = name
+            self._streamed.extend(lines)
 
     def through(self, text: str) -> None:
         """Pass text to the terminal as it is, half lines and redrawn lines too."""
@@ -213,10 +243,14 @@ class Console:
         self._event("fail", name, "taken over by another run; this attempt counts for nothing")
 
     def failed(self, name: str, text: str, *, log: str | None = None, was_running: bool = True) -> None:
-        """A failure with the end of the log, so that its cause is on the screen."""
+        """A failure with the end of the log, so that its cause is on the screen; not if it stands just above."""
         self._running -= was_running
         lines = tail(log) if log else []
         with self._mutex:
+            above = list(self._streamed) if self._streamed_of == name else []
+            num = min(len(above), len(lines))
+            if num and above[-num:] == lines[-num:]:
+                lines = []
             self._event("fail", name, text)
             for shown in lines:
                 self.line(f"    {shown}")
@@ -249,7 +283,8 @@ class StepOutput:
         self._console = console
         self._name = name
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._rest = ""  # an unfinished line
+        self._rest = ""  # an unfinished line that was not shown
+        self._unseen = ""  # an unfinished line that was passed through
         self._shown_at = time.monotonic()
 
     def feed(self, chunk: bytes) -> None:
@@ -257,6 +292,8 @@ class StepOutput:
         text = self._decoder.decode(chunk)
         if self._console.passes_through and not self._rest:
             self._console.through(text)
+            *lines, self._unseen = (self._unseen + text).split("\n")
+            self._console.printed_by(self._name, None, [_as_shown(line) for line in lines])
             return
         *lines, last = text.split("\n")
         if lines:
@@ -284,5 +321,11 @@ class StepOutput:
 
     def _show(self, line: str) -> None:
         self._shown_at = time.monotonic()
-        shown = line.rstrip("\r").rpartition("\r")[2]
-        self._console.line(f"{self._name}: {shown}" if self._console.is_crowded else shown)
+        shown = _as_shown(line)
+        text = f"{self._name}: {shown}" if self._console.is_crowded else shown
+        self._console.printed_by(self._name, text, [shown])
+
+
+def _as_shown(line: str) -> str:
+    """Of a line that redrew itself, what it showed last."""
+    return line.rstrip("\r").rpartition("\r")[2]

@@ -45,6 +45,13 @@ def decisions(given: Namespace, run_only: tuple[str, ...] = (), *, forced: str =
     return Choices(run_only=run_only, force=tuple(given.force), expect_cached=tuple(given.expect_cached), **said)
 
 
+def words_of(given: Namespace) -> list[str]:
+    """The flags of `add_decisions` as they would be typed, so that a suggested command decides the same."""
+    valued = (("--force", "force"), ("--expect-cached", "expect_cached"))
+    words = [word for flag, name in valued for value in getattr(given, name, ()) for word in (flag, value)]
+    return words + [f"--{name}" for name in _DECISIONS if getattr(given, name.replace("-", "_"), False)]
+
+
 def check_flags(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     """Exit as for any wrong flag, but name the flag that may have been meant."""
     import difflib
