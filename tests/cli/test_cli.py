@@ -314,6 +314,11 @@ def test_ls_lists_steps_and_runs(marin: Callable[..., SimpleNamespace]):
     assert len(json.loads(marin("ls", "runs", "--json").out)["runs"]) == 1
 
 
+def test_ls_names_what_may_have_been_meant(marin: Callable[..., SimpleNamespace]):
+    marin("run", "three_steps.py")
+    assert "no step begins with 'modle/train'; did you mean model/train?" in marin("ls", "modle/train").err
+
+
 def test_show_prints_the_record_however_the_step_is_named(marin: Callable[..., SimpleNamespace], place: Path):
     marin("run", "three_steps.py")
     record = json.loads(marin("show", "model/train", "--json").out)["step"]
@@ -375,6 +380,7 @@ def test_a_runner_that_is_gone_is_shown_as_abandoned(marin: Callable[..., Simple
         (("run", "three_steps.py", "model/trian"), r"no step 'model/trian'; did you mean model/train"),
         (("run", "three_steps.py", "-j", "0"), r"-j must be at least 1"),
         (("run", "three_steps.py", "--prefix", "ftp://host/x"), r"neither a folder nor an object store"),
+        (("ls", "--prefix", "three_steps.py"), r"prefix three_steps.py is a file, not a store"),
         (("ls", "--prefix", "elsewhere"), r"no store at elsewhere"),
         (("show", "model/train", "--prefix", "elsewhere"), r"no store at elsewhere"),
         (("run", "silent.py"), r"never calls executor_main"),
@@ -383,7 +389,7 @@ def test_a_runner_that_is_gone_is_shown_as_abandoned(marin: Callable[..., Simple
         (("plan", "three_steps.py", "--prefix", "s3://bucket//x"), r"'s3://bucket//x': its path has an empty part"),
         (
             ("plan", "three_steps.py", "--prefix", "three_steps.py"),
-            r"cannot write to prefix three_steps.py: it is a file",
+            r"prefix three_steps.py is a file, not a store",
         ),
         (("plan", "two.py"), r"two steps with one output path 'p'"),
         (("logs", "x", "-n", "0"), r"-n must be at least 1"),

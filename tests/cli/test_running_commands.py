@@ -457,6 +457,10 @@ def shell(place: Path, marin, monkeypatch: pytest.MonkeyPatch) -> Path:
 CASES = [
     (["ver"], ["verify"]),
     (["show", "sl"], ["slow"]),
+    (["show", "pa"], ["paper"]),
+    (["diff", "af"], ["after"]),
+    (["cancel", ""], []),
+    (["lineage", "slow", "--format", ""], ["tree", "dot", "json"]),
     (["logs", ""], ["after", "slow"]),
     (["logs", "--fol"], ["--follow"]),
     (["logs", "-n", "3", "af"], ["after"]),
@@ -500,6 +504,20 @@ def test_fish_completes(shell: Path):
     script = "marin completion fish | source; complete -C 'marin show sl'"
     done = subprocess.run(["fish", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["slow"]
+
+
+def test_runs_are_completed_and_for_cancel_only_those_that_run(marin, running, place: Path):
+    run_id = json.loads(marin("status", "--json").out)["runs"][0]["run_id"]
+    for words, found in (
+        (["show", run_id[:4]], [run_id]),
+        (["show", ""], ["slow"]),
+        (["cancel", ""], [run_id, "slow"]),
+        (["cancel", "sl"], ["slow"]),
+    ):
+        assert marin("completion", "bash", "--", *words).out.split() == found
+    marin("cancel", "slow")
+    assert marin("completion", "bash", "--", "cancel", "").out == ""
+    assert marin("completion", "bash", "--", "show", run_id[:4]).out.split() == [run_id]
 
 
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])

@@ -186,6 +186,35 @@ def test_a_ref_is_made_listed_and_deleted(marin, place: Path):
     assert "bad ref name" in marin("pin", "train", "--name", "../x", expect=2).err
 
 
+def test_a_refs_name_is_an_address_and_stays_with_its_output(marin, place: Path):
+    marin("run", "two.py")
+    marin("pin", "train", "--name", "paper")
+    first = json.loads(marin("show", "paper", "--json").out)["step"]
+    assert first["name"] == "train"
+    assert "1 output verified" in marin("verify", "paper").err
+    assert marin("lineage", "paper").out == marin("lineage", "train").out
+    assert "log: " in marin("logs", "paper").err
+    assert "did you mean paper?" in marin("show", "papr", expect=2).err
+    marin("pin", "raw/text", "--name", "old")
+    attempt = json.loads(marin("ls", "refs", "--json").out)["refs"][0]["attempt"]
+    marin("run", "two.py", "--force", "raw/text")
+    now = json.loads(marin("show", "raw/text", "--json").out)["step"]
+    assert now["attempt"] != attempt
+    assert json.loads(marin("show", "old", "--json").out)["step"]["attempt"] == attempt
+    assert json.loads(marin("diff", "old", "raw/text", "--json").out)["old"]["attempt"] == attempt
+    found = json.loads(marin("invalidate", "old", "--reason", "x", "--yes", "--json").out)
+    assert [output["attempt"] for output in found["struck_out"]] == [attempt]
+    marin("verify", "old")
+
+
+def test_what_has_no_output_is_refused_by_every_command_that_needs_one(marin, place: Path):
+    (place / "bad.py").write_text(SCRIPT.replace("def work(config: Config) -> None:", "def work(config):\n    1 / 0"))
+    marin("run", "bad.py", expect=1)
+    commands = (["pin", "raw/text"], ["invalidate", "raw/text", "--reason", "x"], ["lineage", "raw/text"])
+    for command in (*commands, ["diff", "raw/text", "raw/text"]):
+        assert "it has failed" in marin(*command, expect=3).err
+
+
 def test_gc_leaves_outputs_alone_unless_it_is_told(marin, place: Path):
     marin("run", "two.py")
     make_old(place / "store", 24 * 400)
@@ -310,6 +339,23 @@ def test_adopted_data_is_a_steps_output_whatever_its_recipe(marin, place: Path, 
     marin("verify", "--deep")
     committed = only(place, "store/data/web/2026.11/attempts/*/one")
     assert committed.samefile(data / "one"), "linked, not copied"
+
+
+def test_show_says_nothing_of_a_peak_that_nobody_measured(marin, place: Path, data: Path):
+    marin("adopt", "data/web", "--from", "data", "--version", "2026.11", "--reason", "x")
+    assert "of memory" not in marin("show", "data/web").out
+    marin("run", "two.py")
+    assert "of memory" in marin("show", "train").out
+
+
+def test_show_tells_the_version_and_who_accepted_the_output_for_another_recipe(marin, place: Path):
+    marin("run", "pinned.py")
+    assert re.search(r"^version +2026\.11$", marin("show", "data/web").out, re.MULTILINE)
+    assert "accepted" not in marin("show", "data/web").out
+    (place / "pinned.py").write_text((place / "pinned.py").read_text().replace("number=7", "number=8"))
+    marin("run", "pinned.py", "--accept-drift")
+    shown = marin("show", "data/web").out
+    assert re.search(r"^accepted +for another recipe, @\w{10}, \d{4}-\S+ by \w+$", shown, re.MULTILINE)
 
 
 def test_a_copy_is_apart_from_its_source_and_a_link_is_not(marin, place: Path, data: Path):

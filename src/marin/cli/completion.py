@@ -79,6 +79,8 @@ def candidates(words: list[str]) -> list[str]:
     if start.startswith("-"):
         return _flags(parser, start)
     option = options.get(before[-1])
+    if option is not None and option.choices is not None:
+        return _beginning(start, map(str, option.choices))
     if option is not None and option.nargs != 0:
         return _of_kind(str(option.metavar or ""), start, before)
     return _of_kind(_positional(parser, options, before[1:]), start, before)
@@ -116,9 +118,11 @@ def _of_kind(kind: str, start: str, words: list[str]) -> list[str]:
     for part in kind.split("|"):
         if part == "FILE.py":
             found += _files(start)
-        elif part in ("STEP", "ADDRESS"):
+        elif part == "STEP":
             found += _beginning(start, _steps(words))
-        elif part == "RUN":
+        elif part in ("ADDRESS", "A", "B"):
+            found += _beginning(start, [*_steps(words), *_refs(words)])
+        elif part == "RUN" and (start or "ADDRESS" not in kind):  # there are too many to list beside everything else
             found += _beginning(start, _runs(words))
         elif part == "REF":
             found += _beginning(start, _refs(words))
@@ -168,17 +172,23 @@ def _store(words: list[str]) -> Any:
 
 def _steps(words: list[str]) -> list[str]:
     from marin.execution.catalog import steps_of
+    from marin.execution.status import RUNNING
 
-    return list(dict.fromkeys(step.name for step in steps_of(_store(words))))
+    steps = steps_of(_store(words))
+    if words[0] == "cancel":
+        steps = [step for step in steps if step.status == RUNNING]
+    return list(dict.fromkeys(step.name for step in steps))
 
 
 def _runs(words: list[str]) -> list[str]:
     from marin.execution.catalog import runs_of
+    from marin.execution.status import RUNNING
 
-    return [run.run_id for run in runs_of(_store(words))]
+    runs = runs_of(_store(words))
+    return [run.run_id for run in runs if words[0] != "cancel" or run.record.get("status") == RUNNING]
 
 
 def _refs(words: list[str]) -> list[str]:
-    from marin.execution.refs import read_refs
+    from marin.execution.refs import ref_names
 
-    return [ref.name for ref in read_refs(_store(words))]
+    return ref_names(_store(words))

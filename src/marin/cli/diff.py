@@ -1,6 +1,7 @@
 """Shows what differs between two outputs: recipe, code, environment, files, cost. What is the same is not shown.
 
-A and B: a step's name (its latest output), name@digits, the first digits of a digest, or a path inside an output.
+A and B: a step's name (its latest output), name@digits, a ref (marin pin), the first digits of a digest, or a path
+inside an output.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -25,7 +26,7 @@ _MOST = 40  # lines of a section
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("old", metavar="A", help="step name, name@digits, digest, or path in an output")
+    parser.add_argument("old", metavar="A", help="step name, name@digits, ref, digest, or path in an output")
     parser.add_argument("new", metavar="B", help="the other")
     for name, what in _SECTIONS.items():
         parser.add_argument(f"--{name}", action="store_true", help=f"only the {what}")

@@ -1,8 +1,8 @@
 """Strikes outputs out: nobody is served them, or anything built on them, until they are made again.
 
-ADDRESS: a step's name (its latest output), name@digits, the first digits of a digest (every output of that recipe), or
-a path inside an output (that output). Given with options, outputs must match all of them. Nothing is deleted, and
-`--revoke` takes it back.
+ADDRESS: a step's name (its latest output), name@digits, the first digits of a digest (every output of that recipe), a
+ref or a path inside an output (that output). Given with options, outputs must match all of them. Nothing is deleted,
+and `--revoke` takes it back.
 """
 
 import shlex
@@ -26,7 +26,7 @@ _MOST = 20  # lines of a list
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "addresses", metavar="ADDRESS", nargs="*", default=[], help="step name, name@digits, digest, or path"
+        "addresses", metavar="ADDRESS", nargs="*", default=[], help="step name, name@digits, ref, digest, or path"
     )
     parser.add_argument("--reason", metavar="TEXT", help="why; everybody who meets these outputs sees it")
     parser.add_argument("--producer", metavar="MODULE:FUNCTION", help="made by this function, or with its help")

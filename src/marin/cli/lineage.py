@@ -1,7 +1,7 @@
 """Shows what an output was made from (--up, the default) or what was made from it (--down), by the records.
 
-ADDRESS: a step's name (its latest output), name@digits, the first digits of a digest, or a path to a file in an output:
-then the file and its sha256 are told first.
+ADDRESS: a step's name (its latest output), name@digits, a ref (marin pin), the first digits of a digest, or a path to a
+file in an output: then the file and its sha256 are told first.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -17,7 +17,9 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("address", metavar="ADDRESS", help="step name, name@digits, digest, or a path in an output")
+    parser.add_argument(
+        "address", metavar="ADDRESS", help="step name, name@digits, ref, digest, or a path in an output"
+    )
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--up", action="store_true", help="what it was made from (default)")
     way.add_argument("--down", action="store_true", help="what was made from it")

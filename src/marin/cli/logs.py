@@ -21,7 +21,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("step", metavar="STEP", help="step name, name@digits, digest, or path")
+    parser.add_argument("step", metavar="STEP", help="step name, name@digits, ref, digest, or path")
     parser.add_argument("-n", "--lines", type=int, metavar="N", help="only the last N lines")
     parser.add_argument("-f", "--follow", action="store_true", help="go on while the attempt runs")
     parser.add_argument("--attempt", type=int, metavar="N", help="of the N-th attempt")

@@ -24,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    from marin.execution.catalog import list_runs, list_steps
+    from marin.execution.catalog import list_runs, list_steps, near_misses
 
     prefix = prefix_of(arguments)
     what, start = arguments.what, arguments.start
@@ -34,7 +34,12 @@ def run(arguments: Namespace) -> int:
         return _show_runs([run for run in list_runs(prefix) if run.run_id.startswith(start)], arguments)
     if what == "refs":
         return _show_refs(prefix, start, arguments)
-    return _show_steps([step for step in list_steps(prefix) if step.name.startswith(start)], arguments)
+    steps = list_steps(prefix)
+    found = [step for step in steps if step.name.startswith(start)]
+    if start and not found:
+        near = near_misses(start, {step.name for step in steps})
+        note(f"no step begins with {start!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    return _show_steps(found, arguments)
 
 
 def _show_steps(steps: list[Any], arguments: Namespace) -> int:

@@ -1,8 +1,8 @@
 """Prints the record of a step or run: what it is, what it read, how it was made.
 
-ADDRESS: a step's name, name@digits, the first digits of a digest, a run id or its beginning, or a path to anything
-inside an output. If several recipes had that name, the name alone means the one that is running, else the one whose
-last attempt ended last.
+ADDRESS: a step's name, name@digits, a ref (marin pin), the first digits of a digest, a run id or its beginning, or a
+path to anything inside an output. If several recipes had that name, the name alone means the one that is running, else
+the one whose last attempt ended last.
 """
 
 import json
@@ -20,7 +20,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("address", metavar="ADDRESS", help="step name, name@digits, digest, run id, or path")
+    parser.add_argument("address", metavar="ADDRESS|RUN", help="step name, name@digits, ref, digest, path, or run id")
     add_prefix_argument(parser)
     parser.add_argument("--json", action="store_true", help="the whole record as one JSON object")
 
@@ -102,8 +102,9 @@ def _step_lines(entry: Any) -> list[tuple[str, str]]:
         ("output", entry.data_path),
         ("size", f"{size(record['bytes'])} in {record['files']} file{'s' * (record['files'] != 1)}"),
         ("made", f"{local_time(record['ended'])} in {duration(record['wall_s'])} ({record['cpu_s']:.1f} s CPU)"),
-        ("peak", f"{size(record['max_rss'])} of memory"),
+        *[("peak", f"{size(record['max_rss'])} of memory")] * (record["max_rss"] is not None),
         ("run", f"{record['run_id']} by {record['user']}"),
+        *[("version", str(record["version"]))] * (record.get("version") is not None),
         ("function", record["fn"] + (f"  code_version {record['code_version']!r}" if record["code_version"] else "")),
         ("commit", commit),
         ("python", f"{record['env']['python']} on {record['env']['platform']}"),
@@ -112,6 +113,10 @@ def _step_lines(entry: Any) -> list[tuple[str, str]]:
         lines.insert(1, ("about", record["description"]))
     if adopted := record.get("adopted"):
         lines.append(("adopted", f"from {adopted['source']} by {adopted['who']}: {adopted['reason']}"))
+    for accepted in state.accepted:
+        why = f": {accepted['reason']}" if accepted.get("reason") else ""
+        who = f"{local_time(accepted['when'])} by {accepted['user']}"
+        lines.append(("accepted", f"for another recipe, @{accepted['recipe'][:10]}, {who}{why}"))
     if verified := last_verification(entry.store, entry.paths, state):
         lines.append(("verified", _verified(verified)))
     for number, used in enumerate(record["inputs"]):

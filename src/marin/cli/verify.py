@@ -3,8 +3,8 @@
 With --deep every byte is read again and compared by SHA-256. An output that differs is struck out: it is not served any
 more, nor is what was built on it. The exit code is 4 if anything differs.
 
-ADDRESS: a step's name (all outputs of that name), name@digits, the first digits of a digest, or a path. Without one,
-everything in the store.
+ADDRESS: a step's name (all outputs of that name), name@digits, a ref, the first digits of a digest, or a path.
+Without one, everything in the store.
 """
 
 import sys
@@ -28,7 +28,7 @@ _MAX_SHOWN = 10
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "addresses", metavar="ADDRESS", nargs="*", default=[], help="step name, name@digits, digest, or path"
+        "addresses", metavar="ADDRESS", nargs="*", default=[], help="step name, name@digits, ref, digest, or path"
     )
     parser.add_argument("--deep", action="store_true", help="read every byte")
     parser.add_argument("--dry-run", action="store_true", help="write nothing down and strike nothing out")
@@ -81,8 +81,8 @@ def _chosen(store: Any, addresses: list[str]) -> list[Any]:
     for address in addresses:
         named = [step for step in steps if step.name == address]
         for step in named or [find_step(store.prefix, address)]:
-            chosen[step.paths.root] = step
-    return list(chosen.values())
+            chosen[step.paths.root] = None
+    return [step for step in steps if step.paths.root in chosen]
 
 
 def _show(one: Any) -> None:

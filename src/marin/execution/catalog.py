@@ -42,6 +42,7 @@ class StepEntry:
     store: Store  # where it lies
     state: State | None  # the register; None if it cannot be read
     trouble: str | None = None  # why it cannot be read
+    named_attempt: str | None = None  # the output that a ref named; `state` then is the register as that was committed
     others: tuple["StepEntry", ...] = ()  # the other recipes of its name, where it was found by the name alone
 
     @property
@@ -147,9 +148,9 @@ def runs_of(store: Store) -> list[RunEntry]:
 def find(prefix: str, address: str) -> StepEntry | RunEntry:
     """The step or run that a person means.
 
-    `address`: a step's name (what runs, else what ended last), `name@digits`, the first digits of a digest, a run id or
-    its beginning, or a path to a step's folder or to anything inside its output. Raises AddressError with near misses
-    or with all that it could mean.
+    `address`: a step's name (what runs, else what ended last), `name@digits`, a ref (`marin pin`), the first digits of
+    a digest, a run id or its beginning, or a path to a step's folder or to anything inside its output. Raises
+    AddressError with near misses or with all that it could mean.
     """
     store = existing_store(prefix)
     inside = step_around(store, address)
@@ -158,7 +159,7 @@ def find(prefix: str, address: str) -> StepEntry | RunEntry:
     runs = [run for run in runs_of(store) if run.run_id.startswith(address)] if address else []
     if len(runs) == 1 or (runs and runs[0].run_id == address):
         return runs[0]
-    return _sound(_one(steps_of(store), address, prefix, runs, _latest_work))
+    return _sound(_one(store, address, runs, _latest_work))
 
 
 def find_work(prefix: str, address: str) -> StepEntry:
@@ -174,7 +175,7 @@ def find_step(prefix: str, address: str) -> StepEntry:
 def _find_step(prefix: str, address: str, choose: Callable[[list[StepEntry]], StepEntry]) -> StepEntry:
     store = existing_store(prefix)
     inside = step_around(store, address)
-    return _sound(inside if inside is not None else _one(steps_of(store), address, prefix, (), choose))
+    return _sound(inside if inside is not None else _one(store, address, (), choose))
 
 
 def _latest_output(named: list[StepEntry]) -> StepEntry:
@@ -198,17 +199,16 @@ def _sound(entry: StepEntry) -> StepEntry:
 
 
 def _one(
-    steps: list[StepEntry],
-    address: str,
-    prefix: str,
-    runs: Sequence[RunEntry],
-    choose: Callable[[list[StepEntry]], StepEntry],
+    store: Store, address: str, runs: Sequence[RunEntry], choose: Callable[[list[StepEntry]], StepEntry]
 ) -> StepEntry:
+    steps = steps_of(store)
     name, _, digits = address.rpartition("@") if "@" in address else (address, "", "")
     named = [step for step in steps if step.name == name and step.digest.startswith(digits)]
     if named and (not digits or len(named) == 1):
         chosen = choose(named)
         return replace(chosen, others=tuple(step for step in named if step is not chosen))
+    if not named and (by_ref := _by_ref(store, address)) is not None:
+        return by_ref
     is_digest = re.fullmatch(rf"@?[0-9a-f]{{{_SHORTEST},64}}", address)
     matches = named or ([s for s in steps if s.digest.startswith(address.lstrip("@"))] if is_digest else [])
     if len(matches) == 1:
@@ -216,9 +216,30 @@ def _one(
     if matches or runs:
         shown = [f"{s.name}@{s.digest[:10]}" for s in matches[:8]] + [run.run_id for run in runs[:8]]
         raise AddressError(f"{address!r} could be any of {', '.join(shown)}; give more of it")
-    near = near_misses(name or address, {step.name for step in steps})
+    from marin.execution.refs import ref_names
+
+    near = near_misses(name or address, {*(step.name for step in steps), *ref_names(store)})
     hint = f"did you mean {' or '.join(near)}?" if near else "`marin ls` lists what there is"
-    raise AddressError(f"no step or run {address!r} in {prefix}; {hint}")
+    raise AddressError(f"no step or run {address!r} in {store.prefix}; {hint}")
+
+
+def _by_ref(store: Store, name: str) -> StepEntry | None:
+    """The step whose output the ref of this name names, as it was when that was committed; None if there is no ref."""
+    from marin.execution.attempt import earlier_states
+    from marin.execution.refs import read_ref, ref_names
+
+    ref = read_ref(store, name) if name in ref_names(store) else None
+    if ref is None:
+        return None
+    entry = read_step(store, f"{store.prefix}/{ref.path}")
+    if entry is None:
+        raise AddressError(f"ref {name!r} names {ref.path}, which is gone; `marin unpin {name}` deletes the ref")
+    if entry.state is None or entry.state.attempt == ref.attempt:
+        return replace(entry, named_attempt=ref.attempt)
+    for state in earlier_states(store, entry.paths):
+        if state.attempt == ref.attempt and state.record is not None:
+            return replace(entry, state=state, named_attempt=ref.attempt)
+    raise AddressError(f"ref {name!r} names attempt {ref.attempt} of {ref.path}, of which nothing is on record")
 
 
 def near_misses(word: str, known: "set[str] | Sequence[str]") -> list[str]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from marin.execution.attempt import earlier_states
-from marin.execution.catalog import AddressError, StepEntry, find_step, step_around, steps_of
+from marin.execution.catalog import AddressError, StepEntry, find_step, read_step, step_around, steps_of
+from marin.execution.executor import RefusedError
 from marin.execution.manifest import Manifest, ManifestEntry
 from marin.execution.status import State, said
 from marin.execution.store import Store
@@ -88,20 +89,26 @@ class Place:
 
     output: Committed  # the output
     file: ManifestEntry | None = None  # a file in it, if the address was the path of one
-    names_attempt: bool = False  # whether the address was a path inside this attempt's data, and so means it alone
+    names_attempt: bool = (
+        False  # whether the address was a ref, or a path inside this attempt's data: it alone is meant
+    )
 
 
 def find_output(store: Store, address: str) -> Place:
-    """The output that a person means: by the step's address (its latest output), or by a path inside an output.
+    """The output that a person means: by the step's address (its latest output), by a ref, or by a path inside it.
 
-    Raises AddressError if there is none.
+    Raises AddressError if it leads nowhere, RefusedError if the step has no output, or none yet.
     """
     step = step_around(store, address)
     inside = _inside(store, step, address) if step is not None else ""
     step = step if step is not None else find_step(store.prefix, address)
+    if step.named_attempt is not None and step.state is not None and step.record is not None:
+        now = read_step(store, step.paths.root)
+        is_current = now is not None and now.state is not None and now.state.attempt == step.named_attempt
+        return Place(output=Committed(step=now or step, state=step.state, is_current=is_current), names_attempt=True)
     outputs = outputs_of(step)
     if not outputs:
-        raise AddressError(f"{step.name}@{step.digest[:10]} has no output: {said(step.status)}")
+        raise RefusedError(f"{step.name}@{step.digest[:10]} has no output: {said(step.status)}")
     if not inside:
         return Place(output=outputs[0])
     for output in outputs:

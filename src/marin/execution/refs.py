@@ -45,10 +45,14 @@ def _path(store: Store, name: str) -> str:
     return f"{refs_dir(store)}/{name}.json"
 
 
+def ref_names(store: Store) -> list[str]:
+    """The names of all refs of a store."""
+    return [item.name.removesuffix(".json") for item in store.items(refs_dir(store)) if item.name.endswith(".json")]
+
+
 def read_refs(store: Store) -> list[Ref]:
     """All refs of a store, by name."""
-    names = [item.name.removesuffix(".json") for item in store.items(refs_dir(store)) if item.name.endswith(".json")]
-    return [ref for name in names if (ref := read_ref(store, name)) is not None]
+    return [ref for name in ref_names(store) if (ref := read_ref(store, name)) is not None]
 
 
 def read_ref(store: Store, name: str) -> Ref | None:
@@ -114,7 +118,7 @@ def unpin(store: Store, name: str) -> Ref:
     """Delete a ref; the ref that it was. AddressError if there is none of that name."""
     ref = read_ref(store, name)
     if ref is None:
-        near = near_misses(name, {ref.name for ref in read_refs(store)})
+        near = near_misses(name, ref_names(store))
         hint = f"did you mean {' or '.join(near)}?" if near else "`marin ls refs` lists what there is"
         raise AddressError(f"no ref {name!r} in {store.prefix}; {hint}")
     store.delete(_path(store, name))

@@ -180,9 +180,7 @@ class LocalStore:
         self.prefix = os.path.abspath(os.fspath(prefix))
         self.fsync = fsync
         if os.path.exists(self.prefix) and not os.path.isdir(self.prefix):
-            raise PrefixError(
-                f"cannot write to prefix {prefix}: it is a file. Name a folder with --prefix or MARIN_PREFIX"
-            )
+            raise PrefixError(f"prefix {prefix} is a file, not a store. Name a folder with --prefix or MARIN_PREFIX")
 
     def prepare(self) -> None:
         failed = [check for check in self.self_test() if not check.is_ok]
