@@ -59,9 +59,9 @@ class DigestCollision(ValueError):
     """A step's folder holds the output of another recipe."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class PlanItem:
-    """One step of a plan."""
+    """One step of a plan. Read-only, as `Node` is."""
 
     node: Node  # the step
     action: str  # HIT, RUN, WAIT, FAILED, BLOCKED or SKIP
@@ -272,7 +272,7 @@ class Judge:
 
     def is_forced(self, node: Node) -> bool:
         """Whether somebody decided that the step runs again in any case."""
-        return any(pattern.search(node.step.name) for pattern in self._forced)
+        return bool(self._forced) and any(pattern.search(node.step.name) for pattern in self._forced)
 
     def _other_recipe(self, node: Node, state: State, paths: StepPaths) -> tuple[str, str]:
         step = node.step
