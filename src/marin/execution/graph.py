@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from marin.execution.canonical import Encoding, Memo, UnversionableError, to_json
-from marin.execution.fingerprint import CodeError, code_root
 from marin.execution.references import function_reference
 from marin.execution.step import (
     ExecutorStep,
@@ -281,6 +280,8 @@ class _Planner:
 
 
 def _code_root(step: ExecutorStep) -> str:
+    from marin.execution.fingerprint import CodeError, code_root  # few steps ask for it
+
     try:
         return code_root(step.fn, step.config)
     except CodeError as error:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from marin.execution.attempt import earlier_states
 from marin.execution.status import EXEC, INVALID, RegisterError, State, StepPaths
 from marin.execution.store import Store
 
@@ -229,6 +228,8 @@ class Taint:
 
     def _states(self, path: str, digest: str) -> Iterator[State]:
         """Committed outputs of one recipe in a step's folder, the latest first."""
+        from marin.execution.attempt import earlier_states  # most plans have nothing that is struck out
+
         paths = StepPaths(f"{self._store.prefix}/{path}")
         current = self._store.read(paths.root)
         if current is None:

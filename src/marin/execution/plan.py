@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from marin.execution.explain import Change, Earlier, Explanation, explain, nearest
-from marin.execution.fingerprint import code_difference
 from marin.execution.graph import Graph, Node, no_collection
 from marin.execution.invalidation import Taint
 from marin.execution.lease import Observer
@@ -264,6 +263,8 @@ class Judge:
         """The definitions that changed since an output was made, if the step asks to be told."""
         if step.code_policy != "warn":
             return ()
+        from marin.execution.fingerprint import code_difference  # an output is needed first
+
         return tuple(code_difference(step.fn, record, step.config, self._code_memo))
 
     def trouble_with(self, state: State) -> str | None:
