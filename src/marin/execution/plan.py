@@ -384,12 +384,12 @@ def _estimate(state: State | None, earlier: Sequence[Earlier]) -> Estimate | Non
     """What a step took before, by its register, or what others of its name did; None if none was carried out."""
     if state is not None and state.record is not None:
         return Estimate(state.record["wall_s"], state.record["bytes"], 1)
-    earlier = [e for e in earlier if e.wall_s is not None]
-    if not earlier:
+    measured = [e for e in earlier if e.wall_s is not None]
+    if not measured:
         return None
-    walls, sizes = sorted(e.wall_s or 0.0 for e in earlier), sorted(e.num_bytes or 0 for e in earlier)
-    middle = len(earlier) // 2
-    return Estimate(walls[middle], sizes[middle], len(earlier))
+    walls, sizes = sorted(e.wall_s or 0.0 for e in measured), sorted(e.num_bytes or 0 for e in measured)
+    middle = len(measured) // 2
+    return Estimate(walls[middle], sizes[middle], len(measured))
 
 
 def _explain(node: Node, earlier: Sequence[Earlier], names: Mapping[str, str]) -> tuple[str, tuple[Change, ...]]:

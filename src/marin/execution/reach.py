@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marin.execution.source import Chain, Definition, Import, Source
-from marin.execution.step import ExecutorStep, InputName, OutputName, UnversionedValue, VersionedValue
+from marin.execution.step import ExecutorStep, InputName, OutputName
 from marin.execution.summaries import Stamp, stamp_of, summary_of
 
 Fn = Callable[[Any], Any] | str
@@ -90,22 +90,18 @@ def code_in(config: Any) -> frozenset[Any]:
         if kind in _WITHOUT_CODE or id(value) in seen:
             continue
         seen.add(id(value))
-        if kind is tuple or kind is list:
-            todo += value
-            continue
-        if isinstance(value, Mapping):
+        fields = _fields_of(kind)
+        if fields is not None:
+            todo += [getattr(value, name, None) for name in fields]
+        elif isinstance(value, Mapping):
             todo += [*value, *value.values()]
         elif isinstance(value, list | tuple | set | frozenset):
             todo += value
         elif kind is functools.partial:
             todo += [value.func, *value.args, *value.keywords.values()]
-        elif isinstance(value, VersionedValue | UnversionedValue):
-            todo.append(value.value)
         elif isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
             found.add(value)
             continue
-        elif dataclasses.is_dataclass(value):
-            todo += [getattr(value, name, None) for name in _field_names(kind)]
         elif hasattr(kind, "model_fields"):  # pydantic
             todo += [getattr(value, name, None) for name in kind.model_fields]
         if kind.__module__ != "builtins":
@@ -114,8 +110,11 @@ def code_in(config: Any) -> frozenset[Any]:
 
 
 @functools.cache
-def _field_names(cls: type) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(cls))
+def _fields_of(kind: type) -> tuple[str, ...] | None:
+    """The names of a dataclass's fields; None for other classes, and for those that hold their items otherwise."""
+    if not dataclasses.is_dataclass(kind) or issubclass(kind, Mapping | list | tuple | set | frozenset):
+        return None
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 _WITHOUT_CODE = frozenset({type(None), bool, int, float, complex, str, bytes, ExecutorStep, InputName, OutputName})
