@@ -434,11 +434,11 @@ def _int(encoder: _Encoder, value: int, hint: Hint | None) -> Any:
 
 
 def _float(encoder: _Encoder, value: float, hint: Hint | None) -> Any:
+    if value - value == 0:
+        return value + 0.0  # -0.0 becomes 0.0
     if value != value:
         return {"$f": "nan"}
-    if value in (float("inf"), float("-inf")):
-        return {"$f": "inf" if value > 0 else "-inf"}
-    return value + 0.0  # -0.0 becomes 0.0
+    return {"$f": "inf" if value > 0 else "-inf"}
 
 
 def _str(encoder: _Encoder, value: str, hint: Hint | None) -> Any:

@@ -11,9 +11,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from marin.execution.explain import Change, Earlier, Explanation, explain, nearest
 from marin.execution.graph import Graph, Node, no_collection
 from marin.execution.invalidation import Taint
 from marin.execution.lease import Observer
@@ -21,6 +20,9 @@ from marin.execution.manifest import first_difference
 from marin.execution.status import CANCELLED, EVICTED, FAILED, INVALID, RUNNING, SUCCEEDED, State, StepPaths
 from marin.execution.step import ExecutorStep
 from marin.execution.store import Store
+
+if TYPE_CHECKING:  # when it runs, imported where there is something to compare with
+    from marin.execution.explain import Change, Earlier, Explanation
 
 HIT = "HIT"  # committed already
 RUN = "RUN"  # will run
@@ -65,7 +67,7 @@ class PlanItem:
     node: Node  # the step
     action: str  # HIT, RUN, WAIT, FAILED, BLOCKED or SKIP
     reason: str  # why, in words
-    changes: tuple[Change, ...] = ()  # what differs from the nearest committed output of this name, if asked for
+    changes: "tuple[Change, ...]" = ()  # what differs from the nearest committed output of this name, if asked for
     state: State | None = None  # the register as it was read, without the bulk of its record
     code_drift: tuple[str, ...] = ()  # HIT only: definitions that are not what they were when the output was made
     estimate: "Estimate | None" = None  # RUN only: what earlier runs of a step of this name took, if asked for
@@ -345,10 +347,15 @@ class Siblings:
         self._store = store
         self._folders = folders or Folders(store)
 
-    def earlier(self, node: Node) -> list[Earlier]:
+    def earlier(self, node: Node) -> "list[Earlier]":
         """The recipes of this step's name, or of its fixed output path, that were carried out; not its own."""
+        paths = self._paths(node)
+        if not paths:
+            return []
+        from marin.execution.explain import Earlier
+
         found = []
-        for path in self._paths(node):
+        for path in paths:
             state = self._store.read(f"{self._store.prefix}/{path}")
             if state is not None and state.record is not None and recipe_of(state) != node.recipe:
                 record = state.record
@@ -380,7 +387,7 @@ def _step_name(path: str) -> str:
     return re.sub(r"-[0-9a-f]{10}$", "", path)
 
 
-def _estimate(state: State | None, earlier: Sequence[Earlier]) -> Estimate | None:
+def _estimate(state: State | None, earlier: "Sequence[Earlier]") -> Estimate | None:
     """What a step took before, by its register, or what others of its name did; None if none was carried out."""
     if state is not None and state.record is not None:
         return Estimate(state.record["wall_s"], state.record["bytes"], 1)
@@ -392,11 +399,14 @@ def _estimate(state: State | None, earlier: Sequence[Earlier]) -> Estimate | Non
     return Estimate(walls[middle], sizes[middle], len(measured))
 
 
-def _explain(node: Node, earlier: Sequence[Earlier], names: Mapping[str, str]) -> tuple[str, tuple[Change, ...]]:
-    match = nearest(node, earlier, names)
-    if match is None:
+def _explain(node: Node, earlier: "Sequence[Earlier]", names: Mapping[str, str]) -> "tuple[str, tuple[Change, ...]]":
+    if not earlier:
         return "new step", ()
-    old, changes = match
+    from marin.execution.explain import nearest
+
+    match = nearest(node, earlier, names)
+    assert match is not None
+    _, changes = match
     own = [str(change) for change in changes if not change.is_input]
     inputs = [change.path.removeprefix("dep ") for change in changes if change.is_input]
     shown = own[:3] + ["..."] * (len(own) > 3)
@@ -514,12 +524,14 @@ def _read_each(store: Store, nodes: Sequence[Node], folders: Folders) -> Iterato
 
 def explain_plan(
     plan: Plan, store: Store, names: Sequence[str] | None = None
-) -> list[tuple[PlanItem, Explanation | None]]:
+) -> "list[tuple[PlanItem, Explanation | None]]":
     """What the steps of a plan differ in from earlier ones, upstream first: those of the given names, or all that are
     not cached.
 
     The explanation is None where the recipe is not the reason that a step runs: its last run failed or was abandoned.
     """
+    from marin.execution.explain import explain
+
     siblings = Siblings(store)
     found: list[tuple[PlanItem, Explanation | None]] = []
     for item in plan:
