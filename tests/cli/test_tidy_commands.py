@@ -146,6 +146,25 @@ def test_an_output_that_was_replaced_is_looked_at_and_only_reported(marin, place
     assert not (place / "store/.exec/invalid").exists()
 
 
+def test_damage_is_made_good_without_a_change_of_code_and_then_forgotten(marin, place: Path):
+    marin("run", "two.py")
+    first = only(place, "store/raw/text-*/attempts/*")
+    (first / "x.txt").write_text("z" * 1234)
+    marin("verify", "--deep", expect=4)
+    marin("rerun", "--tainted", "two.py")
+    assert "2 outputs verified" in marin("verify", "--deep").err
+    marin("gc", "--outputs", "--keep-days", "0", "--yes")
+    assert (first / "x.txt").exists(), "what was struck out stays to be looked into"
+
+
+def test_a_register_that_cannot_be_read_is_nothing_that_was_verified(marin, place: Path):
+    marin("run", "two.py")
+    only(place, "store/raw/text-*/.exec/state.json").write_text('{"v":1, brok')
+    done = marin("verify", expect=4)
+    assert "not a register" in done.err and "1 register cannot be read; 0 of 1 outputs differ" in done.err
+    assert json.loads(marin("verify", "--json", expect=4).out)["unreadable"] == 1
+
+
 def test_verify_stops_at_ctrl_c_and_leaves_nothing_half(place: Path):
     subprocess.run([sys.executable, "two.py"], check=True, capture_output=True)
     big = only(place, "store/raw/text-*/attempts/*/x.txt")

@@ -102,14 +102,23 @@ class State:
 
     @staticmethod
     def from_json(data: bytes) -> "State":
-        value = json.loads(data)
+        text = data.decode().strip()
+        value, end = _DECODER.raw_decode(text)  # what json.loads does after it guessed the encoding
+        if end != len(text):
+            raise ValueError(f"more follows what should be all, from character {end} on")
         if value.pop("v", None) != 1:
             raise ValueError("a register of a format that this version cannot read: update marin")
         owner = value.pop("owner")
         known = {name: value.pop(name) for name in _STATE_FIELDS if name in value}
         known["accepted"] = tuple(known.get("accepted", ()))
         known["inputs"] = tuple((digest, attempt) for digest, attempt in known.get("inputs", ()))
-        return State(**known, owner=Owner(**{n: owner.get(n) for n in _OWNER_FIELDS}), extra=value)
+        return State(**known, owner=_owner_with(*map(owner.get, _OWNER_FIELDS)), extra=value)
+
+
+@functools.lru_cache(maxsize=256)
+def _owner_with(*values: Any) -> Owner:
+    """The owner with these fields, in their order: one for all the registers that a run wrote."""
+    return Owner(**dict(zip(_OWNER_FIELDS, values, strict=True)))
 
 
 def recipe_of(state: State) -> str:
@@ -118,6 +127,7 @@ def recipe_of(state: State) -> str:
 
 
 _COMPACT = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+_DECODER = json.JSONDecoder()
 _OWNER_FIELDS = tuple(f.name for f in fields(Owner))
 _STATE_FIELDS = tuple(f.name for f in fields(State) if f.name not in ("owner", "extra"))
 
