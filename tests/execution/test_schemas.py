@@ -48,7 +48,7 @@ def interrupted(config: Work) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> LocalStore:
-    """A store with a success, a failure, a retry, a cancelled, an adopted, a struck-out, an evicted and an abandoned step."""
+    """A store with a success, a failure, a retry and a step each that is cancelled, adopted, struck out, evicted, lost."""
     folder = tmp_path_factory.mktemp("store")
     store = LocalStore(folder / "store", fsync=False)
     executor = Executor(store.prefix, fsync=False, quiet=True, description="all kinds")
