@@ -48,7 +48,7 @@ def interrupted(config: Work) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> LocalStore:
-    """A store with a success, a failure, a retry and a step each that is cancelled, adopted, struck out, evicted, lost."""
+    """A success, a failure, a retry, and a step each that was cancelled, adopted, struck out, evicted and abandoned."""
     folder = tmp_path_factory.mktemp("store")
     store = LocalStore(folder / "store", fsync=False)
     executor = Executor(store.prefix, fsync=False, quiet=True, description="all kinds")
