@@ -1,5 +1,6 @@
 """What must hold when something that was decided turns out otherwise: wrong inputs, other recipes, sleepers, pauses."""
 
+import errno
 import io
 import json
 import os
@@ -233,3 +234,32 @@ def test_a_run_that_looks_between_two_tries_waits_for_the_next_one(executor, tmp
     first.join(60)
     assert second.is_ok and [s.action for s in second.steps] == ["cached"] and results[0].is_ok
     assert len((tmp_path / "calls").read_text().split()) == 2
+
+
+# -- commits of which nobody knows ------------------------------------------------------------------------------------
+
+
+class FullAtCommit(LocalStore):
+    """Says that the disk is full when a commit is written; nobody can tell whether it was."""
+
+    def compare_and_swap(self, root, expected, new, **options):
+        if new.status == "SUCCEEDED":
+            raise OSError(errno.ENOSPC, "no space left")
+        return super().compare_and_swap(root, expected, new, **options)
+
+
+def fill(config: Config) -> None:
+    Path(config.output_path, "x").write_text("all of it")
+    if config.value:
+        raise OSError(errno.ENOSPC, "no space left")
+
+
+@pytest.mark.parametrize("is_full_at_commit", [True, False])
+def test_data_goes_to_make_room_only_where_no_commit_may_have_named_it(executor, tmp_path, is_full_at_commit):
+    if is_full_at_commit:
+        executor.store.__class__ = FullAtCommit
+    step = ExecutorStep(name="fill", fn=fill, config=Config(str(tmp_path), value=int(not is_full_at_commit)))
+    (failed,) = executor.run([step]).steps
+    assert failed.action == "failed" and failed.error.errno == errno.ENOSPC
+    left = list(Path(executor.prefix, failed.node.path, "attempts").glob("*/x"))
+    assert bool(left) is is_full_at_commit

@@ -102,6 +102,13 @@ class Attempt:
         return f"{self.log_dir}/progress.json"
 
 
+def with_packages(attempt: Attempt, python: str) -> Attempt:
+    """The attempt with a record that says which packages the environment of this interpreter has, made for it alone."""
+    from marin.cluster.environment import installed_packages
+
+    return replace(attempt, record={**attempt.record, "packages": installed_packages(python)})
+
+
 def scratch_root() -> str:
     """Folder of a machine for copies of what is in an object store: $MARIN_SCRATCH, else one in the temporary folder.
 

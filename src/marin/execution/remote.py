@@ -17,7 +17,15 @@ from typing import Any
 from marin.cluster.current import stop_event
 from marin.cluster.job import Entrypoint, JobError, JobFailed, JobRequest, JobResult, error_of
 from marin.cluster.local import LocalCluster
-from marin.execution.attempt import Attempt, conclude, error_class, prepare, recorded_error, retry_notice
+from marin.execution.attempt import (
+    Attempt,
+    conclude,
+    error_class,
+    prepare,
+    recorded_error,
+    retry_notice,
+    with_packages,
+)
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Renewer
 from marin.execution.record import cancellation_path
 from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, State, StepPaths, active_run
@@ -55,7 +63,7 @@ def carry_out(task: RemoteAttempt) -> dict[str, Any]:
     is_first = os.environ.get("MARIN_PROCESS_ID", "0") == "0"
     if not is_first:
         prepare(store, task.attempt)
-        result = _call(task, log_path=None, lost=lambda: False)
+        result = _call(task, python=_environment(task), log_path=None, lost=lambda: False)
         if result.error is not None:
             raise JobFailed(result.error)
         write_bytes(_done_path(task, os.environ["MARIN_PROCESS_ID"]), b"")
@@ -77,23 +85,30 @@ def carry_out(task: RemoteAttempt) -> dict[str, Any]:
 
         renewer = Renewer(task.times, lambda _, error: lost.append(error), on_tick=look_for_cancellation)
         renewer.add(lease, task.attempt.progress_path)
-        result = JobResult(error=None)
+        result, attempt = JobResult(error=None), task.attempt
+
+        def must_stop() -> bool:
+            return bool(lost) or is_cancelled.is_set()
+
         try:
-            prepare(store, task.attempt)
-            result = _call(task, log_path=task.attempt.log_path, lost=lambda: bool(lost) or is_cancelled.is_set())
+            prepare(store, attempt)
+            python = _environment(task)
+            if python is not None:
+                attempt = with_packages(attempt, python)
+            result = _call(task, python=python, log_path=attempt.log_path, lost=must_stop)
             if result.error is None:
-                _await_others(task, lambda: bool(lost) or is_cancelled.is_set())
+                _await_others(task, must_stop)
         except (Exception, KeyboardInterrupt) as error:
             result = replace(result, error=error_of(error), cancelled=isinstance(error, KeyboardInterrupt))
         finally:
             renewer.close()
-        state, error = conclude(store, lease, task.attempt, result, retry_owner=task.state.owner)
+        state, error = conclude(store, lease, attempt, result, retry_owner=task.state.owner)
     if state is None and error is None:
         return {"outcome": "lost"}
     return {"outcome": "ended", "measured": _measured(result)}
 
 
-def _call(task: RemoteAttempt, *, log_path: str | None, lost: Any) -> JobResult:
+def _call(task: RemoteAttempt, *, python: str | None, log_path: str | None, lost: Callable[[], bool]) -> JobResult:
     """Call the step's function in a process of this machine; stopped when asked to, when its lease or time is gone."""
     attempt, stop = task.attempt, stop_event()
     request = JobRequest(
@@ -101,7 +116,7 @@ def _call(task: RemoteAttempt, *, log_path: str | None, lost: Any) -> JobResult:
         entrypoint=Entrypoint.from_callable(attempt.fn, (attempt.config,)),
         env=task.env,
         log_path=log_path,
-        python=_environment(task),
+        python=python,
     )
     handle = LocalCluster().launch(request, on_output=_show)
     waited, asked = 0.0, False

@@ -34,6 +34,7 @@ from marin.execution.attempt import (
     prepare,
     recorded_error,
     scratch_root,
+    with_packages,
 )
 from marin.execution.console import Console, StepOutput, duration
 from marin.execution.dispatch import Dispatcher
@@ -442,8 +443,10 @@ class Runner:
         running.is_preparing = False
         if trouble is not None:
             self._events.put(("ended", running, JobResult(error=error_of(trouble))))
-        else:
-            self._launch_job(running)
+            return
+        if running.python is not None:
+            running.attempt = with_packages(running.attempt, running.python)
+        self._launch_job(running)
 
     def _give_up_preparing(self, running: _Running) -> None:
         running.is_preparing = False
