@@ -27,12 +27,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     from marin.execution.cancel import cancel, run_of
-    from marin.execution.catalog import existing_store, find
+    from marin.execution.catalog import existing_store
 
     if not arguments.wait >= 0:
         raise UsageError(f"--wait must be 0 or more, got {arguments.wait}")
     store = existing_store(prefix_of(arguments))
-    entry = run_of(store, find(store.prefix, arguments.which))
+    entry = run_of(store, arguments.which)
     done = cancel(store, entry, now=arguments.now, wait_s=arguments.wait)
     has_ended = done.status != "RUNNING"
     if arguments.json:

@@ -13,7 +13,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from marin.cli.experiment import add_prefix_argument, hint, prefix_of
+from marin.cli.experiment import add_writing_arguments, hint, store_to_write
 from marin.cli.output import note, paint, print_json, size
 
 EXAMPLES = """\
@@ -31,16 +31,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("addresses", metavar="ADDRESS", nargs="*", help="step name, name@digits, digest, or path")
     parser.add_argument("--deep", action="store_true", help="read every byte")
     parser.add_argument("--dry-run", action="store_true", help="write nothing down and strike nothing out")
-    add_prefix_argument(parser)
+    add_writing_arguments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(arguments: Namespace) -> int:
-    from marin.execution.catalog import existing_store
     from marin.execution.status import current_user
     from marin.execution.verify import verify
 
-    store = existing_store(prefix_of(arguments))
+    store = store_to_write(arguments, writes=not arguments.dry_run)
     entries, num_unreadable = _chosen(store, arguments.addresses)
     expected = sum(entry.num_bytes or 0 for entry in entries) if arguments.deep else 0
     progress = _Progress(expected)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from marin.execution.catalog import AddressError, RunEntry, StepEntry, runs_of
+from marin.execution.catalog import AddressError, RunEntry, StepEntry, find, runs_of, steps_of
 from marin.execution.record import cancellation_path, utc
 from marin.execution.status import ABANDONED, EXEC, RUNNING, Owner, RegisterError, current_user
 from marin.execution.store import Store
@@ -41,8 +41,12 @@ class Cancellation:
     waited_s: float  # for how long this was watched
 
 
-def run_of(store: Store, entry: RunEntry | StepEntry) -> RunEntry:
-    """The run that is meant: itself, or the one that has the step. NotRunningError if the step does not run."""
+def run_of(store: Store, address: str) -> RunEntry:
+    """The run that a person means: itself, or the one that has the step; of a name, the step that runs.
+
+    NotRunningError if the step does not run, AddressError as `catalog.find`.
+    """
+    entry = _running_step(store, address) or find(store.prefix, address)
     if isinstance(entry, RunEntry):
         return entry
     if entry.state is None or entry.status != RUNNING:
@@ -55,6 +59,14 @@ def run_of(store: Store, entry: RunEntry | StepEntry) -> RunEntry:
             f"{entry.state.owner.host}, which keeps no record in this store; stop that process"
         )
     return found
+
+
+def _running_step(store: Store, name: str) -> StepEntry | None:
+    running = [step for step in steps_of(store) if step.name == name and step.status == RUNNING]
+    if len(running) > 1:
+        shown = ", ".join(f"{step.name}@{step.digest[:10]}" for step in running)
+        raise AddressError(f"{name!r} runs more than once: {shown}; say which")
+    return running[0] if running else None
 
 
 def cancel(store: Store, run: RunEntry, *, now: bool = False, wait_s: float = 20.0) -> Cancellation:

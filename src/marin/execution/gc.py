@@ -55,7 +55,6 @@ _OWN_RUN = "gc-"
 _NO_RUN = (_OWN_RUN, "adopt-")
 
 
-
 class UnknownUseError(ValueError):
     """It cannot be told what is in use, so no output may be deleted."""
 
