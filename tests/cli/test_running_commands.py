@@ -1,5 +1,6 @@
 """status, logs -f, cancel and completion: what a person does beside a run."""
 
+import contextlib
 import json
 import os
 import re
@@ -302,6 +303,58 @@ def test_a_run_of_another_machine_finds_the_word_that_was_left_for_it(marin, pla
 
 def _paths(place: Path) -> str:
     return os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
+
+
+RUN_ON_A_CLUSTER = """
+import pickle, subprocess, sys
+sys.argv = ["slow.py"]
+import slow
+from marin.cluster.current import use_cluster
+from marin.execution.executor import Executor
+from marin.execution.lease import LeaseTimes
+
+WORKER = "import pickle; from marin.execution.remote import carry_out; carry_out(pickle.load(open('task', 'rb')))"
+
+class Cluster:
+    is_remote = True
+    pid = None
+    pack = staticmethod(pickle.dumps)
+    def launch(self, request, **_):
+        (task,) = request.entrypoint.args
+        with open("task", "wb") as file:
+            pickle.dump(task, file)
+        worker = subprocess.Popen([sys.executable, "-c", WORKER], start_new_session=True)
+        open("worker", "w").write(str(worker.pid))
+        return self
+
+with use_cluster(Cluster()):
+    Executor(lease_times=LeaseTimes(renew_s=0.2), quiet=True).run([slow.after])
+"""
+
+
+@pytest.mark.parametrize("said", ["step", "run"])
+@pytest.mark.parametrize("status", ["ABANDONED", "CRASHED"])
+def test_a_worker_that_outlived_its_run_is_cancelled(marin, place: Path, said: str, status: str):
+    environment = os.environ | {"APART": "1", "PYTHONPATH": _paths(place)}
+    process = subprocess.Popen([sys.executable, "-c", RUN_ON_A_CLUSTER], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: begun(place) or process.poll() is not None)
+        process.kill()
+        process.wait()
+        (path,) = place.glob("store/.exec/runs/*/run.json")
+        record = json.loads(path.read_text())
+        if status == "CRASHED":
+            path.write_text(json.dumps(record | {"status": status}))
+        assert find_step("store", "slow").status == "RUNNING"
+        done = marin("cancel", "slow" if said == "step" else record["run_id"])
+        assert done.out == f"run {record['run_id']}: {status.lower()}; {find_step('store', 'slow').path}: cancelled\n"
+        assert find_step("store", "slow").status == "CANCELLED"
+        again = marin("cancel", record["run_id"], expect=2)
+        assert f"run {record['run_id']} is not running: it is {status.lower()}" in again.err
+    finally:
+        process.kill()
+        with contextlib.suppress(OSError):
+            os.kill(int((place / "worker").read_text()), signal.SIGKILL)
 
 
 def test_a_run_that_does_not_end_in_time_is_said_to_go_on(marin, running, place: Path):

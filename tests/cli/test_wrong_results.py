@@ -179,6 +179,19 @@ def test_diff_of_two_outputs_of_one_recipe_shows_the_code_and_the_inputs_that_we
     assert re.search(r"files\n  out\.txt +changed, 5 B -> 6 B\n", out)
 
 
+def test_a_pinned_output_that_was_struck_out_is_made_again_by_the_corrected_config(marin: Callable, tmp_path: Path):
+    pinned = SCRIPT.replace('config=Config("raw"))', 'config=Config("raw"), version="1")')
+    (tmp_path / "pinned.py").write_text(pinned)
+    marin("run", "pinned.py")
+    marin("invalidate", "raw", "--reason", "wrong text", "--yes")
+    assert "reads as it did then" in marin("rerun", "--tainted", "pinned.py", expect=3).err
+    (tmp_path / "pinned.py").write_text(pinned.replace('Config("raw")', 'Config("right text")'))
+    marin("rerun", "--tainted", "pinned.py")
+    (text,) = (tmp_path / "store/raw/1/attempts").glob("0002-*/out.txt")
+    assert text.read_text() == "right text"
+    assert "nothing to do" in marin("run", "pinned.py").err
+
+
 # -- striking out -----------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,5 @@
 """Environments of their own for steps: what is installed, what a job then sees, and that each is built once."""
 
-import base64
 import hashlib
 import inspect
 import json
@@ -25,52 +24,14 @@ from marin.cluster.environment import (
     requirements_of,
 )
 from marin.cluster.local import InProcessCluster, LocalCluster
+from wheels import offline_wheels, write_wheel
 
 SITE = next(path for path in map(Path, sys.path) if path.name == "site-packages")  # has pip, for the runners below
 
 
-def write_wheel(folder: Path, name: str, version: str, requires: tuple[str, ...] = ()) -> None:
-    """A package of one module that knows its version."""
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    info = f"{name}-{version}.dist-info"
-    files = {
-        f"{name}.py": f"version = {version!r}\n",
-        f"{info}/METADATA": metadata + "".join(f"Requires-Dist: {r}\n" for r in requires),
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = f"{info}/RECORD"
-    lines = []
-    for path, text in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-        lines.append(f"{path},sha256={digest},{len(text)}\n")
-    files[record] = "".join(lines) + f"{record},,\n"
-    folder.mkdir(exist_ok=True)
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-        for path, text in files.items():
-            wheel.writestr(path, text)
-
-
 @pytest.fixture(autouse=True)
 def wheels(tmp_path, monkeypatch) -> Path:
-    """A folder with two packages in two versions, which is all that the installers can reach; a cache of our own."""
-    folder = tmp_path / "wheels"
-    for version in ("1.0", "2.0"):
-        write_wheel(folder, "tinypkg", version, ("tinydep",))
-        write_wheel(folder, "tinydep", version)
-    settings = {
-        "MARIN_CACHE": tmp_path / "cache",
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": folder,
-        "PIP_CACHE_DIR": tmp_path / "pip",
-        "UV_NO_CONFIG": "1",
-        "UV_OFFLINE": "1",
-        "UV_FIND_LINKS": folder,
-        "UV_CACHE_DIR": tmp_path / "uv",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, str(value))
-    return folder
+    return offline_wheels(tmp_path, monkeypatch)
 
 
 @pytest.fixture(params=["uv", "pip"])
@@ -377,11 +338,10 @@ def start_builder(requirement: str) -> subprocess.Popen:
 
 
 def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    try:  # it may be gone between opening and reading, too
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_builder_killed_in_the_middle_leaves_nothing_that_counts(slow, tmp_path):

@@ -235,3 +235,67 @@ def test_a_run_that_was_killed_is_taken_over_at_once(s3_prefix: str, tmp_path: P
     entry = find_step(s3_prefix, "slow")
     assert (entry.status, entry.state.epoch) == (SUCCEEDED, 2)
     assert store.get(f"{entry.data_path}/x") == b"whole"
+
+
+MANY_FILES = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from marin.cluster.resources import ResourceConfig
+from marin.execution.executor import ExecutorStep, executor_main, output_path_of, this_output_path
+
+
+@dataclass(frozen=True)
+class Config:
+    input_path: Any = None
+    output_path: Any = this_output_path()
+
+
+def write(config):
+    for number in range(20):
+        Path(config.output_path, f"part-{number}").write_text(str(number))
+
+
+def read(config):
+    Path(config.output_path, "x").write_text("".join(path.read_text() for path in Path(config.input_path).iterdir()))
+
+
+parts = ExecutorStep(name="parts", fn=write, config=Config())
+reading = Config(output_path_of(parts))
+job = ExecutorStep(name="job", fn=read, config=reading, resources=ResourceConfig.with_cpu())
+here = ExecutorStep(name="here", fn=read, config=reading)
+if __name__ == "__main__":
+    executor_main(steps=[parts, job, here])
+"""
+
+
+@pytest.mark.parametrize("name", ["job", "here"])
+def test_ctrl_c_waits_for_no_download_nor_does_the_end_of_the_process(
+    marin: Callable[..., SimpleNamespace], s3_door: Doorkeeper, tmp_path: Path, name: str
+):
+    (tmp_path / "script.py").write_text(MANY_FILES)
+    marin("run", "script.py", "parts")
+    asked = []
+
+    def slowly(method: str, path: str) -> None:
+        if method == "GET" and "/part-" in path:
+            asked.append(path)
+            time.sleep(10)
+
+    s3_door.rule = slowly
+    command = [sys.executable, "-m", "marin.cli.main", "run", "script.py", name]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not asked:
+        assert time.monotonic() < deadline and process.poll() is None, "no input was asked for"
+        time.sleep(0.05)
+    interrupted = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    took_s = time.monotonic() - interrupted
+    assert process.returncode == 130, told
+    assert took_s < 6 and len(asked) <= 6, f"gone after {took_s:.1f} s and {len(asked)} downloads"
+    state = find_step(os.environ["MARIN_PREFIX"], name).state
+    assert state is not None and state.status == "CANCELLED"
+    assert not list((tmp_path / "scratch").rglob("part-*"))

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from marin.execution import gc
 from marin.execution.gc import Policy, UnknownUseError, collect, find_garbage
+from marin.execution.inplace import clear_if_marked, may_resume
+from marin.execution.lease import acquire
 from marin.execution.refs import pin
 from marin.execution.status import (
     CANCELLED,
@@ -503,9 +505,7 @@ def test_a_ref_keeps_an_output_that_is_evicted_while_it_is_made():
     assert not store.items(f"{store.prefix}/.exec/refs")
 
 
-def test_the_marker_of_a_killed_deletion_makes_the_next_attempt_start_from_nothing():
-    from marin.execution.eviction import finish_eviction
-
+def test_an_attempt_after_a_killed_deletion_in_place_starts_from_nothing():
     steps = [Step(SUCCEEDED, publish="inplace")]
     store = build(steps, [Run(())])
     policy = Policy(outputs=True)
@@ -519,10 +519,24 @@ def test_the_marker_of_a_killed_deletion_makes_the_next_attempt_start_from_nothi
             collect(killed, find_garbage(killed, policy), policy)
         killed.kill_at = 0
         left = [p for p in killed.files if "/.exec/" not in p]
-        finish_eviction(killed, root_of(killed, 0))
-        if 0 < len(left) < 2:
-            halves += 1
-            assert not data_of(killed)
+        state = killed.read(root_of(killed, 0))
+        if state.status == RUNNING:
+            resumes = may_resume(state, digest_of(0), ())
+            lease = acquire(
+                killed,
+                root_of(killed, 0),
+                state,
+                digest=digest_of(0),
+                owner=state.owner,
+                publish="inplace",
+                resumes=resumes,
+                must_clear=not resumes,
+            )
+            clear_if_marked(killed, lease)
+            assert not data_of(killed) and not killed.read(root_of(killed, 0)).must_clear
+        halves += 0 < len(left) < 2
+        if len(left) < 2 and state.status != RUNNING:
+            assert state.status == EVICTED and not left
     assert halves
 
 

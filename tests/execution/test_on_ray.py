@@ -183,20 +183,21 @@ def test_a_worker_outlives_its_driver_and_a_second_run_waits_for_it(on_ray, exec
     assert state.status == "SUCCEEDED" and state.attempt == first.attempt
 
 
-def test_a_step_on_a_slice_runs_on_all_its_hosts_and_comes_back_after_preemption(on_ray, executor, tmp_path):
-    def slice_of_two_hosts(name: str):
-        return [
-            on_ray.add(**{"TPU": 4, name: 1, "TPU_v4_16_head": 1}),
-            on_ray.add(**{"TPU": 4, name: 1}),
-        ]
+TWO_HOSTS = ResourceConfig.with_tpu("v4-16", ram="50m")
 
-    first = slice_of_two_hosts("slice_one")
-    train = step(tmp_path, "train", resources=ResourceConfig.with_tpu("v4-16", ram="50m"), wait_for="go", retry=QUICK)
+
+def slice_of_two_hosts(nodes, name: str) -> list:
+    return [nodes.add(**{"TPU": 4, name: 1, "TPU_v4_16_head": 1}), nodes.add(**{"TPU": 4, name: 1})]
+
+
+def test_a_step_on_a_slice_runs_on_all_its_hosts_and_comes_back_after_preemption(on_ray, executor, tmp_path):
+    first = slice_of_two_hosts(on_ray, "slice_one")
+    train = step(tmp_path, "train", resources=TWO_HOSTS, wait_for="go", retry=QUICK)
     run = InBackground(executor, [train])
     wait_until(lambda: started(tmp_path, "train", 0) and started(tmp_path, "train", 1), "both hosts start")
     on_ray.kill(first[1])
     on_ray.kill(first[0])
-    slice_of_two_hosts("slice_two")
+    slice_of_two_hosts(on_ray, "slice_two")
     (tmp_path / "go").touch()
     assert run.join().is_ok
     attempts = [a["error_class"] for a in state_of(executor, train).record["attempts"]]
@@ -236,17 +237,8 @@ def test_a_run_that_is_interrupted_stops_its_workers(on_ray, executor, tmp_path)
 
 
 def test_a_gang_that_is_cancelled_while_its_first_process_waits_for_the_others_is_cancelled(on_ray, executor, tmp_path):
-    hosts = [
-        on_ray.add(**{"TPU": 4, "slice_three": 1, "TPU_v4_16_head": 1}),
-        on_ray.add(**{"TPU": 4, "slice_three": 1}),
-    ]
-    train = step(
-        tmp_path,
-        "train",
-        resources=ResourceConfig.with_tpu("v4-16", ram="50m"),
-        wait_for="never",
-        waiting_ranks=("1",),
-    )
+    hosts = slice_of_two_hosts(on_ray, "slice_three")
+    train = step(tmp_path, "train", resources=TWO_HOSTS, wait_for="never", waiting_ranks=("1",))
     run = InBackground(executor, [train])
     wait_until(lambda: list(Path(executor.prefix).glob("train-*/attempts/*/out.txt")), "the first process is done")
     wait_until(lambda: started(tmp_path, "train", 1), "the second process is at work")
@@ -254,6 +246,18 @@ def test_a_gang_that_is_cancelled_while_its_first_process_waits_for_the_others_i
     (folder / "cancel.json").write_text("{}")
     run.join()
     assert run.was_interrupted
-    assert state_of(executor, train).status == "CANCELLED"
+    state = state_of(executor, train)
+    assert state.status == "CANCELLED" and state.error["wall_s"] > 0
+    for host in hosts:
+        on_ray.kill(host)
+
+
+def test_a_time_limit_holds_for_every_process_of_a_gang_and_is_no_reason_to_try_again(on_ray, executor, tmp_path):
+    hosts = slice_of_two_hosts(on_ray, "slice_four")
+    train = step(tmp_path, "train", resources=TWO_HOSTS, wait_for="never", waiting_ranks=("1",), timeout_s=3.0)
+    (failed,) = executor.run([train]).steps
+    assert failed.error.type == "Timeout" and "process 1 of 2" in failed.error.message
+    state = state_of(executor, train)
+    assert (state.error["class"], state.epoch) == ("TIMEOUT", 1) and "retry_in_s" not in state.error
     for host in hosts:
         on_ray.kill(host)

@@ -4,8 +4,10 @@ import errno
 import io
 import json
 import os
+import pickle
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from marin.cluster import ResourceConfig
+from marin.cluster.current import use_cluster
+from marin.cluster.job import JobResult
 from marin.execution.executor import (
     Executor,
     ExecutorStep,
@@ -758,3 +762,40 @@ def be_overtaken(config: Work) -> None:
         Path(lease.data_root, "out.txt").write_text("the other's")
         lease.end("SUCCEEDED", record={"root_digest": "r"})
     Path(config.output_path, "out.txt").write_text("mine")
+
+
+class SilentCluster:
+    """Its jobs end at once and without a word, and from then on their registers cannot be read."""
+
+    is_remote = True
+    pid = None
+    pack = staticmethod(pickle.dumps)
+
+    def launch(self, request, *, on_end, **_):
+        (task,) = request.entrypoint.args
+        register = Path(task.root, ".exec", "state.json")
+        register.unlink()
+        register.mkdir()
+        on_end(JobResult(error=None))
+        return self
+
+    def cancel(self, grace_s: float) -> None:
+        pass
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_store_that_does_not_answer(executor, calls):
+    sent = []
+
+    def interrupt() -> None:
+        for _ in range(2):
+            time.sleep(0.7)
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    with use_cluster(SilentCluster()), pytest.raises(KeyboardInterrupt):
+        executor.run([calls.step("silent", resources=CPU)])
+    took_s = time.monotonic() - sent[-1]
+    sender.join()
+    assert len(sent) == 2 and took_s < 1.0, f"{len(sent)} times Ctrl-C, and {took_s:.1f} s after the last it was over"

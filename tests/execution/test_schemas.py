@@ -149,7 +149,7 @@ def _with_more(value: Any, is_map: bool = False) -> Any:
     """The same with one field more in every object; not where keys are names, as in a map of files."""
     if not isinstance(value, dict):
         return value
-    inner = {key: _with_more(item, is_map=key in ("files", "definitions")) for key, item in value.items()}
+    inner = {key: _with_more(item, is_map=key in ("files", "definitions", "packages")) for key, item in value.items()}
     return inner if is_map else inner | {"later_field": {"any": "thing"}}
 
 

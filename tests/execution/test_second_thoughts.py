@@ -1,11 +1,12 @@
 """What must hold when something that was decided turns out otherwise: wrong inputs, other recipes, sleepers, pauses."""
 
+import errno
 import io
 import json
 import os
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ import pytest
 from marin.cluster import ResourceConfig
 from marin.cluster.job import JobResult
 from marin.cluster.retry import Retry
+from marin.execution.attempt import retry_notice
 from marin.execution.executor import Executor, ExecutorStep, RefusedError, output_path_of, this_output_path
-from marin.execution.gc import collect, find_garbage
-from marin.execution.lease import HandedOver, Lease, LeaseLost, LeaseTimes, acquire
-from marin.execution.plan import Choices
+from marin.execution.gc import Policy, collect, find_garbage
+from marin.execution.graph import build_graph
+from marin.execution.lease import HandedOver, Lease, LeaseLost, LeaseTimes, Observer, acquire
+from marin.execution.plan import Choices, Judge
 from marin.execution.selection import Selection
 from marin.execution.status import StepPaths, active_run
 from marin.execution.store import LocalStore
@@ -91,6 +94,23 @@ def pinned(folder: Path, value: int) -> ExecutorStep:
     return ExecutorStep(name="data", fn=source, config=Config(str(folder), value), version="1")
 
 
+def test_what_is_struck_out_has_not_drifted_where_it_is_made_again(executor, tmp_path):
+    (tmp_path / "text").write_text("one")
+    executor.run([pinned(tmp_path, 1)])
+    invalidate(executor.store, Selection(addresses=("data",)), "wrong value")
+    with pytest.raises(RefusedError, match="struck out"):
+        executor.run([pinned(tmp_path, 2)])
+    assert executor.run([pinned(tmp_path, 2)], choices=Choices(rerun_tainted=True)).is_ok
+
+
+def test_what_was_deleted_to_make_room_has_not_drifted_but_is_made_by_todays_recipe(executor, tmp_path):
+    (tmp_path / "text").write_text("one")
+    executor.run([pinned(tmp_path, 1)])
+    policy = Policy(outputs=True, keep_days=0, only_refs=True)
+    assert collect(executor.store, find_garbage(executor.store, policy), policy)
+    assert executor.plan([pinned(tmp_path, 2)]).items[0].action == "RUN"
+
+
 @pytest.mark.parametrize("damage", ["a file is missing", "the folder is gone"])
 def test_drift_is_refused_also_where_the_stored_output_is_damaged(executor, tmp_path, damage):
     (tmp_path / "text").write_text("one")
@@ -151,6 +171,48 @@ def flaky(config: Config) -> None:
         raise ConnectionError("reset by peer")
 
 
+def test_a_pause_belongs_to_the_run_that_will_try_again_wherever_the_attempt_was_made(tmp_path):
+    store, root = LocalStore(tmp_path, fsync=False), str(tmp_path / "step")
+    step = ExecutorStep(name="flaky", fn=flaky, config=Config(str(tmp_path)))
+    (node,) = build_graph([step]).nodes
+    with active_run("driver") as driver:
+        with active_run("worker") as worker:
+            lease = acquire(store, root, None, digest=node.digest, owner=worker, publish="attempt")
+            error = {"class": "TRANSIENT", "type": "ConnectionError", "message": "", **retry_notice(3600.0, driver)}
+            lease.end("FAILED", error=error)
+        judge = Judge(store, Choices())
+        state = store.read(root)
+        assert state.owner.is_gone()
+        assert judge.judge(node, state, StepPaths(root))[0] == "WAIT"
+        clock = iter((0.0, 3000.0, 3700.0))
+        far = replace(state, error={**error, "retry_owner": asdict(replace(driver, boot_id="elsewhere"))})
+        judge = Judge(store, Choices(), Observer(clock=lambda: next(clock)))
+        actions = [judge.judge(node, far, StepPaths(root))[0] for _ in range(3)]
+        assert actions == ["WAIT", "WAIT", "RUN"]
+    assert Judge(store, Choices()).judge(node, state, StepPaths(root))[0] == "RUN"
+
+
+def test_a_log_that_cannot_be_kept_changes_nothing_in_how_a_step_ended(tmp_path, monkeypatch):
+    pytest.importorskip("obstore", reason="needs the extra `remote`")
+    monkeypatch.setenv("MARIN_SCRATCH", str(tmp_path / "scratch"))
+    executor = Executor(f"memory://{tmp_path.name}", stream=io.StringIO())
+    real = executor.store.upload
+
+    def upload(local_path: str, path: str) -> None:
+        if path.endswith("stdout.log"):
+            raise OSError("503 slow down")
+        real(local_path, path)
+
+    monkeypatch.setattr(executor.store, "upload", upload)
+    (tmp_path / "text").write_text("good")
+    good = ExecutorStep(name="source", fn=source, config=Config(str(tmp_path)))
+    bad = ExecutorStep(name="bad", fn=source, config=Config(str(tmp_path / "nowhere")))
+    result = executor.run([good, bad])
+    assert [(s.name, s.action) for s in result.steps] == [("source", "ran"), ("bad", "failed")]
+    state = executor.store.read(f"{executor.prefix}/{result[bad].node.path}")
+    assert state.status == "FAILED" and state.error["type"] == "FileNotFoundError"
+
+
 def test_a_run_that_looks_between_two_tries_waits_for_the_next_one(executor, tmp_path):
     step = ExecutorStep(
         name="flaky",
@@ -173,3 +235,32 @@ def test_a_run_that_looks_between_two_tries_waits_for_the_next_one(executor, tmp
     first.join(60)
     assert second.is_ok and [s.action for s in second.steps] == ["cached"] and results[0].is_ok
     assert len((tmp_path / "calls").read_text().split()) == 2
+
+
+# -- commits of which nobody knows ------------------------------------------------------------------------------------
+
+
+class FullAtCommit(LocalStore):
+    """Says that the disk is full when a commit is written; nobody can tell whether it was."""
+
+    def compare_and_swap(self, root, expected, new, **options):
+        if new.status == "SUCCEEDED":
+            raise OSError(errno.ENOSPC, "no space left")
+        return super().compare_and_swap(root, expected, new, **options)
+
+
+def fill(config: Config) -> None:
+    Path(config.output_path, "x").write_text("all of it")
+    if config.value:
+        raise OSError(errno.ENOSPC, "no space left")
+
+
+@pytest.mark.parametrize("is_full_at_commit", [True, False])
+def test_data_goes_to_make_room_only_where_no_commit_may_have_named_it(executor, tmp_path, is_full_at_commit):
+    if is_full_at_commit:
+        executor.store.__class__ = FullAtCommit
+    step = ExecutorStep(name="fill", fn=fill, config=Config(str(tmp_path), value=int(not is_full_at_commit)))
+    (failed,) = executor.run([step]).steps
+    assert failed.action == "failed" and failed.error.errno == errno.ENOSPC
+    left = list(Path(executor.prefix, failed.node.path, "attempts").glob("*/x"))
+    assert bool(left) is is_full_at_commit

@@ -1,8 +1,8 @@
 """Stops a run, as Ctrl-C would: nothing new starts, what runs gets 10 seconds to end well.
 
-Of a step, the run that has it. A run on this machine gets a signal; one on another machine finds word that was left for
-it when it renews its leases, within 15 seconds. The exit code is 0 when the run has ended, 1 if it goes on after
---wait seconds.
+Of a step, the run that has it. A run on this machine gets a signal; one on another machine, or a cluster's worker that
+outlived its run, finds word that was left for it when it renews its leases, within 15 seconds. The exit code is 0 when
+the run and its steps have ended, 1 if one goes on after --wait seconds.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -39,7 +39,9 @@ def run(arguments: Namespace) -> int:
         print_json({**vars(done), "has_ended": has_ended})
         return 0 if has_ended else 1
     if has_ended:
-        print(f"run {done.run_id}: {done.status.lower()}")
+        # what its steps came to goes without saying, unless they outlived it
+        left = [f"; {path}: {status.lower()}" for path, status in done.steps.items() if status != done.status]
+        print(f"run {done.run_id}: {done.status.lower()}{''.join(left)}")
         note(f"Next: {hint(['marin', 'show', done.run_id], arguments)}")
         return 0
     how = "it got a signal" if done.signalled else f"word was left for it on {done.host}"

@@ -197,12 +197,23 @@ def kind_of(error: BaseException) -> str:
     return ERROR
 
 
+class JobFailed(Exception):
+    """Raised by a job to end with the error of another one that it depends on, as if it were its own."""
+
+    def __init__(self, error: JobError) -> None:
+        super().__init__(f"{error.type}: {error.message}")
+        self.error = error
+
+
 def error_of(error: BaseException) -> JobError:
     """What a record keeps of an exception: type, message, and the last 20 lines of its traceback.
 
     Frames of this package above the first one of the job are left out: they are the same for every job.
     """
     import traceback
+
+    if isinstance(error, JobFailed):
+        return error.error
 
     here, frame = os.path.dirname(__file__), error.__traceback__
     while frame is not None and os.path.dirname(frame.tb_frame.f_code.co_filename) == here:

@@ -51,9 +51,11 @@ class EndedJob:
 
 
 @contextlib.contextmanager
-def _environment(env: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in env}
-    os.environ.update(env)
+def environment(env: Mapping[str, str]) -> Iterator[None]:
+    """Inside, this process has these environment variables."""
+    before = {name: old for name, value in env.items() if (old := os.environ.get(name)) != value}
+    for name in before:
+        os.environ[name] = env[name]
     try:
         yield
     finally:
@@ -147,7 +149,7 @@ class InProcessCluster:
                 "LocalCluster"
             )
         self._note(request, "started in the runner's process; its stderr is not captured")
-        with _environment(request.env), _stdout_into(request.log_path, on_output):
+        with environment(request.env), _stdout_into(request.log_path, on_output):
             value, error, cancelled = None, None, False
             started, cpu = time.monotonic(), time.process_time()
             try:

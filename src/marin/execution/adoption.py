@@ -23,10 +23,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from marin.cluster.job import JobResult, error_of
-from marin.execution.artifact import check_output
+from marin.execution.artifact import OutputError, check_output
 from marin.execution.attempt import Attempt, conclude, work_place
-from marin.execution.eviction import finish_eviction
 from marin.execution.graph import Node, build_graph
+from marin.execution.inplace import clear
 from marin.execution.lease import Lease, LeaseTimes, Observer, Renewer, acquire, swap
 from marin.execution.plan import HIT, Plan, has_drifted
 from marin.execution.record import environment, new_run_id, utc
@@ -142,6 +142,10 @@ def adopt_for(
     paths, times = StepPaths(f"{store.prefix}/{node.path}"), LeaseTimes()
     before = store.read(paths.root)
     _check_free(store, node, paths, before)
+    if files != [""]:
+        _check_source(node, source)
+    if node.step.publish == "inplace" and not (before is not None and before.must_clear):
+        _check_folder(paths.root, {path or os.path.basename(source) for path in files})
     with active_run(f"adopt-{new_run_id()}") as owner:
         entry = {"recipe": "any", "when": utc(), "user": owner.user, "reason": reason}
         lease = acquire(
@@ -153,6 +157,8 @@ def adopt_for(
             publish=node.step.publish,
             times=times,
             accepted=(entry,) if any_recipe else (),
+            recipe=None if any_recipe else node.recipe,
+            must_clear=True,  # until it is committed: what a refused or interrupted adoption brought is no partial work
         )
         if lease is None:
             raise OutputExistsError(f"{node.name}: another process began to make it just now; nothing was adopted")
@@ -164,6 +170,8 @@ def adopt_for(
         try:
             try:
                 started = time.monotonic()
+                if before is not None and before.must_clear and store.is_local:
+                    clear(store, paths.root)
                 _bring(store, attempt, source, files, link)
                 result = JobResult(error=None, wall_s=time.monotonic() - started)
             except BaseException as trouble:  # cancelled, not failed: a failure would keep the step from running
@@ -279,20 +287,24 @@ def _bring(store: Store, attempt: Attempt, source: str, files: list[str], link: 
     """Put the files into the attempt's folder, and see that they are what the step's output must be."""
     os.makedirs(attempt.work_dir, exist_ok=True)
     os.makedirs(attempt.log_dir, exist_ok=True)
-    names = {path: path or os.path.basename(source) for path in files}
-    if attempt.publish == "inplace":
-        _check_folder(store, attempt.work_dir, set(names.values()))
-    for path, name in names.items():
+    for path in files:
+        name = path or os.path.basename(source)
         target = f"{attempt.work_dir}/{name}"
         os.makedirs(os.path.dirname(target), exist_ok=True)
         _place(f"{source}/{path}" if path else source, target, link)
     check_output(attempt.output_type, attempt.work_dir, None)
 
 
-def _check_folder(store: Store, root: str, names: set[str]) -> None:
+def _check_source(node: Node, source: str) -> None:
+    """A folder is looked at before anything of it is brought; a file can only be where it will lie."""
+    try:
+        check_output(node.step.output_type, source, None)
+    except OutputError as error:
+        raise AdoptionError(f"{node.name}: {error}") from error
+
+
+def _check_folder(root: str, names: set[str]) -> None:
     """In place there must be nothing else in the folder: it would become part of the output."""
-    if store.is_local:
-        finish_eviction(store, root)
     others = sorted(
         path
         for folder, _, found in os.walk(root)

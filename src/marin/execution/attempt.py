@@ -15,8 +15,10 @@ import contextlib
 import errno
 import hashlib
 import os
+import queue
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -24,16 +26,28 @@ from typing import Any
 from marin.cluster.job import JobError, JobResult, error_of
 from marin.cluster.retry import INTERRUPTIONS, Retry
 from marin.execution.artifact import OutputError, check_output
-from marin.execution.eviction import finish_eviction
 from marin.execution.lease import Lease, LeaseLost, RegisterGone
 from marin.execution.manifest import Manifest, ManifestEntry, build_manifest
 from marin.execution.record import utc
-from marin.execution.status import ABANDONED, CANCELLED, EXEC, FAILED, NOT_DATA, RUNNING, SUCCEEDED, State, StepPaths
+from marin.execution.status import (
+    ABANDONED,
+    CANCELLED,
+    EXEC,
+    FAILED,
+    NOT_DATA,
+    RUNNING,
+    SUCCEEDED,
+    Owner,
+    State,
+    StepPaths,
+)
 from marin.execution.store import Store
 from marin.io.atomic import fsync_directory, make_folder, write_bytes
 from marin.io.hashing import sha256_file
 
 _TRANSFERS = 6  # files on their way at once
+_LOOK_S = 0.25  # between two looks at whether a transfer is to stop
+_STOPPED = "stopped while its inputs were fetched"
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -88,6 +102,13 @@ class Attempt:
         return f"{self.log_dir}/progress.json"
 
 
+def with_packages(attempt: Attempt, python: str) -> Attempt:
+    """The attempt with a record that says which packages the environment of this interpreter has, made for it alone."""
+    from marin.cluster.environment import installed_packages
+
+    return replace(attempt, record={**attempt.record, "packages": installed_packages(python)})
+
+
 def scratch_root() -> str:
     """Folder of a machine for copies of what is in an object store: $MARIN_SCRATCH, else one in the temporary folder.
 
@@ -101,9 +122,8 @@ def work_place(store: Store, paths: StepPaths, state: State) -> tuple[str, str]:
     if store.is_local:
         return paths.data_root(state), paths.logs(state)
     place = f"{scratch_root()}/steps/{os.path.basename(paths.root)}-{state.digest[:16]}"
-    # in place: what an attempt on the same inputs left on this machine is found again
-    made_from = hashlib.sha256(repr(sorted(state.inputs)).encode()).hexdigest()[:16]
-    work = f"{place}/inplace-{made_from}" if state.data_root == "." else f"{place}/{state.attempt}"
+    # in place: what the attempts since the last beginning left on this machine is found again
+    work = f"{place}/inplace-{state.began}" if state.data_root == "." else f"{place}/{state.attempt}"
     return work, f"{place}/logs/{state.attempt}"
 
 
@@ -124,24 +144,27 @@ def fetch_of(store: Store, paths: StepPaths, state: State) -> Fetch:
     )
 
 
-def prepare(store: Store, attempt: Attempt) -> None:
-    """Make the attempt's folders and fetch its inputs."""
+def prepare(store: Store, attempt: Attempt, stop: threading.Event | None = None) -> None:
+    """Make the attempt's folders and fetch its inputs. KeyboardInterrupt after `stop`, at once."""
+    stop = stop or threading.Event()
     for folder in (attempt.work_dir, attempt.log_dir):
+        make_folder(os.path.dirname(folder))
         make_folder(folder)
-    if store.is_local and attempt.publish == "inplace":
-        finish_eviction(store, attempt.work_dir)
+
     for fetch in attempt.fetches:
-        fetch_output(store, fetch)
+        fetch_output(store, fetch, stop)
     if attempt.fetches:
-        _fetch_registers(store, [fetch.root for fetch in attempt.fetches])
+        _fetch_registers(store, [fetch.root for fetch in attempt.fetches], stop)
 
 
-def _fetch_registers(store: Store, roots: Sequence[str]) -> None:
+def _fetch_registers(store: Store, roots: Sequence[str], stop: threading.Event) -> None:
     """Copy the registers of steps, and of all that they read, to the mirror; each is asked for once a machine."""
     mirror = mirror_of(store)
     os.makedirs(f"{mirror}/{EXEC}/runs", exist_ok=True)  # what shows that a folder is a store
     pending, known = list(roots), set(roots)
     while pending:
+        if stop.is_set():
+            raise KeyboardInterrupt(_STOPPED)
         root = pending.pop()
         place = f"{mirror}/{root.removeprefix(f'{store.prefix}/')}/{EXEC}/state.json"
         # Those of direct inputs may have changed since: such a step may have run again.
@@ -165,8 +188,11 @@ def _read_copy(path: str) -> State | None:
         return None
 
 
-def fetch_output(store: Store, fetch: Fetch) -> str:
-    """Bring a committed output to this machine, every file checked; the folder. Nothing is done if it is there."""
+def fetch_output(store: Store, fetch: Fetch, stop: threading.Event | None = None) -> str:
+    """Bring a committed output to this machine, every file checked; the folder. Nothing is done if it is there.
+
+    KeyboardInterrupt after `stop`, at once: no file that is on its way is waited for.
+    """
     if os.path.isdir(fetch.folder):
         return fetch.folder
     data = store.get(fetch.manifest)
@@ -176,7 +202,14 @@ def fetch_output(store: Store, fetch: Fetch) -> str:
     os.makedirs(os.path.dirname(fetch.folder), exist_ok=True)
     partial = tempfile.mkdtemp(dir=os.path.dirname(fetch.folder), prefix="partial-")
     try:
-        _transfer(lambda entry: _fetch_file(store, f"{fetch.data_root}/{entry.path}", partial, entry), manifest.entries)
+        # before all files: one that is still on its way when the folder is deleted does not bring it back
+        for folder in {os.path.dirname(f"{partial}/{entry.path}") for entry in manifest.entries}:
+            os.makedirs(folder, exist_ok=True)
+        _transfer(
+            lambda entry: _fetch_file(store, f"{fetch.data_root}/{entry.path}", f"{partial}/{entry.path}", entry),
+            manifest.entries,
+            stop or threading.Event(),
+        )
         with contextlib.suppress(OSError):  # another step of this machine was faster
             os.rename(partial, fetch.folder)
     finally:
@@ -184,9 +217,7 @@ def fetch_output(store: Store, fetch: Fetch) -> str:
     return fetch.folder
 
 
-def _fetch_file(store: Store, path: str, folder: str, entry: ManifestEntry) -> None:
-    local = f"{folder}/{entry.path}"
-    os.makedirs(os.path.dirname(local), exist_ok=True)
+def _fetch_file(store: Store, path: str, local: str, entry: ManifestEntry) -> None:
     store.download(path, local)
     size, sha256 = sha256_file(local)
     if (size, sha256) != (entry.size, entry.sha256):
@@ -196,17 +227,58 @@ def _fetch_file(store: Store, path: str, folder: str, entry: ManifestEntry) -> N
         )
 
 
-def _transfer(copy: Callable[[ManifestEntry], None], entries: Sequence[ManifestEntry]) -> None:
-    """Copy files, several at a time: a small one is all waiting for the answer."""
-    from concurrent.futures import ThreadPoolExecutor
+def _transfer(
+    copy: Callable[[ManifestEntry], None], entries: Sequence[ManifestEntry], stop: threading.Event | None = None
+) -> None:
+    """Copy files, several at a time: a small one is all waiting for the answer.
 
-    with ThreadPoolExecutor(_TRANSFERS) as pool:
-        for _ in pool.map(copy, entries):
-            pass
+    With a `stop`, nothing waits for the files that are on their way when it is set, when Ctrl-C comes or when one
+    fails: neither the caller nor, for the threads are daemons, the end of the process. Without one, no file is on its
+    way any more afterwards, whatever happens: what is written into the store late could damage a later attempt's data.
+    """
+    waiting: queue.SimpleQueue[ManifestEntry] = queue.SimpleQueue()
+    copied: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()  # a file each: what went wrong
+    is_over = threading.Event()
+
+    def work() -> None:
+        with contextlib.suppress(queue.Empty):
+            while not is_over.is_set():
+                entry = waiting.get_nowait()
+                try:
+                    copy(entry)
+                    copied.put(None)
+                except BaseException as trouble:
+                    copied.put(trouble)
+
+    for entry in entries:
+        waiting.put(entry)
+    threads = [threading.Thread(target=work, name="marin-transfer", daemon=True) for _ in entries[:_TRANSFERS]]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in entries:
+            if (trouble := _next(copied, stop)) is not None:
+                raise trouble
+    finally:
+        is_over.set()
+        if stop is None:
+            for thread in threads:
+                thread.join()
 
 
-def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> tuple[State | None, JobError | None]:
+def _next(copied: "queue.SimpleQueue[BaseException | None]", stop: threading.Event | None) -> BaseException | None:
+    while stop is None or not stop.is_set():
+        with contextlib.suppress(queue.Empty):
+            return copied.get(timeout=_LOOK_S)
+    raise KeyboardInterrupt(_STOPPED)
+
+
+def conclude(
+    store: Store, lease: Lease, attempt: Attempt, result: JobResult, *, retry_owner: Owner | None = None
+) -> tuple[State | None, JobError | None]:
     """Write down how an attempt ended: (the register's last state, why it failed).
+
+    `retry_owner`: the run that will try it again after a failure, if that is not the holder of the lease.
 
     (None, None) if the step was taken over meanwhile: then nothing was written, and another attempt counts.
     """
@@ -234,7 +306,7 @@ def conclude(store: Store, lease: Lease, attempt: Attempt, result: JobResult) ->
         }
         delay_s = None if cancelled else attempt.retry_delay(error)
         if delay_s is not None:
-            recorded["retry_in_s"] = round(delay_s, 3)
+            recorded |= retry_notice(delay_s, retry_owner or lease.state.owner)
         _upload_logs(store, lease, attempt)
         try:
             state = lease.end(CANCELLED if cancelled else FAILED, error=recorded)
@@ -260,8 +332,9 @@ def _commit(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> 
     check_output(attempt.output_type, attempt.work_dir, result.value)
     manifest = build_manifest(attempt.work_dir, exclude=NOT_DATA[attempt.publish], fsync=store.fsync)
     if not store.is_local:
-        if attempt.publish == "inplace":
-            finish_eviction(store, lease.data_root)
+        if attempt.publish == "inplace":  # others' data lies in the same place
+            lease.renew()
+            _delete_others(store, lease.data_root, manifest)
         _upload(store, attempt.work_dir, lease.data_root, manifest)
         _upload_logs(store, lease, attempt)
     store.put(paths.manifest(name), manifest.to_json().encode())
@@ -289,8 +362,9 @@ def _commit(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> 
     state = lease.end(SUCCEEDED, record=record)
     if store.is_local:
         link_data(paths, state)
-        with contextlib.suppress(OSError):  # it was about the output that the link showed before
-            store.delete(paths.taint_script())
+        if state.epoch > 1:
+            with contextlib.suppress(OSError):  # it was about the output that the link showed before
+                store.delete(paths.taint_script())
     else:
         shutil.rmtree(attempt.work_dir, ignore_errors=True)
     return state
@@ -303,11 +377,23 @@ def _upload(store: Store, folder: str, data_root: str, manifest: Manifest) -> No
     _transfer(lambda entry: store.upload(f"{folder}/{entry.path}", f"{data_root}/{entry.path}"), manifest.entries)
 
 
+def _delete_others(store: Store, root: str, manifest: Manifest) -> None:
+    """Delete what lies in the step's folder of the store and is not of this output: an earlier one, or a part of it."""
+    own = {entry.path for entry in manifest.entries}
+    for path in [path for path, _ in store.tree(root) if path not in own and path.partition("/")[0] != EXEC]:
+        store.delete(f"{root}/{path}")
+
+
 def _upload_logs(store: Store, lease: Lease, attempt: Attempt) -> None:
-    if store.is_local:
+    if store.is_local or not os.path.exists(attempt.log_path):
         return
-    if os.path.exists(attempt.log_path):
+    with contextlib.suppress(OSError):  # a log that is lost must not change how the attempt ended
         store.upload(attempt.log_path, f"{lease.log_dir}/stdout.log")
+
+
+def retry_notice(delay_s: float, owner: Owner) -> dict[str, Any]:
+    """What the register of a failed attempt says of the next one: when it will be made, and by whom."""
+    return {"retry_in_s": round(delay_s, 3), "retry_owner": asdict(owner)}
 
 
 def link_data(paths: StepPaths, state: State) -> None:
@@ -315,9 +401,10 @@ def link_data(paths: StepPaths, state: State) -> None:
     if state.data_root == ".":
         return
     with contextlib.suppress(OSError):
-        if os.path.lexists(paths.data_link) and os.readlink(paths.data_link) == state.data_root:
-            return
-        with contextlib.suppress(FileExistsError):
+        try:
+            if os.readlink(paths.data_link) == state.data_root:
+                return
+        except FileNotFoundError:
             os.symlink(state.data_root, paths.data_link)
             return
         temporary = f"{paths.exec_dir}/data.{os.urandom(4).hex()}.tmp"

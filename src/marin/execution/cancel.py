@@ -3,6 +3,9 @@
 Word is left in the run's folder, where its runner looks whenever it renews its leases: that reaches a run on any
 machine, within seconds. A run on this machine gets SIGINT as well, as by Ctrl-C, and so stops at once. The process is
 named by id, start time and boot: none that merely has the same id is ever signalled.
+
+On a cluster a worker outlives its run and looks for the same word. So there is something to stop as long as a register
+names the run, whatever became of the run's own process.
 """
 
 import contextlib
@@ -10,11 +13,12 @@ import json
 import os
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from marin.execution.catalog import AddressError, RunEntry, StepEntry, runs_of
 from marin.execution.record import cancellation_path, utc
-from marin.execution.status import ABANDONED, EXEC, RUNNING, Owner, current_user
+from marin.execution.status import ABANDONED, EXEC, RUNNING, Owner, RegisterError, current_user
 from marin.execution.store import Store
 
 _POLL_S = 0.1
@@ -30,7 +34,8 @@ class Cancellation:
     """What became of it."""
 
     run_id: str  # the run
-    status: str  # of the run: RUNNING if it has not ended yet
+    status: str  # of the run: RUNNING if it, or a step of it, has not ended yet
+    steps: Mapping[str, str]  # the steps that it had under way, by folder in the store: what their registers say now
     signalled: bool  # whether its process got a signal; else it was only left word
     host: str  # where it runs, or ran
     waited_s: float  # for how long this was watched
@@ -53,12 +58,14 @@ def run_of(store: Store, entry: RunEntry | StepEntry) -> RunEntry:
 
 
 def cancel(store: Store, run: RunEntry, *, now: bool = False, wait_s: float = 20.0) -> Cancellation:
-    """Ask a run to stop, and watch for up to `wait_s` seconds whether it does.
+    """Ask a run to stop, and watch for up to `wait_s` seconds whether it does, and its steps with it.
 
-    `now`: kill its steps, instead of giving them the time to end well. NotRunningError if it does not run.
+    `now`: kill its steps, instead of giving them the time to end well. NotRunningError if neither it nor any of its
+    steps runs.
     """
     status = run.record.get("status")
-    if status != RUNNING:
+    steps = _steps_under_way(store, run)
+    if status != RUNNING and not steps:
         raise NotRunningError(f"run {run.run_id} is not running: it is {str(status).lower()}")
     folder = f"{store.prefix}/{EXEC}/runs/{run.run_id}"
     owner = Owner(**run.record["owner"])
@@ -69,15 +76,38 @@ def cancel(store: Store, run: RunEntry, *, now: bool = False, wait_s: float = 20
     if signalled and now:
         time.sleep(_BETWEEN_SIGNALS_S)
         _signal(owner)
-    while (status := _status(folder, store, owner)) == RUNNING and time.monotonic() - started < wait_s:
+    while True:
+        status = _status(folder, store, owner)
+        found = {path: _step_status(store, path, run.run_id) for path in steps}
+        goes_on = RUNNING in (status, *found.values())
+        if not goes_on or time.monotonic() - started >= wait_s:
+            break
         time.sleep(_POLL_S)
     return Cancellation(
         run_id=run.run_id,
-        status=status,
+        status=RUNNING if goes_on else status,
+        steps=found,
         signalled=signalled,
         host=owner.host,
         waited_s=time.monotonic() - started,
     )
+
+
+def _steps_under_way(store: Store, run: RunEntry) -> list[str]:
+    """Folders, relative to the store, of the steps that the run is at, or a worker that it left behind."""
+    planned = dict.fromkeys(step["path"] for step in run.record.get("plan", ()))
+    return [path for path in planned if _step_status(store, path, run.run_id) == RUNNING]
+
+
+def _step_status(store: Store, path: str, run_id: str) -> str:
+    """What a step's register says; ABANDONED where it says RUNNING and this run's holder is gone."""
+    try:
+        state = store.read(f"{store.prefix}/{path}")
+    except RegisterError:
+        return "CORRUPT"
+    if state is None or state.status != RUNNING:
+        return state.status if state is not None else ABANDONED
+    return ABANDONED if state.owner.run_id != run_id or state.owner.is_gone() else RUNNING
 
 
 def _signal(owner: Owner) -> bool:

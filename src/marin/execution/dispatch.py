@@ -35,19 +35,19 @@ class Dispatcher:
         self,
         node: Node,
         lease: Lease,
-        states: Mapping[str, State],
+        used: Mapping[str, State],
         *,
         retry: Retry | None = None,
         tries: tuple[int, int] = (0, 0),
     ) -> tuple[Attempt, BaseException | None]:
         """The attempt for which `lease` was taken; with an error if its config cannot be made.
 
-        `states`: the registers of the committed steps, by digest. `retry`: whether a failure is followed by another
-        attempt (None: only that of a network), after `tries`, the failures and interruptions of this run so far.
+        `used`: the registers of the outputs that it uses (`used_states`). `retry`: whether a failure is followed by
+        another attempt (None: only that of a network), after `tries`, the failures and interruptions of this run so
+        far.
         """
         step, started = node.step, time.time()
         work_dir, log_dir = work_place(self._store, lease.paths, lease.state)
-        used = self._used_states(node, states)
         config, code, fetches, error = None, {}, (), None
         try:
             roots, fetches = self._data_roots(node, used)
@@ -78,14 +78,22 @@ class Dispatcher:
     def environment_of(self, node: Node, attempt: Attempt) -> dict[str, str]:
         """Environment variables that a step's function finds."""
         return {
+            **self.environment_of_run,
             "MARIN_STEP_NAME": node.step.name,
             "MARIN_STEP_DIGEST": node.digest,
-            "MARIN_PREFIX": self._store.prefix,
-            "MARIN_RUN_ID": self._run_id,
             "MARIN_PROGRESS_FILE": attempt.progress_path,
         }
 
-    def _used_states(self, node: Node, states: Mapping[str, State]) -> dict[str, State]:
+    @property
+    def environment_of_run(self) -> dict[str, str]:
+        """Those of them that are the same for all steps."""
+        return {"MARIN_PREFIX": self._store.prefix, "MARIN_RUN_ID": self._run_id}
+
+    def used_states(self, node: Node, states: Mapping[str, State]) -> dict[str, State]:
+        """The registers of the outputs that a step uses, by digest: those that it waits for, and others if they exist.
+
+        `states`: the registers of the committed steps.
+        """
         used = {digest: states[digest] for digest in node.deps}
         for digest in node.pseudo:
             state = states.get(digest) or self._store.read(self._plan.paths(self._plan.graph[digest]).root)

@@ -284,7 +284,15 @@ class Executor:
         from dataclasses import asdict
 
         from marin.execution.adoption import accept_drift
-        from marin.execution.record import RunRecord, command_line, environment, new_run_id, script_and_settings, utc
+        from marin.execution.record import (
+            RunRecord,
+            command_line,
+            environment,
+            installed_packages,
+            new_run_id,
+            script_and_settings,
+            utc,
+        )
         from marin.execution.runner import Runner
         from marin.execution.status import active_run
         from marin.execution.store import open_store
@@ -315,6 +323,7 @@ class Executor:
                     "owner": asdict(owner),
                     "started": utc(),
                     "env": surroundings,
+                    "packages": installed_packages(),
                     "targets": list(planned.targets),
                     "plan": [
                         {

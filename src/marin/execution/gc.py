@@ -25,11 +25,22 @@ from typing import Any
 
 from marin.execution.attempt import earlier_states
 from marin.execution.catalog import RunEntry, StepEntry, runs_of, steps_of
-from marin.execution.eviction import announce_eviction, clear_inplace, eviction_marker
+from marin.execution.inplace import clear
 from marin.execution.lease import LeaseLost, LeaseTimes, Renewer, acquire, swap
 from marin.execution.record import new_run_id, utc
 from marin.execution.refs import read_refs
-from marin.execution.status import CANCELLED, EVICTED, EXEC, RUNNING, SUCCEEDED, Owner, State, StepPaths, active_run
+from marin.execution.status import (
+    CANCELLED,
+    EVICTED,
+    EXEC,
+    RUNNING,
+    SUCCEEDED,
+    Owner,
+    State,
+    StepPaths,
+    active_run,
+    recipe_of,
+)
 from marin.execution.store import Store
 
 _LEAST_GRACE_S = 3600.0
@@ -39,7 +50,8 @@ _SILENT_RUN_DAYS = 7.0
 # Beside files that are replaced whole (marin.io.atomic), and in the prefix when it is tried.
 _TEMPORARY = re.compile(r"(^|/)([^/]+\.[0-9a-f]{8,12}\.tmp|probe-[0-9a-f]{8}(-link)?)$")
 # Owners of leases that are no runs and use no outputs.
-_NO_RUN = ("gc-", "adopt-")
+_OWN_RUN = "gc-"
+_NO_RUN = (_OWN_RUN, "adopt-")
 
 Output = tuple[str, str]  # (digest of the step, its attempt)
 
@@ -243,8 +255,8 @@ def _of_step(store: Store, entry: StepEntry, kept: Kept | None) -> Iterator[Garb
         elif state.status == SUCCEEDED:  # what was struck out stays, to be looked into
             yield _output(store, paths, output, "output", "no ref, no run and no kept output reaches it")
     # gc was killed while it held the step's lease
-    is_stopped = state.status == RUNNING and _is_over(store, paths, state)
-    if is_stopped and store.get(eviction_marker(paths.root)) is not None:
+    is_own = state.status == RUNNING and state.owner.run_id.startswith(_OWN_RUN)
+    if is_own and _is_over(store, paths, state):
         yield _output(store, paths, state, "leftover", "its deletion was interrupted")
     yield from _temporary_files(store, paths.exec_dir)
 
@@ -445,21 +457,29 @@ def _delete_inplace(store: Store, item: Garbage) -> bool:
     current = store.read(item.root)
     if current is None or current.status not in (EVICTED, RUNNING) or not _is_over(store, paths, current):
         return False
-    if current.status == RUNNING and item.state is not None and item.state.nonce != current.nonce:
+    if current.status == RUNNING and not current.owner.run_id.startswith(_OWN_RUN):
         return False
     record = current.record or _last_record(store, paths)
     times = LeaseTimes()
-    with active_run(f"gc-{new_run_id()}") as owner:
-        announce_eviction(store, item.root)
-        lease = acquire(store, item.root, current, digest=current.digest, owner=owner, publish="inplace", times=times)
+    with active_run(f"{_OWN_RUN}{new_run_id()}") as owner:
+        lease = acquire(
+            store,
+            item.root,
+            current,
+            digest=current.digest,
+            owner=owner,
+            publish="inplace",
+            times=times,
+            recipe=recipe_of(current),
+            must_clear=True,
+        )
         if lease is None:
             return False
         renewer = Renewer(times, lambda *_: None)
         renewer.add(lease)
         try:
-            clear_inplace(store, item.root)
+            clear(store, item.root)
             lease.end(EVICTED, record=record)
-            store.delete(eviction_marker(item.root))
         except LeaseLost:
             return False
         finally:

@@ -113,9 +113,9 @@ class Launcher:
     ) -> str | None:
         """Fetch the attempt's inputs, make the step's environment; the interpreter to use, None for this one.
 
-        `stop` ends the making of an environment.
+        After `stop`, KeyboardInterrupt while inputs are fetched, CancelledError while an environment is made.
         """
-        prepare(self._store, attempt)
+        prepare(self._store, attempt, stop)
         if not step.pip_dependency_groups:
             return None
         from marin.cluster.environment import prepare_environment

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from marin.execution.status import EXEC, FAILED, RUNNING, SUCCEEDED, Owner, State, StepPaths
+from marin.execution.status import EVICTED, EXEC, FAILED, RUNNING, SUCCEEDED, Owner, State, StepPaths
 from marin.execution.store import Store
 from marin.tracking.progress import read_progress
 
@@ -42,13 +42,19 @@ def acquire(
     publish: str,
     times: LeaseTimes | None = None,
     accepted: tuple[Mapping[str, Any], ...] = (),
+    recipe: str | None = None,
     inputs: tuple[tuple[str, str], ...] = (),
+    resumes: bool = False,
+    must_clear: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> "Lease | None":
     """Take the lease of a step for a new attempt; None if the register is no longer `expected`.
 
-    `accepted`: what the register will say of recipes for which the output is accepted (`State.accepted`). `inputs`: the
-    outputs that a step that publishes in place will read (`State.inputs`).
+    `accepted`: what the register will say of recipes for which the output is accepted (`State.accepted`). `recipe`:
+    the recipe that the attempt carries out (`State.recipe`). Of a step that publishes in place, `inputs` are the
+    outputs that it will read, `resumes` says that it goes on from what `expected` left in the folder, and `must_clear`
+    that what is there is none of its data: the folder is emptied before its function is called, by whoever has the
+    lease then.
 
     The caller has judged `expected`: absent, an attempt that ended, an output that must not be served, or RUNNING and
     stale. How the earlier attempt stood, ended or abandoned, goes to the step's history. `clock`: by which the holder
@@ -58,6 +64,8 @@ def acquire(
     epoch = expected.epoch + 1 if expected else 1
     nonce = os.urandom(8).hex()
     attempt = f"{epoch:04}-{nonce[:8]}"
+    is_inplace = publish == "inplace"
+    earlier = expected if resumes else None
     state = State(
         status=RUNNING,
         digest=digest,
@@ -66,10 +74,13 @@ def acquire(
         nonce=nonce,
         owner=owner,
         attempt=attempt,
-        data_root="." if publish == "inplace" else f"attempts/{attempt}",
+        data_root="." if is_inplace else f"attempts/{attempt}",
         ttl=times.ttl_s,
         accepted=accepted,
-        inputs=inputs,
+        recipe=recipe if recipe != digest else None,
+        inputs=inputs if is_inplace else (),
+        began=((earlier and (earlier.began or earlier.attempt)) or attempt) if is_inplace else None,
+        must_clear=is_inplace and (must_clear or (earlier is not None and earlier.must_clear)),
     )
     if not swap(store, root, expected, state, archive=True):
         return None
@@ -229,6 +240,13 @@ class Lease:
                     self._state, self._renewed = new, self._clock()
                     return
 
+    def cleared(self) -> None:
+        """Write down that the folder of the step was emptied (`State.must_clear`). Raises LeaseLost and OSError."""
+        with self._mutex:
+            self._swap(
+                replace(self._state, must_clear=False, seq=self._state.seq + 1, nonce=os.urandom(8).hex()), durable=True
+            )
+
     def end_without_register(self, *, error: Mapping[str, Any]) -> State:
         """Write a new register that says FAILED in place of the one that was deleted.
 
@@ -263,6 +281,7 @@ class Lease:
                 record=record,
                 error=error,
                 progress=None,
+                must_clear=self._state.must_clear and status not in (SUCCEEDED, EVICTED),
             )
             self._swap(new, durable=True)
             self._ended = True

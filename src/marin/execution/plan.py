@@ -10,14 +10,25 @@ import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from marin.execution.graph import Graph, Node, no_collection
 from marin.execution.invalidation import Taint
 from marin.execution.lease import Observer
 from marin.execution.manifest import first_difference
-from marin.execution.status import CANCELLED, EVICTED, FAILED, INVALID, RUNNING, SUCCEEDED, State, StepPaths
+from marin.execution.status import (
+    CANCELLED,
+    EVICTED,
+    FAILED,
+    INVALID,
+    RUNNING,
+    SUCCEEDED,
+    Owner,
+    State,
+    StepPaths,
+    recipe_of,
+)
 from marin.execution.step import ExecutorStep
 from marin.execution.store import Store
 
@@ -85,7 +96,6 @@ class Estimate:
 
     wall_s: float  # median of their seconds
     num_bytes: int  # median of their sizes
-    num_runs: int  # how many there are
 
 
 @dataclass(frozen=True)
@@ -224,14 +234,16 @@ class Judge:
                 return RUN, "failed before, forced"
             error = state.error or {}
             if error.get("retry_in_s") is not None:  # its run is about to try it again
-                if self._observer.is_stale(paths.root, state):
+                if self._observer.is_stale(paths.root, _in_pause(state)):
                     return RUN, "its run was gone before it tried again"
                 return WAIT, f"run {state.owner.run_id} tries it again after its {error.get('type')}"
+            if recipe_of(state) != node.recipe:
+                return RUN, f"another recipe of version {node.step.version} failed before"
             return FAILED_BEFORE, f"failed before with {error.get('type')}: {error.get('message')}"
         if state.status == CANCELLED:
             return RUN, "was cancelled before"
         if state.status == EVICTED:
-            return self._drift(node, state) or (RUN, "its data was deleted by gc")
+            return RUN, "its data was deleted by gc"
         if state.status in (SUCCEEDED, INVALID):
             return self._committed(node, state, paths, look_at_files)
         raise ValueError(f"{paths.state}: unknown status {state.status!r}; update marin")
@@ -240,11 +252,11 @@ class Judge:
         record, root = state.record or {}, paths.data_root(state)
         if self.is_forced(node):
             return RUN, "forced"
-        if (drift := self._drift(node, state)) is not None:
-            return drift
         trouble = self.trouble_with(state)
         if trouble is not None and not self._choices.allow_tainted:
             return (RUN if self._choices.rerun_tainted else TAINTED), trouble
+        if (drift := self._drift(node, state)) is not None:
+            return drift
         if self._store.is_local and not os.path.isdir(root):
             return RUN, "its output folder is gone"
         if look_at_files and record.get("files"):
@@ -256,10 +268,20 @@ class Judge:
         return HIT, f"cached, {trouble}" if trouble else "cached"
 
     def _drift(self, node: Node, state: State) -> tuple[str, str] | None:
-        """What to do about an output of another recipe at this version, also where its data is damaged or gone."""
+        """What to do about an output of another recipe at this version, also where its data is damaged."""
         if self._choices.accept_drift or self.is_forced(node) or not has_drifted(node, state):
             return None
         return DRIFT, f"version {node.step.version} was made by another recipe (@{recipe_of(state)[:10]})"
+
+    def begins_anew(self, node: Node, state: State, run_id: str) -> bool:
+        """Whether somebody decided that a step that will run makes everything again, from an empty folder on.
+
+        Decided once in a run: what its own attempts left is gone on from.
+        """
+        if state.owner.run_id == run_id:
+            return False
+        is_other_code = self._choices.strict_code and bool(self.code_drift(node.step, state.record or {}))
+        return self.is_forced(node) or (state.status == SUCCEEDED and is_other_code)
 
     def code_drift(self, step: ExecutorStep, record: Mapping[str, Any]) -> tuple[str, ...]:
         """The definitions that changed since an output was made, if the step asks to be told."""
@@ -296,15 +318,17 @@ class Judge:
         return RUN, "its fixed output path holds the output of another recipe"
 
 
+def _in_pause(state: State) -> State:
+    """The register of a step that failed and will be tried again, as a lease of the run that will do it."""
+    error = state.error or {}
+    owner = Owner(**error["retry_owner"]) if "retry_owner" in error else state.owner
+    return replace(state, owner=owner, ttl=state.ttl + error["retry_in_s"])
+
+
 def drift_text(drift: Sequence[str]) -> str:
     """Changed definitions in words."""
     more = f" and {len(drift) - 1} more" if len(drift) > 1 else ""
     return f"code drift: {drift[0]}{more} changed since this output"
-
-
-def recipe_of(state: State) -> str:
-    """Digest of the recipe by which the output of a register was made."""
-    return (state.record or {}).get("recipe") or state.digest
 
 
 def has_drifted(node: Node, state: State) -> bool:
@@ -390,13 +414,13 @@ def _step_name(path: str) -> str:
 def _estimate(state: State | None, earlier: "Sequence[Earlier]") -> Estimate | None:
     """What a step took before, by its register, or what others of its name did; None if none was carried out."""
     if state is not None and state.record is not None:
-        return Estimate(state.record["wall_s"], state.record["bytes"], 1)
+        return Estimate(state.record["wall_s"], state.record["bytes"])
     measured = [e for e in earlier if e.wall_s is not None]
     if not measured:
         return None
     walls, sizes = sorted(e.wall_s or 0.0 for e in measured), sorted(e.num_bytes or 0 for e in measured)
     middle = len(measured) // 2
-    return Estimate(walls[middle], sizes[middle], len(measured))
+    return Estimate(walls[middle], sizes[middle])
 
 
 def _explain(node: Node, earlier: "Sequence[Earlier]", names: Mapping[str, str]) -> "tuple[str, tuple[Change, ...]]":

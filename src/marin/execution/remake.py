@@ -2,8 +2,8 @@
 
 What has to be made again is read from the store; how, from the scripts and settings that the records of runs name, each
 planned anew. If a recipe changed since (a raised `code_version`, say), its step has another digest, and the step of the
-same name stands in for it. A step whose function reads as it did when its output was struck out would make the same
-again, so that is refused until it was mended.
+same name stands in for it; a step with `version=` keeps its digest. A step whose recipe is the same and whose function
+reads as it did when its output was struck out would make the same again, so that is refused until it was mended.
 """
 
 import os
@@ -15,7 +15,7 @@ from marin.execution.fingerprint import code_changed
 from marin.execution.graph import Graph
 from marin.execution.invalidation import Taint
 from marin.execution.outputs import Committed, outputs_of
-from marin.execution.status import EVICTED, SUCCEEDED
+from marin.execution.status import EVICTED, SUCCEEDED, recipe_of
 from marin.execution.store import Store
 
 
@@ -108,7 +108,7 @@ def unchanged_producers(
         output = by_digest.get(node.digest) if node.digest in chosen else None
         if output is None or taint.struck_out(output.state) is None:
             continue
-        if code_changed(node.step.fn, output.record, node.step.config):
+        if recipe_of(output.state) != node.recipe or code_changed(node.step.fn, output.record, node.step.config):
             continue
         found.append((output, node.fn_ref, output.record.get("code_fingerprint") is not None))
     return found

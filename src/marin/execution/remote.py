@@ -10,15 +10,22 @@ import contextlib
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from marin.cluster.current import stop_event
-from marin.cluster.job import Entrypoint, JobError, JobRequest, JobResult, error_of
+from marin.cluster.job import Entrypoint, JobError, JobFailed, JobRequest, JobResult, error_of
 from marin.cluster.local import LocalCluster
-from marin.execution.attempt import Attempt, conclude, error_class, prepare, recorded_error
+from marin.execution.attempt import (
+    Attempt,
+    conclude,
+    error_class,
+    prepare,
+    recorded_error,
+    retry_notice,
+    with_packages,
+)
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Renewer
 from marin.execution.record import cancellation_path
 from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, State, StepPaths, active_run
@@ -56,9 +63,9 @@ def carry_out(task: RemoteAttempt) -> dict[str, Any]:
     is_first = os.environ.get("MARIN_PROCESS_ID", "0") == "0"
     if not is_first:
         prepare(store, task.attempt)
-        result = _call(task, log_path=None, lost=lambda: False)
+        result = _call(task, python=_environment(task), log_path=None, lost=lambda: False)
         if result.error is not None:
-            raise RuntimeError(f"{result.error.type}: {result.error.message}\n{result.error.traceback}")
+            raise JobFailed(result.error)
         write_bytes(_done_path(task, os.environ["MARIN_PROCESS_ID"]), b"")
         return {"outcome": "done"}
     with active_run(task.run_id) as owner:
@@ -78,22 +85,30 @@ def carry_out(task: RemoteAttempt) -> dict[str, Any]:
 
         renewer = Renewer(task.times, lambda _, error: lost.append(error), on_tick=look_for_cancellation)
         renewer.add(lease, task.attempt.progress_path)
+        result, attempt = JobResult(error=None), task.attempt
+
+        def must_stop() -> bool:
+            return bool(lost) or is_cancelled.is_set()
+
         try:
-            prepare(store, task.attempt)
-            result = _call(task, log_path=task.attempt.log_path, lost=lambda: bool(lost) or is_cancelled.is_set())
+            prepare(store, attempt)
+            python = _environment(task)
+            if python is not None:
+                attempt = with_packages(attempt, python)
+            result = _call(task, python=python, log_path=attempt.log_path, lost=must_stop)
             if result.error is None:
-                _await_others(task, lambda: bool(lost) or is_cancelled.is_set())
+                _await_others(task, must_stop)
         except (Exception, KeyboardInterrupt) as error:
-            result = JobResult(error=error_of(error), cancelled=isinstance(error, KeyboardInterrupt))
+            result = replace(result, error=error_of(error), cancelled=isinstance(error, KeyboardInterrupt))
         finally:
             renewer.close()
-        state, error = conclude(store, lease, task.attempt, result)
+        state, error = conclude(store, lease, attempt, result, retry_owner=task.state.owner)
     if state is None and error is None:
         return {"outcome": "lost"}
     return {"outcome": "ended", "measured": _measured(result)}
 
 
-def _call(task: RemoteAttempt, *, log_path: str | None, lost: Any) -> JobResult:
+def _call(task: RemoteAttempt, *, python: str | None, log_path: str | None, lost: Callable[[], bool]) -> JobResult:
     """Call the step's function in a process of this machine; stopped when asked to, when its lease or time is gone."""
     attempt, stop = task.attempt, stop_event()
     request = JobRequest(
@@ -101,7 +116,7 @@ def _call(task: RemoteAttempt, *, log_path: str | None, lost: Any) -> JobResult:
         entrypoint=Entrypoint.from_callable(attempt.fn, (attempt.config,)),
         env=task.env,
         log_path=log_path,
-        python=_environment(task),
+        python=python,
     )
     handle = LocalCluster().launch(request, on_output=_show)
     waited, asked = 0.0, False
@@ -160,14 +175,18 @@ def _measured(result: JobResult) -> dict[str, Any]:
 
 
 def settle_patiently(
-    store: Store, lease: Lease, attempt: Attempt, job: JobResult
+    store: Store, lease: Lease, attempt: Attempt, job: JobResult, stop: threading.Event
 ) -> tuple[State | None, JobError | None, JobResult]:
-    """`settle`, again and again for a minute while the store does not answer: the worker may have committed."""
+    """`settle`, again and again for a minute while the store does not answer: the worker may have committed.
+
+    After `stop` no more; then OSError says why the end is not known.
+    """
     for pause_s in _PAUSES_S:
         try:
             return settle(store, lease, attempt, job)
         except OSError:
-            time.sleep(pause_s)
+            if stop.wait(pause_s):
+                raise
     return settle(store, lease, attempt, job)
 
 
@@ -195,7 +214,7 @@ def settle(
         }
         delay_s = None if job.cancelled else attempt.retry_delay(lost)
         if delay_s is not None:
-            recorded["retry_in_s"] = round(delay_s, 3)
+            recorded |= retry_notice(delay_s, lease.state.owner)
         try:
             # the cluster says that the holder is gone, so its lease may be ended in its place
             state = Lease(store, paths, state, lease.times).end(status, error=recorded)

@@ -15,6 +15,7 @@ import heapq
 import queue
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 from marin.cluster.capacity import Allocation
 from marin.cluster.current import current_cluster
 from marin.cluster.job import Entrypoint, JobError, JobHandle, JobRequest, JobResult, error_of
-from marin.cluster.local import InProcessCluster
+from marin.cluster.local import InProcessCluster, environment
 from marin.cluster.retry import INTERRUPTIONS
 from marin.execution.adoption import accept
 from marin.execution.attempt import (
@@ -33,12 +34,12 @@ from marin.execution.attempt import (
     prepare,
     recorded_error,
     scratch_root,
-    work_place,
+    with_packages,
 )
 from marin.execution.console import Console, StepOutput, duration
 from marin.execution.dispatch import Dispatcher
-from marin.execution.eviction import forget_inplace, may_resume
 from marin.execution.graph import Graph, Node
+from marin.execution.inplace import clear_if_marked, may_resume
 from marin.execution.lane import Lane
 from marin.execution.launcher import Launcher, retry_of
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Observer, Renewer, acquire
@@ -55,6 +56,7 @@ from marin.execution.status import (
 from marin.execution.store import Store
 
 _CANCEL_GRACE_S = 10.0
+_TIDYING_S = 1.0
 _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 1.0
 
@@ -113,7 +115,7 @@ class _Running:
     timer: threading.Timer | None = None  # stops it when its time is over
     timed_out: bool = False
     is_preparing: bool = False  # in a thread of its own, before its job can be launched
-    stop: threading.Event = field(default_factory=threading.Event)  # tells that thread that nobody waits any more
+    stop: threading.Event = field(default_factory=threading.Event)  # tells who prepares it that nobody waits any more
 
 
 @dataclass
@@ -174,6 +176,8 @@ class Runner:
         self._waiting: set[str] = set()  # steps that another runner has
         self._waited: set[str] = set()  # those, and those that were
         self._running: dict[str, _Running] = {}
+        self._preparing: list[threading.Thread] = []
+        self._must_hurry = threading.Event()  # a second Ctrl-C: nobody waits for a store that does not answer
         self._tries: dict[str, _Tries] = {}  # steps that failed in this run and were tried again
         self._poll_s = _FIRST_POLL_S
         self._crash: BaseException | None = None
@@ -192,8 +196,12 @@ class Runner:
         kills them. Both leave CANCELLED registers, and KeyboardInterrupt rises when all is written down.
         """
         scheduler = threading.Thread(target=self._schedule, name="marin-scheduler", daemon=True)
-        self._lane.serve(before=scheduler.start)
+        with environment(self._dispatcher.environment_of_run):  # once, not again for each step
+            self._lane.serve(before=scheduler.start)
         scheduler.join()
+        deadline = time.monotonic() + _TIDYING_S
+        for thread in self._preparing:  # those that were given up delete what they fetched by half
+            thread.join(max(0.0, deadline - time.monotonic()))
         if self._crash is not None:
             raise self._crash
         if self._lane.interrupts:
@@ -202,7 +210,7 @@ class Runner:
 
     def _run_here(self, running: _Running) -> JobResult:
         if not self._store.is_local:
-            prepare(self._store, running.attempt)
+            prepare(self._store, running.attempt, running.stop)
         result = InProcessCluster().launch(self._request_here(running), on_output=running.output.feed).wait()
         assert result is not None
         return result
@@ -330,29 +338,39 @@ class Runner:
                     return
                 if state is not None and state.status == RUNNING:
                     await_orphan(self._store, paths, state)
-                inputs = self._outputs_read(node) if node.step.publish == "inplace" else ()
-                if state is not None and node.step.publish == "inplace" and not may_resume(state, inputs):
-                    forget_inplace(self._store, paths, work_place(self._store, paths, replace(state, inputs=inputs))[0])
-                lease = acquire(
-                    self._store,
-                    paths.root,
-                    state,
-                    digest=node.digest,
-                    owner=self._owner,
-                    publish=node.step.publish,
-                    times=self._times,
-                    inputs=inputs,
-                )
+                used = self._dispatcher.used_states(node, self._states)
+                lease = self._acquire(node, state, judge, used)
                 if lease is not None:
                     break
         except (OSError, ValueError) as error:  # ValueError: the register is none, or another recipe's by now
             self._fail(node, error_of(error), text=f"could not start: {error}")
             return
-        self._launch(node, lease)
+        self._launch(node, lease, used)
 
-    def _outputs_read(self, node: Node) -> tuple[tuple[str, str], ...]:
-        """(digest, root digest) of the outputs that the step waits for."""
-        return tuple((d, (self._states[d].record or {})["root_digest"]) for d in dict.fromkeys(node.deps))
+    def _acquire(self, node: Node, state: State | None, judge: Judge, used: Mapping[str, State]) -> Lease | None:
+        inputs: tuple[tuple[str, str], ...] = ()
+        resumes = must_clear = False
+        if node.step.publish == "inplace":
+            inputs = tuple((digest, (other.record or {})["root_digest"]) for digest, other in used.items())
+            resumes = (
+                state is not None
+                and may_resume(state, node.recipe, inputs)
+                and not judge.begins_anew(node, state, self._owner.run_id)
+            )
+            must_clear = state is not None and not resumes  # at first nothing there is the executor's to delete
+        return acquire(
+            self._store,
+            self._plan.paths(node).root,
+            state,
+            digest=node.digest,
+            owner=self._owner,
+            publish=node.step.publish,
+            times=self._times,
+            recipe=node.recipe,
+            inputs=inputs,
+            resumes=resumes,
+            must_clear=must_clear,
+        )
 
     def _struck_out_since(self, node: Node) -> JobError | None:
         """What is wrong with an input that was fine when the plan was made."""
@@ -366,12 +384,12 @@ class Runner:
                 return JobError(type="Tainted", message=f"its input {name} is {reason} (while this run was under way)")
         return None
 
-    def _launch(self, node: Node, lease: Lease) -> None:
+    def _launch(self, node: Node, lease: Lease, used: Mapping[str, State]) -> None:
         tries = self._tries.get(node.digest, _Tries())
         attempt, error = self._dispatcher.attempt(
             node,
             lease,
-            self._states,
+            used,
             retry=retry_of(node.step, on_cluster=self._launcher.is_remote),
             tries=(tries.num_failures, tries.num_preemptions),
         )
@@ -384,6 +402,7 @@ class Runner:
             if error is not None:
                 raise error
             if self._store.is_local:
+                clear_if_marked(self._store, lease)
                 prepare(self._store, attempt)
             if not node.step.runs_as_process:
                 self._lane.put(functools.partial(self._run_here, running), functools.partial(self._conclude, running))
@@ -391,7 +410,9 @@ class Runner:
             running.allocation = self._launcher.take(node.step)
             if self._launcher.is_slow_to_prepare(node.step):
                 running.is_preparing = True
-                threading.Thread(target=self._prepare, args=(running,), name="marin-prepare", daemon=True).start()
+                thread = threading.Thread(target=self._prepare, args=(running,), name="marin-prepare", daemon=True)
+                self._preparing = [other for other in self._preparing if other.is_alive()] + [thread]
+                thread.start()
             else:
                 self._launch_job(running)
         except Exception as trouble:
@@ -413,17 +434,19 @@ class Runner:
                 running.node.step, running.attempt, running.output.feed, running.stop
             )
             self._events.put(("prepared", running, None))
-        except Exception as trouble:
+        except (Exception, KeyboardInterrupt) as trouble:
             self._events.put(("prepared", running, trouble))
 
-    def _prepared(self, running: _Running, trouble: Exception | None) -> None:
+    def _prepared(self, running: _Running, trouble: BaseException | None) -> None:
         if not running.is_preparing:  # it was given up meanwhile
             return
         running.is_preparing = False
         if trouble is not None:
             self._events.put(("ended", running, JobResult(error=error_of(trouble))))
-        else:
-            self._launch_job(running)
+            return
+        if running.python is not None:
+            running.attempt = with_packages(running.attempt, running.python)
+        self._launch_job(running)
 
     def _give_up_preparing(self, running: _Running) -> None:
         running.is_preparing = False
@@ -508,7 +531,9 @@ class Runner:
                 running.timer.cancel()
             running.output.close()
             if self._launcher.is_remote and running.handle is not None:
-                state, error, result = settle_patiently(self._store, running.lease, running.attempt, result)
+                state, error, result = settle_patiently(
+                    self._store, running.lease, running.attempt, result, self._must_hurry
+                )
             else:
                 state, error, result = self._write_end(running, result)
         except BaseException as trouble:
@@ -663,6 +688,8 @@ class Runner:
 
     def _stop(self) -> None:
         grace_s = _CANCEL_GRACE_S if self._lane.interrupts == 1 else 0.0
+        if not grace_s:
+            self._must_hurry.set()
         if self._running:
             names = ", ".join(r.node.step.name for r in self._running.values())
             how = f"up to {grace_s:.0f} s; Ctrl-C again kills" if grace_s else "killing"
@@ -672,6 +699,8 @@ class Runner:
                 running.handle.cancel(grace_s)
             elif running.is_preparing:
                 self._give_up_preparing(running)
+            else:  # in the calling thread
+                running.stop.set()
         for item in self._plan:
             if item.node.digest not in self._results and item.node.digest not in self._running:
                 self._waiting.discard(item.node.digest)

@@ -84,16 +84,18 @@ class State:
     evicted: Mapping[str, Any] | None = None  # EVICTED: {"when", "is_final"}; final when the deleting has begun
     # Of a step with version=: digests of other recipes that somebody accepted this output for, with who, when and why.
     accepted: tuple[Mapping[str, Any], ...] = ()
-    # Of a step that publishes in place: (digest, root digest) of each output that its attempts read. What they left in
-    # the folder was made from these, so another attempt goes on from it only if it reads the same.
-    inputs: tuple[tuple[str, str], ...] = ()
+    recipe: str | None = None  # digest of the recipe that the attempt carries out, where that is not the identity
+    # Of a step that publishes in place, where an attempt goes on from what earlier ones left in the folder:
+    inputs: tuple[tuple[str, str], ...] = ()  # (digest, root digest) of each output that it was made from
+    began: str | None = None  # the attempt that last began with an empty folder
+    must_clear: bool = False  # what is in the folder is none of this step's data and goes before its function is called
     extra: Mapping[str, Any] = field(default_factory=dict)  # fields of later versions, kept as they are
 
     def to_json(self) -> bytes:
         value: dict[str, Any] = {"v": 1, **self.extra}
         for name in _STATE_FIELDS:
             content = getattr(self, name)
-            if content is not None and content != ():
+            if content is not None and content != () and content is not False:
                 value[name] = content
         value["owner"] = {name: getattr(self.owner, name) for name in _OWNER_FIELDS}
         return _COMPACT.encode(value).encode()
@@ -117,6 +119,11 @@ class State:
 def _owner_with(*values: Any) -> Owner:
     """The owner with these fields, in their order: one for all the registers that a run wrote."""
     return Owner(**dict(zip(_OWNER_FIELDS, values, strict=True)))
+
+
+def recipe_of(state: State) -> str:
+    """Digest of the recipe by which the attempt or the output of a register is, or was, made."""
+    return state.recipe or (state.record or {}).get("recipe") or state.digest
 
 
 _COMPACT = json.JSONEncoder(separators=(",", ":"), check_circular=False)
@@ -233,6 +240,10 @@ class StepPaths:
     def history(self, state: State) -> str:
         """Where a superseded state is kept: one file for each attempt."""
         return f"{self.root}/{EXEC}/history/{state.epoch:04}.json"
+
+    @property
+    def manifests(self) -> str:
+        return f"{self.root}/{EXEC}/manifests"
 
     def manifest(self, attempt: str) -> str:
         return f"{self.root}/{EXEC}/manifests/{attempt}.json"

@@ -240,13 +240,11 @@ class LocalStore:
         self, root: str, expected: State | None, new: State, *, durable: bool = True, archive: bool = False
     ) -> bool:
         paths = StepPaths(root)
-        try:
-            descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:
-            if expected is not None:  # the step's folder is gone, or its disk
-                raise
-            make_folder(paths.exec_dir)
-            descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if expected is None:
+            for folder in (root, paths.exec_dir, paths.manifests):
+                make_folder(folder)
+        # fails if the step's folder is gone, or its disk
+        descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             current = self.read(root)
