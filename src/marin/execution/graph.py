@@ -177,7 +177,8 @@ class _Planner:
         return self.digests[id(step)][1]
 
     def add(self, target: ExecutorStep) -> None:
-        if id(target) in self.digests:
+        digests = self.digests
+        if id(target) in digests:
             return
         encoding = self.encode(target)
         stack = [(target, encoding, iter(encoding.references()))]
@@ -185,7 +186,7 @@ class _Planner:
         while stack:
             step, encoding, todo = stack[-1]
             for other in todo:
-                if id(other) in self.digests:
+                if id(other) in digests:
                     continue
                 if id(other) in on_stack:
                     names = [s.name for s, _, _ in stack]
@@ -314,7 +315,7 @@ def _in_order(nodes: Mapping[str, Node], targets: tuple[str, ...]) -> tuple[Node
 
 
 def _check_paths(nodes: Iterable[Node]) -> None:
-    """No two steps write to one folder, and none into the folder of another."""
+    """No two steps write to one folder, and none into the folder of another. Steps have no path like a//b or a/./b."""
     owner: dict[str, Node] = {}
     for node in nodes:
         path = node.path
