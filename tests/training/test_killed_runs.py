@@ -16,6 +16,7 @@ from test_train_lm import damage, final_bits
 from marin.checkpoint.discover import WRITING, list_checkpoints
 from marin.checkpoint.policy import KeepPolicy
 from marin.config import dump_yaml
+from marin.training.config import RuntimeConfig
 from marin.training.preemption import PREEMPTED_EXIT_CODE
 from marin.training.train_lm import train_lm
 
@@ -111,6 +112,26 @@ def test_asked_to_leave_a_run_saves_says_so_by_its_exit_code_and_goes_on_later(t
     train_lm(quiet)
     train_lm(asked)
     assert final_bits(asked.output_path) == final_bits(quiet.output_path)
+
+
+def test_what_time_has_saved_is_not_lost_and_leaves_no_trace(tiny_config, tmp_path):
+    shape = {"num_train_steps": 3000, "steps_per_checkpoint": 1400, "steps_per_eval": None}
+    quiet = tiny_config("quiet", **shape, runtime=RuntimeConfig(show_progress=False, seconds_per_checkpoint=None))
+    timed = tiny_config("timed", **shape, runtime=RuntimeConfig(show_progress=False, seconds_per_checkpoint=0.05))
+
+    def saved(config):
+        return [folder.step for folder in list_checkpoints(Path(config.output_path) / "checkpoints")]
+
+    train_lm(quiet)
+    process = start(timed, tmp_path)
+    assert wait_for(lambda: saved(timed), process)
+    process.kill()
+    process.communicate()
+    (step,) = saved(timed)
+    assert 1 < step < 1400
+    train_lm(timed)
+    assert final_bits(timed.output_path) == final_bits(quiet.output_path)
+    assert saved(timed) == saved(quiet) == [2800, 3000]
 
 
 SCRIPT = """
