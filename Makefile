@@ -42,6 +42,7 @@ $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml requirements.lock
 
 # PyTorch is a peer and an oracle of tests and benchmarks, never a dependency; pip finds the CPU build where one is offered.
 $(STAMPS)/torch: $(STAMPS)/dev
+	@echo "installing PyTorch (once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	@touch $@
 
