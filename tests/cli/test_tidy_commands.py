@@ -340,6 +340,36 @@ def test_a_copy_is_apart_from_its_source_and_a_link_is_not(marin, place: Path, d
     assert re.search(r"differs  linked", done.out)
 
 
+@pytest.mark.parametrize("command", [["marin"], [sys.executable, "-m", "marin.cli.main"]], ids=["marin", "python -m"])
+def test_the_commit_on_record_is_that_of_the_folder_a_command_was_typed_in(place: Path, data: Path, command: list[str]):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def adopted_from(folder: Path, name: str) -> dict | None:
+        words = [
+            "adopt",
+            name,
+            "--from",
+            str(data),
+            "--version",
+            "1",
+            "--reason",
+            "x",
+            "--prefix",
+            str(place / "store"),
+        ]
+        subprocess.run([*command, *words], cwd=folder, env=environment, check=True, capture_output=True)
+        return json.loads(only(place, f"store/{name}/1/.exec/state.json").read_text())["record"]["env"]["git"]
+
+    assert adopted_from(data.parent, "outside") is None
+    project = place / "project"
+    git = ["git", "-C", str(project), "-c", "user.name=n", "-c", "user.email=e@example.org"]
+    project.mkdir()
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert adopted_from(project, "inside") == {"commit": commit, "dirty_sha256": None}
+
+
 def test_a_step_that_has_an_output_adopts_nothing(marin, place: Path, data: Path):
     marin("run", "pinned.py")
     before = only(place, "store/data/web/2026.11/.exec/state.json").read_text()

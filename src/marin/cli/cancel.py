@@ -11,9 +11,9 @@ from marin.cli.experiment import add_prefix_argument, hint, prefix_of
 from marin.cli.output import UsageError, note, print_json
 
 EXAMPLES = """\
-  marin cancel 20261124-195328-b348d6      a run, by its id or the beginning of it
-  marin cancel quickstart/train            the run that has this step
-  marin cancel quickstart/train --now      as by Ctrl-C twice: its steps are killed
+  marin cancel 20261124-195328-b348d6          a run, by its id or the beginning of it
+  marin cancel checkpoints/quickstart          the run that has this step
+  marin cancel checkpoints/quickstart --now    as by Ctrl-C twice: its steps are killed
 """
 
 

@@ -9,9 +9,9 @@ from marin.cli.experiment import add_writing_arguments, hint, store_to_write
 from marin.cli.output import note, print_json
 
 EXAMPLES = """\
-  marin pin quickstart/train                       under its own name and six digits
-  marin pin quickstart/report --name paper-v1      under a name of yours
-  marin unpin paper-v1                             gc may delete it again
+  marin pin checkpoints/quickstart                under its own name and six digits
+  marin pin reports/quickstart --name paper-v1    under a name of yours
+  marin unpin paper-v1                            gc may delete it again
 """
 
 

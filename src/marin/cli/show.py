@@ -12,9 +12,9 @@ from marin.cli.experiment import add_prefix_argument, hint, prefix_of
 from marin.cli.output import local_time, note, print_json, size
 
 EXAMPLES = """\
-  marin show quickstart/train              the latest output of that name
-  marin show quickstart/train@1a2b3c       one of several
-  marin show quickstart/train --json       everything on record
+  marin show checkpoints/quickstart              the latest output of that name
+  marin show checkpoints/quickstart@1a2b3c       one of several
+  marin show checkpoints/quickstart --json       everything on record
 """
 
 

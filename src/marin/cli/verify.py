@@ -17,9 +17,9 @@ from marin.cli.experiment import add_writing_arguments, hint, store_to_write
 from marin.cli.output import note, paint, print_json, size
 
 EXAMPLES = """\
-  marin verify                              names and sizes of everything in the store
-  marin verify quickstart/train --deep      every byte of one step's outputs
-  marin verify --deep --dry-run             look, but strike nothing out
+  marin verify                                  names and sizes of everything in the store
+  marin verify checkpoints/quickstart --deep    every byte of one step's outputs
+  marin verify --deep --dry-run                 look, but strike nothing out
 """
 
 _EVERY_S = 0.5
