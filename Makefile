@@ -8,7 +8,7 @@ UV_VERSION := 0.13.8
 export UV_COMPILE_BYTECODE = 1
 export UV_PYTHON_DOWNLOADS = never
 
-UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock
+UV_INSTALL = $(BIN)/uv pip install --python $(BIN)/python --constraints requirements.lock
 
 .PHONY: help quickstart test test-all check format lock docs bench bench-peers bench-executor torch clean
 
@@ -31,17 +31,18 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/run: $(STAMPS)/venv pyproject.toml requirements.lock
-	@echo "installing marin with what the quickstart needs (once)"
+	@echo "installing marin with what the quickstart needs (once; about 840 MB on the disk)"
 	@$(UV_INSTALL) -e '.[train,report]'
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml requirements.lock
-	@echo "installing marin with what the tests need (once)"
+	@echo "installing marin with what the tests need (once; about 1.1 GB on the disk)"
 	@$(UV_INSTALL) -e '.[train,report,docs,dev,ray,remote]'
 	@touch $@ $(STAMPS)/run
 
 # PyTorch is a peer and an oracle of tests and benchmarks, never a dependency; pip finds the CPU build where one is offered.
 $(STAMPS)/torch: $(STAMPS)/dev
+	@echo "installing PyTorch (once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	@touch $@
 

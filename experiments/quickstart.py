@@ -22,7 +22,7 @@ from marin.processing.tokenize.api import default_tokenize, train_tokenizer
 from marin.processing.tokenize.data_configs import lm_data_config
 from marin.report.api import report
 from marin.training.api import default_train
-from marin.training.config import SimpleTrainConfig
+from marin.training.config import RuntimeConfig, SimpleTrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,7 @@ QUICKSTART = Quickstart(
         steps_per_eval=250,
         max_eval_batches=64,
         steps_per_checkpoint=100,
+        runtime=RuntimeConfig(seconds_per_checkpoint=15.0),
     ),
 )
 

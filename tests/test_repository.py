@@ -32,5 +32,14 @@ def test_the_lock_pins_every_requirement_with_a_hash(repository: Path):
     assert all(lines[i].endswith("\\") and "--hash=sha256:" in lines[i + 1] for i in requirements)
 
 
+def test_the_map_of_the_executor_names_every_file_of_it(repository: Path):
+    text = (repository / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    section = re.search(r"^## Inside `execution`\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)
+    assert section is not None
+    files = {p.stem for p in (repository / "src/marin/execution").glob("*.py") if p.stem != "__init__"}
+    named = set(re.findall(r"`(\w+)/?`", section[1])) - {"execution"}
+    assert named == files | {"schemas"}
+
+
 def test_large_files_stay_out_of_the_repository(committed: list[Path]):
     assert not [p for p in committed if p.stat().st_size > 1_000_000]

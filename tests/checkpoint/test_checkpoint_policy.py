@@ -24,6 +24,17 @@ def test_the_checkpoint_just_saved_stays_whatever_else_is_there(tmp_path):
     assert [folder.step for folder in list_checkpoints(tmp_path)] == [20, 50]
 
 
+def test_of_those_between_the_regular_ones_only_the_newest_stays_until_a_newer_one_comes(tmp_path):
+    policy, left = KeepPolicy(keep_last=2, keep_every=30), []
+    for step in (7, 10, 15, 20, 30, 33, 36, 40, 50, 60):
+        save(tmp_path, step, {"x": jnp.ones(1)})
+        apply_policy(tmp_path, policy, saved=step, is_regular=lambda step: step % 10 == 0)
+        left.append([folder.step for folder in list_checkpoints(tmp_path)])
+    assert left[:4] == [[7], [10], [10, 15], [10, 20]]
+    assert left[4:7] == [[20, 30], [20, 30, 33], [20, 30, 36]]
+    assert left[7:] == [[30, 40], [30, 40, 50], [30, 50, 60]]
+
+
 @given(steps=st.sets(st.integers(1, 500)), keep_last=st.integers(1, 5), keep_every=st.none() | st.integers(1, 50))
 def test_removing_again_removes_nothing_and_the_newest_always_stay(steps, keep_last, keep_every):
     policy = KeepPolicy(keep_last=keep_last, keep_every=keep_every)

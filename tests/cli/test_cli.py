@@ -96,6 +96,13 @@ def test_each_commands_help_begins_with_examples(command: str, marin: Callable[.
     assert f"usage: marin {command}" in out
 
 
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_no_commands_help_says_a_flag_twice(command: str, marin: Callable[..., SimpleNamespace]):
+    lines = re.findall(r"^  (-.*?)(?:  .*)?$", marin(command, "--help").out, flags=re.MULTILINE)
+    flags = [flag for line in lines for flag in re.findall(r"(?<!\S)--?[a-z][\w-]*", line)]
+    assert "--help" in flags and len(flags) == len(set(flags)), f"{command}: {flags}"
+
+
 def test_no_command_prints_help_and_is_a_usage_error(marin: Callable[..., SimpleNamespace]):
     done = marin(expect=2)
     assert done.out == ""

@@ -12,6 +12,7 @@ import pytest
 
 from marin.cli import main as cli
 from marin.execution.executor import Executor, ExecutorStep
+from marin.execution.plan import Choices
 from marin.execution.status import StepPaths
 from marin.execution.store import open_store
 from s3_server import Doorkeeper
@@ -61,8 +62,8 @@ def test_a_sound_store_and_machine_need_nothing(doctor: Doctor, store: Path):
         r"\+ a lock keeps others out: ok",
         r"\+ lease: renewed every 15 s",
         r"\+ registers: 1 steps, 0 running",
-        r"\+ attempts that no register names: none",
-        r"\+ temporary files of killed runs: none",
+        r"\+ attempts without output: none",
+        r"\+ edges and temporary files of killed runs: none",
     ):
         assert re.search(line, done.out), line
 
@@ -94,18 +95,56 @@ def test_a_register_that_cannot_be_read_is_bad(doctor: Doctor, store: Path):
     assert re.search(r"! a-\w{10}: corrupt\n .*move the folder", doctor("--prefix", str(store), expect=3).out)
 
 
-def test_leftovers_of_killed_runs_are_counted(doctor: Doctor, store: Path):
+def make_old(*paths: Path) -> None:
+    for path in paths:
+        for old in (path, *path.rglob("*")):
+            os.utime(old, (0, 0))
+
+
+def gc_finds(store: Path, capsys: pytest.CaptureFixture, *arguments: str) -> list[dict]:
+    capsys.readouterr()
+    assert cli.main(["gc", "--dry-run", "--json", "--prefix", str(store), *arguments]) == 0
+    return json.loads(capsys.readouterr().out)["found"]
+
+
+def test_what_gc_would_delete_is_counted_and_nothing_else(
+    doctor: Doctor, store: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
     (folder,) = store.glob("a-*/")
-    orphan = folder / "attempts/0009-dead"
-    orphan.mkdir(parents=True)
-    (orphan / "half").write_bytes(b"x" * 2_000_000)
-    old, young = folder / ".exec/state.json.ab12.tmp", folder / ".exec/state.json.cd34.tmp"
+    for name, num_bytes in (("0008-dead", 2_000_000), ("0009-young", 3_000_000)):
+        (folder / "attempts" / name).mkdir(parents=True)
+        (folder / "attempts" / name / "half").write_bytes(b"x" * num_bytes)
+    old, young = folder / ".exec/state.json.0123456789ab.tmp", folder / ".exec/state.json.0123456789cd.tmp"
     for file in (old, young):
         file.touch()
-    os.utime(old, (0, 0))
+    make_old(folder / "attempts/0008-dead", old)
     out = doctor("--prefix", str(store)).out
-    assert re.search(r"~ attempts that no register names: 1, 2.0 MB: .*/attempts/0009-dead\n +`marin gc`", out)
-    assert re.search(r"~ temporary files of killed runs: 1: .*ab12\.tmp\n", out)
+    assert re.search(r"~ attempts without output: 1, 2.0 MB: a-\w+/attempts/0008-dead\n +`marin gc` deletes them", out)
+    assert re.search(
+        r"~ attempts without output, too young for gc: 1, 3.0 MB: a-\w+/attempts/0009-young\n.* for an hour", out
+    )
+    assert re.search(r"~ edges and temporary files of killed runs: 1, 0.0 MB: a-\S+ab\.tmp\n", out)
+    found = {Path(item["path"]).name for item in gc_finds(store, capsys)}
+    assert found == {"0008-dead", "state.json.0123456789ab.tmp"}
+    assert cli.main(["gc", "--yes", "--prefix", str(store)]) == 0
+    out = doctor("--prefix", str(store)).out
+    assert "+ attempts without output: none" in out and "0009-young" in out
+
+
+def test_an_output_that_a_later_one_replaced_is_no_leftover_of_a_failure(
+    doctor: Doctor, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    store = tmp_path / "store"
+    step = ExecutorStep(name="a", fn=str, config="x")
+    for choices in (Choices(), Choices(force=("a",))):
+        assert Executor(store, fsync=False, quiet=True).run([step], choices=choices).is_ok
+    make_old(store)
+    assert gc_finds(store, capsys) == []
+    out = doctor("--prefix", str(store)).out
+    assert "+ attempts without output: none" in out and "too young" not in out
+    assert re.search(
+        r"~ outputs that later ones replaced: 1, .*/attempts/0001-\w+\n +`marin gc --outputs` deletes", out
+    )
 
 
 def test_a_cluster_that_does_not_answer_is_bad_and_one_that_answers_is_not(

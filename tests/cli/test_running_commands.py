@@ -274,6 +274,18 @@ def test_a_run_is_cancelled_by_its_step_or_its_id(marin, running, place: Path):
     assert "slow @" in marin("cancel", "slow", expect=2).err
 
 
+def test_a_name_means_the_step_that_runs_although_an_earlier_one_of_that_name_is_done(marin, place: Path):
+    (place / "go").touch()
+    subprocess.run([sys.executable, "slow.py"], check=True, capture_output=True)
+    done = find_step("store", "slow")
+    shutil.rmtree(done.paths.root + "/.exec/logs")  # `start` waits for what the step prints
+    (place / "slow.py").write_text(SCRIPT.replace('abspath("go")', 'abspath("never")'))
+    process = start(place, apart=True)
+    assert f"{done.digest[:6]} is not running: it has succeeded" in marin("cancel", f"slow@{done.digest}", expect=2).err
+    assert re.fullmatch(r"run \S+: cancelled\n", marin("cancel", "slow").out)
+    assert process.wait(30) == 130
+
+
 def test_a_run_that_ignores_ctrl_c_is_cancelled_too(marin, place: Path):
     process = start(place, apart=True, ignore_interrupts=True)
     answer = json.loads(marin("cancel", "slow", "--now", "--json").out)

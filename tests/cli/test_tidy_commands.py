@@ -146,6 +146,25 @@ def test_an_output_that_was_replaced_is_looked_at_and_only_reported(marin, place
     assert not (place / "store/.exec/invalid").exists()
 
 
+def test_damage_is_made_good_without_a_change_of_code_and_then_forgotten(marin, place: Path):
+    marin("run", "two.py")
+    first = only(place, "store/raw/text-*/attempts/*")
+    (first / "x.txt").write_text("z" * 1234)
+    marin("verify", "--deep", expect=4)
+    marin("rerun", "--tainted", "two.py")
+    assert "2 outputs verified" in marin("verify", "--deep").err
+    marin("gc", "--outputs", "--keep-days", "0", "--yes")
+    assert (first / "x.txt").exists(), "what was struck out stays to be looked into"
+
+
+def test_a_register_that_cannot_be_read_is_nothing_that_was_verified(marin, place: Path):
+    marin("run", "two.py")
+    only(place, "store/raw/text-*/.exec/state.json").write_text('{"v":1, brok')
+    done = marin("verify", expect=4)
+    assert "not a register" in done.err and "1 register cannot be read; 0 of 1 outputs differ" in done.err
+    assert json.loads(marin("verify", "--json", expect=4).out)["unreadable"] == 1
+
+
 def test_verify_stops_at_ctrl_c_and_leaves_nothing_half(place: Path):
     subprocess.run([sys.executable, "two.py"], check=True, capture_output=True)
     big = only(place, "store/raw/text-*/attempts/*/x.txt")
@@ -365,6 +384,36 @@ def test_a_copy_is_apart_from_its_source_and_a_link_is_not(marin, place: Path, d
     done = marin("verify", "--deep", expect=4)
     assert re.search(r"ok +copied", done.out)
     assert re.search(r"differs  linked", done.out)
+
+
+@pytest.mark.parametrize("command", [["marin"], [sys.executable, "-m", "marin.cli.main"]], ids=["marin", "python -m"])
+def test_the_commit_on_record_is_that_of_the_folder_a_command_was_typed_in(place: Path, data: Path, command: list[str]):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def adopted_from(folder: Path, name: str) -> dict | None:
+        words = [
+            "adopt",
+            name,
+            "--from",
+            str(data),
+            "--version",
+            "1",
+            "--reason",
+            "x",
+            "--prefix",
+            str(place / "store"),
+        ]
+        subprocess.run([*command, *words], cwd=folder, env=environment, check=True, capture_output=True)
+        return json.loads(only(place, f"store/{name}/1/.exec/state.json").read_text())["record"]["env"]["git"]
+
+    assert adopted_from(data.parent, "outside") is None
+    project = place / "project"
+    git = ["git", "-C", str(project), "-c", "user.name=n", "-c", "user.email=e@example.org"]
+    project.mkdir()
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert adopted_from(project, "inside") == {"commit": commit, "dirty_sha256": None}
 
 
 def test_a_step_that_has_an_output_adopts_nothing(marin, place: Path, data: Path):

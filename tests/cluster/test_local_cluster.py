@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from marin.cluster import Entrypoint, JobRequest, current_cluster, use_cluster
+from marin.cluster.job import Stopped
 from marin.cluster.local import InProcessCluster, LocalCluster
 from marin.execution.status import process_is_alive, process_start
 
@@ -85,6 +86,17 @@ def test_an_exception_comes_back_with_type_message_and_the_end_of_its_traceback(
 
 def test_leaving_by_exit_is_no_success_even_with_code_zero(cluster):
     assert cluster.launch(job(leave, 0)).wait().error.type == "SystemExit"
+
+
+def stop_in_good_order() -> None:
+    raise Stopped("saved, and left", exit_code=75)
+
+
+def test_a_job_that_left_in_good_order_shows_its_message_and_no_traceback(cluster, tmp_path):
+    result = cluster.launch(job(stop_in_good_order, log_path=str(tmp_path / "log"))).wait()
+    assert (result.error.type, result.error.message, result.error.traceback) == ("Stopped", "saved, and left", "")
+    log = (tmp_path / "log").read_text()
+    assert "saved, and left" in log and "Traceback" not in log
 
 
 def test_variables_are_set_for_the_job_only(cluster, monkeypatch):

@@ -236,3 +236,11 @@ def test_a_wrong_command_line_ends_with_a_message_and_code_2(capsys):
         from_command_line(RUN, ["--set", "optimizer.learning_rat=1"])
     assert stop.value.code == 2
     assert "did you mean 'learning_rate'" in capsys.readouterr().err
+
+
+def test_a_setting_that_is_given_twice_on_the_command_line_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        from_command_line(RUN, ["--set", "optimizer.learning_rate=1", "--set=optimizer.learning_rate=2"])
+    assert stop.value.code == 2
+    said = "optimizer.learning_rate is given twice, as optimizer.learning_rate=1 and as optimizer.learning_rate=2"
+    assert said in capsys.readouterr().err

@@ -38,3 +38,12 @@ def test_a_folder_without_documents_says_what_is_expected(tmp_path: Path):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(ValueError, match=r"expected files named \*\.jsonl, \*\.jsonl\.gz, \*\.jsonl\.zst"):
         local_documents("documents/mine", str(tmp_path))
+
+
+def test_a_folder_that_does_not_exist_is_said_not_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"at {tmp_path}/documents: it does not exist"):
+        local_documents("documents/mine", "documents")
+    (tmp_path / "documents").touch()
+    with pytest.raises(ValueError, match="it is a file"):
+        local_documents("documents/mine", "documents")

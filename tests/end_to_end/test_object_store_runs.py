@@ -270,6 +270,37 @@ if __name__ == "__main__":
 """
 
 
+def test_on_a_store_without_conditional_writes_nothing_is_written_before_somebody_says_single_runner(
+    marin: Callable[..., SimpleNamespace], s3_door: Doorkeeper, s3_prefix: str, tmp_path: Path
+):
+    s3_door.ignores_conditions = True
+    store = open_store(s3_prefix)
+    (tmp_path / "script.py").write_text(MANY_FILES)
+    (tmp_path / "data").write_text("downloaded")
+    marin("run", "script.py", "here", "--single-runner")
+
+    def refused_then_done(*words: str) -> SimpleNamespace:
+        before = sorted(store.tree(s3_prefix))
+        refused = marin(*words, expect=2)
+        assert "cannot hold registers" in refused.err and "--single-runner" in refused.err
+        assert sorted(store.tree(s3_prefix)) == before
+        return marin(*words, "--single-runner")
+
+    refused_then_done("verify")
+    refused_then_done("pin", "parts")
+    refused_then_done("adopt", "corpus", "--from", "data", "--version", "1", "--reason", "downloaded by hand")
+    id = re.search(r"struck out as (\S+);", refused_then_done("invalidate", "here", "--reason", "x", "--yes").err)
+    assert id is not None
+    refused_then_done("invalidate", "--revoke", id[1], "--reason", "it was right")
+    marin("invalidate", "here", "--reason", "wrong", "--yes", "--single-runner")
+    marin("invalidate", "--list")
+    for words in (("invalidate", "parts", "--reason", "x"), ("gc",), ("verify",), ("rerun", "--tainted", "--force")):
+        marin(*words, "--dry-run")  # who only looks need not say it
+    refused_then_done("rerun", "--tainted", "--force")  # in a process of its own
+    assert find_step(s3_prefix, "here").state.epoch == 2
+    refused_then_done("gc", "--outputs", "--keep-days", "0", "--yes")
+
+
 @pytest.mark.parametrize("name", ["job", "here"])
 def test_ctrl_c_waits_for_no_download_nor_does_the_end_of_the_process(
     marin: Callable[..., SimpleNamespace], s3_door: Doorkeeper, tmp_path: Path, name: str

@@ -108,7 +108,7 @@ def test_what_another_recipe_of_a_version_left_is_not_gone_on_from(executor, tmp
         (tmp_path / "fail").touch()
     executor.run([first])
     (tmp_path / "fail").unlink(missing_ok=True)
-    assert executor.run([second], choices=Choices(force=("train",))).is_ok
+    assert executor.run([second], choices=Choices(force=("train",), accept_drift=True)).is_ok
     assert checkpoint_of(executor, second).read_text() == "from nothing at 0.2"
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 from ray_steps import step
 
+from marin.cli import main as cli
 from marin.cluster.current import use_cluster
 from marin.cluster.resources import ResourceConfig
 from marin.cluster.retry import Retry
 from marin.execution.executor import Executor
 from marin.execution.graph import build_graph
 from marin.execution.lease import LeaseTimes
+from marin.execution.status import process_is_alive
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 
@@ -234,6 +236,25 @@ def test_a_run_that_is_interrupted_stops_its_workers(on_ray, executor, tmp_path)
     driver.send_signal(signal.SIGINT)
     driver.wait(60)
     assert state_of(executor, step(tmp_path, "long", wait_for="go")).status == "CANCELLED"
+
+
+@pytest.mark.parametrize("is_driver_alive", [True, False])
+def test_a_step_is_cancelled_by_its_name_whether_its_driver_lives_or_not(
+    on_ray, executor, tmp_path, capfd, is_driver_alive: bool
+):
+    code = DRIVER.format(here=str(HERE), address=on_ray.address, store=executor.prefix, folder=str(tmp_path))
+    driver = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    wait_until(lambda: started(tmp_path, "long"), "the step starts")
+    worker = int((tmp_path / "long.0.started").read_text().split()[0])
+    if not is_driver_alive:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    assert cli.main(["cancel", "long", "--prefix", executor.prefix]) == 0
+    told = capfd.readouterr().out
+    assert ("cancelled\n" if is_driver_alive else "abandoned; long-") in told
+    assert state_of(executor, step(tmp_path, "long", wait_for="go")).status == "CANCELLED"
+    wait_until(lambda: not process_is_alive(worker, None), "the step's process ends")
+    driver.wait(60)
 
 
 def test_a_gang_that_is_cancelled_while_its_first_process_waits_for_the_others_is_cancelled(on_ray, executor, tmp_path):

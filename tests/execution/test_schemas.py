@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,10 @@ from marin.execution.adoption import adopt
 from marin.execution.catalog import find_step
 from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
 from marin.execution.gc import Policy, collect, find_garbage
+from marin.execution.lease import acquire
 from marin.execution.refs import pin
 from marin.execution.selection import Selection
-from marin.execution.status import State
+from marin.execution.status import State, active_run
 from marin.execution.store import LocalStore
 from marin.execution.strike import invalidate
 from marin.execution.verify import verify
@@ -46,7 +48,7 @@ def interrupted(config: Work) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> LocalStore:
-    """A store with a success, a failure, a retry, a cancelled, an adopted, a struck-out and an evicted step."""
+    """A success, a failure, a retry, and a step each that was cancelled, adopted, struck out, evicted and abandoned."""
     folder = tmp_path_factory.mktemp("store")
     store = LocalStore(folder / "store", fsync=False)
     executor = Executor(store.prefix, fsync=False, quiet=True, description="all kinds")
@@ -73,9 +75,23 @@ def store(tmp_path_factory) -> LocalStore:
     invalidate(store, Selection(addresses=("struck",)), "a test")
     Path(find_step(store.prefix, "first").data_path, "more").touch()
     list(verify(store, [find_step(store.prefix, name) for name in ("first", "second")], deep=True, user="me"))
+    _abandon(store, f"{store.prefix}/left-0123456789")
     policy = Policy(outputs=True, only_refs=True)
-    assert [item.path.partition("-")[0] for item in collect(store, find_garbage(store, policy), policy)] == ["gone"]
+    collected = collect(store, find_garbage(store, policy), policy)
+    assert sorted(item.path.partition("-")[0] for item in collected) == ["gone", "left"]
     return store
+
+
+def _abandon(store: LocalStore, root: str) -> None:
+    """An attempt whose runner has been gone for two hours."""
+    with active_run("run-that-died") as owner:
+        lease = acquire(store, root, None, digest="d" * 64, owner=owner, publish="attempt")
+    assert lease is not None
+    os.makedirs(lease.data_root)
+    Path(lease.data_root, "half").touch()
+    long_ago = time.time() - 7200
+    for path in (Path(root), *Path(root).rglob("*")):
+        os.utime(path, (long_ago, long_ago))
 
 
 KINDS = {
@@ -133,6 +149,13 @@ def test_what_real_runs_wrote_is_as_the_schemas_say_and_no_field_is_left_out(sto
     states = {status for kind, status in seen if kind == "state"}
     assert states == {"SUCCEEDED", "FAILED", "CANCELLED", "INVALID", "EVICTED", "RUNNING"} - {"RUNNING"}
     assert {kind for kind, _ in seen} == {"state", "run", "event", "manifest", "tombstone", "ref", "verified"}
+
+
+def test_every_class_of_failure_is_described(store):
+    classes = {c["error"]["class"] for kind, _, c in written(store) if kind == "state" and c.get("error")}
+    assert {"USER_ERROR", "CANCELLED", "STRUCK_OUT", "ABANDONED"} <= classes
+    described = schemas.load("state")["properties"]["error"]["properties"]["class"]["description"]
+    assert [name for name in classes if name not in described] == []
 
 
 def test_fields_of_later_versions_are_allowed_everywhere_and_registers_keep_them(store):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from test_train_lm import damage, final_bits
 from marin.checkpoint.discover import WRITING, list_checkpoints
 from marin.checkpoint.policy import KeepPolicy
 from marin.config import dump_yaml
+from marin.training.config import RuntimeConfig
 from marin.training.preemption import PREEMPTED_EXIT_CODE
 from marin.training.train_lm import train_lm
 
@@ -110,6 +112,67 @@ def test_asked_to_leave_a_run_saves_says_so_by_its_exit_code_and_goes_on_later(t
     train_lm(quiet)
     train_lm(asked)
     assert final_bits(asked.output_path) == final_bits(quiet.output_path)
+
+
+def test_what_time_has_saved_is_not_lost_and_leaves_no_trace(tiny_config, tmp_path):
+    shape = {"num_train_steps": 3000, "steps_per_checkpoint": 1400, "steps_per_eval": None}
+    quiet = tiny_config("quiet", **shape, runtime=RuntimeConfig(show_progress=False, seconds_per_checkpoint=None))
+    timed = tiny_config("timed", **shape, runtime=RuntimeConfig(show_progress=False, seconds_per_checkpoint=0.05))
+
+    def saved(config):
+        return [folder.step for folder in list_checkpoints(Path(config.output_path) / "checkpoints")]
+
+    train_lm(quiet)
+    process = start(timed, tmp_path)
+    assert wait_for(lambda: saved(timed), process)
+    process.kill()
+    process.communicate()
+    (step,) = saved(timed)
+    assert 1 < step < 1400
+    train_lm(timed)
+    assert final_bits(timed.output_path) == final_bits(quiet.output_path)
+    assert saved(timed) == saved(quiet) == [2800, 3000]
+
+
+SCRIPT = """
+import sys
+from marin.cluster.resources import ResourceConfig
+from marin.execution.executor import executor_main
+from marin.models.llama import LlamaConfig
+from marin.training.api import default_train
+from marin.training.config import SimpleTrainConfig
+
+model = LlamaConfig(seq_len=16, hidden_dim=16, intermediate_dim=24, num_heads=2, num_kv_heads=1, num_layers=1)
+config = SimpleTrainConfig(
+    resources=RESOURCES,
+    train_batch_size=4, num_train_steps=100_000, learning_rate=1e-2, warmup=3, steps_per_checkpoint=50_000,
+)
+if __name__ == "__main__":
+    executor_main(steps=[default_train("tiny", STORE, model, config)])
+"""
+
+
+@pytest.mark.parametrize(
+    ("resources", "number"),
+    [("ResourceConfig.with_cpu()", signal.SIGINT), ("ResourceConfig.with_cpu()", signal.SIGTERM)]
+    + [("None", signal.SIGTERM)],  # in the process of the run, where the signal comes to training itself
+)
+def test_a_stopped_step_of_a_run_saves_and_says_so_in_one_line(stores, tmp_path, resources, number):
+    script = SCRIPT.replace("RESOURCES", resources).replace("STORE", repr(str(stores / "train")))
+    (tmp_path / "script.py").write_text(script)
+    process = subprocess.Popen(
+        [sys.executable, "script.py", "--prefix", "store"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    assert wait_for(lambda: any(num_bytes(p) > 2000 for p in tmp_path.glob("store/*/*/metrics.jsonl")), process)
+    os.kill(process.pid, number)
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors and "✗ checkpoints/tiny  cancelled after" in errors
+    (log,) = tmp_path.glob("store/*/*/.exec/logs/*/stdout.log")
+    assert re.search(r"asked to leave at step [\d,]+ of 100,?000; saved, and ready to resume", log.read_text())
+    assert "Traceback" not in log.read_text()
+    (saved,) = tmp_path.glob("store/*/*/checkpoints/step-*")
+    assert saved.is_dir()
 
 
 def test_with_later_checkpoints_damaged_a_run_gets_on_and_what_it_saves_stays(tiny_config, tmp_path):

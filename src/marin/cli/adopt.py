@@ -8,7 +8,7 @@ but whoever edits the source in place then edits the output; --copy keeps the tw
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from marin.cli.experiment import add_prefix_argument, choose_step, hint, prefix_of, with_steps_of
+from marin.cli.experiment import add_writing_arguments, choose_step, hint, prefix_of, with_steps_of
 from marin.cli.output import UsageError, note, print_json, size
 
 EXAMPLES = """\
@@ -29,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--copy", action="store_true", help="copy the files")
     how.add_argument("--link", action="store_true", help="hard links, where possible (the default)")
-    add_prefix_argument(parser)
+    add_writing_arguments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -55,7 +55,7 @@ def _for_version(arguments: Namespace) -> tuple[Any, Any]:
     from marin.execution.graph import build_graph
     from marin.execution.store import open_store
 
-    store = open_store(prefix_of(arguments))
+    store = open_store(prefix_of(arguments), single_runner=arguments.single_runner)
     try:
         step = adopted_step(arguments.step, arguments.version)
     except ValueError as error:
@@ -71,7 +71,7 @@ def _for_file(arguments: Namespace) -> tuple[Any, Any]:
     from marin.execution.graph import build_graph
     from marin.execution.store import open_store
 
-    store = open_store(prefix_of(arguments))
+    store = open_store(prefix_of(arguments), single_runner=arguments.single_runner)
     found: list[tuple[Any, Any]] = []
 
     def command(steps: list[Any], description: str | None) -> None:

@@ -12,9 +12,9 @@ from marin.cli.experiment import add_prefix_argument, hint, prefix_of
 from marin.cli.output import UsageError, note, print_json
 
 EXAMPLES = """\
-  marin cancel 20261124-195328-b348d6      a run, by its id or the beginning of it
-  marin cancel quickstart/train            the run that has this step
-  marin cancel quickstart/train --now      as by Ctrl-C twice: its steps are killed
+  marin cancel 20261124-195328-b348d6          a run, by its id or the beginning of it
+  marin cancel checkpoints/quickstart          the run that has this step
+  marin cancel checkpoints/quickstart --now    as by Ctrl-C twice: its steps are killed
 """
 
 
@@ -28,12 +28,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     from marin.execution.cancel import cancel, run_of
-    from marin.execution.catalog import existing_store, find
+    from marin.execution.catalog import existing_store
 
     if not arguments.wait >= 0:
         raise UsageError(f"--wait must be 0 or more, got {arguments.wait}")
     store = existing_store(prefix_of(arguments))
-    entry = run_of(store, find(store.prefix, arguments.which))
+    entry = run_of(store, arguments.which)
     done = cancel(store, entry, now=arguments.now, wait_s=arguments.wait)
     has_ended = done.status != "RUNNING"
     if arguments.json:

@@ -14,6 +14,8 @@ from typing import Any
 
 from marin.cli.output import RefusedError, UsageError
 
+_WRITING = ("run", "rerun", "invalidate", "verify", "adopt", "pin", "gc")  # commands that take --single-runner
+
 
 def add_experiment_arguments(parser: ArgumentParser) -> None:
     """The arguments that every command on an experiment takes."""
@@ -42,6 +44,28 @@ def add_prefix_argument(parser: ArgumentParser) -> None:
         metavar="DIR|URL",
         help="store of all outputs: a folder or s3://... ($MARIN_PREFIX, else ./local_store)",
     )
+
+
+def add_writing_arguments(parser: ArgumentParser) -> None:
+    """The store, for a command that changes registers or writes what only one may write."""
+    from marin.execution.flags import add_single_runner
+
+    add_prefix_argument(parser)
+    add_single_runner(parser)
+
+
+def store_to_write(arguments: Namespace, *, writes: bool = True) -> Any:
+    """The store of a command with `add_writing_arguments`, tried before anything is written.
+
+    `writes`: whether this command line does write; one that only looks is content with any store. Raises NoStoreError,
+    PrefixError.
+    """
+    from marin.execution.catalog import existing_store
+
+    store = existing_store(prefix_of(arguments), single_runner=arguments.single_runner)
+    if writes:
+        store.prepare()
+    return store
 
 
 def prefix_of(arguments: Namespace) -> str:
@@ -164,6 +188,8 @@ def hint(command: list[str], arguments: Namespace) -> str:
     words += ["--prefix", arguments.prefix] if arguments.prefix else []
     if command[1] not in ("run", "plan", "why", "rerun"):
         words = words[-2:] if arguments.prefix else []
+    if getattr(arguments, "single_runner", False) and command[1] in _WRITING:
+        words.append("--single-runner")
     return shlex.join([*command, *words])
 
 

@@ -10,7 +10,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from marin.cli.experiment import add_prefix_argument, hint, prefix_of
+from marin.cli.experiment import add_writing_arguments, hint, store_to_write
 from marin.cli.output import RefusedError, UsageError, note, print_json, size, table
 
 EXAMPLES = """\
@@ -39,16 +39,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="show it, delete nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask")
-    add_prefix_argument(parser)
+    add_writing_arguments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object; with --yes or --dry-run")
 
 
 def run(arguments: Namespace) -> int:
-    from marin.execution.catalog import existing_store
     from marin.execution.gc import Policy, collect, find_garbage
 
     policy = _policy(arguments, Policy)
-    store = existing_store(prefix_of(arguments))
+    store = store_to_write(arguments, writes=not arguments.dry_run)
     found = find_garbage(store, policy)
     if arguments.json:
         if not (arguments.dry_run or arguments.yes):

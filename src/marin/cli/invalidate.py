@@ -11,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import Any
 
-from marin.cli.experiment import add_prefix_argument, hint, prefix_of
+from marin.cli.experiment import add_writing_arguments, hint, store_to_write
 from marin.cli.output import UsageError, local_time, note, print_json, table
 
 EXAMPLES = """\
@@ -39,23 +39,21 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="what was struck out, and what is tainted now")
     parser.add_argument("--dry-run", action="store_true", help="only show what would be struck out and tainted")
     parser.add_argument("--yes", action="store_true", help="do not ask")
-    add_prefix_argument(parser)
+    add_writing_arguments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(arguments: Namespace) -> int:
-    from marin.execution.catalog import existing_store
-
     chosen = [bool(arguments.revoke), arguments.list, _selects(arguments)]
     if sum(chosen) > 1:
         raise UsageError("--list, --revoke and a selection are three different things; give one")
     if sum(chosen) == 0:
         raise UsageError("name outputs, or say what they have in common: --producer, --before-commit, --code-fp, ...")
-    store = existing_store(prefix_of(arguments))
+    if not arguments.list and not arguments.reason:
+        raise UsageError('say why: --reason "..."')
+    store = store_to_write(arguments, writes=not (arguments.list or arguments.dry_run))
     if arguments.list:
         return _list(store, arguments)
-    if not arguments.reason:
-        raise UsageError('say why: --reason "..."')
     return _revoke(store, arguments) if arguments.revoke else _strike(store, arguments)
 
 
@@ -84,7 +82,7 @@ def _strike(store: Any, arguments: Namespace) -> int:
         print("\n".join(_lines(found, arguments.reason)))
         sys.stdout.flush()
     id = None
-    if found.tombstone is None:
+    if found.tombstone is None and not arguments.dry_run:
         settle(store)
     elif not arguments.dry_run:
         if not arguments.yes and not _agreed(len(found.struck)):

@@ -14,9 +14,9 @@ from marin.cli.experiment import add_prefix_argument, hint, prefix_of
 from marin.cli.output import UsageError, note, note_others, print_json
 
 EXAMPLES = """\
-  marin logs quickstart/train              what it printed
-  marin logs quickstart/train -n 20        the last 20 lines
-  marin logs quickstart/train -f           and what it prints from now on
+  marin logs checkpoints/quickstart              what it printed
+  marin logs checkpoints/quickstart -n 20        the last 20 lines
+  marin logs checkpoints/quickstart -f           and what it prints from now on
 """
 
 

@@ -7,10 +7,10 @@ from marin.cli.experiment import add_prefix_argument, hint, prefix_of
 from marin.cli.output import local_time, note, print_json, size, table
 
 EXAMPLES = """\
-  marin ls                      all steps of the store
-  marin ls steps quickstart/    those whose name begins like this
-  marin ls runs                 all runs, the latest first
-  marin ls refs                 names that keep outputs (marin pin)
+  marin ls                     all steps of the store
+  marin ls steps tokenized/    those whose name begins like this
+  marin ls runs                all runs, the latest first
+  marin ls refs                names that keep outputs (marin pin)
 """
 
 

@@ -5,13 +5,13 @@ ADDRESS: a step's name (its latest output), name@digits, the first digits of a d
 
 from argparse import ArgumentParser, Namespace
 
-from marin.cli.experiment import add_prefix_argument, hint, prefix_of
+from marin.cli.experiment import add_writing_arguments, hint, store_to_write
 from marin.cli.output import note, print_json
 
 EXAMPLES = """\
-  marin pin quickstart/train                       under its own name and six digits
-  marin pin quickstart/report --name paper-v1      under a name of yours
-  marin unpin paper-v1                             gc may delete it again
+  marin pin checkpoints/quickstart                under its own name and six digits
+  marin pin reports/quickstart --name paper-v1    under a name of yours
+  marin unpin paper-v1                            gc may delete it again
 """
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("address", metavar="ADDRESS", help="step name, name@digits, digest, or path")
     parser.add_argument("--name", metavar="NAME", help="name of the ref (default: the step's name and six digits)")
     parser.add_argument("--move", action="store_true", help="take the name from the output that has it")
-    add_prefix_argument(parser)
+    add_writing_arguments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -28,8 +28,10 @@ def run(arguments: Namespace) -> int:
     from marin.execution.refs import pin
     from marin.execution.status import current_user
 
-    entry = find_step(prefix_of(arguments), arguments.address)
-    ref = pin(entry.store, entry, name=arguments.name, user=current_user(), move=arguments.move)
+    store = store_to_write(arguments)
+    ref = pin(
+        store, find_step(store.prefix, arguments.address), name=arguments.name, user=current_user(), move=arguments.move
+    )
     if arguments.json:
         print_json({"ref": ref.to_json()})
         return 0

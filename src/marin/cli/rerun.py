@@ -1,14 +1,14 @@
 """Makes again what is struck out and what is tainted by it, and nothing else.
 
 Without FILE.py, runs the scripts, with the settings and in the folders, of the runs on record that made those outputs.
-A step that was struck out must read differently by now than it did when it made its output.
+A step that was struck out must have another recipe by now, or read differently, than when it made its output.
 """
 
 import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from marin.cli.experiment import add_prefix_argument, add_settings_argument, hint, prefix_of, with_steps_of
+from marin.cli.experiment import add_settings_argument, add_writing_arguments, hint, store_to_write, with_steps_of
 from marin.cli.output import RefusedError, UsageError, note, print_json
 
 EXAMPLES = """\
@@ -26,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--tainted", action="store_true", help="what is struck out or tainted; needed: no other kind")
     add_settings_argument(parser)
-    add_prefix_argument(parser)
+    add_writing_arguments(parser)
     parser.add_argument("--force", action="store_true", help="also where the code is what it was")
     parser.add_argument("--dry-run", action="store_true", help="only show the plan")
     parser.add_argument("-j", "--max-concurrent", type=int, metavar="N", help="at most N steps at once")
@@ -35,8 +35,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    from marin.execution.catalog import existing_store
-
     if not arguments.tainted:
         raise UsageError("say --tainted; to run steps of your choice again, `marin run FILE.py STEP`")
     if arguments.overrides and not arguments.files:
@@ -45,7 +43,7 @@ def run(arguments: Namespace) -> int:
         raise UsageError("--json goes with --dry-run")
     if arguments.max_concurrent is not None and arguments.max_concurrent < 1:
         raise UsageError(f"-j must be at least 1, got {arguments.max_concurrent}")
-    store = existing_store(prefix_of(arguments))
+    store = store_to_write(arguments, writes=not arguments.dry_run)
     if len(arguments.files) == 1:
         return _rerun_one(arguments, store)
     if arguments.files:
@@ -69,7 +67,12 @@ def _rerun_one(arguments: Namespace, store: Any) -> int:
     shown: list[dict[str, Any]] = []
 
     def command(steps: list[Any], description: str | None) -> None:
-        executor = Executor(store.prefix, description=description, command=arguments.typed)
+        executor = Executor(
+            store.prefix,
+            description=description,
+            command=arguments.typed,
+            single_runner=arguments.single_runner,
+        )
         taint = Taint(store)
         outputs, graph = to_remake(store, taint), build_graph(steps, prefix=store.prefix)
         chosen = steps_to_remake(graph, store, outputs)
@@ -92,6 +95,7 @@ def _rerun_one(arguments: Namespace, store: Any) -> int:
             max_concurrent=arguments.max_concurrent,
             choices=choices,
             cluster=arguments.cluster,
+            single_runner=arguments.single_runner,
         )
         run_and_report(executor, steps, config)
 
@@ -172,7 +176,7 @@ def _rerun_each(jobs: list[Any], arguments: Namespace, store: Any, left: list[st
 def _words(file: str, settings: list[str], arguments: Namespace, store: Any) -> list[str]:
     words = ["rerun", "--tainted", file, *(word for text in settings for word in ("--set", text))]
     words += ["--prefix", store.prefix]
-    for name in ("force", "dry_run", "json"):
+    for name in ("force", "dry_run", "json", "single_runner"):
         if getattr(arguments, name):
             words.append(f"--{name.replace('_', '-')}")
     if arguments.max_concurrent is not None:

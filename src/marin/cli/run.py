@@ -9,9 +9,9 @@ from marin.cli.output import FORMAT_VERSION, UsageError
 
 EXAMPLES = """\
   marin run experiments/quickstart.py
-  marin run experiments/quickstart.py --set train.learning_rate=1e-3     one setting changed
-  marin run experiments/quickstart.py exports/quickstart                  only this step and what it reads
-  marin run experiments/quickstart.py --cluster ray                       on a Ray cluster
+  marin run experiments/quickstart.py --set train.learning_rate=1e-3    one setting changed
+  marin run experiments/quickstart.py exports/quickstart                only this step and what it reads
+  marin run experiments/quickstart.py --cluster ray                     on a Ray cluster
 """
 
 

@@ -13,9 +13,9 @@ from marin.cli.experiment import add_prefix_argument, hint, prefix_of
 from marin.cli.output import local_time, note, note_others, print_json, size
 
 EXAMPLES = """\
-  marin show quickstart/train              what runs under that name, or ran last
-  marin show quickstart/train@1a2b3c       one of several
-  marin show quickstart/train --json       everything on record
+  marin show checkpoints/quickstart              what runs under that name, or ran last
+  marin show checkpoints/quickstart@1a2b3c       one of several
+  marin show checkpoints/quickstart --json       everything on record
 """
 
 

@@ -1,7 +1,8 @@
 """Compares outputs with their records: every file there, of the recorded size, and none too many.
 
 With --deep every byte is read again and compared by SHA-256. An output that differs is struck out: it is not served any
-more, nor is what was built on it. The exit code is 4 if anything differs.
+more, nor is what was built on it. The exit code is 4 if anything differs or a register cannot be read. Outputs that a
+later one replaced are looked at too, and only told of; not those that were struck out before.
 
 ADDRESS: a step's name (all outputs of that name), name@digits, a ref, the first digits of a digest, or a path.
 Without one, everything in the store.
@@ -12,13 +13,13 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from marin.cli.experiment import add_prefix_argument, hint, prefix_of
+from marin.cli.experiment import add_writing_arguments, hint, store_to_write
 from marin.cli.output import note, paint, print_json, size
 
 EXAMPLES = """\
-  marin verify                              names and sizes of everything in the store
-  marin verify quickstart/train --deep      every byte of one step's outputs
-  marin verify --deep --dry-run             look, but strike nothing out
+  marin verify                                  names and sizes of everything in the store
+  marin verify checkpoints/quickstart --deep    every byte of one step's outputs
+  marin verify --deep --dry-run                 look, but strike nothing out
 """
 
 _EVERY_S = 0.5
@@ -32,17 +33,16 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--deep", action="store_true", help="read every byte")
     parser.add_argument("--dry-run", action="store_true", help="write nothing down and strike nothing out")
-    add_prefix_argument(parser)
+    add_writing_arguments(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(arguments: Namespace) -> int:
-    from marin.execution.catalog import existing_store
     from marin.execution.status import current_user
     from marin.execution.verify import verify
 
-    store = existing_store(prefix_of(arguments))
-    entries = _chosen(store, arguments.addresses)
+    store = store_to_write(arguments, writes=not arguments.dry_run)
+    entries, num_unreadable = _chosen(store, arguments.addresses)
     expected = sum(entry.num_bytes or 0 for entry in entries) if arguments.deep else 0
     progress = _Progress(expected)
     found = []
@@ -60,29 +60,33 @@ def run(arguments: Namespace) -> int:
             _show(one)
     progress.clear()
     broken = [one for one in found if not one.is_ok]
+    is_ok = not broken and not num_unreadable
     if arguments.json:
-        print_json({"ok": not broken, "outputs": [one.to_json() for one in found]})
-        return 4 if broken else 0
-    note(_summary(found, broken, arguments))
-    return 4 if broken else 0
+        print_json({"ok": is_ok, "unreadable": num_unreadable, "outputs": [one.to_json() for one in found]})
+    else:
+        note(_summary(found, broken, num_unreadable, arguments))
+    return 0 if is_ok else 4
 
 
-def _chosen(store: Any, addresses: list[str]) -> list[Any]:
-    """The steps that are meant; of a bare name all of that name. Raises AddressError, RegisterError."""
+def _chosen(store: Any, addresses: list[str]) -> tuple[list[Any], int]:
+    """(the steps that are meant; of a bare name all of that name, how many have a register that cannot be read).
+
+    Raises AddressError, RegisterError.
+    """
     from marin.execution.catalog import find_step, steps_of
 
     steps = steps_of(store)
     if not addresses:
-        for step in steps:
-            if step.trouble is not None:
-                note(f"skipped: {step.trouble}")
-        return steps
+        unreadable = [step for step in steps if step.trouble is not None]
+        for step in unreadable:
+            note(f"{paint('unreadable', 'red')}  {step.trouble}")
+        return steps, len(unreadable)
     chosen = {}
     for address in addresses:
         named = [step for step in steps if step.name == address]
         for step in named or [find_step(store.prefix, address)]:
             chosen[step.paths.root] = None
-    return [step for step in steps if step.paths.root in chosen]
+    return [step for step in steps if step.paths.root in chosen], 0
 
 
 def _show(one: Any) -> None:
@@ -98,8 +102,11 @@ def _show(one: Any) -> None:
         print(f"         ... and {len(one.differences) - _MAX_SHOWN} more")
 
 
-def _summary(found: list[Any], broken: list[Any], arguments: Namespace) -> str:
+def _summary(found: list[Any], broken: list[Any], num_unreadable: int, arguments: Namespace) -> str:
     how = "every byte" if arguments.deep else "names and sizes"
+    if num_unreadable:
+        unreadable = f"{num_unreadable} register{'s' * (num_unreadable != 1)} cannot be read"
+        return f"{unreadable}; {len(broken)} of {len(found)} outputs differ ({how})"
     if not found:
         return "no outputs to verify"
     if not broken:

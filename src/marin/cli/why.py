@@ -11,8 +11,8 @@ from marin.cli.output import local_time, note, paint, print_json
 from marin.cli.plan import change_json, next_command
 
 EXAMPLES = """\
-  marin why experiments/quickstart.py                      everything that would run
-  marin why experiments/quickstart.py quickstart/train     one step
+  marin why experiments/quickstart.py                           everything that would run
+  marin why experiments/quickstart.py checkpoints/quickstart    one step
   marin why experiments/quickstart.py --set train.learning_rate=1e-3
 """
 

@@ -57,7 +57,7 @@ def _import_main(kind: str, where: str) -> None:
 
 
 def _work(task: dict[str, Any], result_fd: int) -> int:
-    """Do the job; its exit code. Whatever it raises goes to stderr, and in short to `result_fd`.
+    """Do the job; its exit code. Whatever it raises goes to stderr, and in short to `result_fd`; of `Stopped` one line.
 
     A process that the function forked and that comes back here as well leaves at once, without an answer.
     """
@@ -72,7 +72,7 @@ def _work(task: dict[str, Any], result_fd: int) -> int:
     import faulthandler
     from dataclasses import asdict
 
-    from marin.cluster.job import error_of, plain_value, resolve_function
+    from marin.cluster.job import Stopped, error_of, plain_value, resolve_function
 
     worker = os.getpid()
     faulthandler.enable()
@@ -89,7 +89,10 @@ def _work(task: dict[str, Any], result_fd: int) -> int:
 
         # error_of first: it cuts this function's own frame off the traceback
         answer, code = {"error": asdict(error_of(error))}, 1
-        traceback.print_exception(error)
+        if isinstance(error, Stopped):
+            print(error.message, file=sys.stderr)
+        else:
+            traceback.print_exception(error)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()

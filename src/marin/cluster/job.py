@@ -54,7 +54,8 @@ class JobRequest:
 #   error          the function raised, or its process ended badly by itself
 #   transient      it raised what a network or a busy server raises: trying again soon may do
 #   worker_lost    its process or machine vanished, or was killed from outside
-#   preempted      its machine was taken away: reclaimed, drained, removed, or one that may be reclaimed was lost
+#   preempted      its machine was taken away (reclaimed, drained, removed, or one that may be reclaimed was lost), or
+#                  something else than its launcher asked it to stop, and it left in good order
 #   oom            it was killed for memory, or found none
 #   cancelled      it was asked to stop
 #   unschedulable  no machine of the cluster can ever hold it
@@ -197,6 +198,20 @@ def kind_of(error: BaseException) -> str:
     return ERROR
 
 
+class Stopped(SystemExit):
+    """Raised by a job that was asked to stop, and left in good order: its message is all there is to say.
+
+    It is shown without a traceback. Outside of any cluster it ends the process with `exit_code`.
+    """
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class JobFailed(Exception):
     """Raised by a job to end with the error of another one that it depends on, as if it were its own."""
 
@@ -208,12 +223,15 @@ class JobFailed(Exception):
 def error_of(error: BaseException) -> JobError:
     """What a record keeps of an exception: type, message, and the last 20 lines of its traceback.
 
-    Frames of this package above the first one of the job are left out: they are the same for every job.
+    Frames of this package above the first one of the job are left out: they are the same for every job. `Stopped` has
+    no traceback.
     """
     import traceback
 
     if isinstance(error, JobFailed):
         return error.error
+    if isinstance(error, Stopped):
+        return JobError(type=type(error).__name__, message=error.message, kind=PREEMPTED)
 
     here, frame = os.path.dirname(__file__), error.__traceback__
     while frame is not None and os.path.dirname(frame.tb_frame.f_code.co_filename) == here:

@@ -25,6 +25,7 @@ from marin.cluster.job import (
     JobHandle,
     JobRequest,
     JobResult,
+    Stopped,
     error_of,
     plain_value,
     resolve_function,
@@ -154,8 +155,11 @@ class InProcessCluster:
             started, cpu = time.monotonic(), time.process_time()
             try:
                 value = plain_value(resolve_function(function)(*entry.args, **entry.kwargs))
-            except KeyboardInterrupt as interrupt:
-                error, cancelled = error_of(interrupt), True
+            except (
+                KeyboardInterrupt,
+                Stopped,
+            ) as interrupt:  # a signal to this process, which means its other jobs too
+                error, cancelled = replace(error_of(interrupt), kind=CANCELLED), True
             except BaseException as raised:
                 error = error_of(raised)
             result = JobResult(
@@ -167,7 +171,7 @@ class InProcessCluster:
                 max_rss=_max_rss_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss),
                 max_rss_scope="process",
             )
-        self._note(request, f"failed\n{error.traceback}" if error else "ended")
+        self._note(request, f"failed\n{error.traceback or error.message}" if error else "ended")
         if on_end is not None:
             on_end(result)
         return EndedJob(request.name, result)

@@ -33,6 +33,7 @@ from marin.cluster.job import (
     error_of,
 )
 from marin.cluster.ray_actors import (
+    KILL_MARGIN_S,
     JobActor,
     Limits,
     Place,
@@ -50,7 +51,6 @@ from marin.cluster.remote import packed
 from marin.cluster.resources import ResourceConfig
 
 _PROBE_S = 10.0  # for a cluster's address to answer
-_KILL_MARGIN_S = 10.0  # after the grace of a cancelled job, for it to say how it ended
 _MAX_RECONNECTIONS = 100  # to the log of a command
 
 _CONNECTING = threading.Lock()
@@ -215,7 +215,7 @@ class RayJob:
             self._kill_timer.cancel()
         if grace_s > 0:
             self._actor.cancel.remote(grace_s)
-            self._kill_timer = threading.Timer(grace_s + _KILL_MARGIN_S, kill_actor, (self._actor,))
+            self._kill_timer = threading.Timer(grace_s + KILL_MARGIN_S, kill_actor, (self._actor,))
             self._kill_timer.daemon = True
             self._kill_timer.start()
         else:

@@ -23,6 +23,7 @@ from marin.cluster.resources import ResourceConfig, parse_bytes
 
 _FETCH_S = 5.0  # the longest that one request for news waits for some
 _SILENCE_S = 300.0  # a job that has not answered for so long counts as lost
+KILL_MARGIN_S = 10.0  # after the grace of a cancelled job, for it to say how it ended
 LOOK_S = 2.0  # between two looks at the machines while a job waits for a place
 
 

@@ -20,6 +20,7 @@ from marin.cluster.job import (
     error_of,
 )
 from marin.cluster.ray_actors import (
+    KILL_MARGIN_S,
     JobActor,
     Limits,
     Place,
@@ -38,7 +39,6 @@ from marin.cluster.remote import Mailbox, killed
 from marin.cluster.resources import ResourceConfig
 from marin.cluster.tpu import TpuSlice, tpu_slice
 
-_KILL_MARGIN_S = 10.0  # after the grace of a cancelled job, for it to say how it ended
 _GANG_START_S = 300.0  # for the members of a gang to start once their machines are reserved
 _GANG_TAIL_S = 300.0  # for the other members to end after the first one has
 SETTLE_S = 30.0  # for Ray to notice that a machine is gone whose neighbours already feel it
@@ -248,7 +248,7 @@ class Gang:
         deadline: float | None = None
         while len(ends) < len(members):
             if mailbox.stop.is_set() and deadline is None:
-                deadline = time.monotonic() + mailbox.grace_s + _KILL_MARGIN_S / 2
+                deadline = time.monotonic() + mailbox.grace_s + KILL_MARGIN_S / 2
                 for member in members:
                     member.actor.cancel.remote(mailbox.grace_s)
             with contextlib.suppress(queue.Empty):

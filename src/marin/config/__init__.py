@@ -333,7 +333,10 @@ def command_line_was_read() -> bool:
 
 
 def overrides_in(arguments: Sequence[str]) -> list[str]:
-    """The values of `--set VALUE` and `--set=VALUE` among command-line arguments, in order."""
+    """The values of `--set VALUE` and `--set=VALUE` among command-line arguments, in order.
+
+    ConfigError if two are for one path: on one line that is a slip, and nobody can tell which was meant.
+    """
     found, rest = [], iter(arguments)
     for argument in rest:
         if argument == "--set":
@@ -343,6 +346,12 @@ def overrides_in(arguments: Sequence[str]) -> list[str]:
             found.append(value)
         elif argument.startswith("--set="):
             found.append(argument.removeprefix("--set="))
+    given: dict[str, str] = {}
+    for override in found:
+        path = override.partition("=")[0]
+        if path in given:
+            raise ConfigError(f"{path} is given twice, as {given[path]} and as {override}: keep one")
+        given[path] = override
     return found
 
 

@@ -43,7 +43,10 @@ def take_local_documents(config: LocalDocumentsConfig) -> None:
 
 
 def document_files(folder: Path) -> list[Path]:
-    """Document files in the folder and below, sorted; ValueError naming the folder if there is none."""
+    """Document files in the folder and below, sorted; ValueError naming the folder if there is none, or no folder."""
+    if not folder.is_dir():
+        what = "it is a file" if folder.exists() else "it does not exist"
+        raise ValueError(f"no folder of documents at {folder.absolute()}: {what}; make it, or name another")
     files = sorted({path for pattern in PATTERNS for path in folder.rglob(pattern)})
     if not files:
         raise ValueError(f"no documents in {folder}: expected files named {', '.join(PATTERNS)} in it or in subfolders")

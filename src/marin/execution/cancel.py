@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from marin.execution.catalog import AddressError, RunEntry, StepEntry, runs_of
+from marin.execution.catalog import AddressError, RunEntry, StepEntry, find, runs_of
 from marin.execution.record import cancellation_path, utc
 from marin.execution.status import ABANDONED, EXEC, RUNNING, Owner, RegisterError, current_user, said
 from marin.execution.store import Store
@@ -41,12 +41,13 @@ class Cancellation:
     waited_s: float  # for how long this was watched
 
 
-def run_of(store: Store, entry: RunEntry | StepEntry) -> RunEntry:
-    """The run that is meant: itself, or the one that has the step.
+def run_of(store: Store, address: str) -> RunEntry:
+    """The run that a person means: itself, or the one that has the step.
 
     A step that was given by its name alone stands for all recipes of that name; AddressError if several runs have
     some, for nobody's run is stopped by a guess. NotRunningError if none is running.
     """
+    entry = find(store.prefix, address)
     if isinstance(entry, RunEntry):
         return entry
     owners: dict[str, tuple[StepEntry, Owner]] = {}

@@ -281,9 +281,9 @@ def _name_in(path: str, digest: str) -> str:
     return name if name and pinned_digest(name, version) == digest else path.removesuffix(f"-{digest[:10]}")
 
 
-def existing_store(prefix: str) -> Store:
+def existing_store(prefix: str, *, single_runner: bool = False) -> Store:
     """The store of a prefix, which must have been used; NoStoreError says where stores are, if it was not."""
-    store = open_store(prefix)
+    store = open_store(prefix, single_runner=single_runner)
     # an object store has no folders, so one that holds nothing but adopted data has no `.exec` yet
     is_used = store.items(f"{store.prefix}/{EXEC}") or (not store.is_local and store.items(store.prefix))
     if not is_used:

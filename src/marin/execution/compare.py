@@ -25,11 +25,6 @@ class Difference:
     measures: tuple[Change, ...]  # time, memory, sizes
     notes: tuple[str, ...] = ()  # what could not be compared
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether recipe, code, environment and files are the same; times never are."""
-        return not (self.config or self.code or self.environment or self.data)
-
 
 @dataclass(frozen=True, kw_only=True)
 class FileChange:

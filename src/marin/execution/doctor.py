@@ -11,18 +11,19 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from marin.execution.status import EXEC, RUNNING, State
+from marin.execution.catalog import StepEntry, side_by_side, steps_of
+from marin.execution.status import EXEC, RUNNING
 from marin.execution.store import PrefixError, Store, open_store
 
 OK, NOTE, BAD = "ok", "note", "bad"
 
 _LEAST_ROOM = 1 << 30  # bytes without which a disk counts as full
 _SLOW_S = 10.0  # a self-test that takes longer says that renewals may come late
-_LEFTOVER = re.compile(r".*\.tmp|probe-\w+(-link)?|selftest-\w+")
-_LEFTOVER_AGE_S = 600.0  # younger ones may belong to somebody at work
+_SELF_TEST = re.compile(r"selftest-\w+")
+_SELF_TEST_AGE_S = 600.0  # a younger one may be under way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,8 +237,7 @@ def store_health(store: Store) -> Iterator[Finding]:
 
 
 def contents(store: Store) -> Iterator[Finding]:
-    """Runners that are gone, registers that cannot be read, attempts that no register names, temporary files."""
-    from marin.execution.catalog import StepEntry, side_by_side, steps_of
+    """Runners that are gone, registers that cannot be read, and what takes room for nothing."""
     from marin.execution.lease import Observer
 
     steps, observer = steps_of(store), Observer(store=store)
@@ -262,32 +262,65 @@ def contents(store: Store) -> Iterator[Finding]:
             found=f"abandoned by run {step.state.owner.run_id} on {step.state.owner.host}",
             advice="nothing: the next run that needs it takes it over at once",
         )
+    yield from leftovers(store, [step for step in steps if step.state is not None])
+
+
+def leftovers(store: Store, steps: Sequence[StepEntry]) -> Iterator[Finding]:
+    """What takes room and harms nothing: what `marin gc` would delete now, as gc finds it, and what it spares."""
+    from marin.execution.gc import find_garbage
+
+    garbage = find_garbage(store)
+    found = {item.path for item in garbage}
+    for what, kinds in (
+        ("attempts without output", ("attempt", "leftover")),
+        ("edges and temporary files of killed runs", ("edge", "temporary")),
+    ):
+        items = [item for item in garbage if item.kind in kinds]
+        size = sum(item.num_bytes for item in items)
+        yield _leftover(what, [item.path for item in items], size, "`marin gc` deletes them")
     with side_by_side(store) as each:
-
-        def look(step: StepEntry) -> tuple[list[str], list[str]]:
-            return _orphans(store, step.paths.root, step.state), _leftovers(store, step.paths.exec_dir)
-
-        looked = each(look, [step for step in steps if step.state is not None])
-        orphans = [path for found, _ in looked for path in found]
-        files = [path for _, found in looked for path in found] + _leftovers(store, f"{store.prefix}/{EXEC}")
-        sizes = each(lambda folder: sum(size for _, size in store.tree(folder)), orphans)
-    yield _leftover("attempts that no register names", orphans, sum(sizes), "`marin gc` deletes them")
-    yield _leftover("temporary files of killed runs", files, None, "they may be deleted")
-
-
-def _orphans(store: Store, root: str, state: State | None) -> list[str]:
-    kept = state.attempt if state is not None else None
-    return [f"{root}/attempts/{i.name}" for i in store.items(f"{root}/attempts") if i.is_folder and i.name != kept]
+        looked = each(lambda step: _spared(store, step, found), list(steps))
+        young = [path for paths, _ in looked for path in paths]
+        replaced = [path for _, paths in looked for path in paths]
+        sizes = each(lambda path: sum(size for _, size in store.tree(f"{store.prefix}/{path}")), [*young, *replaced])
+    if young:
+        advice = "`marin gc` deletes them when nothing in them has changed for an hour"
+        yield _leftover("attempts without output, too young for gc", young, sum(sizes[: len(young)]), advice)
+    if replaced:
+        advice = "`marin gc --outputs` deletes those that nothing needs"
+        yield _leftover("outputs that later ones replaced", replaced, sum(sizes[len(young) :]), advice)
+    tests = _old_self_tests(store)
+    if tests:
+        yield _leftover("objects of interrupted self-tests", tests, None, "they may be deleted by hand")
 
 
-def _leftovers(store: Store, folder: str) -> list[str]:
-    names = [item.name for item in store.items(folder) if not item.is_folder and _LEFTOVER.fullmatch(item.name)]
-    paths = [f"{folder}/{name}" for name in names]
-    return [path for path in paths if (store.age_s(path) or 0.0) > _LEFTOVER_AGE_S]
+def _spared(store: Store, step: StepEntry, garbage: Collection[str]) -> tuple[list[str], list[str]]:
+    """Folders of a step that gc leaves alone for now: (of attempts that made no output, of replaced outputs)."""
+    from marin.execution.attempt import earlier_states
+
+    state = step.state
+    assert state is not None
+    below = f"{step.path}/attempts"
+    names = [item.name for item in store.items(f"{step.paths.root}/attempts") if item.is_folder]
+    is_at_work = state.status == RUNNING and not state.owner.is_gone()
+    others = [
+        name
+        for name in names
+        if f"{below}/{name}" not in garbage and not (name == state.attempt and (state.record is not None or is_at_work))
+    ]
+    made = {past.attempt for past in earlier_states(store, step.paths) if past.record is not None} if others else set()
+    young = [f"{below}/{name}" for name in others if name not in made]
+    return young, [f"{below}/{name}" for name in others if name in made]
 
 
-def _leftover(what: str, paths: Iterable[str], num_bytes: int | None, advice: str) -> Finding:
-    paths = list(paths)
+def _old_self_tests(store: Store) -> list[str]:
+    """What a self-test of an object store left when it was killed."""
+    folder = f"{store.prefix}/{EXEC}"
+    names = [item.name for item in store.items(folder) if not item.is_folder and _SELF_TEST.fullmatch(item.name)]
+    return [f"{EXEC}/{name}" for name in names if (store.age_s(f"{folder}/{name}") or 0.0) > _SELF_TEST_AGE_S]
+
+
+def _leftover(what: str, paths: Sequence[str], num_bytes: int | None, advice: str) -> Finding:
     size = f", {num_bytes / 1e6:,.1f} MB" if num_bytes is not None and paths else ""
     shown = f": {', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''}" if paths else ""
     return Finding(

@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from marin.execution.reach import Fn, Start, project_of, reached, starts_of
+from marin.execution.reach import Fn, Start, code_in, project_of, reached, starts_of
 from marin.execution.summaries import file_sha256, stamp_of
 
 MIN_DIGITS = 6  # of a fingerprint that is given to find outputs by
@@ -38,7 +38,7 @@ def code_of(fn: Fn, config: Any = None) -> dict[str, Any]:
     folder that holds an installed package, so that both agree. A file without definitions was only looked through. None
     instead of all that, where there is no Python source.
     """
-    found = reached(starts_of(fn, config))
+    found = reached(starts_of(fn, code_in(config)))
     if not found.definitions:
         return {"code_fingerprint": None}
     files = {
@@ -53,7 +53,7 @@ def code_of(fn: Fn, config: Any = None) -> dict[str, Any]:
 
 def code_root(fn: Fn, config: Any = None) -> str:
     """The root of `code_of(fn, config)`: equal for equal code. Raises CodeError if any of the code cannot be read."""
-    found = reached(starts_of(fn, config))
+    found = reached(starts_of(fn, code_in(config)))
     if found.errors:
         raise CodeError("; ".join(found.errors))
     if not found.definitions:
@@ -73,17 +73,13 @@ def code_difference(
     before = record.get("code_fingerprint")
     if before is None:
         return []
-    starts = starts_of(fn, config)
-    if not starts:
-        return []
+    code = code_in(config)
     if isinstance(before, str):
-        path, stamp = starts[0].path, stamp_of(starts[0].path)
-        is_same = stamp is not None and file_sha256(path, stamp) == record.get("source_sha256")
-        return [] if is_same else [project_of(path, starts[0].module).name_of(path) or starts[0].module]
+        return _difference_of_file(starts_of(fn, code), record)
     memo = {} if memo is None else memo
-    key = (starts, before["root"])
+    key = (fn, code, before["root"])
     if key not in memo:
-        memo[key] = _difference(starts, before)
+        memo[key] = _difference(starts_of(fn, code), before)
     return list(memo[key])
 
 
@@ -92,8 +88,16 @@ def code_changed(fn: Fn, record: Mapping[str, Any], config: Any = None) -> bool:
     return bool(code_difference(fn, record, config))
 
 
+def _difference_of_file(starts: tuple[Start, ...], record: Mapping[str, Any]) -> list[str]:
+    if not starts:
+        return []
+    path, stamp = starts[0].path, stamp_of(starts[0].path)
+    is_same = stamp is not None and file_sha256(path, stamp) == record.get("source_sha256")
+    return [] if is_same else [project_of(path, starts[0].module).name_of(path) or starts[0].module]
+
+
 def _difference(starts: tuple[Start, ...], before: Mapping[str, Any]) -> list[str]:
-    if _is_untouched(starts, before["files"]):
+    if not starts or _is_untouched(starts, before["files"]):
         return []
     found = reached(starts)
     if not found.definitions or found.root == before["root"]:

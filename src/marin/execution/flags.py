@@ -33,7 +33,7 @@ def add_decisions(parser: ArgumentParser, *, forced: str = "REGEX") -> None:
         help="refuse to run if one of these steps would have to run",
     )
     for name, text in _DECISIONS.items():
-        parser.add_argument(f"--{name}", f"--{name.replace('-', '_')}", action="store_true", help=text)
+        _add_switch(parser, name, text)
 
 
 def decisions(given: Namespace, run_only: tuple[str, ...] = (), *, forced: str = "REGEX") -> Choices:
@@ -85,12 +85,15 @@ def add_cluster(parser: ArgumentParser) -> None:
 
 def add_single_runner(parser: ArgumentParser) -> None:
     """That a store without conditional writes will do."""
-    parser.add_argument(
-        "--single-runner",
-        "--single_runner",
-        action="store_true",
-        help="accept an object store without conditional writes: nobody else runs on it meanwhile",
+    _add_switch(
+        parser, "single-runner", "accept an object store without conditional writes: nobody else runs on it meanwhile"
     )
+
+
+def _add_switch(parser: ArgumentParser, name: str, text: str) -> None:
+    """In both spellings of a dash, if it has one."""
+    spellings = dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}"))
+    parser.add_argument(*spellings, action="store_true", help=text)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from typing import Any
 from marin.execution.attempt import earlier_states
 from marin.execution.catalog import RunEntry, StepEntry, runs_of, steps_of
 from marin.execution.inplace import clear
+from marin.execution.invalidation import Output, struck_out_outputs
 from marin.execution.lease import LeaseLost, LeaseTimes, Renewer, acquire, swap
 from marin.execution.record import new_run_id, utc
 from marin.execution.refs import read_refs
@@ -52,8 +53,6 @@ _TEMPORARY = re.compile(r"(^|/)([^/]+\.[0-9a-f]{8,12}\.tmp|probe-[0-9a-f]{8}(-li
 # Owners of leases that are no runs and use no outputs.
 _OWN_RUN = "gc-"
 _NO_RUN = (_OWN_RUN, "adopt-")
-
-Output = tuple[str, str]  # (digest of the step, its attempt)
 
 
 class UnknownUseError(ValueError):
@@ -147,7 +146,9 @@ def _mark(store: Store, survey: _Survey, policy: Policy) -> Kept:
                 roots.add(output)
     for digest in wanted:
         roots.update(survey.by_digest.get(digest, ()))
-    return Kept(outputs=frozenset(_with_inputs(survey, roots)), digests=frozenset(in_use))
+    # what was struck out stays to be looked into, also where a later output replaced it
+    outputs = _with_inputs(survey, roots) | struck_out_outputs(store)
+    return Kept(outputs=frozenset(outputs), digests=frozenset(in_use))
 
 
 def _planned(run: RunEntry) -> list[str]:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from marin.execution.attempt import earlier_states
 from marin.execution.status import EXEC, INVALID, RegisterError, State, StepPaths
 from marin.execution.store import Store
 
@@ -71,6 +70,12 @@ def all_tombstones(store: Store) -> list[Tombstone]:
         except (KeyError, TypeError) as error:
             raise _damaged(f"{folder}/{name}", error) from error
     return sorted(found, key=lambda t: (t.when, t.id))
+
+
+def struck_out_outputs(store: Store) -> set[Output]:
+    """The outputs that tombstones name which nobody took back."""
+    standing = (tombstone for tombstone in all_tombstones(store) if tombstone.revoked is None)
+    return {(output["digest"], output["attempt"]) for tombstone in standing for output in tombstone.outputs}
 
 
 def _read(store: Store, path: str) -> Mapping[str, Any]:
@@ -229,6 +234,8 @@ class Taint:
 
     def _states(self, path: str, digest: str) -> Iterator[State]:
         """Committed outputs of one recipe in a step's folder, the latest first."""
+        from marin.execution.attempt import earlier_states  # most plans have nothing that is struck out
+
         paths = StepPaths(f"{self._store.prefix}/{path}")
         current = self._store.read(paths.root)
         if current is None:

@@ -11,11 +11,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from marin.execution.explain import Change, Earlier, Explanation, explain, nearest
-from marin.execution.fingerprint import code_difference
-from marin.execution.graph import Graph, Node
+from marin.execution.graph import Graph, Node, no_collection
 from marin.execution.invalidation import Taint
 from marin.execution.lease import Observer
 from marin.execution.manifest import first_difference
@@ -33,6 +31,9 @@ from marin.execution.status import (
 )
 from marin.execution.step import ExecutorStep
 from marin.execution.store import Store
+
+if TYPE_CHECKING:  # when it runs, imported where there is something to compare with
+    from marin.execution.explain import Change, Earlier, Explanation
 
 HIT = "HIT"  # committed already
 RUN = "RUN"  # will run
@@ -70,14 +71,14 @@ class DigestCollision(ValueError):
     """A step's folder holds the output of another recipe."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class PlanItem:
-    """One step of a plan."""
+    """One step of a plan. Read-only, as `Node` is."""
 
     node: Node  # the step
     action: str  # HIT, RUN, WAIT, FAILED, BLOCKED or SKIP
     reason: str  # why, in words
-    changes: tuple[Change, ...] = ()  # what differs from the nearest committed output of this name, if asked for
+    changes: "tuple[Change, ...]" = ()  # what differs from the nearest committed output of this name, if asked for
     state: State | None = None  # the register as it was read, without the bulk of its record
     code_drift: tuple[str, ...] = ()  # HIT only: definitions that are not what they were when the output was made
     estimate: "Estimate | None" = None  # RUN only: what earlier runs of a step of this name took, if asked for
@@ -175,14 +176,17 @@ def _targets(graph: Graph, choices: Choices) -> tuple[str, ...]:
     return tuple(node.digest for node in graph.nodes if node.digest in choices.only)
 
 
-def _reachable(graph: Graph, targets: Sequence[str]) -> set[str]:
+def _reachable(graph: Graph, targets: Sequence[str]) -> Sequence[Node]:
+    """The nodes that the targets lead to, in the graph's order."""
+    if targets == graph.targets:  # it holds nothing else
+        return graph.nodes
     reached, pending = set(targets), list(targets)
     while pending:
         node = graph[pending.pop()]
         new = [d for d in (*node.deps, *node.pseudo) if d not in reached]
         reached.update(new)
         pending.extend(new)
-    return reached
+    return [node for node in graph.nodes if node.digest in reached]
 
 
 def _at_it(state: State) -> str:
@@ -246,13 +250,13 @@ class Judge:
 
     def _committed(self, node: Node, state: State, paths: StepPaths, look_at_files: bool) -> tuple[str, str]:
         record, root = state.record or {}, paths.data_root(state)
+        trouble = self.trouble_with(state)
+        if trouble is not None and not self._choices.allow_tainted and not self.is_forced(node):
+            return (RUN if self._choices.rerun_tainted else TAINTED), trouble
+        if trouble is None and (drift := self._drift(node, state)) is not None:
+            return drift
         if self.is_forced(node):
             return RUN, "forced"
-        trouble = self.trouble_with(state)
-        if trouble is not None and not self._choices.allow_tainted:
-            return (RUN if self._choices.rerun_tainted else TAINTED), trouble
-        if (drift := self._drift(node, state)) is not None:
-            return drift
         if self._store.is_local and not os.path.isdir(root):
             return RUN, "its output folder is gone"
         if look_at_files and record.get("files"):
@@ -264,10 +268,29 @@ class Judge:
         return HIT, f"cached, {trouble}" if trouble else "cached"
 
     def _drift(self, node: Node, state: State) -> tuple[str, str] | None:
-        """What to do about an output of another recipe at this version, also where its data is damaged."""
-        if self._choices.accept_drift or self.is_forced(node) or not has_drifted(node, state):
+        """What to do about an output of another recipe at this version, also where its data is damaged.
+
+        Forced or not: to put another output in its place would pull it away under those who read it.
+        """
+        if self._choices.accept_drift or not has_drifted(node, state):
             return None
         return DRIFT, f"version {node.step.version} was made by another recipe (@{recipe_of(state)[:10]})"
+
+    def stale_input(self, node: Node, state: State, graph: Graph, states: Mapping[str, State | None]) -> str | None:
+        """Why a committed output is not what the step would make now, although its identity is the same; or None.
+
+        An input with version= keeps its identity when its output is made again by another recipe. `states`: the
+        registers of the inputs.
+        """
+        if not any(graph[digest].step.version is not None for digest in node.deps):
+            return None
+        for used in (state.record or {}).get("inputs", ()):
+            now = states.get(used["digest"])
+            if used["pseudo"] or used["digest"] not in graph or graph[used["digest"]].step.version is None:
+                continue
+            if now is not None and now.status == SUCCEEDED and (now.record or {})["root_digest"] != used["root_digest"]:
+                return f"input {used['name']} was made again and is another one now"
+        return None
 
     def begins_anew(self, node: Node, state: State, run_id: str) -> bool:
         """Whether somebody decided that a step that will run makes everything again, from an empty folder on.
@@ -283,6 +306,8 @@ class Judge:
         """The definitions that changed since an output was made, if the step asks to be told."""
         if step.code_policy != "warn":
             return ()
+        from marin.execution.fingerprint import code_difference  # an output is needed first
+
         return tuple(code_difference(step.fn, record, step.config, self._code_memo))
 
     def trouble_with(self, state: State) -> str | None:
@@ -291,7 +316,7 @@ class Judge:
 
     def is_forced(self, node: Node) -> bool:
         """Whether somebody decided that the step runs again in any case."""
-        return any(pattern.search(node.step.name) for pattern in self._forced)
+        return bool(self._forced) and any(pattern.search(node.step.name) for pattern in self._forced)
 
     def _other_recipe(self, node: Node, state: State, paths: StepPaths) -> tuple[str, str]:
         step = node.step
@@ -332,17 +357,48 @@ def has_drifted(node: Node, state: State) -> bool:
     return all(accepted["recipe"] not in (node.recipe, "any") for accepted in state.accepted)
 
 
-class Siblings:
-    """What was committed before under a step's name: what a changed step is compared with."""
+class Folders:
+    """What lies in the folders of a store, each looked at once: a plan asks for many steps of one folder."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._folders: dict[str, dict[str, list[str]]] = {}  # folder -> name without digest -> names
+        self._names: dict[str, frozenset[str]] = {}
+        self._outputs: dict[str, dict[str, list[str]]] = {}  # folder -> name without digest -> names
 
-    def earlier(self, node: Node) -> list[Earlier]:
+    def names(self, folder: str) -> frozenset[str]:
+        """What lies in a folder, which is given relative to the prefix: "" for the prefix itself."""
+        if folder not in self._names:
+            place = f"{self._store.prefix}/{folder}" if folder else self._store.prefix
+            self._names[folder] = frozenset(item.name for item in self._store.items(place))
+        return self._names[folder]
+
+    def outputs(self, folder: str, name: str) -> Sequence[str]:
+        """What lies in a folder under the name of a step and some digest, sorted."""
+        if folder not in self._outputs:
+            by_name: dict[str, list[str]] = {}
+            for found in sorted(self.names(folder)):
+                if found[-11:-10] == "-":
+                    by_name.setdefault(found[:-11], []).append(found)
+            self._outputs[folder] = by_name
+        return self._outputs[folder].get(name, ())
+
+
+class Siblings:
+    """What was committed before under a step's name: what a changed step is compared with."""
+
+    def __init__(self, store: Store, folders: Folders | None = None) -> None:
+        self._store = store
+        self._folders = folders or Folders(store)
+
+    def earlier(self, node: Node) -> "list[Earlier]":
         """The recipes of this step's name, or of its fixed output path, that were carried out; not its own."""
+        paths = self._paths(node)
+        if not paths:
+            return []
+        from marin.execution.explain import Earlier
+
         found = []
-        for path in self._paths(node):
+        for path in paths:
             state = self._store.read(f"{self._store.prefix}/{path}")
             if state is not None and state.record is not None and recipe_of(state) != node.recipe:
                 record = state.record
@@ -358,38 +414,15 @@ class Siblings:
                 )
         return [earlier for earlier in found if earlier.canonical]  # adopted data has no recipe
 
-    def estimate(self, node: Node, state: State | None) -> Estimate | None:
-        """What the step took before, or steps of its name did; None if none was carried out."""
-        if state is not None and state.record is not None:
-            return Estimate(state.record["wall_s"], state.record["bytes"])
-        earlier = [e for e in self.earlier(node) if e.wall_s is not None]
-        if not earlier:
-            return None
-        walls, sizes = sorted(e.wall_s or 0.0 for e in earlier), sorted(e.num_bytes or 0 for e in earlier)
-        middle = len(earlier) // 2
-        return Estimate(walls[middle], sizes[middle])
-
     def _paths(self, node: Node) -> list[str]:
-        folder, _, base = node.step.name.rpartition("/")
-        start = f"{folder}/" if folder else ""
-        paths = [start + name for name in self._in_folder(folder).get(base, ())]
+        name = node.step.name
+        folder, slash, base = name.rpartition("/")
+        paths = [folder + slash + found for found in self._folders.outputs(folder, base)]
         if node.step.version is not None:
-            paths += [f"{node.step.name}/{item.name}" for item in self._store.items(self._absolute(node.step.name))]
+            paths += [f"{name}/{version}" for version in sorted(self._folders.names(name))]
         if node.step.override_output_path is not None:
             paths.append(node.path)
         return paths
-
-    def _in_folder(self, folder: str) -> dict[str, list[str]]:
-        if folder not in self._folders:
-            by_name: dict[str, list[str]] = {}
-            for item in self._store.items(self._absolute(folder)):
-                if item.name[-11:-10] == "-":
-                    by_name.setdefault(item.name[:-11], []).append(item.name)
-            self._folders[folder] = by_name
-        return self._folders[folder]
-
-    def _absolute(self, folder: str) -> str:
-        return f"{self._store.prefix}/{folder}" if folder else self._store.prefix
 
 
 def _step_name(path: str) -> str:
@@ -397,11 +430,26 @@ def _step_name(path: str) -> str:
     return re.sub(r"-[0-9a-f]{10}$", "", path)
 
 
-def _explain(node: Node, siblings: Siblings, names: Mapping[str, str]) -> tuple[str, tuple[Change, ...]]:
-    match = nearest(node, siblings.earlier(node), names)
-    if match is None:
+def _estimate(state: State | None, earlier: "Sequence[Earlier]") -> Estimate | None:
+    """What a step took before, by its register, or what others of its name did; None if none was carried out."""
+    if state is not None and state.record is not None:
+        return Estimate(state.record["wall_s"], state.record["bytes"])
+    measured = [e for e in earlier if e.wall_s is not None]
+    if not measured:
+        return None
+    walls, sizes = sorted(e.wall_s or 0.0 for e in measured), sorted(e.num_bytes or 0 for e in measured)
+    middle = len(measured) // 2
+    return Estimate(walls[middle], sizes[middle])
+
+
+def _explain(node: Node, earlier: "Sequence[Earlier]", names: Mapping[str, str]) -> "tuple[str, tuple[Change, ...]]":
+    if not earlier:
         return "new step", ()
-    old, changes = match
+    from marin.execution.explain import nearest
+
+    match = nearest(node, earlier, names)
+    assert match is not None
+    _, changes = match
     own = [str(change) for change in changes if not change.is_input]
     inputs = [change.path.removeprefix("dep ") for change in changes if change.is_input]
     shown = own[:3] + ["..."] * (len(own) > 3)
@@ -410,6 +458,7 @@ def _explain(node: Node, siblings: Siblings, names: Mapping[str, str]) -> tuple[
     return "; ".join(shown), tuple(changes)
 
 
+@no_collection()
 def make_plan(
     graph: Graph,
     store: Store,
@@ -425,86 +474,113 @@ def make_plan(
     choices = choices or Choices()
     judge = Judge(store, choices, observer)
     targets = _targets(graph, choices)
-    reached = _reachable(graph, targets)
-    nodes = [node for node in graph.nodes if node.digest in reached]
+    nodes = _reachable(graph, targets)
     needed = {*targets, *(node.digest for node in nodes if judge.is_forced(node))}
     decided: dict[str, tuple[str, str, State | None]] = {}
-    states = _read_all(store, nodes)
+    folders = Folders(store)
+    states = _read_all(store, nodes, folders)
     judge.taint.learn(states.values())
     read_if_there: set[str] = set()  # inputs that are not waited for, of steps that will run
     for node in reversed(nodes):
         paths, state = StepPaths(f"{store.prefix}/{node.path}"), states[node.digest]
         action, reason = judge.judge(node, state, paths, look_at_files=node.digest in needed)
+        if action == HIT and state is not None and (stale := judge.stale_input(node, state, graph, states)):
+            action, reason = RUN, stale
         is_bad_and_read = (
             node.digest in read_if_there
             and state is not None
             and state.digest == node.digest
             and judge.trouble_with(state) is not None
         )
-        if node.digest not in needed and action != HIT and not is_bad_and_read:
+        if node.digest not in needed and action not in (HIT, DRIFT) and not is_bad_and_read:
             action, reason = SKIP, "nothing that has to run reads it"
         elif action in (RUN, WAIT, TAINTED):  # the one that is waited for may die, and then this run needs the inputs
             needed.update(node.deps)
             read_if_there.update(node.pseudo)
         decided[node.digest] = (action, reason, state)
     items = []
-    siblings = Siblings(store)
+    siblings = Siblings(store, folders)
     names = {node.digest: node.step.name for node in nodes}
-    final: dict[str, str] = {}
+    stopped: dict[str, tuple[str, str]] = {}  # steps that nothing can run after: the first of them, and what it is
     for node in nodes:
         action, reason, state = decided[node.digest]
         changes: tuple[Change, ...] = ()
-        stopped = (FAILED_BEFORE, BLOCKED, TAINTED, DRIFT)
-        broken = [d for d in node.deps if final.get(d) in stopped] if action in (RUN, WAIT) else []
-        if broken:
-            what = "failed" if final[broken[0]] in (FAILED_BEFORE, BLOCKED) else "must not be used"
-            action, reason = BLOCKED, f"input {graph[broken[0]].step.name} {what}"
-        elif action == RUN and with_changes and (state is None or state.digest != node.digest):
-            reason, changes = _explain(node, siblings, names)
-        final[node.digest] = action
+        estimate = None
         drift: tuple[str, ...] = ()
-        if action == HIT and state is not None:
+        broken = [d for d in node.deps if d in stopped] if action in (RUN, WAIT) else []
+        if broken:
+            first, what = stopped[node.digest] = stopped[broken[0]]
+            action, reason = BLOCKED, f"{'input' if first == broken[0] else 'upstream'} {names[first]} {what}"
+        elif action == DRIFT and with_changes:
+            own = [e for e in siblings.earlier(node) if e.digest == node.digest]
+            text, changes = _explain(node, own, names)
+            reason += f": {text}"
+        elif action == RUN:
+            is_changed = state is None or state.digest != node.digest
+            is_measured = state is not None and state.record is not None
+            earlier = siblings.earlier(node) if not is_measured or (is_changed and with_changes) else ()
+            if is_changed and with_changes:
+                reason, changes = _explain(node, earlier, names)
+            estimate = _estimate(state, earlier)
+        elif action == HIT and state is not None:
             drift = judge.code_drift(node.step, state.record or {})
-        estimate = siblings.estimate(node, state) if action == RUN else None
+        if action in _STOPPED:
+            stopped[node.digest] = (node.digest, _STOPPED[action])
         items.append(PlanItem(node, action, reason, changes, state, drift, estimate))
-    for state in states.values():
-        _drop_bulk(state)
     return Plan(graph, tuple(items), targets, store.prefix, choices)
 
 
+_STOPPED = {FAILED_BEFORE: "failed", TAINTED: "must not be used", DRIFT: "has drifted"}
 _BULK = ("canonical", "config_resolved", "env")
 
 
-def _drop_bulk(state: State | None) -> None:
-    """Let go of what a plan needs no more of a record that was read for it: two thirds of the memory of a plan."""
+def _without_bulk(state: State | None) -> State | None:
+    """The state, rid of what a plan does not need of its record: two thirds of the memory of a plan."""
     record = state.record if state is not None else None
     if isinstance(record, dict):
         for key in _BULK:
             record.pop(key, None)
+    return state
 
 
 _MAX_READERS = 64
 
 
-def _read_all(store: Store, nodes: Sequence[Node]) -> dict[str, State | None]:
+def _read_all(store: Store, nodes: Sequence[Node], folders: Folders) -> dict[str, State | None]:
     """The registers of the nodes; many at a time where each read is a request over a network."""
-    roots = [f"{store.prefix}/{node.path}" for node in nodes]
     if store.is_local or len(nodes) < 2:
-        return {node.digest: store.read(root) for node, root in zip(nodes, roots, strict=True)}
+        return {node.digest: _without_bulk(state) for node, state in _read_each(store, nodes, folders)}
     from concurrent.futures import ThreadPoolExecutor
 
+    roots = [f"{store.prefix}/{node.path}" for node in nodes]
     with ThreadPoolExecutor(min(_MAX_READERS, len(nodes))) as pool:
-        return {node.digest: state for node, state in zip(nodes, pool.map(store.read, roots), strict=True)}
+        states = pool.map(store.read, roots)
+        return {node.digest: _without_bulk(state) for node, state in zip(nodes, states, strict=True)}
+
+
+def _read_each(store: Store, nodes: Sequence[Node], folders: Folders) -> Iterator[tuple[Node, State | None]]:
+    """Read one register after the other. Where one is not there, a look at its folder says which others are not."""
+    with_gaps: set[str] = set()
+    for node in nodes:
+        folder, _, name = node.path.rpartition("/")
+        state = None
+        if folder not in with_gaps or name in folders.names(folder):
+            state = store.read(f"{store.prefix}/{node.path}")
+            if state is None:
+                with_gaps.add(folder)
+        yield node, state
 
 
 def explain_plan(
     plan: Plan, store: Store, names: Sequence[str] | None = None
-) -> list[tuple[PlanItem, Explanation | None]]:
+) -> "list[tuple[PlanItem, Explanation | None]]":
     """What the steps of a plan differ in from earlier ones, upstream first: those of the given names, or all that are
     not cached.
 
     The explanation is None where the recipe is not the reason that a step runs: its last run failed or was abandoned.
     """
+    from marin.execution.explain import explain
+
     siblings = Siblings(store)
     found: list[tuple[PlanItem, Explanation | None]] = []
     for item in plan:

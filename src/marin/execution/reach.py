@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marin.execution.source import Chain, Definition, Import, Source
-from marin.execution.step import ExecutorStep, InputName, OutputName, UnversionedValue, VersionedValue
+from marin.execution.step import ExecutorStep, InputName, OutputName
 from marin.execution.summaries import Stamp, stamp_of, summary_of
 
 Fn = Callable[[Any], Any] | str
@@ -43,8 +43,8 @@ class Start:
     name: Chain  # what is asked of it
 
 
-def starts_of(fn: Fn, config: Any) -> tuple[Start, ...]:
-    """The function, then what the config holds, each once; () if the function has no Python file."""
+def starts_of(fn: Fn, code: Iterable[Any]) -> tuple[Start, ...]:
+    """The function, then the code in its config, each once; () if the function has no Python file."""
     if isinstance(fn, str):
         module, _, name = fn.partition(":")
         file = _file_of_module(module)
@@ -54,7 +54,7 @@ def starts_of(fn: Fn, config: Any) -> tuple[Start, ...]:
     if first is None:
         return ()
     home = project_of(first.path, first.module)
-    found = {start for value in _code_in(config) if (start := _start_of(value)) is not None and _counts(home, start)}
+    found = {start for value in code if (start := _start_of(value)) is not None and _counts(home, start)}
     return (first, *sorted(found - {first}))
 
 
@@ -80,9 +80,9 @@ def _start_of(value: Any) -> Start | None:
     return Start(os.path.abspath(path), spec.name if spec is not None else module, tuple(name.split(".")))
 
 
-def _code_in(config: Any) -> Iterable[Any]:
-    """Classes of the values in a config, and the functions and classes that are values, each once."""
-    found: dict[Any, None] = {}
+def code_in(config: Any) -> frozenset[Any]:
+    """Classes of the values in a config, and the functions and classes that are values."""
+    found: set[Any] = set()
     todo, seen = [config], set()
     while todo:
         value = todo.pop()
@@ -90,24 +90,31 @@ def _code_in(config: Any) -> Iterable[Any]:
         if kind in _WITHOUT_CODE or id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, Mapping):
+        fields = _fields_of(kind)
+        if fields is not None:
+            todo += [getattr(value, name, None) for name in fields]
+        elif isinstance(value, Mapping):
             todo += [*value, *value.values()]
         elif isinstance(value, list | tuple | set | frozenset):
             todo += value
         elif kind is functools.partial:
             todo += [value.func, *value.args, *value.keywords.values()]
-        elif isinstance(value, VersionedValue | UnversionedValue):
-            todo.append(value.value)
         elif isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
-            found[value] = None
+            found.add(value)
             continue
-        elif dataclasses.is_dataclass(value):
-            todo += [getattr(value, f.name, None) for f in dataclasses.fields(value)]
         elif hasattr(kind, "model_fields"):  # pydantic
             todo += [getattr(value, name, None) for name in kind.model_fields]
         if kind.__module__ != "builtins":
-            found[kind] = None
-    return found
+            found.add(kind)
+    return frozenset(found)
+
+
+@functools.cache
+def _fields_of(kind: type) -> tuple[str, ...] | None:
+    """The names of a dataclass's fields; None for other classes, and for those that hold their items otherwise."""
+    if not dataclasses.is_dataclass(kind) or issubclass(kind, Mapping | list | tuple | set | frozenset):
+        return None
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 _WITHOUT_CODE = frozenset({type(None), bool, int, float, complex, str, bytes, ExecutorStep, InputName, OutputName})

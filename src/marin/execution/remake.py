@@ -3,7 +3,8 @@
 What has to be made again is read from the store; how, from the scripts and settings that the records of runs name, each
 planned anew. If a recipe changed since (a raised `code_version`, say), its step has another digest, and the step of the
 same name stands in for it; a step with `version=` keeps its digest. A step whose recipe is the same and whose function
-reads as it did when its output was struck out would make the same again, so that is refused until it was mended.
+reads as it did when its output was struck out would make the same again, so that is refused until it was mended; not
+where `verify` found the files damaged, for which no code is to blame.
 """
 
 import os
@@ -106,7 +107,8 @@ def unchanged_producers(
     found = []
     for node in graph:
         output = by_digest.get(node.digest) if node.digest in chosen else None
-        if output is None or taint.struck_out(output.state) is None:
+        tombstone = taint.struck_out(output.state) if output is not None else None
+        if output is None or tombstone is None or tombstone.content.get("is_damage"):
             continue
         if recipe_of(output.state) != node.recipe or code_changed(node.step.fn, output.record, node.step.config):
             continue

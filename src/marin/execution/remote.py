@@ -91,7 +91,7 @@ def carry_out(task: RemoteAttempt) -> dict[str, Any]:
             return bool(lost) or is_cancelled.is_set()
 
         try:
-            prepare(store, attempt)
+            prepare(store, attempt, stop_event())
             python = _environment(task)
             if python is not None:
                 attempt = with_packages(attempt, python)

@@ -320,8 +320,8 @@ class Runner:
             while True:
                 state = self._store.read(paths.root)
                 action, reason = judge.judge(node, state, paths)
-                if action == HIT:
-                    assert state is not None
+                is_stale = state is not None and judge.stale_input(node, state, self._graph, self._states)
+                if action == HIT and state is not None and not is_stale:
                     if has_drifted(node, state):  # another run committed it meanwhile
                         state = accept(self._store, paths.root, state, node.recipe, self._owner.user)
                     self._console.shared(node.step.name)

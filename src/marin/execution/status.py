@@ -119,7 +119,10 @@ class State:
 
     @staticmethod
     def from_json(data: bytes) -> "State":
-        value = json.loads(data)
+        text = data.decode().strip()
+        value, end = _DECODER.raw_decode(text)  # what json.loads does after it guessed the encoding
+        if end != len(text):
+            raise ValueError(f"more follows what should be all, from character {end} on")
         version = value.pop("v", None)
         if isinstance(version, int) and version > 1:
             raise NewerFormatError("its format is newer than this version of marin reads: update marin")
@@ -129,7 +132,13 @@ class State:
         known = {name: value.pop(name) for name in _STATE_FIELDS if name in value}
         known["accepted"] = tuple(known.get("accepted", ()))
         known["inputs"] = tuple((digest, attempt) for digest, attempt in known.get("inputs", ()))
-        return State(**known, owner=Owner(**{n: owner.get(n) for n in _OWNER_FIELDS}), extra=value)
+        return State(**known, owner=_owner_with(*map(owner.get, _OWNER_FIELDS)), extra=value)
+
+
+@functools.lru_cache(maxsize=256)
+def _owner_with(*values: Any) -> Owner:
+    """The owner with these fields, in their order: one for all the registers that a run wrote."""
+    return Owner(**dict(zip(_OWNER_FIELDS, values, strict=True)))
 
 
 def recipe_of(state: State) -> str:
@@ -138,6 +147,7 @@ def recipe_of(state: State) -> str:
 
 
 _COMPACT = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+_DECODER = json.JSONDecoder()
 _OWNER_FIELDS = tuple(f.name for f in fields(Owner))
 _STATE_FIELDS = tuple(f.name for f in fields(State) if f.name not in ("owner", "extra"))
 

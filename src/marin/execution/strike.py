@@ -101,10 +101,15 @@ def invalidate(store: Store, selection: Selection, reason: str, **details: Any) 
     return found
 
 
-def strike_out(store: Store, outputs: Sequence[Committed], reason: str) -> Tombstone:
-    """Strike out these outputs, however they were chosen."""
+def strike_out(store: Store, outputs: Sequence[Committed], reason: str, *, is_damage: bool = False) -> Tombstone:
+    """Strike out these outputs, however they were chosen.
+
+    `is_damage`: their files are not what was committed, so neither their steps nor their inputs are to blame.
+    """
     named = Selection(addresses=tuple(output.address for output in outputs))
     tombstone = _tombstone(outputs, reason, named, None, list(sys.argv))
+    if is_damage:
+        tombstone = replace(tombstone, content={**tombstone.content, "is_damage": True})
     store.create(f"{tombstones_dir(store)}/{tombstone.id}.json", _to_bytes(tombstone.content))
     settle(store)
     return tombstone

@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 from marin.execution.attempt import earlier_states
 from marin.execution.catalog import StepEntry
 from marin.execution.gc import is_evicted
+from marin.execution.invalidation import Output, struck_out_outputs
 from marin.execution.manifest import Manifest, ManifestEntry
 from marin.execution.outputs import Committed
 from marin.execution.record import utc
@@ -115,8 +116,9 @@ def verify(
 
     Writes down what it found and strikes out what differs, unless `dry_run`. May be stopped at any time.
     """
+    struck_out = struck_out_outputs(store)
     for entry in entries:
-        for state in _outputs(store, entry):
+        for state in _outputs(store, entry, struck_out):
             found = look_at(store, entry.name, entry.path, state, deep=deep, on_progress=on_progress)
             is_current = entry.state is not None and state.attempt == entry.state.attempt
             found = replace(found, is_current=is_current)
@@ -126,12 +128,15 @@ def verify(
                 _write_down(store, entry.paths, state, found)
                 if not found.is_ok and state.status == SUCCEEDED:
                     bad = Committed(step=entry, state=state, is_current=True)
-                    strike_out(store, [bad], f"corrupt: {found.differences[0].text}")
+                    strike_out(store, [bad], f"corrupt: {found.differences[0].text}", is_damage=True)
             yield found
 
 
-def _outputs(store: Store, entry: StepEntry) -> Iterator[State]:
-    """The committed outputs of a step that should have their data: the register's, then older ones."""
+def _outputs(store: Store, entry: StepEntry, struck_out: Container[Output]) -> Iterator[State]:
+    """The committed outputs of a step that should have their data: the register's, then older ones.
+
+    Of older ones that were struck out nobody expects anything any more.
+    """
     current = entry.state
     if current is None:
         return
@@ -143,7 +148,7 @@ def _outputs(store: Store, entry: StepEntry) -> Iterator[State]:
         # What was published in place lies in the folder that later attempts changed, rightly.
         if state.record is None or state.data_root == "." or state.attempt == current.attempt:
             continue
-        if is_evicted(store, entry.paths, state):
+        if (state.digest, state.attempt) in struck_out or is_evicted(store, entry.paths, state):
             continue
         if next(iter(store.tree(entry.paths.data_root(state))), None) is not None:
             yield state

@@ -1,4 +1,4 @@
-"""SHA-256 of bytes and files: the one hash that everybody can check, with `sha256sum`, without this package.
+"""SHA-256 of files: the one hash that everybody can check, with `sha256sum`, without this package.
 
 Faster hashes exist (BLAKE3 by about four times on one core); being checkable by hand is worth more to a record that
 should be believed in ten years.
@@ -8,11 +8,6 @@ import hashlib
 import os
 
 _CHUNK_BYTES = 1 << 20
-
-
-def sha256_bytes(data: bytes) -> str:
-    """The SHA-256 of `data` as 64 lower-case hex digits."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: str | os.PathLike[str], *, fsync: bool = False) -> tuple[int, str]:

@@ -35,6 +35,7 @@ class BadRow:
 
 
 SHOWN_CHARACTERS = 200
+SHOWN_ROWS = 3  # bad rows that a refusal names
 
 
 def parse_documents(lines: LineReader, *, file: str) -> Iterator[Document | BadRow]:

@@ -258,8 +258,12 @@ class Validate:
         )
 
 
+# Saving because time has passed may take so large a share of the time.
+_MOST_SAVING = 1 / 20
+
+
 class SaveCheckpoint:
-    """Saves the state every few steps and after the last, then deletes what the policy lets go."""
+    """Saves the state every few steps, every few seconds and after the last, then deletes what the policy lets go."""
 
     def __init__(
         self,
@@ -267,23 +271,33 @@ class SaveCheckpoint:
         root: Path,
         *,
         every: int,
+        every_s: float | None,
         keep: KeepPolicy,
         metadata: Callable[[], Mapping[str, Any]],
         already_saved: int | None = None,
     ) -> None:
         """`metadata()` is asked when all rows up to the checkpoint's step are written.
 
-        `already_saved` is the step of the checkpoint this run resumed from; it is not saved again.
+        `already_saved` is the step of the checkpoint this run resumed from; it is not saved again. The clock of
+        `every_s` begins with the first step done: compiling is not lost work.
         """
         self._log = log
         self._root = root
         self._every = every
+        self._every_s = every_s
         self._keep = keep
         self._metadata = metadata
         self._saved = already_saved
+        self._saved_at: float | None = None  # by the monotonic clock, or when the first step was done
+        self._last_step: int | None = None
 
     def __call__(self, done: StepDone) -> None:
-        if is_due(done, self._every):
+        if self._saved_at is None:
+            self._saved_at = time.monotonic()
+        if done.is_last:
+            self._last_step = done.step
+        is_late = self._every_s is not None and time.monotonic() - self._saved_at >= self._every_s
+        if is_late or is_due(done, self._every):
             self.save(done.step, done.state)
 
     def save(self, step: int, state: TrainState) -> None:
@@ -292,9 +306,15 @@ class SaveCheckpoint:
             return
         with self._log.paused():
             self._log.flush()
+            began = time.monotonic()
             checkpoint.save(self._root, step, state, self._metadata())
-            self._saved = step
-            apply_policy(self._root, self._keep, saved=step)
+            self._saved, self._saved_at = step, time.monotonic()
+            if self._every_s is not None:
+                self._every_s = max(self._every_s, (self._saved_at - began) / _MOST_SAVING)
+            apply_policy(self._root, self._keep, saved=step, is_regular=self._is_regular)
+
+    def _is_regular(self, step: int) -> bool:
+        return step % self._every == 0 or step == self._last_step
 
 
 def is_due(done: StepDone, every: int | None) -> bool:

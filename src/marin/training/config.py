@@ -31,10 +31,15 @@ class RuntimeConfig:
     """Print progress to standard error."""
     prefetch: int = 2
     """Batches made ahead of the step."""
+    seconds_per_checkpoint: float | None = 60.0
+    """Save also when so many seconds have passed since the last checkpoint, more where saving would take over a
+    twentieth of the time. Such a checkpoint goes when a newer one comes. None saves by steps only."""
 
     def __post_init__(self) -> None:
         if self.prefetch < 1:
             raise ValueError(f"prefetch is {self.prefetch}; at least one batch is made ahead")
+        if self.seconds_per_checkpoint is not None and not self.seconds_per_checkpoint > 0:
+            raise ValueError(f"seconds_per_checkpoint must be above 0 or None, got {self.seconds_per_checkpoint}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,7 @@ class TrainerConfig:
     max_eval_batches: int | None = None
     """Validate on this many batches of rows spread evenly over each set, the same ones each time; None is all."""
     steps_per_checkpoint: int = 500
-    """Save a checkpoint each this many steps, and after the last."""
+    """Save a checkpoint each this many steps, and after the last. (By time: `RuntimeConfig.seconds_per_checkpoint`.)"""
     keep_checkpoints: KeepPolicy = KeepPolicy()
     """Which of the older ones stay."""
     runtime: RuntimeConfig = RuntimeConfig()

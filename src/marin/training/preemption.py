@@ -7,19 +7,17 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from marin.cluster.job import Stopped
+
 PREEMPTED_EXIT_CODE = 75
 """Exit status of a run that saved and left when asked to (the EX_TEMPFAIL of sysexits.h: try again later)."""
 
 
-class Preempted(SystemExit):
+class Preempted(Stopped):
     """The run was asked to leave, has saved, and can be resumed. Ends the process with PREEMPTED_EXIT_CODE."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(PREEMPTED_EXIT_CODE)
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+        super().__init__(message, exit_code=PREEMPTED_EXIT_CODE)
 
 
 class PreemptionNotice:

@@ -132,6 +132,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             log,
             checkpoints,
             every=trainer.steps_per_checkpoint,
+            every_s=trainer.runtime.seconds_per_checkpoint,
             keep=trainer.keep_checkpoints,
             metadata=lambda: {
                 "tokenizer_digest": data.tokenizer_digest,

@@ -217,6 +217,12 @@ def test_bad_rows_are_kept_aside_with_line_and_reason_and_the_counts_add_up(
 
 
 def test_too_many_bad_rows_fail_and_leave_no_store(documents: Path, tmp_path: Path, tokenizer: Path):
+    (documents / "mixed.jsonl").write_text("{a\n{b\n{c\n{d\n")
+    first = (
+        r"mixed\.jsonl line 1 \(not JSON.*\); mixed\.jsonl line 2 \(.*\); mixed\.jsonl line 3 \([^;]*\)\. All are in"
+    )
+    with pytest.raises(ValueError, match=first):
+        run(documents, tmp_path / "store", tokenizer, num_workers=1)
     (documents / "mixed.jsonl").write_text('{"text": "one"}\n{broken\n')
     with pytest.raises(ValueError, match=r"1 of 62 rows .*1\.61%.*max_bad=1\.00%: 1 not JSON.*mixed\.jsonl line 2"):
         run(documents, tmp_path / "store", tokenizer, num_workers=1)
@@ -229,7 +235,7 @@ def test_too_many_bad_rows_fail_and_leave_no_store(documents: Path, tmp_path: Pa
 
 def test_a_bad_row_with_a_line_separator_in_it_is_shown(documents: Path, tmp_path: Path, tokenizer: Path):
     (documents / "mixed.jsonl").write_text('{"text": "one"}\n{broken \u2028 \x85 row\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"The first is mixed\.jsonl line 2 \(not JSON"):
+    with pytest.raises(ValueError, match=r"The first: mixed\.jsonl line 2 \(not JSON"):
         run(documents, tmp_path / "store", tokenizer, num_workers=1)
 
 

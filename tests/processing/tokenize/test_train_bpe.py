@@ -72,3 +72,17 @@ def test_bad_rows_are_counted_and_too_many_fail(documents: Path, tmp_path: Path)
     assert json.loads((tmp_path / "tokenizer/training.json").read_text()) == summary
     with pytest.raises(ValueError, match=r"2 of 203 rows .* more than max_bad=0\.50%: 1 no text, 1 not JSON"):
         train(documents, tmp_path / "other", max_bad=0.005)
+
+
+def test_a_refusal_names_the_first_bad_rows_by_file_and_line(documents: Path, tmp_path: Path):
+    (documents / "more").mkdir()
+    (documents / "more/bad.jsonl").write_text('{"text": "fine"}\n{broken\n{"body": 1}\n')
+    (documents / "more/worse.jsonl").write_text("a\nb\n")
+    found = (
+        r"more/bad\.jsonl line 2 \(not JSON: .*\); more/bad\.jsonl line 3 \(no text: .*\); more/worse\.jsonl line 1 \("
+    )
+    with pytest.raises(ValueError, match=found) as refused:
+        train(documents, tmp_path / "tokenizer", max_bad=0.005)
+    assert "worse.jsonl line 2" not in str(refused.value)
+    with pytest.raises(ValueError, match=r"The first: worse\.jsonl line 1 \(not JSON"):
+        train(documents / "more/worse.jsonl", tmp_path / "tokenizer", max_bad=0.005)

@@ -29,7 +29,7 @@ from marin.data.store import BYTE_LENGTHS, LEDGER, SHARD_FILES, ShardInfo, Shard
 from marin.io.atomic import fsync_directory, write_text
 from marin.io.hashing import sha256_file
 from marin.io.records import LineReader, find_record_files, write_records
-from marin.processing.document import BadRow, Document, parse_documents
+from marin.processing.document import SHOWN_ROWS, BadRow, Document, parse_documents
 from marin.processing.tokenize.config import RECIPE_VERSION, TokenizeConfig
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 from marin.tracking.progress import report_progress
@@ -342,7 +342,7 @@ def _check_totals(total: ShardCounts, config: TokenizeConfig, jobs: list[ShardJo
         kinds = ", ".join(f"{count} {kind}" for kind, count in total.bad_by_kind.items())
         raise ValueError(
             f"{total.bad:,} of {total.rows:,} rows under {config.input_path} ({total.bad / total.rows:.2%}) are no "
-            f"documents, more than max_bad={config.max_bad:.2%}: {kinds}. The first is {_first_bad(config, jobs)}. All "
+            f"documents, more than max_bad={config.max_bad:.2%}: {kinds}. The first: {_first_bad(config, jobs)}. All "
             f"are in {Path(config.output_path) / BAD_FOLDER}. Mend the input, or raise max_bad."
         )
     if total.documents == 0:
@@ -353,12 +353,16 @@ def _check_totals(total: ShardCounts, config: TokenizeConfig, jobs: list[ShardJo
 
 
 def _first_bad(config: TokenizeConfig, jobs: list[ShardJob]) -> str:
+    found: list[str] = []
     for job in jobs:
         path = Path(config.output_path) / BAD_FOLDER / f"{job.name}.jsonl"
         if path.is_file():
-            row = json.loads(path.read_bytes().split(b"\n", 1)[0])  # str.splitlines would split on U+2028 too
-            return f"{row['file']} line {row['line']} ({row['reason']})"
-    return "unknown"
+            for line in path.read_bytes().splitlines()[: SHOWN_ROWS - len(found)]:  # of bytes: U+2028 splits no line
+                row = json.loads(line)
+                found.append(f"{row['file']} line {row['line']} ({row['reason']})")
+        if len(found) == SHOWN_ROWS:
+            break
+    return "; ".join(found)
 
 
 def _run(

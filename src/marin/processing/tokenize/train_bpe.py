@@ -17,7 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from marin.io.atomic import write_text
 from marin.io.records import LineReader, find_record_files
-from marin.processing.document import BadRow, parse_documents
+from marin.processing.document import SHOWN_ROWS, BadRow, parse_documents
 from marin.processing.tokenize.config import TrainBpeConfig
 from marin.processing.tokenize.tokenizer import load_tokenizer, write_tokenizer_folder
 
@@ -78,6 +78,7 @@ class _Corpus:
         self.documents = 0
         self.text_bytes = 0
         self.bad: Counter[str] = Counter()
+        self._first_bad: list[str] = []  # where they are
 
     def texts(self) -> Iterator[str]:
         limit = self._config.max_bytes
@@ -88,6 +89,9 @@ class _Corpus:
                         return
                     if isinstance(row, BadRow):
                         self.bad[row.kind] += 1
+                        if len(self._first_bad) < SHOWN_ROWS:
+                            label = file.name if file == self._root else file.relative_to(self._root)
+                            self._first_bad.append(f"{label} line {row.line} ({row.reason})")
                     elif row.text:
                         self.documents += 1
                         self.text_bytes += len(row.text.encode("utf-8"))
@@ -99,7 +103,8 @@ class _Corpus:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.bad.items()))
             raise ValueError(
                 f"{bad:,} of {bad + self.documents:,} rows under {self._root} are no documents, more than "
-                f"max_bad={self._config.max_bad:.2%}: {kinds}. Mend the input, or raise max_bad."
+                f"max_bad={self._config.max_bad:.2%}: {kinds}. The first: {'; '.join(self._first_bad)}. "
+                "Mend the input, or raise max_bad."
             )
         if self.documents == 0:
             raise ValueError(
