@@ -293,7 +293,7 @@ def test_what_failed_before_is_reported_and_not_run_again_until_forced(executor,
     second = executor.run([after])
     assert calls() == ["bad"]
     assert {s.name: s.action for s in second.steps} == {"bad": "failed", "after": "blocked"}
-    assert "bad is in trouble: fire" in screen.getvalue() and "--force_run_failed" in screen.getvalue()
+    assert "bad is in trouble: fire" in screen.getvalue() and "--force-run-failed" in screen.getvalue()
     calls.repair()
     third = executor.run([after], force_run_failed=True)
     assert third.is_ok and calls() == ["bad", "bad", "after"]

@@ -656,7 +656,7 @@ class Runner:
             node,
             error,
             text=f"failed in run {state.owner.run_id}: {error.type}: {error.message}\n"
-            "    not run again; --force_run_failed runs it again",
+            "    not run again; --force-run-failed runs it again",
             measured={"log_path": log_path},
         )
 
