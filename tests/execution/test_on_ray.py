@@ -144,8 +144,9 @@ def test_a_node_lost_in_the_middle_of_a_step_is_an_interruption(on_ray, executor
     )
     run = InBackground(executor, [step(tmp_path, "b", a)])
     wait_until(lambda: started(tmp_path, "a"), "the step starts")
+    on_ray.add(doomed=1)  # before: a step that no machine can hold for a second is given up here
     on_ray.kill(node)
-    on_ray.add(doomed=1)
+    wait_until(lambda: calls(tmp_path) == ["a:0", "a:0"], "it is tried again")
     (tmp_path / "go").touch()
     result = run.join()
     assert result.is_ok and calls(tmp_path) == ["a:0", "a:0", "b:0"]
@@ -197,9 +198,10 @@ def test_a_step_on_a_slice_runs_on_all_its_hosts_and_comes_back_after_preemption
     train = step(tmp_path, "train", resources=TWO_HOSTS, wait_for="go", retry=QUICK)
     run = InBackground(executor, [train])
     wait_until(lambda: started(tmp_path, "train", 0) and started(tmp_path, "train", 1), "both hosts start")
+    slice_of_two_hosts(on_ray, "slice_two")  # before: a gang that no slice can hold for a second is given up here
     on_ray.kill(first[1])
     on_ray.kill(first[0])
-    slice_of_two_hosts(on_ray, "slice_two")
+    wait_until(lambda: min(calls(tmp_path).count(f"train:{rank}") for rank in (0, 1)) >= 2, "both are tried again")
     (tmp_path / "go").touch()
     assert run.join().is_ok
     attempts = [a["error_class"] for a in state_of(executor, train).record["attempts"]]

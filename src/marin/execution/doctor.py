@@ -15,15 +15,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from marin.execution.catalog import StepEntry, side_by_side, steps_of
-from marin.execution.status import EXEC, RUNNING
+from marin.execution.status import RUNNING
 from marin.execution.store import PrefixError, Store, open_store
 
 OK, NOTE, BAD = "ok", "note", "bad"
 
 _LEAST_ROOM = 1 << 30  # bytes without which a disk counts as full
 _SLOW_S = 10.0  # a self-test that takes longer says that renewals may come late
-_SELF_TEST = re.compile(r"selftest-\w+")
-_SELF_TEST_AGE_S = 600.0  # a younger one may be under way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,9 +287,6 @@ def leftovers(store: Store, steps: Sequence[StepEntry]) -> Iterator[Finding]:
     if replaced:
         advice = "`marin gc --outputs` deletes those that nothing needs"
         yield _leftover("outputs that later ones replaced", replaced, sum(sizes[len(young) :]), advice)
-    tests = _old_self_tests(store)
-    if tests:
-        yield _leftover("objects of interrupted self-tests", tests, None, "they may be deleted by hand")
 
 
 def _spared(store: Store, step: StepEntry, garbage: Collection[str]) -> tuple[list[str], list[str]]:
@@ -311,13 +306,6 @@ def _spared(store: Store, step: StepEntry, garbage: Collection[str]) -> tuple[li
     made = {past.attempt for past in earlier_states(store, step.paths) if past.record is not None} if others else set()
     young = [f"{below}/{name}" for name in others if name not in made]
     return young, [f"{below}/{name}" for name in others if name in made]
-
-
-def _old_self_tests(store: Store) -> list[str]:
-    """What a self-test of an object store left when it was killed."""
-    folder = f"{store.prefix}/{EXEC}"
-    names = [item.name for item in store.items(folder) if not item.is_folder and _SELF_TEST.fullmatch(item.name)]
-    return [f"{EXEC}/{name}" for name in names if (store.age_s(f"{folder}/{name}") or 0.0) > _SELF_TEST_AGE_S]
 
 
 def _leftover(what: str, paths: Sequence[str], num_bytes: int | None, advice: str) -> Finding:

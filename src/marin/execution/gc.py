@@ -49,7 +49,7 @@ _DAY_S = 86400.0
 # A run of another machine that does not say that it ended, and has no step at work, is believed to go on for so long.
 _SILENT_RUN_DAYS = 7.0
 # Beside files that are replaced whole (marin.io.atomic), and in the prefix when it is tried.
-_TEMPORARY = re.compile(r"(^|/)([^/]+\.[0-9a-f]{8,12}\.tmp|probe-[0-9a-f]{8}(-link)?)$")
+_TEMPORARY = re.compile(r"(^|/)([^/]+\.[0-9a-f]{8,12}\.tmp|(probe|selftest)-[0-9a-f]{8,12}(-link)?)$")
 # Owners of leases that are no runs and use no outputs.
 _OWN_RUN = "gc-"
 _NO_RUN = (_OWN_RUN, "adopt-")
