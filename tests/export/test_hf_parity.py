@@ -13,6 +13,9 @@ from marin.export.reference import reference_logits
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import DefaultRotaryEmbeddingsConfig, Llama3RotaryEmbeddingsConfig, LlamaConfig
 from marin.models.lm import logits
+from marin.models.mistral import MistralConfig
+from marin.models.qwen2 import Qwen2Config
+from marin.models.qwen3 import Qwen3Config
 from marin.testing.tiny import write_byte_tokenizer
 
 VOCAB = 261  # four ids more than the tokenizer has
@@ -20,6 +23,7 @@ LLAMA = LlamaConfig(seq_len=48, hidden_dim=16, intermediate_dim=20, num_heads=4,
 # Wavelengths from 6 to 300 tokens around a context of 24: all three cases of the stretching occur.
 LLAMA3_ROPE = Llama3RotaryEmbeddingsConfig(theta=500.0, factor=8.0, original_max_position_embeddings=24)
 GPT2 = Gpt2Config(seq_len=48, hidden_dim=16, num_heads=2, num_layers=2)
+SHAPE = {"seq_len": 48, "hidden_dim": 16, "intermediate_dim": 20, "num_heads": 4, "num_kv_heads": 2, "num_layers": 2}
 MODELS = {
     "llama, every projection square": replace(
         LLAMA, intermediate_dim=16, rope=DefaultRotaryEmbeddingsConfig(theta=99.0)
@@ -28,6 +32,14 @@ MODELS = {
     "llama one kv head, wide heads, llama3 rope": replace(LLAMA, num_kv_heads=1, head_dim=8, rope=LLAMA3_ROPE),
     "gpt2": GPT2,
     "gpt2, square mlp": replace(GPT2, intermediate_dim=16),
+    "qwen3, wide heads": Qwen3Config(**SHAPE, head_dim=8),
+    "qwen3, tied, window in the last layer": Qwen3Config(
+        **SHAPE | {"num_kv_heads": 4}, tie_word_embeddings=True, sliding_window=7, max_window_layers=1
+    ),
+    "qwen2, tied": Qwen2Config(**SHAPE, tie_word_embeddings=True),
+    "qwen2, a window everywhere, one kv head": Qwen2Config(**SHAPE | {"num_kv_heads": 1}, sliding_window=7),
+    "mistral with a window": MistralConfig(**SHAPE, head_dim=6, sliding_window=7),
+    "mistral, tied": MistralConfig(**SHAPE, tie_word_embeddings=True),
 }
 
 jitted_logits = jax.jit(logits, static_argnums=0)
@@ -184,7 +196,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("model", "change", "message"),
     [
-        (LLAMA, {"model_type": "mamba"}, "a model of type 'mamba'; marin reads 'llama', 'gpt2'"),
+        (LLAMA, {"model_type": "mamba"}, "a model of type 'mamba'; marin reads 'llama', 'gpt2', "),
         (LLAMA, {"attention_bias": True}, "attention_bias=True"),
         (LLAMA, {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type='yarn'"),
         (LLAMA, {"num_hidden_layers": 3}, "lacks the tensor 'model.layers.2"),

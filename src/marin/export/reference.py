@@ -21,7 +21,7 @@ def reference_logits(folder: str | Path, tokens: Int[np.ndarray, "batch seq"]) -
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights = load_file(folder / "model.safetensors")
-    forward = {"llama": _llama, "gpt2": _gpt2}.get(config["model_type"])
+    forward = _FORWARD.get(config["model_type"])
     if forward is None:
         raise ValueError(f"{folder}: no reference reader for model_type={config['model_type']!r}")
     unread = _Reads(weights)
@@ -43,41 +43,77 @@ class _Reads:
         return self._tensors[name]
 
 
-def _llama(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
-    num_heads, num_kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    head_dim, epsilon = config["head_dim"], config["rms_norm_eps"]
+class _Decoder:
+    """The parts of a rotary decoder, over one row of tokens."""
 
-    def norm(x, name):
+    def __init__(self, config: Mapping[str, Any], weights: _Reads, seq: int):
+        self.config, self.weights, self.seq = config, weights, seq
+
+    def norm(self, x, name, offset=0.0):
+        """RMSNorm over the last axis; Gemma's scale is an offset from 1."""
         wide = x.astype(np.float64)
-        return (wide / np.sqrt((wide**2).mean(-1, keepdims=True) + epsilon)).astype(np.float32) * weights[name]
+        scaled = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + self.config["rms_norm_eps"])
+        return scaled.astype(np.float32) * (self.weights[name + ".weight"] + np.float32(offset))
 
-    def linear(x, name):
-        return x @ weights[name + ".weight"].T  # stored (out, in)
+    def linear(self, x, name, bias=False):
+        product = x @ self.weights[name + ".weight"].T  # stored (out, in)
+        return product + self.weights[name + ".bias"] if bias else product
 
-    angles = np.arange(len(tokens))[:, None] * _rotary_frequencies(config["rope_parameters"], head_dim)
-    cos, sin = (np.tile(f(angles), 2).astype(np.float32) for f in (np.cos, np.sin))  # (seq, head_dim)
-
-    def heads(x, count, turn):
-        x = x.reshape(len(tokens), count, head_dim).swapaxes(0, 1)
-        if not turn:
-            return x
-        half = head_dim // 2
+    def rotate(self, x, rope):
+        """(seq, heads, head_dim), turned by position."""
+        angles = np.arange(self.seq)[:, None] * _rotary_frequencies(rope, x.shape[-1])
+        cos, sin = (np.tile(f(angles), 2).astype(np.float32)[:, None] for f in (np.cos, np.sin))
+        half = x.shape[-1] // 2
         return x * cos + np.concatenate([-x[..., half:], x[..., :half]], axis=-1) * sin
 
+    def attention(self, x, layer, *, rope=None, bias=False, whole_norm=False, head_norm=None, **options):
+        """`head_norm` is the offset of norms of each head's query and key; `whole_norm` norms all heads as one."""
+        name, config = layer + "self_attn.", self.config
+        parts = []
+        for part, count in zip("qkv", ("num_attention_heads", *["num_key_value_heads"] * 2), strict=True):
+            y = self.linear(x, f"{name}{part}_proj", bias)
+            if whole_norm and part != "v":
+                y = self.norm(y, f"{name}{part}_norm")
+            y = y.reshape(self.seq, config[count], -1)
+            if head_norm is not None and part != "v":
+                y = self.norm(y, f"{name}{part}_norm", head_norm)
+            parts.append(y if part == "v" else self.rotate(y, rope or config["rope_parameters"]))
+        query, key, value = (part.swapaxes(0, 1) for part in parts)
+        repeat = len(query) // len(key)
+        return self.linear(_attend(query, key.repeat(repeat, 0), value.repeat(repeat, 0), **options), name + "o_proj")
+
+    def gated_mlp(self, x, layer, activation):
+        gate, up = (self.linear(x, f"{layer}mlp.{part}_proj") for part in ("gate", "up"))
+        return self.linear(activation(gate) * up, layer + "mlp.down_proj")
+
+    def unembed(self, x):
+        return self.linear(x, "model.embed_tokens" if self.config["tie_word_embeddings"] else "lm_head")
+
+    def layers(self):
+        return [f"model.layers.{index}." for index in range(self.config["num_hidden_layers"])]
+
+    def windows(self):
+        """The window of each layer; None where it sees everything."""
+        kinds = self.config.get("layer_types", ["sliding_attention"] * self.config["num_hidden_layers"])
+        return [self.config.get("sliding_window") if kind == "sliding_attention" else None for kind in kinds]
+
+
+def _llama(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray, **attention) -> np.ndarray:
+    """Llama, Mistral and the Qwens: a norm before each sublayer."""
+    model = _Decoder(config, weights, len(tokens))
     x = weights["model.embed_tokens.weight"][tokens]
-    for index in range(config["num_hidden_layers"]):
-        layer = f"model.layers.{index}."
-        normed = norm(x, layer + "input_layernorm.weight")
-        query = heads(linear(normed, layer + "self_attn.q_proj"), num_heads, turn=True)
-        key = heads(linear(normed, layer + "self_attn.k_proj"), num_kv_heads, turn=True)
-        value = heads(linear(normed, layer + "self_attn.v_proj"), num_kv_heads, turn=False)
-        repeat = num_heads // num_kv_heads
-        x = x + linear(_attend(query, key.repeat(repeat, 0), value.repeat(repeat, 0)), layer + "self_attn.o_proj")
-        normed = norm(x, layer + "post_attention_layernorm.weight")
-        gate = linear(normed, layer + "mlp.gate_proj")
-        x = x + linear(gate / (1 + np.exp(-gate)) * linear(normed, layer + "mlp.up_proj"), layer + "mlp.down_proj")
-    x = norm(x, "model.norm.weight")
-    return linear(x, "model.embed_tokens" if config["tie_word_embeddings"] else "lm_head")
+    for layer, window in zip(model.layers(), model.windows(), strict=True):
+        x = x + model.attention(model.norm(x, layer + "input_layernorm"), layer, window=window, **attention)
+        x = x + model.gated_mlp(model.norm(x, layer + "post_attention_layernorm"), layer, _silu)
+    return model.unembed(model.norm(x, "model.norm"))
+
+
+def _qwen2(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
+    return _llama(config, weights, tokens, bias=True)
+
+
+def _qwen3(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
+    return _llama(config, weights, tokens, head_norm=0.0)
 
 
 def _gpt2(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
@@ -101,16 +137,28 @@ def _gpt2(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.
         )
         x = x + conv1d(_attend(query, key, value), layer + "attn.c_proj")
         up = conv1d(norm(x, layer + "ln_2"), layer + "mlp.c_fc")
-        gelu = 0.5 * up * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (up + np.float32(0.044715) * up**3)))
-        x = x + conv1d(gelu, layer + "mlp.c_proj")
+        x = x + conv1d(_gelu(up), layer + "mlp.c_proj")
     return norm(x, "transformer.ln_f") @ weights["transformer.wte.weight"].T
 
 
-def _attend(query, key, value):
+def _silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def _gelu(x):
+    """The tanh form."""
+    return 0.5 * x * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x**3)))
+
+
+def _attend(query, key, value, *, window=None, scale=None, softcap=None):
     """Causal attention of `(heads, seq, head_dim)`; the heads come back side by side, `(seq, heads * head_dim)`."""
     seq = query.shape[1]
-    scores = (query @ key.swapaxes(1, 2)).astype(np.float64) / math.sqrt(query.shape[-1])
-    scores[:, np.triu(np.ones((seq, seq), bool), 1)] = -np.inf
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = (query @ key.swapaxes(1, 2)).astype(np.float64) * scale
+    if softcap is not None:
+        scores = softcap * np.tanh(scores / softcap)
+    distance = np.arange(seq)[:, None] - np.arange(seq)
+    scores[:, (distance < 0) | (distance >= (window or seq))] = -np.inf
     scores = np.exp(scores - scores.max(-1, keepdims=True))
     mixed = (scores / scores.sum(-1, keepdims=True)).astype(np.float32) @ value
     return mixed.swapaxes(0, 1).reshape(seq, -1)
@@ -135,3 +183,6 @@ def _rotary_frequencies(rope: Mapping[str, Any], head_dim: int) -> np.ndarray:
             smooth = (context / wavelength - low) / (high - low)
             stretched.append((1 - smooth) * frequency / rope["factor"] + smooth * frequency)
     return np.array(stretched, np.float32)
+
+
+_FORWARD = {"llama": _llama, "gpt2": _gpt2, "mistral": _llama, "qwen2": _qwen2, "qwen3": _qwen3}

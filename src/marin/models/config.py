@@ -37,6 +37,11 @@ class LmConfig(Protocol):
         """Number of query heads."""
         ...
 
+    @property
+    def final_logit_softcap(self) -> float | None:
+        """Logits z become softcap * tanh(z / softcap); None: they stay as they are."""
+        ...
+
     def init(self, vocab_size: int, *, key: Any) -> Any:
         """Random float32 parameters for `vocab_size` tokens from a JAX PRNG key."""
         ...
@@ -90,3 +95,6 @@ class LmConfig(Protocol):
 
 register_choice(LmConfig, "llama", "marin.models.llama:LlamaConfig")
 register_choice(LmConfig, "gpt2", "marin.models.gpt2:Gpt2Config")
+register_choice(LmConfig, "qwen3", "marin.models.qwen3:Qwen3Config")
+register_choice(LmConfig, "qwen2", "marin.models.qwen2:Qwen2Config")
+register_choice(LmConfig, "mistral", "marin.models.mistral:MistralConfig")

@@ -50,7 +50,12 @@ def loss_sums(
         params, batch.tokens, segment_ids=batch.segment_ids, compute_dtype=compute_dtype, remat=remat
     )
     return next_token_loss(
-        states, model.unembedding(params), batch.targets, batch.loss_weights, z_loss_weight=z_loss_weight
+        states,
+        model.unembedding(params),
+        batch.targets,
+        batch.loss_weights,
+        z_loss_weight=z_loss_weight,
+        logit_softcap=model.final_logit_softcap,
     )
 
 
