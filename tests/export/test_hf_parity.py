@@ -10,12 +10,17 @@ import pytest
 
 from marin.export.hf import load_hf, save_hf
 from marin.export.reference import reference_logits
+from marin.models.gemma import GemmaConfig
+from marin.models.gemma2 import Gemma2Config
+from marin.models.gemma3 import Gemma3Config
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import DefaultRotaryEmbeddingsConfig, Llama3RotaryEmbeddingsConfig, LlamaConfig
 from marin.models.lm import logits
 from marin.models.mistral import MistralConfig
+from marin.models.olmo2 import Olmo2Config
 from marin.models.qwen2 import Qwen2Config
 from marin.models.qwen3 import Qwen3Config
+from marin.models.rotary import LinearRotaryEmbeddingsConfig
 from marin.testing.tiny import write_byte_tokenizer
 
 VOCAB = 261  # four ids more than the tokenizer has
@@ -40,6 +45,34 @@ MODELS = {
     "qwen2, a window everywhere, one kv head": Qwen2Config(**SHAPE | {"num_kv_heads": 1}, sliding_window=7),
     "mistral with a window": MistralConfig(**SHAPE, head_dim=6, sliding_window=7),
     "mistral, tied": MistralConfig(**SHAPE, tie_word_embeddings=True),
+    "olmo2": Olmo2Config(**SHAPE),
+    "olmo2, one kv head": Olmo2Config(**SHAPE | {"num_kv_heads": 1}, tie_word_embeddings=True),
+    "gemma": GemmaConfig(**SHAPE, head_dim=6),
+    "gemma2, strongly bent": Gemma2Config(
+        **SHAPE | {"num_layers": 3},
+        head_dim=6,
+        sliding_window=7,
+        query_pre_attn_scalar=9,
+        attention_logit_softcap=2.0,
+        final_logit_softcap=5.0,
+    ),
+    "gemma2, nothing bent, untied": Gemma2Config(
+        **SHAPE,
+        head_dim=4,
+        sliding_window=48,
+        tie_word_embeddings=False,
+        attention_logit_softcap=None,
+        final_logit_softcap=None,
+    ),
+    "gemma3": Gemma3Config(**SHAPE | {"num_layers": 3}, head_dim=6, sliding_window=7, sliding_window_pattern=2),
+    "gemma3, stretched": Gemma3Config(
+        **SHAPE,
+        head_dim=4,
+        sliding_window=7,
+        sliding_window_pattern=1,
+        query_pre_attn_scalar=9,
+        rope=LinearRotaryEmbeddingsConfig(theta=50.0, factor=3.0),
+    ),
 }
 
 jitted_logits = jax.jit(logits, static_argnums=0)

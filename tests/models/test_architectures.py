@@ -50,7 +50,7 @@ def test_llama3_frequencies_keep_the_fast_pairs_and_slow_the_slow_ones():
         ({"head_dim": 5}, "heads of width 5 cannot be rotated in pairs"),
         ({"num_layers": 0}, "num_layers=0 must be at least 1"),
         ({"rope": {"type": "llama3", "low_freq_factor": 4.0, "high_freq_factor": 4.0}}, "low_freq_factor=4.0 must be"),
-        ({"rope": {"type": "yarn"}}, "expected one of default, llama3, got 'yarn'"),
+        ({"rope": {"type": "yarn"}}, "expected one of default, linear, llama3, got 'yarn'"),
         ({"hiden_dim": 4}, "did you mean 'hidden_dim'"),
     ],
 )

@@ -13,7 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from marin.models.rotary import DefaultRotaryEmbeddingsConfig, Llama3RotaryEmbeddingsConfig, RotaryEmbeddingsConfig
+from marin.models.rotary import (
+    DefaultRotaryEmbeddingsConfig,
+    LinearRotaryEmbeddingsConfig,
+    Llama3RotaryEmbeddingsConfig,
+    RotaryEmbeddingsConfig,
+)
 
 LLAMA3_FIELDS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -74,6 +79,8 @@ def rope_to_hf(rope: RotaryEmbeddingsConfig) -> dict[str, Any]:
     described = {"rope_theta": rope.theta, "rope_type": "default"}
     if isinstance(rope, Llama3RotaryEmbeddingsConfig):
         described |= {"rope_type": "llama3"} | {name: getattr(rope, name) for name in LLAMA3_FIELDS}
+    if isinstance(rope, LinearRotaryEmbeddingsConfig):
+        described |= {"rope_type": "linear", "factor": rope.factor}
     return described
 
 
@@ -94,6 +101,8 @@ def rope_from_parameters(rope: Mapping[str, Any]) -> RotaryEmbeddingsConfig:
         raise ValueError("config.json rotates a part of each head (partial_rotary_factor); marin's models rotate all")
     if kind == "default":
         return DefaultRotaryEmbeddingsConfig(theta=theta)
+    if kind == "linear":
+        return LinearRotaryEmbeddingsConfig(theta=theta, factor=float(rope["factor"]))
     if kind == "llama3":
         factor, low, high, original = (rope[name] for name in LLAMA3_FIELDS)
         return Llama3RotaryEmbeddingsConfig(
@@ -103,12 +112,19 @@ def rope_from_parameters(rope: Mapping[str, Any]) -> RotaryEmbeddingsConfig:
             high_freq_factor=float(high),
             original_max_position_embeddings=original,
         )
-    raise ValueError(f"config.json has rope_type={kind!r}; marin has 'default' and 'llama3'")
+    raise ValueError(f"config.json has rope_type={kind!r}; marin has 'default', 'linear' and 'llama3'")
 
 
 def layer_types(windows: Sequence[int | None]) -> list[str]:
     """The content of `layer_types`."""
     return [FULL if window is None else SLIDING for window in windows]
+
+
+def check_layer_types(hf: Mapping[str, Any], windows: Sequence[int | None]) -> None:
+    """Raise ValueError where a config.json orders its layers otherwise than our model does."""
+    expected = layer_types(windows)
+    if (hf.get("layer_types") or expected) != expected:
+        raise ValueError(f"config.json has layer_types={hf['layer_types']}; marin's model has {expected}")
 
 
 def tail_window_to_hf(config: Any) -> dict[str, Any]:

@@ -116,6 +116,56 @@ def _qwen3(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np
     return _llama(config, weights, tokens, head_norm=0.0)
 
 
+def _olmo2(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
+    """A norm after each sublayer, and over all heads of query and key."""
+    model = _Decoder(config, weights, len(tokens))
+    x = weights["model.embed_tokens.weight"][tokens]
+    for layer in model.layers():
+        x = x + model.norm(model.attention(x, layer, whole_norm=True), layer + "post_attention_layernorm")
+        x = x + model.norm(model.gated_mlp(x, layer, _silu), layer + "post_feedforward_layernorm")
+    return model.unembed(model.norm(x, "model.norm"))
+
+
+def _gemma(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
+    model = _Decoder(config, weights, len(tokens))
+    x = weights["model.embed_tokens.weight"][tokens] * np.float32(math.sqrt(config["hidden_size"]))
+    for layer in model.layers():
+        x = x + model.attention(model.norm(x, layer + "input_layernorm", 1), layer)
+        x = x + model.gated_mlp(model.norm(x, layer + "post_attention_layernorm", 1), layer, _gelu)
+    return model.unembed(model.norm(x, "model.norm", 1))
+
+
+def _gemma2(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
+    """Norms around each sublayer; scores and logits bent."""
+    attention = {"softcap": config["attn_logit_softcapping"]}
+    logits = _gemma_with_windows(config, weights, tokens, lambda window: attention)
+    cap = config["final_logit_softcapping"]
+    return logits if cap is None else np.float32(cap) * np.tanh(logits / np.float32(cap))
+
+
+def _gemma3(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
+    """As Gemma 2, but query and key normed by head, and rotated at two rates."""
+    rope = config["rope_parameters"]
+
+    def attention(window):
+        return {"head_norm": 1.0, "rope": rope["full_attention" if window is None else "sliding_attention"]}
+
+    return _gemma_with_windows(config, weights, tokens, attention)
+
+
+def _gemma_with_windows(config, weights, tokens, attention_options) -> np.ndarray:
+    model = _Decoder(config, weights, len(tokens))
+    scale = config["query_pre_attn_scalar"] ** -0.5
+    x = weights["model.embed_tokens.weight"][tokens] * np.float32(math.sqrt(config["hidden_size"]))
+    for layer, window in zip(model.layers(), model.windows(), strict=True):
+        normed = model.norm(x, layer + "input_layernorm", 1)
+        mixed = model.attention(normed, layer, window=window, scale=scale, **attention_options(window))
+        x = x + model.norm(mixed, layer + "post_attention_layernorm", 1)
+        mlp = model.gated_mlp(model.norm(x, layer + "pre_feedforward_layernorm", 1), layer, _gelu)
+        x = x + model.norm(mlp, layer + "post_feedforward_layernorm", 1)
+    return model.unembed(model.norm(x, "model.norm", 1))
+
+
 def _gpt2(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
     width, num_heads, epsilon = config["n_embd"], config["n_head"], config["layer_norm_epsilon"]
 
@@ -169,6 +219,8 @@ def _rotary_frequencies(rope: Mapping[str, Any], head_dim: int) -> np.ndarray:
     plain = [float(rope["rope_theta"]) ** (-2 * pair / head_dim) for pair in range(head_dim // 2)]
     if rope["rope_type"] == "default":
         return np.array(plain, np.float32)
+    if rope["rope_type"] == "linear":
+        return np.array([frequency / rope["factor"] for frequency in plain], np.float32)
     if rope["rope_type"] != "llama3":
         raise ValueError(f"no reference reader for rope_type={rope['rope_type']!r}")
     stretched = []
@@ -185,4 +237,14 @@ def _rotary_frequencies(rope: Mapping[str, Any], head_dim: int) -> np.ndarray:
     return np.array(stretched, np.float32)
 
 
-_FORWARD = {"llama": _llama, "gpt2": _gpt2, "mistral": _llama, "qwen2": _qwen2, "qwen3": _qwen3}
+_FORWARD = {
+    "llama": _llama,
+    "gpt2": _gpt2,
+    "mistral": _llama,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "olmo2": _olmo2,
+    "gemma": _gemma,
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma3,
+}
