@@ -29,6 +29,7 @@ install_import_hook(
         "marin.export.layout",
         "marin.export.llama",
         "marin.export.mistral",
+        "marin.export.mixtral",
         "marin.export.olmo2",
         "marin.export.qwen2",
         "marin.export.qwen3",

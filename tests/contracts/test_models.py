@@ -16,6 +16,7 @@ from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import Llama3RotaryEmbeddingsConfig, LlamaConfig
 from marin.models.lm import logits, token_log_probs, unembed
 from marin.models.mistral import MistralConfig
+from marin.models.mixtral import MixtralConfig
 from marin.models.olmo2 import Olmo2Config
 from marin.models.qwen2 import Qwen2Config
 from marin.models.qwen3 import Qwen3Config
@@ -40,6 +41,7 @@ MODELS = {
     "qwen3": Qwen3Config(**SHAPE, num_layers=2, head_dim=10),
     "qwen2, window in the last layer": Qwen2Config(**SHAPE, num_layers=2, sliding_window=9, max_window_layers=1),
     "mistral with a window": MistralConfig(**SHAPE, num_layers=2, sliding_window=9),
+    "mixtral": MixtralConfig(**SHAPE, num_layers=2, num_experts=4),
     "olmo2": Olmo2Config(**SHAPE, num_layers=2),
     "gemma": GemmaConfig(**SHAPE, num_layers=2, head_dim=8),
     "gemma2": Gemma2Config(**SHAPE, num_layers=2, head_dim=8, sliding_window=9, attention_logit_softcap=2.0),

@@ -17,6 +17,7 @@ from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import DefaultRotaryEmbeddingsConfig, Llama3RotaryEmbeddingsConfig, LlamaConfig
 from marin.models.lm import logits
 from marin.models.mistral import MistralConfig
+from marin.models.mixtral import MixtralConfig
 from marin.models.olmo2 import Olmo2Config
 from marin.models.qwen2 import Qwen2Config
 from marin.models.qwen3 import Qwen3Config
@@ -45,6 +46,10 @@ MODELS = {
     "qwen2, a window everywhere, one kv head": Qwen2Config(**SHAPE | {"num_kv_heads": 1}, sliding_window=7),
     "mistral with a window": MistralConfig(**SHAPE, head_dim=6, sliding_window=7),
     "mistral, tied": MistralConfig(**SHAPE, tie_word_embeddings=True),
+    "mixtral": MixtralConfig(**SHAPE, num_experts=5, head_dim=6),
+    "mixtral, three of four experts, window": MixtralConfig(
+        **SHAPE, num_experts=4, experts_per_token=3, sliding_window=7, tie_word_embeddings=True
+    ),
     "olmo2": Olmo2Config(**SHAPE),
     "olmo2, one kv head": Olmo2Config(**SHAPE | {"num_kv_heads": 1}, tie_word_embeddings=True),
     "gemma": GemmaConfig(**SHAPE, head_dim=6),
@@ -151,6 +156,19 @@ def test_we_compute_what_transformers_saved(config, exported, transformers, toke
     assert loaded.config == config and loaded.vocab_size == VOCAB
     ours = np.asarray(jitted_logits(loaded.config, loaded.params, tokens))
     assert_same(ours, transformers_logits(theirs, tokens))
+
+
+def test_the_load_balance_loss_is_that_of_transformers(transformers, tmp_path, tokenizer, tokens):
+    import torch
+
+    config = MixtralConfig(**SHAPE | {"num_layers": 1}, num_experts=5)  # they mix the layers before they multiply
+    params = random_params(config, VOCAB)
+    save_hf(config, params, VOCAB, tokenizer, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    _, losses = jax.jit(config.hidden_states_and_router_losses)(params, tokens)
+    with torch.no_grad():
+        expected = theirs(torch.asarray(tokens, dtype=torch.long), output_router_logits=True).aux_loss
+    assert float(losses.load_balance) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_what_was_exported_loads_bit_for_bit(config, exported):

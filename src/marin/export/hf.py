@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from marin.export import gemma, gemma2, gemma3, gpt2, llama, mistral, olmo2, qwen2, qwen3
+from marin.export import gemma, gemma2, gemma3, gpt2, llama, mistral, mixtral, olmo2, qwen2, qwen3
 from marin.models.config import LmConfig
 from marin.models.gemma import GemmaConfig
 from marin.models.gemma2 import Gemma2Config
@@ -25,6 +25,7 @@ from marin.models.gemma3 import Gemma3Config
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import LlamaConfig
 from marin.models.mistral import MistralConfig
+from marin.models.mixtral import MixtralConfig
 from marin.models.olmo2 import Olmo2Config
 from marin.models.qwen2 import Qwen2Config
 from marin.models.qwen3 import Qwen3Config
@@ -41,6 +42,7 @@ _BY_CONFIG: dict[type, ModuleType] = {
     Qwen3Config: qwen3,
     Qwen2Config: qwen2,
     MistralConfig: mistral,
+    MixtralConfig: mixtral,
     Olmo2Config: olmo2,
     GemmaConfig: gemma,
     Gemma2Config: gemma2,
@@ -52,6 +54,7 @@ _BY_MODEL_TYPE: dict[str, ModuleType] = {
     "qwen3": qwen3,
     "qwen2": qwen2,
     "mistral": mistral,
+    "mixtral": mixtral,
     "olmo2": olmo2,
     "gemma": gemma,
     "gemma2": gemma2,

@@ -116,6 +116,28 @@ def _qwen3(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np
     return _llama(config, weights, tokens, head_norm=0.0)
 
 
+def _mixtral(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
+    """As Llama, but each token's MLP is the weighted mean of its best experts, one token at a time."""
+    model = _Decoder(config, weights, len(tokens))
+    x = weights["model.embed_tokens.weight"][tokens]
+    for layer, window in zip(model.layers(), model.windows(), strict=True):
+        x = x + model.attention(model.norm(x, layer + "input_layernorm"), layer, window=window)
+        normed, experts = model.norm(x, layer + "post_attention_layernorm"), layer + "block_sparse_moe."
+        scores = np.exp(model.linear(normed, experts + "gate").astype(np.float64))
+        for expert in range(config["num_local_experts"]):  # of use, even where no token of the probe chooses it
+            for part in ("w1", "w2", "w3"):
+                weights[f"{experts}experts.{expert}.{part}.weight"]
+        mixed = np.zeros_like(x)
+        for token, score in enumerate(scores):
+            best = np.argsort(-score, kind="stable")[: config["num_experts_per_tok"]]
+            for expert in best:
+                name = f"{experts}experts.{expert}."
+                hidden = _silu(model.linear(normed[token], name + "w1")) * model.linear(normed[token], name + "w3")
+                mixed[token] += model.linear(hidden, name + "w2") * (score[expert] / score[best].sum())
+        x = x + mixed
+    return model.unembed(model.norm(x, "model.norm"))
+
+
 def _olmo2(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
     """A norm after each sublayer, and over all heads of query and key."""
     model = _Decoder(config, weights, len(tokens))
@@ -241,6 +263,7 @@ _FORWARD = {
     "llama": _llama,
     "gpt2": _gpt2,
     "mistral": _llama,
+    "mixtral": _mixtral,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "olmo2": _olmo2,

@@ -21,7 +21,9 @@ from jaxtyping import Array, Float, Int
 from marin.models.rotary import RotaryEmbeddingsConfig
 
 T = TypeVar("T")
-Layer = Callable[[Any, Array], Array]
+X = TypeVar("X")
+"""The states, or the states with what a model adds up along its layers."""
+Layer = Callable[[Any, Any], Any]
 """(parameters of one layer, states) -> states."""
 CachedLayer = Callable[[Any, Any, Array], tuple[Array, Any]]
 """(parameters of one layer, its cache, states) -> (states, its cache)."""
@@ -106,12 +108,12 @@ def for_kinds(function: Callable, kinds: Sequence[Any]) -> list[Callable]:
 def run_layers(
     layer: Layer | Sequence[Layer],
     layers: T,
-    x: Float[Array, "batch seq hidden"],
+    x: X,
     *,
     num_layers: int,
     remat: bool,
     scan_layers: bool | None,
-) -> Float[Array, "batch seq hidden"]:
+) -> X:
     """`layer(params, x)` for each of the stacked layers in turn; `layer` is one function, or one for each layer.
 
     `scan_layers=None` scans only off the CPU and beyond 24 layers.
