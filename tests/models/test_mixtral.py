@@ -33,7 +33,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def tokens():
-    return np.random.default_rng(1).integers(0, VOCAB, (2, 16)).astype(np.int32)
+    return jnp.asarray(np.random.default_rng(1).integers(0, VOCAB, (2, 16)).astype(np.int32))
 
 
 def by_definition(params, tokens):
@@ -83,17 +83,24 @@ def test_router_losses_are_those_of_their_formulas(params, tokens):
     assert float(losses.z) == pytest.approx(float((jax.nn.logsumexp(logits, axis=-1) ** 2).mean()), rel=1e-5)
 
 
-def test_a_router_that_knows_nothing_has_the_least_load_balance_loss(params, tokens):
-    even = replace(params, layers=replace(params.layers, router=jnp.zeros_like(params.layers.router)))
-    _, losses = jax.jit(CONFIG.hidden_states_and_router_losses)(even, tokens)
-    assert float(losses.load_balance) == pytest.approx(CONFIG.experts_per_token, rel=1e-6)
-    _, uneven = jax.jit(CONFIG.hidden_states_and_router_losses)(params, tokens)
-    assert float(uneven.load_balance) > CONFIG.experts_per_token
+def test_the_load_balance_loss_falls_along_its_gradient_and_is_known_for_even_probabilities(params, tokens):
+    @jax.jit
+    @jax.value_and_grad
+    def load_balance(router):
+        changed = replace(params, layers=replace(params.layers, router=router))
+        return CONFIG.hidden_states_and_router_losses(changed, tokens)[1].load_balance
+
+    router = params.layers.router
+    even, _ = load_balance(jnp.zeros_like(router))
+    assert float(even) == pytest.approx(CONFIG.experts_per_token, rel=1e-6)
+    before, gradient = load_balance(router)
+    after, _ = load_balance(router - 1e-2 * gradient / jnp.linalg.norm(gradient))
+    assert float(after) < float(before)
 
 
 def test_the_trainer_minimizes_the_router_losses_and_reports_the_loss_without_them(params, tokens):
     weights = np.linspace(0, 1, tokens.size, dtype=np.float32).reshape(tokens.shape)
-    batch = DeviceBatch(tokens, np.roll(tokens, -1, axis=1), weights, None)
+    batch = DeviceBatch(tokens, jnp.roll(tokens, -1, axis=1), jnp.asarray(weights), None)
     sums = jax.jit(lambda params: loss_sums(CONFIG, params, batch))(params)
     _, losses = jax.jit(CONFIG.hidden_states_and_router_losses)(params, tokens)
     expected = (0.3 * float(losses.load_balance) + 0.2 * float(losses.z)) * weights.sum()
