@@ -212,7 +212,7 @@ def ends_to_hf(params: Any, vocab_size: int) -> dict[str, np.ndarray]:
     return tensors
 
 
-def ends_from_hf(tensors: Mapping[str, np.ndarray], *, tied: bool) -> dict[str, Array | None]:
+def ends_from_hf(tensors: Mapping[str, np.ndarray], *, tied: bool) -> dict[str, Any]:
     """`embedding`, `final_norm` and `unembedding`, float32."""
     return {
         "embedding": jnp.asarray(tensors["model.embed_tokens.weight"], jnp.float32),

@@ -97,7 +97,7 @@ def weights_from_hf(config: MixtralConfig, tensors: Mapping[str, np.ndarray]) ->
     )
 
 
-def _experts_to_hf(config: MixtralConfig, layer: MixtralLayers, name: str) -> dict[str, np.ndarray]:
+def _experts_to_hf(config: MixtralConfig, layer: Any, name: str) -> dict[str, np.ndarray]:
     """The router and the three projections of each expert of one layer."""
     tensors = {name + "block_sparse_moe.gate.weight": linear(layer.router)}
     for expert in range(config.num_experts):

@@ -107,7 +107,7 @@ def for_kinds(function: Callable, kinds: Sequence[Any]) -> list[Callable]:
 
 def run_layers(
     layer: Layer | Sequence[Layer],
-    layers: T,
+    layers: Any,
     x: X,
     *,
     num_layers: int,
@@ -133,7 +133,7 @@ def run_layers(
 
 def run_layers_cached(
     layer: CachedLayer | Sequence[CachedLayer],
-    layers: T,
+    layers: Any,
     cache: Any,
     x: Float[Array, "batch seq hidden"],
 ) -> tuple[Float[Array, "batch seq hidden"], Any]:
