@@ -27,8 +27,8 @@ class Gemma3Config:
     >>> config = Gemma3Config(
     ...     seq_len=64, hidden_dim=32, intermediate_dim=88, num_heads=4, num_kv_heads=2, num_layers=2, head_dim=8
     ... )
-    >>> params = config.init(vocab_size=100, key=jax.random.key(0))
-    >>> jax.jit(config.hidden_states)(params, jnp.zeros((1, 8), jnp.int32)).shape
+    >>> params = jax.eval_shape(lambda: config.init(vocab_size=100, key=jax.random.key(0)))
+    >>> jax.eval_shape(config.hidden_states, params, jnp.zeros((1, 8), jnp.int32)).shape
     (1, 8, 32)
     """
 
