@@ -15,13 +15,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from marin.models.config import LmConfig
+from marin.models.config import AuxiliaryLossConfig, LmConfig
 from marin.optim.optimizer import update_parameters
 from marin.training.loss import LossSums, next_token_loss
 from marin.training.state import TrainState
 
 METRICS = ("train/loss", "train/grad_norm", "train/total_loss")
-"""Names of the numbers a step returns, in their order. Without z-loss the last equals the first."""
+"""Names of the numbers a step returns, in their order. Without z-loss and auxiliary loss the last equals the first."""
 
 
 class DeviceBatch(NamedTuple):
@@ -45,13 +45,28 @@ def loss_sums(
     z_loss_weight: float = 0.0,
     remat: bool = False,
 ) -> LossSums:
-    """Weighted sums of the loss of `params` over a batch."""
-    states = model.hidden_states(
-        params, batch.tokens, segment_ids=batch.segment_ids, compute_dtype=compute_dtype, remat=remat
+    """Weighted sums of the loss of `params` over a batch.
+
+    An auxiliary loss of the model is added to `total`, as if each token had it. It is of this batch as a whole, so
+    microbatches, each balanced for itself, give it another value than the batch at once.
+    """
+    options = {"segment_ids": batch.segment_ids, "compute_dtype": compute_dtype, "remat": remat}
+    auxiliary = None
+    if isinstance(model, AuxiliaryLossConfig):
+        states, auxiliary = model.hidden_states_and_auxiliary_loss(params, batch.tokens, **options)
+    else:
+        states = model.hidden_states(params, batch.tokens, **options)
+    sums = next_token_loss(
+        states,
+        model.unembedding(params),
+        batch.targets,
+        batch.loss_weights,
+        z_loss_weight=z_loss_weight,
+        logit_softcap=model.final_logit_softcap,
     )
-    return next_token_loss(
-        states, model.unembedding(params), batch.targets, batch.loss_weights, z_loss_weight=z_loss_weight
-    )
+    if auxiliary is None:
+        return sums
+    return sums._replace(total=sums.total + auxiliary * jnp.sum(batch.loss_weights))
 
 
 def loss_gradient(
