@@ -51,6 +51,8 @@ class AdafactorConfig(OptimizerSettings):
         """The bracket of the formula's last line, as an optax transformation (state: count, v_row, v_col, v)."""
         import optax
 
+        if direction_scale is not None and self.multiply_by_parameter_scale:
+            raise ValueError("muP and multiply_by_parameter_scale both scale updates by width: set the latter to false")
         parts = [
             optax.scale_by_factored_rms(
                 decay_rate=self.decay_rate, min_dim_size_to_factor=self.min_dim_size_to_factor, epsilon=self.epsilon
