@@ -11,13 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from marin.cluster.job import JobResult
 from marin.execution.adoption import AdoptionError, adopt_for
 from marin.execution.artifact import Artifact
+from marin.execution.attempt import Attempt, conclude
 from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
 from marin.execution.gc import collect, find_garbage
 from marin.execution.graph import build_graph
+from marin.execution.lease import LeaseLost, acquire
 from marin.execution.plan import Choices
 from marin.execution.selection import Selection
+from marin.execution.status import active_run
 from marin.execution.strike import invalidate
 
 
@@ -295,3 +299,35 @@ def test_a_lease_taken_to_go_on_keeps_the_beginning(tmp_path, executor):
     executor.run([step], choices=RETRIED)
     second = state_of(executor, step)
     assert first.began == first.attempt == second.began != second.attempt
+
+
+def test_an_attempt_that_lost_its_lease_deletes_nothing_of_the_one_that_has_it(tmp_path):
+    pytest.importorskip("obstore", reason="needs the extra `remote`")
+    store = Executor(f"memory://{tmp_path.name}", stream=io.StringIO()).store
+    root, digest = f"{store.prefix}/train", "d" * 64
+    with active_run("a run") as owner:
+        first = acquire(store, root, None, digest=digest, owner=owner, publish="inplace")
+        assert first is not None
+        assert acquire(store, root, first.state, digest=digest, owner=owner, publish="inplace", resumes=True)
+        store.put(f"{root}/model-of-the-other", b"1")
+        with pytest.raises(LeaseLost):
+            first.renew()  # as the thread that renews does; from then on the lease is known to be lost
+        work = tmp_path / "work"
+        work.mkdir()
+        (work / "checkpoint").write_text("mine")
+        attempt = Attempt(
+            name="train",
+            digest=digest,
+            fn=train,
+            config=None,
+            publish="inplace",
+            work_dir=str(work),
+            log_dir=str(work),
+            fetches=(),
+            edges=(),
+            output_type=dict,
+            record={},
+            started=0.0,
+        )
+        assert conclude(store, first, attempt, JobResult(error=None, value={})) == (None, None)
+    assert [path for path, _ in store.tree(root) if not path.startswith(".exec/")] == ["model-of-the-other"]

@@ -150,7 +150,6 @@ def prepare(store: Store, attempt: Attempt, stop: threading.Event | None = None)
     for folder in (attempt.work_dir, attempt.log_dir):
         make_folder(os.path.dirname(folder))
         make_folder(folder)
-
     for fetch in attempt.fetches:
         fetch_output(store, fetch, stop)
     if attempt.fetches:
@@ -333,7 +332,7 @@ def _commit(store: Store, lease: Lease, attempt: Attempt, result: JobResult) -> 
     manifest = build_manifest(attempt.work_dir, exclude=NOT_DATA[attempt.publish], fsync=store.fsync)
     if not store.is_local:
         if attempt.publish == "inplace":  # others' data lies in the same place
-            lease.renew()
+            lease.confirm()
             _delete_others(store, lease.data_root, manifest)
         _upload(store, attempt.work_dir, lease.data_root, manifest)
         _upload_logs(store, lease, attempt)

@@ -221,6 +221,12 @@ class Lease:
                 raise LeaseLost(str(error)) from error
             self._renewed = self._clock()
 
+    def confirm(self) -> None:
+        """Renew; LeaseLost if the attempt does not hold its lease any more, also if that was known before."""
+        self.renew()
+        if self._ended:
+            raise LeaseLost(f"{self.paths.root}: attempt {self._state.attempt} no longer holds its lease")
+
     def hand_over(self, owner: Owner) -> None:
         """Make `owner` the holder: the process that carries the attempt out, when it is not the one that took it.
 
