@@ -292,13 +292,19 @@ class SubmittedCommand:
         return seen
 
 
+# A head answers before the agents of its nodes have reported to it; until one has, it takes no job.
+_NO_AGENT_YET = "No available agent"
+_AGENT_WAIT_S = 60.0
+
+
 def submit_command(
     command: Sequence[str], *, address: str | None, env: Mapping[str, str], working_dir: str | None
 ) -> SubmittedCommand:
     """Have the head of a Ray cluster run a command in a copy of `working_dir` (None: without one).
 
     `address` is that of the cluster, "host:port", or of its job server, "http://host:8265" (None: $RAY_ADDRESS or the
-    cluster here). ValueError: there is none, or it does not take the command.
+    cluster here). A cluster that has just started is given a minute to be ready. ValueError: there is none, or it does
+    not take the command.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -321,10 +327,14 @@ def submit_command(
     runtime_env: dict[str, Any] = {"env_vars": {"RAY_USAGE_STATS_ENABLED": "0", **env}}
     if working_dir is not None:
         runtime_env["working_dir"] = os.path.abspath(working_dir)
-    try:
-        return SubmittedCommand(client, client.submit_job(entrypoint=shlex.join(command), runtime_env=runtime_env))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"the Ray cluster does not take the command: {error}") from error
+    deadline = time.monotonic() + _AGENT_WAIT_S
+    while True:
+        try:
+            return SubmittedCommand(client, client.submit_job(entrypoint=shlex.join(command), runtime_env=runtime_env))
+        except (OSError, RuntimeError, ValueError) as error:
+            if _NO_AGENT_YET not in str(error) or time.monotonic() > deadline:
+                raise ValueError(f"the Ray cluster does not take the command: {error}") from error
+            time.sleep(1)
 
 
 # -- functions that belong to Ray -------------------------------------------------------------------------------------
