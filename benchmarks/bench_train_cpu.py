@@ -98,7 +98,7 @@ def make_marin() -> Step:
     log = LogMetrics(
         metrics=JsonlTracker(folder / "metrics.jsonl"),
         timing=JsonlTracker(folder / "timing.jsonl"),
-        tokens_per_step=SHAPE.batch * SHAPE.seq,
+        num_tokens=lambda steps: steps * SHAPE.batch * SHAPE.seq,
         steps_per_log=1,
         flops_per_token=model.flops_per_token(SHAPE.vocab, SHAPE.seq),
         peak_flops_per_second=None,

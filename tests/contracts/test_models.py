@@ -9,12 +9,21 @@ import pytest
 
 from marin.config import decode, encode
 from marin.models.config import LmConfig
+from marin.models.gemma import GemmaConfig
+from marin.models.gemma2 import Gemma2Config
+from marin.models.gemma3 import Gemma3Config
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import Llama3RotaryEmbeddingsConfig, LlamaConfig
-from marin.models.lm import logits, token_log_probs
+from marin.models.lm import logits, token_log_probs, unembed
+from marin.models.mistral import MistralConfig
+from marin.models.mixtral import MixtralConfig
+from marin.models.olmo2 import Olmo2Config
+from marin.models.qwen2 import Qwen2Config
+from marin.models.qwen3 import Qwen3Config
 
 VOCAB = 61
 SEQ = 70  # two blocks of the blocked attention, the second one ragged
+SHAPE = {"seq_len": 160, "hidden_dim": 24, "intermediate_dim": 40, "num_heads": 4, "num_kv_heads": 2}
 MODELS = {
     "llama": LlamaConfig(seq_len=160, hidden_dim=24, intermediate_dim=40, num_heads=4, num_kv_heads=4, num_layers=2),
     "llama grouped, tied, llama3 rope, wide heads": LlamaConfig(
@@ -29,7 +38,19 @@ MODELS = {
         rope=Llama3RotaryEmbeddingsConfig(theta=1000.0, factor=4.0, original_max_position_embeddings=16),
     ),
     "gpt2": Gpt2Config(seq_len=160, hidden_dim=24, num_heads=3, num_layers=2, intermediate_dim=40),
+    "qwen3": Qwen3Config(**SHAPE, num_layers=2, head_dim=10),
+    "qwen2, window in the last layer": Qwen2Config(**SHAPE, num_layers=2, sliding_window=9, max_window_layers=1),
+    "mistral with a window": MistralConfig(**SHAPE, num_layers=2, sliding_window=9),
+    "mixtral": MixtralConfig(**SHAPE, num_layers=2, num_experts=4),
+    "olmo2": Olmo2Config(**SHAPE, num_layers=2),
+    "gemma": GemmaConfig(**SHAPE, num_layers=2, head_dim=8),
+    "gemma2": Gemma2Config(**SHAPE, num_layers=2, head_dim=8, sliding_window=9, attention_logit_softcap=2.0),
+    "gemma3, a period and a half": Gemma3Config(
+        **SHAPE, num_layers=3, head_dim=8, sliding_window=9, sliding_window_pattern=2
+    ),
 }
+
+OFFSETS_FROM_ONE = (GemmaConfig, Gemma2Config, Gemma3Config)  # what the weights of their norms are
 
 # Compiling is most of what these tests cost, so they share few functions and shapes.
 jitted_init = jax.jit(lambda config, key, vocab_size: config.init(vocab_size, key=key), static_argnums=(0, 2))
@@ -44,6 +65,14 @@ def jittered(params):
     return jax.tree.map(
         lambda x: jnp.asarray(np.asarray(x) + 0.2 * random.standard_normal(x.shape, np.float32)), params
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_quickly():
+    """Programs of this module run once or twice, so optimizing them would cost more than it gives."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(params=MODELS, scope="module")
@@ -72,7 +101,10 @@ def test_logits_are_float32_of_batch_seq_vocab(config, params):
     assert out.shape == (2, SEQ, VOCAB) and out.dtype == jnp.float32
     half = jitted_logits(config, params, tokens, compute_dtype="bfloat16")
     assert half.dtype == jnp.float32
-    assert 0 < jnp.abs(half - out).max() < 0.1 * jnp.abs(out).max()
+    off = jnp.abs(half - out).max(axis=(0, 2))
+    if isinstance(config, MixtralConfig):  # rounding sends some token to another expert, which is no small change
+        off = off[off < jnp.quantile(off, 0.8)]
+    assert 0 < off.max() < 0.1 * jnp.abs(out).max()
 
 
 def test_num_params_is_exact(config, params):
@@ -86,7 +118,7 @@ def test_initial_weights_have_the_stated_spread(config):
         name = jax.tree_util.keystr(path)
         assert leaf.dtype == np.float32
         if leaf.ndim - ("layers" in name) <= 1 or "bias" in name:
-            assert (leaf == (0 if "bias" in name else 1)).all(), name
+            assert (leaf == (0 if "bias" in name or isinstance(config, OFFSETS_FROM_ONE) else 1)).all(), name
             continue
         scale = config.initializer_range
         if isinstance(config, Gpt2Config) and ("attention_out" in name or "down" in name):
@@ -153,7 +185,7 @@ def test_the_cache_gives_what_recomputing_gives(config, params):
     for length in (17, 1, 1, 17, 1):
         positions = np.broadcast_to(np.arange(start, start + length), (2, length))
         states, cache = jitted_cached(config, params, tokens[:, start : start + length], cache, positions=positions)
-        out = states @ config.unembedding(params)
+        out = unembed(states, config.unembedding(params), config.final_logit_softcap)
         np.testing.assert_allclose(out, expected[:, start : start + length], atol=2e-5)
         start += length
 
@@ -170,13 +202,15 @@ def test_rows_of_a_cache_may_be_at_different_positions(config, params):
         where = np.array([[17 + offset], [6 + offset]])
         given = np.take_along_axis(tokens, where, axis=1)
         states, cache = jitted_cached(config, params, given, cache, positions=where)
-        out = (states @ config.unembedding(params))[:, 0]
+        out = unembed(states[:, 0], config.unembedding(params), config.final_logit_softcap)
         np.testing.assert_allclose(out, expected[np.arange(2), where[:, 0]], atol=2e-5)
 
 
 def test_gradients_are_those_of_finite_differences(config, params):
     tokens, targets = random_tokens(2, SEQ), random_tokens(2, SEQ, seed=3)
     segments = (jnp.arange(SEQ)[None] >= jnp.array([[25], [SEQ]])).astype(jnp.int32)
+    if isinstance(config, MixtralConfig):  # where a token changes its experts the loss jumps, and has no slope
+        config = replace(config, experts_per_token=config.num_experts)
 
     @jax.jit
     @jax.value_and_grad
@@ -235,4 +269,18 @@ def test_flops_count_the_matrices_and_the_attention(config):
     assert more_vocabulary == 6 * config.hidden_dim
     longer = config.flops_per_token(VOCAB, 101) - per_token
     head_dim = getattr(config, "head_dim", None) or config.hidden_dim // config.num_heads
-    assert longer == 12 * config.num_layers * config.num_heads * head_dim
+    windows = getattr(config, "attention_windows", (None,) * config.num_layers)
+    assert longer == 12 * windows.count(None) * config.num_heads * head_dim
+    assert config.flops_per_token(VOCAB, 3) < config.flops_per_token(VOCAB, 4)  # no window is as short
+
+
+def test_a_window_hides_what_is_further_back(config):
+    windows = getattr(config, "attention_windows", (None,))
+    if None in windows:
+        pytest.skip("a layer without a window sees everything")
+    reach = sum(window - 1 for window in windows)  # places back, through all layers
+    params, tokens = jittered(jitted_init(config, jax.random.key(0), VOCAB)), random_tokens(2, SEQ)
+    tokens = tokens.at[1].set(tokens[0]).at[1, 5].set((tokens[0, 5] + 1) % VOCAB)
+    one, other = np.asarray(jitted_logits(config, params, tokens))
+    assert (one[5 : 5 + reach + 1] != other[5 : 5 + reach + 1]).any(axis=-1).all()
+    np.testing.assert_allclose(one[5 + reach + 1 :], other[5 + reach + 1 :], atol=1e-6)

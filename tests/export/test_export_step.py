@@ -15,7 +15,7 @@ from marin.checkpoint import format as checkpoint_format
 from marin.checkpoint.format import CorruptCheckpointError
 from marin.config import encode
 from marin.execution.executor import Executor, ExecutorStep, output_path_of, this_output_path
-from marin.export import gpt2, llama
+from marin.export import gpt2, layout
 from marin.export.api import export_step
 from marin.export.config import ExportConfig
 from marin.export.export import export_model
@@ -135,8 +135,8 @@ def transposed(matrix):
 
 
 PLANTED = {
-    "llama: square projections not transposed": (LLAMA, llama, "_linear", transposing_squares),
-    "llama: as before, untied and grouped": (replace(LLAMA, num_kv_heads=1), llama, "_linear", transposing_squares),
+    "llama: square projections not transposed": (LLAMA, layout, "linear", transposing_squares),
+    "llama: as before, untied and grouped": (replace(LLAMA, num_kv_heads=1), layout, "linear", transposing_squares),
     "gpt2: square projections transposed": (
         GPT2,
         gpt2,
@@ -291,7 +291,7 @@ def test_a_tokenizer_whose_ids_moved_is_refused(trained, tokenizer, tmp_path, mo
 def test_a_failed_export_leaves_no_older_one_half_replaced(trained, tokenizer, tmp_path, monkeypatch):
     export_model(export_config(trained, tokenizer, tmp_path))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    for module, function in ((llama, "_linear"), (gpt2, "_conv1d")):
+    for module, function in ((layout, "linear"), (gpt2, "_conv1d")):
         monkeypatch.setattr(module, function, lambda matrix: np.zeros_like(matrix))
     with pytest.raises((ExportMismatch, ValueError)):
         export_model(export_config(trained, tokenizer, tmp_path))

@@ -10,9 +10,18 @@ import pytest
 
 from marin.export.hf import load_hf, save_hf
 from marin.export.reference import reference_logits
+from marin.models.gemma import GemmaConfig
+from marin.models.gemma2 import Gemma2Config
+from marin.models.gemma3 import Gemma3Config
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import DefaultRotaryEmbeddingsConfig, Llama3RotaryEmbeddingsConfig, LlamaConfig
 from marin.models.lm import logits
+from marin.models.mistral import MistralConfig
+from marin.models.mixtral import MixtralConfig
+from marin.models.olmo2 import Olmo2Config
+from marin.models.qwen2 import Qwen2Config
+from marin.models.qwen3 import Qwen3Config
+from marin.models.rotary import LinearRotaryEmbeddingsConfig
 from marin.testing.tiny import write_byte_tokenizer
 
 VOCAB = 261  # four ids more than the tokenizer has
@@ -20,6 +29,7 @@ LLAMA = LlamaConfig(seq_len=48, hidden_dim=16, intermediate_dim=20, num_heads=4,
 # Wavelengths from 6 to 300 tokens around a context of 24: all three cases of the stretching occur.
 LLAMA3_ROPE = Llama3RotaryEmbeddingsConfig(theta=500.0, factor=8.0, original_max_position_embeddings=24)
 GPT2 = Gpt2Config(seq_len=48, hidden_dim=16, num_heads=2, num_layers=2)
+SHAPE = {"seq_len": 48, "hidden_dim": 16, "intermediate_dim": 20, "num_heads": 4, "num_kv_heads": 2, "num_layers": 2}
 MODELS = {
     "llama, every projection square": replace(
         LLAMA, intermediate_dim=16, rope=DefaultRotaryEmbeddingsConfig(theta=99.0)
@@ -28,6 +38,46 @@ MODELS = {
     "llama one kv head, wide heads, llama3 rope": replace(LLAMA, num_kv_heads=1, head_dim=8, rope=LLAMA3_ROPE),
     "gpt2": GPT2,
     "gpt2, square mlp": replace(GPT2, intermediate_dim=16),
+    "qwen3, wide heads": Qwen3Config(**SHAPE, head_dim=8),
+    "qwen3, tied, window in the last layer": Qwen3Config(
+        **SHAPE | {"num_kv_heads": 4}, tie_word_embeddings=True, sliding_window=7, max_window_layers=1
+    ),
+    "qwen2, tied": Qwen2Config(**SHAPE, tie_word_embeddings=True),
+    "qwen2, a window everywhere, one kv head": Qwen2Config(**SHAPE | {"num_kv_heads": 1}, sliding_window=7),
+    "mistral with a window": MistralConfig(**SHAPE, head_dim=6, sliding_window=7),
+    "mistral, tied": MistralConfig(**SHAPE, tie_word_embeddings=True),
+    "mixtral": MixtralConfig(**SHAPE, num_experts=5, head_dim=6),
+    "mixtral, three of four experts, window": MixtralConfig(
+        **SHAPE, num_experts=4, experts_per_token=3, sliding_window=7, tie_word_embeddings=True
+    ),
+    "olmo2": Olmo2Config(**SHAPE),
+    "olmo2, one kv head": Olmo2Config(**SHAPE | {"num_kv_heads": 1}, tie_word_embeddings=True),
+    "gemma": GemmaConfig(**SHAPE, head_dim=6),
+    "gemma2, strongly bent": Gemma2Config(
+        **SHAPE | {"num_layers": 3},
+        head_dim=6,
+        sliding_window=7,
+        query_pre_attn_scalar=9,
+        attention_logit_softcap=2.0,
+        final_logit_softcap=5.0,
+    ),
+    "gemma2, nothing bent, untied": Gemma2Config(
+        **SHAPE,
+        head_dim=4,
+        sliding_window=48,
+        tie_word_embeddings=False,
+        attention_logit_softcap=None,
+        final_logit_softcap=None,
+    ),
+    "gemma3": Gemma3Config(**SHAPE | {"num_layers": 3}, head_dim=6, sliding_window=7, sliding_window_pattern=2),
+    "gemma3, stretched": Gemma3Config(
+        **SHAPE,
+        head_dim=4,
+        sliding_window=7,
+        sliding_window_pattern=1,
+        query_pre_attn_scalar=9,
+        rope=LinearRotaryEmbeddingsConfig(theta=50.0, factor=3.0),
+    ),
 }
 
 jitted_logits = jax.jit(logits, static_argnums=0)
@@ -108,6 +158,19 @@ def test_we_compute_what_transformers_saved(config, exported, transformers, toke
     assert_same(ours, transformers_logits(theirs, tokens))
 
 
+def test_the_load_balance_loss_is_that_of_transformers(transformers, tmp_path, tokenizer, tokens):
+    import torch
+
+    config = MixtralConfig(**SHAPE | {"num_layers": 1}, num_experts=5)  # they mix the layers before they multiply
+    params = random_params(config, VOCAB)
+    save_hf(config, params, VOCAB, tokenizer, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    _, losses = jax.jit(config.hidden_states_and_router_losses)(params, tokens)
+    with torch.no_grad():
+        expected = theirs(torch.asarray(tokens, dtype=torch.long), output_router_logits=True).aux_loss
+    assert float(losses.load_balance) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_what_was_exported_loads_bit_for_bit(config, exported):
     params, folder = exported
     loaded = load_hf(folder)
@@ -184,7 +247,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("model", "change", "message"),
     [
-        (LLAMA, {"model_type": "mamba"}, "a model of type 'mamba'; marin reads 'llama', 'gpt2'"),
+        (LLAMA, {"model_type": "mamba"}, "a model of type 'mamba'; marin reads 'llama', 'gpt2', "),
         (LLAMA, {"attention_bias": True}, "attention_bias=True"),
         (LLAMA, {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type='yarn'"),
         (LLAMA, {"num_hidden_layers": 3}, "lacks the tensor 'model.layers.2"),

@@ -5,12 +5,13 @@ import math
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from marin.config import ConfigError, decode
 from marin.inference import generate as generate_module
-from marin.models import gpt2, llama
+from marin.models import gemma, gemma2, gemma3, gpt2, layers, llama, mistral, mixtral, olmo2, qwen2, qwen3
 from marin.models.config import LmConfig
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import DefaultRotaryEmbeddingsConfig, Llama3RotaryEmbeddingsConfig, LlamaConfig
@@ -50,7 +51,7 @@ def test_llama3_frequencies_keep_the_fast_pairs_and_slow_the_slow_ones():
         ({"head_dim": 5}, "heads of width 5 cannot be rotated in pairs"),
         ({"num_layers": 0}, "num_layers=0 must be at least 1"),
         ({"rope": {"type": "llama3", "low_freq_factor": 4.0, "high_freq_factor": 4.0}}, "low_freq_factor=4.0 must be"),
-        ({"rope": {"type": "yarn"}}, "expected one of default, llama3, got 'yarn'"),
+        ({"rope": {"type": "yarn"}}, "expected one of default, linear, llama3, got 'yarn'"),
         ({"hiden_dim": 4}, "did you mean 'hidden_dim'"),
     ],
 )
@@ -62,8 +63,39 @@ def test_a_shape_that_cannot_be_is_refused(change, message):
         Gpt2Config(seq_len=8, hidden_dim=10, num_layers=1, num_heads=3)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"type": "mistral", "sliding_window": 0}, "sliding_window=0 must be at least 1"),
+        ({"type": "qwen3", "max_window_layers": 1}, "max_window_layers=1 means nothing without sliding_window"),
+        ({"type": "mixtral", "experts_per_token": 9}, "experts_per_token=9 must be from 1 to num_experts=8"),
+        ({"type": "gemma3", "sliding_window_pattern": 0}, "sliding_window_pattern=0 must be at least 1"),
+        ({"type": "olmo2", "hidden_dim": 18}, "hidden_dim=18 is not a multiple of num_heads=4$"),
+    ],
+)
+def test_a_shape_of_its_family_that_cannot_be_is_refused(change, message):
+    fields = {"hidden_dim": 16, "intermediate_dim": 24, "num_heads": 4, "num_kv_heads": 2, "num_layers": 1}
+    with pytest.raises(ConfigError, match=message):
+        decode(LmConfig, {"seq_len": 8} | fields | change)
+
+
+def test_layers_of_several_kinds_scan_by_period_and_keep_their_order():
+    stacked = {"w": jnp.arange(1.0, 8.0)}
+    twice, plus = (lambda p, x: 2 * x + p["w"]), (lambda p, x: x + 10 * p["w"])
+    each = [twice, plus, plus, twice, plus, plus, twice]  # two periods of three, and one layer over
+    x = jnp.zeros((1, 1, 1))
+    scanned, unrolled = (
+        layers.run_layers(each, stacked, x, num_layers=7, remat=False, scan_layers=scan) for scan in (True, False)
+    )
+    expected = 0.0
+    for index, function in enumerate(each):
+        expected = function({"w": index + 1.0}, expected)
+    assert float(scanned[0, 0, 0]) == float(unrolled[0, 0, 0]) == expected
+
+
 def test_the_examples_in_the_docstrings_run():
-    for module in (llama, gpt2, generate_module):
+    models = (llama, gpt2, qwen3, qwen2, mistral, mixtral, olmo2, gemma, gemma2, gemma3)
+    for module in (*models, generate_module):
         result = doctest.testmod(module)
         assert result.attempted and not result.failed
 

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from marin.training.loss import next_token_loss
 
 
-def plain_sums(states, unembedding, targets, weights, z_loss_weight):
+def plain_sums(states, unembedding, targets, weights, z_loss_weight, softcap=None):
     """The formula of the module, all logits at once."""
     logits = (states @ unembedding).astype(jnp.promote_types(states.dtype, jnp.float32))
+    if softcap is not None:
+        logits = softcap * jnp.tanh(logits / softcap)
     log_z = jnp.log(jnp.sum(jnp.exp(logits), axis=-1))
     nll = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jnp.sum(weights * (nll + z_loss_weight * log_z**2)), jnp.sum(weights * nll)
@@ -29,17 +31,24 @@ def inputs(seed, batch=2, seq=9, hidden=4, vocab=11, dtype=np.float64):
 
 
 @settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 1000), chunk=st.sampled_from([1, 4, 6, 18, 64]), z=st.sampled_from([0.0, 0.3]))
-def test_sums_and_gradients_equal_the_formula_in_float64(seed, chunk, z):
+@given(
+    seed=st.integers(0, 1000),
+    chunk=st.sampled_from([1, 4, 6, 18, 64]),
+    z=st.sampled_from([0.0, 0.3]),
+    cap=st.sampled_from([None, 1.5]),
+)
+def test_sums_and_gradients_equal_the_formula_in_float64(seed, chunk, z, cap):
     with jax.enable_x64(True):
         states, unembedding, targets, weights = inputs(seed)
 
         def fused(states, unembedding):
-            sums = next_token_loss(states, unembedding, targets, weights, z_loss_weight=z, chunk_tokens=chunk)
+            sums = next_token_loss(
+                states, unembedding, targets, weights, z_loss_weight=z, logit_softcap=cap, chunk_tokens=chunk
+            )
             return sums.total, sums.nll
 
         def plain(states, unembedding):
-            return plain_sums(states, unembedding, targets, weights, z)
+            return plain_sums(states, unembedding, targets, weights, z, cap)
 
         (total, nll), gradients = jax.value_and_grad(fused, (0, 1), has_aux=True)(states, unembedding)
         (plain_total, plain_nll), plain_gradients = jax.value_and_grad(plain, (0, 1), has_aux=True)(states, unembedding)

@@ -39,7 +39,7 @@ def test_no_row_is_faster_than_its_steps(tmp_path: Path, slow_step, steps_per_lo
     log = LogMetrics(
         metrics=JsonlTracker(tmp_path / "metrics.jsonl"),
         timing=JsonlTracker(tmp_path / "timing.jsonl"),
-        tokens_per_step=64,
+        num_tokens=lambda steps: 64 * steps,
         steps_per_log=steps_per_log,
         flops_per_token=1.0,
         peak_flops_per_second=None,

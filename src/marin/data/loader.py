@@ -11,24 +11,25 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from marin.data.batch_schedule import BatchSchedule
 from marin.data.dataset import Batch, RowDataset
 from marin.data.mixture import Mixture
 
 
 class DataLoader:
-    """Batches of `batch_size` rows of a mixture: batch i is rows i * batch_size to (i + 1) * batch_size - 1."""
+    """Batches of a mixture, one after the other: of `batch_size` rows, or as many as a schedule says."""
 
-    def __init__(self, mixture: Mixture, batch_size: int):
-        if batch_size < 1:
+    def __init__(self, mixture: Mixture, batch_size: int | BatchSchedule):
+        if isinstance(batch_size, int) and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; a batch has at least one row")
         self.mixture = mixture
-        self.batch_size = batch_size
+        self.batches = batch_size if isinstance(batch_size, BatchSchedule) else BatchSchedule(batch_size)
 
     def batch(self, step: int) -> Batch:
         """The batch of one step, counted from 0."""
         if step < 0:
             raise ValueError(f"step {step} was asked for; steps begin at 0")
-        return self.mixture.rows(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
+        return self.mixture.rows(np.arange(self.batches.offset(step), self.batches.offset(step + 1)))
 
     def iterate(self, start_step: int, *, num_steps: int | None = None, prefetch: int = 2) -> "BatchStream":
         """Batches from `start_step` on, `num_steps` of them or without end, up to `prefetch` made ahead.

@@ -2,7 +2,7 @@
 
 The weights are float32 in one safetensors file, so that an export can be compared with its checkpoint to the last
 digit that matters; a reader that wants less precision casts on loading. Each architecture's names and layout are in a
-file of its own (`marin.export.llama`, `marin.export.gpt2`); here is what they share.
+file of its own (`marin.export.llama` and so on); here is what they share.
 """
 
 import json
@@ -17,10 +17,18 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from marin.export import gpt2, llama
+from marin.export import gemma, gemma2, gemma3, gpt2, llama, mistral, mixtral, olmo2, qwen2, qwen3
 from marin.models.config import LmConfig
+from marin.models.gemma import GemmaConfig
+from marin.models.gemma2 import Gemma2Config
+from marin.models.gemma3 import Gemma3Config
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import LlamaConfig
+from marin.models.mistral import MistralConfig
+from marin.models.mixtral import MixtralConfig
+from marin.models.olmo2 import Olmo2Config
+from marin.models.qwen2 import Qwen2Config
+from marin.models.qwen3 import Qwen3Config
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 CONFIG_FILE = "config.json"
@@ -28,8 +36,30 @@ GENERATION_FILE = "generation_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-_BY_CONFIG: dict[type, ModuleType] = {LlamaConfig: llama, Gpt2Config: gpt2}
-_BY_MODEL_TYPE: dict[str, ModuleType] = {"llama": llama, "gpt2": gpt2}
+_BY_CONFIG: dict[type, ModuleType] = {
+    LlamaConfig: llama,
+    Gpt2Config: gpt2,
+    Qwen3Config: qwen3,
+    Qwen2Config: qwen2,
+    MistralConfig: mistral,
+    MixtralConfig: mixtral,
+    Olmo2Config: olmo2,
+    GemmaConfig: gemma,
+    Gemma2Config: gemma2,
+    Gemma3Config: gemma3,
+}
+_BY_MODEL_TYPE: dict[str, ModuleType] = {
+    "llama": llama,
+    "gpt2": gpt2,
+    "qwen3": qwen3,
+    "qwen2": qwen2,
+    "mistral": mistral,
+    "mixtral": mixtral,
+    "olmo2": olmo2,
+    "gemma": gemma,
+    "gemma2": gemma2,
+    "gemma3_text": gemma3,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

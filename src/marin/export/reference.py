@@ -21,7 +21,7 @@ def reference_logits(folder: str | Path, tokens: Int[np.ndarray, "batch seq"]) -
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights = load_file(folder / "model.safetensors")
-    forward = {"llama": _llama, "gpt2": _gpt2}.get(config["model_type"])
+    forward = _FORWARD.get(config["model_type"])
     if forward is None:
         raise ValueError(f"{folder}: no reference reader for model_type={config['model_type']!r}")
     unread = _Reads(weights)
@@ -43,41 +43,149 @@ class _Reads:
         return self._tensors[name]
 
 
-def _llama(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
-    num_heads, num_kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    head_dim, epsilon = config["head_dim"], config["rms_norm_eps"]
+class _Decoder:
+    """The parts of a rotary decoder, over one row of tokens."""
 
-    def norm(x, name):
+    def __init__(self, config: Mapping[str, Any], weights: _Reads, seq: int):
+        self.config, self.weights, self.seq = config, weights, seq
+
+    def norm(self, x, name, offset=0.0):
+        """RMSNorm over the last axis; Gemma's scale is an offset from 1."""
         wide = x.astype(np.float64)
-        return (wide / np.sqrt((wide**2).mean(-1, keepdims=True) + epsilon)).astype(np.float32) * weights[name]
+        scaled = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + self.config["rms_norm_eps"])
+        return scaled.astype(np.float32) * (self.weights[name + ".weight"] + np.float32(offset))
 
-    def linear(x, name):
-        return x @ weights[name + ".weight"].T  # stored (out, in)
+    def linear(self, x, name, bias=False):
+        product = x @ self.weights[name + ".weight"].T  # stored (out, in)
+        return product + self.weights[name + ".bias"] if bias else product
 
-    angles = np.arange(len(tokens))[:, None] * _rotary_frequencies(config["rope_parameters"], head_dim)
-    cos, sin = (np.tile(f(angles), 2).astype(np.float32) for f in (np.cos, np.sin))  # (seq, head_dim)
-
-    def heads(x, count, turn):
-        x = x.reshape(len(tokens), count, head_dim).swapaxes(0, 1)
-        if not turn:
-            return x
-        half = head_dim // 2
+    def rotate(self, x, rope):
+        """(seq, heads, head_dim), turned by position."""
+        angles = np.arange(self.seq)[:, None] * _rotary_frequencies(rope, x.shape[-1])
+        cos, sin = (np.tile(f(angles), 2).astype(np.float32)[:, None] for f in (np.cos, np.sin))
+        half = x.shape[-1] // 2
         return x * cos + np.concatenate([-x[..., half:], x[..., :half]], axis=-1) * sin
 
+    def attention(self, x, layer, *, rope=None, bias=False, whole_norm=False, head_norm=None, **options):
+        """`head_norm` is the offset of norms of each head's query and key; `whole_norm` norms all heads as one."""
+        name, config = layer + "self_attn.", self.config
+        parts = []
+        for part, count in zip("qkv", ("num_attention_heads", *["num_key_value_heads"] * 2), strict=True):
+            y = self.linear(x, f"{name}{part}_proj", bias)
+            if whole_norm and part != "v":
+                y = self.norm(y, f"{name}{part}_norm")
+            y = y.reshape(self.seq, config[count], -1)
+            if head_norm is not None and part != "v":
+                y = self.norm(y, f"{name}{part}_norm", head_norm)
+            parts.append(y if part == "v" else self.rotate(y, rope or config["rope_parameters"]))
+        query, key, value = (part.swapaxes(0, 1) for part in parts)
+        repeat = len(query) // len(key)
+        return self.linear(_attend(query, key.repeat(repeat, 0), value.repeat(repeat, 0), **options), name + "o_proj")
+
+    def gated_mlp(self, x, layer, activation):
+        gate, up = (self.linear(x, f"{layer}mlp.{part}_proj") for part in ("gate", "up"))
+        return self.linear(activation(gate) * up, layer + "mlp.down_proj")
+
+    def unembed(self, x):
+        return self.linear(x, "model.embed_tokens" if self.config["tie_word_embeddings"] else "lm_head")
+
+    def layers(self):
+        return [f"model.layers.{index}." for index in range(self.config["num_hidden_layers"])]
+
+    def windows(self):
+        """The window of each layer; None where it sees everything."""
+        kinds = self.config.get("layer_types", ["sliding_attention"] * self.config["num_hidden_layers"])
+        return [self.config.get("sliding_window") if kind == "sliding_attention" else None for kind in kinds]
+
+
+def _llama(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray, **attention) -> np.ndarray:
+    """Llama, Mistral and the Qwens: a norm before each sublayer."""
+    model = _Decoder(config, weights, len(tokens))
     x = weights["model.embed_tokens.weight"][tokens]
-    for index in range(config["num_hidden_layers"]):
-        layer = f"model.layers.{index}."
-        normed = norm(x, layer + "input_layernorm.weight")
-        query = heads(linear(normed, layer + "self_attn.q_proj"), num_heads, turn=True)
-        key = heads(linear(normed, layer + "self_attn.k_proj"), num_kv_heads, turn=True)
-        value = heads(linear(normed, layer + "self_attn.v_proj"), num_kv_heads, turn=False)
-        repeat = num_heads // num_kv_heads
-        x = x + linear(_attend(query, key.repeat(repeat, 0), value.repeat(repeat, 0)), layer + "self_attn.o_proj")
-        normed = norm(x, layer + "post_attention_layernorm.weight")
-        gate = linear(normed, layer + "mlp.gate_proj")
-        x = x + linear(gate / (1 + np.exp(-gate)) * linear(normed, layer + "mlp.up_proj"), layer + "mlp.down_proj")
-    x = norm(x, "model.norm.weight")
-    return linear(x, "model.embed_tokens" if config["tie_word_embeddings"] else "lm_head")
+    for layer, window in zip(model.layers(), model.windows(), strict=True):
+        x = x + model.attention(model.norm(x, layer + "input_layernorm"), layer, window=window, **attention)
+        x = x + model.gated_mlp(model.norm(x, layer + "post_attention_layernorm"), layer, _silu)
+    return model.unembed(model.norm(x, "model.norm"))
+
+
+def _qwen2(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
+    return _llama(config, weights, tokens, bias=True)
+
+
+def _qwen3(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
+    return _llama(config, weights, tokens, head_norm=0.0)
+
+
+def _mixtral(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
+    """As Llama, but each token's MLP is the weighted mean of its best experts, one token at a time."""
+    model = _Decoder(config, weights, len(tokens))
+    x = weights["model.embed_tokens.weight"][tokens]
+    for layer, window in zip(model.layers(), model.windows(), strict=True):
+        x = x + model.attention(model.norm(x, layer + "input_layernorm"), layer, window=window)
+        normed, experts = model.norm(x, layer + "post_attention_layernorm"), layer + "block_sparse_moe."
+        scores = np.exp(model.linear(normed, experts + "gate").astype(np.float64))
+        for expert in range(config["num_local_experts"]):  # of use, even where no token of the probe chooses it
+            for part in ("w1", "w2", "w3"):
+                weights[f"{experts}experts.{expert}.{part}.weight"]
+        mixed = np.zeros_like(x)
+        for token, score in enumerate(scores):
+            best = np.argsort(-score, kind="stable")[: config["num_experts_per_tok"]]
+            for expert in best:
+                name = f"{experts}experts.{expert}."
+                hidden = _silu(model.linear(normed[token], name + "w1")) * model.linear(normed[token], name + "w3")
+                mixed[token] += model.linear(hidden, name + "w2") * (score[expert] / score[best].sum())
+        x = x + mixed
+    return model.unembed(model.norm(x, "model.norm"))
+
+
+def _olmo2(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
+    """A norm after each sublayer, and over all heads of query and key."""
+    model = _Decoder(config, weights, len(tokens))
+    x = weights["model.embed_tokens.weight"][tokens]
+    for layer in model.layers():
+        x = x + model.norm(model.attention(x, layer, whole_norm=True), layer + "post_attention_layernorm")
+        x = x + model.norm(model.gated_mlp(x, layer, _silu), layer + "post_feedforward_layernorm")
+    return model.unembed(model.norm(x, "model.norm"))
+
+
+def _gemma(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
+    model = _Decoder(config, weights, len(tokens))
+    x = weights["model.embed_tokens.weight"][tokens] * np.float32(math.sqrt(config["hidden_size"]))
+    for layer in model.layers():
+        x = x + model.attention(model.norm(x, layer + "input_layernorm", 1), layer)
+        x = x + model.gated_mlp(model.norm(x, layer + "post_attention_layernorm", 1), layer, _gelu)
+    return model.unembed(model.norm(x, "model.norm", 1))
+
+
+def _gemma2(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
+    """Norms around each sublayer; scores and logits bent."""
+    attention = {"softcap": config["attn_logit_softcapping"]}
+    logits = _gemma_with_windows(config, weights, tokens, lambda window: attention)
+    cap = config["final_logit_softcapping"]
+    return logits if cap is None else np.float32(cap) * np.tanh(logits / np.float32(cap))
+
+
+def _gemma3(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
+    """As Gemma 2, but query and key normed by head, and rotated at two rates."""
+    rope = config["rope_parameters"]
+
+    def attention(window):
+        return {"head_norm": 1.0, "rope": rope["full_attention" if window is None else "sliding_attention"]}
+
+    return _gemma_with_windows(config, weights, tokens, attention)
+
+
+def _gemma_with_windows(config, weights, tokens, attention_options) -> np.ndarray:
+    model = _Decoder(config, weights, len(tokens))
+    scale = config["query_pre_attn_scalar"] ** -0.5
+    x = weights["model.embed_tokens.weight"][tokens] * np.float32(math.sqrt(config["hidden_size"]))
+    for layer, window in zip(model.layers(), model.windows(), strict=True):
+        normed = model.norm(x, layer + "input_layernorm", 1)
+        mixed = model.attention(normed, layer, window=window, scale=scale, **attention_options(window))
+        x = x + model.norm(mixed, layer + "post_attention_layernorm", 1)
+        mlp = model.gated_mlp(model.norm(x, layer + "pre_feedforward_layernorm", 1), layer, _gelu)
+        x = x + model.norm(mlp, layer + "post_feedforward_layernorm", 1)
+    return model.unembed(model.norm(x, "model.norm", 1))
 
 
 def _gpt2(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.ndarray:
@@ -101,16 +209,28 @@ def _gpt2(config: Mapping[str, Any], weights: _Reads, tokens: np.ndarray) -> np.
         )
         x = x + conv1d(_attend(query, key, value), layer + "attn.c_proj")
         up = conv1d(norm(x, layer + "ln_2"), layer + "mlp.c_fc")
-        gelu = 0.5 * up * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (up + np.float32(0.044715) * up**3)))
-        x = x + conv1d(gelu, layer + "mlp.c_proj")
+        x = x + conv1d(_gelu(up), layer + "mlp.c_proj")
     return norm(x, "transformer.ln_f") @ weights["transformer.wte.weight"].T
 
 
-def _attend(query, key, value):
+def _silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def _gelu(x):
+    """The tanh form."""
+    return 0.5 * x * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x**3)))
+
+
+def _attend(query, key, value, *, window=None, scale=None, softcap=None):
     """Causal attention of `(heads, seq, head_dim)`; the heads come back side by side, `(seq, heads * head_dim)`."""
     seq = query.shape[1]
-    scores = (query @ key.swapaxes(1, 2)).astype(np.float64) / math.sqrt(query.shape[-1])
-    scores[:, np.triu(np.ones((seq, seq), bool), 1)] = -np.inf
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = (query @ key.swapaxes(1, 2)).astype(np.float64) * scale
+    if softcap is not None:
+        scores = softcap * np.tanh(scores / softcap)
+    distance = np.arange(seq)[:, None] - np.arange(seq)
+    scores[:, (distance < 0) | (distance >= (window or seq))] = -np.inf
     scores = np.exp(scores - scores.max(-1, keepdims=True))
     mixed = (scores / scores.sum(-1, keepdims=True)).astype(np.float32) @ value
     return mixed.swapaxes(0, 1).reshape(seq, -1)
@@ -121,6 +241,8 @@ def _rotary_frequencies(rope: Mapping[str, Any], head_dim: int) -> np.ndarray:
     plain = [float(rope["rope_theta"]) ** (-2 * pair / head_dim) for pair in range(head_dim // 2)]
     if rope["rope_type"] == "default":
         return np.array(plain, np.float32)
+    if rope["rope_type"] == "linear":
+        return np.array([frequency / rope["factor"] for frequency in plain], np.float32)
     if rope["rope_type"] != "llama3":
         raise ValueError(f"no reference reader for rope_type={rope['rope_type']!r}")
     stretched = []
@@ -135,3 +257,17 @@ def _rotary_frequencies(rope: Mapping[str, Any], head_dim: int) -> np.ndarray:
             smooth = (context / wavelength - low) / (high - low)
             stretched.append((1 - smooth) * frequency / rope["factor"] + smooth * frequency)
     return np.array(stretched, np.float32)
+
+
+_FORWARD = {
+    "llama": _llama,
+    "gpt2": _gpt2,
+    "mistral": _llama,
+    "mixtral": _mixtral,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "olmo2": _olmo2,
+    "gemma": _gemma,
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma3,
+}

@@ -48,7 +48,7 @@ def prefill(
     cache = config.init_cache(batch, max_len, compute_dtype)
     states, cache = config.hidden_states_cached(params, tokens, cache, positions=positions, compute_dtype=compute_dtype)
     last = jnp.take_along_axis(states, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    return unembed(last, config.unembedding(params)), cache
+    return unembed(last, config.unembedding(params), config.final_logit_softcap), cache
 
 
 def extend(
@@ -63,4 +63,4 @@ def extend(
     states, cache = config.hidden_states_cached(
         params, tokens[:, None], cache, positions=positions[:, None], compute_dtype=compute_dtype
     )
-    return unembed(states[:, 0], config.unembedding(params)), cache
+    return unembed(states[:, 0], config.unembedding(params), config.final_logit_softcap), cache

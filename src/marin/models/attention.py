@@ -6,10 +6,17 @@ fallback would be found only in the bill. Softmax is in float32 whatever the inp
 
 - `reference`: the whole score matrix, then the mask. The definition that the others are tested against.
 - `blocked`: each block of queries meets only the keys up to its own end, so about half of the score matrix is never
-  computed. The price is one small program per block, so compile time grows with the sequence.
+  computed, and with a window only the keys that some query of the block can see. The price is one small program per
+  block, so compile time grows with the sequence.
+
+All of them know the same variations: `scale` instead of 1 / sqrt(head_dim), `softcap`, which bends a score s to
+softcap * tanh(s / softcap) before the mask, and `window`, which lets a query see its own place and the `window - 1`
+places before it. A window counts places in the row, so within a segment it counts positions.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -31,21 +38,25 @@ def causal_attention(
     *,
     segment_ids: Int[Array, "batch seq"] | None = None,
     implementation: str = "blocked",
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
 ) -> Float[Array, "batch seq kv_heads group head_dim"]:
     """softmax(q k^T / sqrt(head_dim)) v over the keys at or before each query, in its segment if segments are given.
 
     Scaled dot-product attention of Vaswani et al. 2017; query head `kv * group + g` reads key-value head `kv`
-    (Ainslie et al. 2023). Raises ValueError for a name not in `IMPLEMENTATIONS`.
+    (Ainslie et al. 2023); the windows are those of Beltagy et al. 2020, the cap that of Gemma 2 (2024). Raises
+    ValueError for a name not in `IMPLEMENTATIONS`.
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"attention implementation '{implementation}': expected one of {', '.join(map(repr, IMPLEMENTATIONS))}"
         )
-    mask = _causal_mask(query.shape[1], segment_ids)
+    mask = _causal_mask(query.shape[1], segment_ids, window)
     query, key, value = _heads_first(query), _heads_first(key), _heads_first(value)
     if implementation == "reference":
-        return _heads_last(_attend(query, key, value, mask))
-    return _heads_last(_blocked(query, key, value, mask))
+        return _heads_last(_attend(query, key, value, mask, scale, softcap))
+    return _heads_last(_blocked(query, key, value, mask, window, scale, softcap))
 
 
 def cached_attention(
@@ -53,14 +64,56 @@ def cached_attention(
     key_cache: Float[Array, "batch slots kv_heads head_dim"],
     value_cache: Float[Array, "batch slots kv_heads head_dim"],
     positions: Int[Array, "batch seq"],
+    *,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
 ) -> Float[Array, "batch seq kv_heads group head_dim"]:
     """Attention of queries at `positions` to the cache, whose slot number is the position of the key in it."""
-    mask = jnp.arange(key_cache.shape[1]) <= positions[:, :, None]
-    return _heads_last(_attend(_heads_first(query), _heads_first(key_cache), _heads_first(value_cache), mask))
+    distance = positions[:, :, None] - jnp.arange(key_cache.shape[1])
+    mask = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+    query, key, value = _heads_first(query), _heads_first(key_cache), _heads_first(value_cache)
+    return _heads_last(_attend(query, key, value, mask, scale, softcap))
 
 
-def _causal_mask(seq: int, segment_ids: Int[Array, "batch seq"] | None) -> Bool[Array, "#batch seq seq"]:
+@jax.tree_util.register_dataclass
+@no_type_check  # as a pytree it also holds the cache of one layer, or shapes
+@dataclass(frozen=True, kw_only=True)
+class KeyValueCache:
+    """Keys (rotated, where a model rotates) and values of every position so far; slot = position."""
+
+    key: Float[Array, "*layers batch slots kv_heads head_dim"]
+    value: Float[Array, "*layers batch slots kv_heads head_dim"]
+
+
+def empty_cache(
+    *, num_layers: int, batch_size: int, max_len: int, num_kv_heads: int, head_dim: int, dtype: Any
+) -> KeyValueCache:
+    """A cache of zeros for all layers, stacked along the first axis."""
+    shape = (num_layers, batch_size, max_len, num_kv_heads, head_dim)
+    return KeyValueCache(key=jnp.zeros(shape, dtype), value=jnp.zeros(shape, dtype))
+
+
+def write_cache(
+    cache: KeyValueCache,
+    key: Float[Array, "batch seq kv_heads head_dim"],
+    value: Float[Array, "batch seq kv_heads head_dim"],
+    positions: Int[Array, "batch seq"],
+) -> KeyValueCache:
+    """One layer's cache with these keys and values in the slots `positions`; slots that it lacks are dropped."""
+    rows = jnp.arange(key.shape[0])[:, None]
+    return KeyValueCache(
+        key=cache.key.at[rows, positions].set(key.astype(cache.key.dtype)),
+        value=cache.value.at[rows, positions].set(value.astype(cache.value.dtype)),
+    )
+
+
+def _causal_mask(
+    seq: int, segment_ids: Int[Array, "batch seq"] | None, window: int | None
+) -> Bool[Array, "#batch seq seq"]:
     mask = jnp.tril(jnp.ones((seq, seq), bool))[None]
+    if window is not None:
+        mask = mask & ~jnp.tril(jnp.ones((seq, seq), bool), -window)
     if segment_ids is not None:
         mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
     return mask
@@ -75,14 +128,16 @@ def _heads_last(x):
     return jnp.moveaxis(x, -2, 1)
 
 
-def _attend(query, key, value, mask):
+def _attend(query, key, value, mask, scale, softcap):
     """Attention of queries (B, K, G, T, H) to keys and values (B, K, S, H) where `mask` (B or 1, T, S) is True.
 
     The sum of the exponentials divides the mixed values, not the (larger) matrix of weights, and the scale multiplies
     the query: on CPU, forward and backward take half of what they take with `jax.nn.softmax`.
     """
-    query = query * (1 / math.sqrt(query.shape[-1]))
+    query = query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     scores = jnp.einsum("bkgth,bksh->bkgts", query, key, preferred_element_type=jnp.float32)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(mask[:, None, None], scores, _MASKED)
     # softmax does not depend on what is subtracted, so neither does its gradient
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
@@ -91,12 +146,13 @@ def _attend(query, key, value, mask):
     return (mixed / total).astype(value.dtype)
 
 
-def _blocked(query, key, value, mask):
+def _blocked(query, key, value, mask, window, scale, softcap):
     seq = query.shape[-2]
     block = max(_BLOCK, -(-seq // _MAX_BLOCKS))
     outputs = []
     for start in range(0, seq, block):
-        rows, end = slice(start, start + block), min(start + block, seq)
-        part = _attend(query[..., rows, :], key[..., :end, :], value[..., :end, :], mask[:, rows, :end])
+        end = min(start + block, seq)
+        rows, seen = slice(start, end), slice(0 if window is None else max(0, start - window + 1), end)
+        part = _attend(query[..., rows, :], key[..., seen, :], value[..., seen, :], mask[:, rows, seen], scale, softcap)
         outputs.append(part)
     return jnp.concatenate(outputs, axis=-2)

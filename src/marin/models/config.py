@@ -37,6 +37,11 @@ class LmConfig(Protocol):
         """Number of query heads."""
         ...
 
+    @property
+    def final_logit_softcap(self) -> float | None:
+        """Logits z become softcap * tanh(z / softcap); None: they stay as they are."""
+        ...
+
     def init(self, vocab_size: int, *, key: Any) -> Any:
         """Random float32 parameters for `vocab_size` tokens from a JAX PRNG key."""
         ...
@@ -88,5 +93,22 @@ class LmConfig(Protocol):
         ...
 
 
+@runtime_checkable
+class AuxiliaryLossConfig(Protocol):
+    """A model that wants more minimized than the loss of its predictions, such as one whose router must be balanced."""
+
+    def hidden_states_and_auxiliary_loss(self, params: Any, tokens: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """What `LmConfig.hidden_states` gives, and a float32 scalar in nats a token; keywords as there."""
+        ...
+
+
 register_choice(LmConfig, "llama", "marin.models.llama:LlamaConfig")
 register_choice(LmConfig, "gpt2", "marin.models.gpt2:Gpt2Config")
+register_choice(LmConfig, "qwen3", "marin.models.qwen3:Qwen3Config")
+register_choice(LmConfig, "qwen2", "marin.models.qwen2:Qwen2Config")
+register_choice(LmConfig, "mistral", "marin.models.mistral:MistralConfig")
+register_choice(LmConfig, "olmo2", "marin.models.olmo2:Olmo2Config")
+register_choice(LmConfig, "gemma", "marin.models.gemma:GemmaConfig")
+register_choice(LmConfig, "gemma2", "marin.models.gemma2:Gemma2Config")
+register_choice(LmConfig, "gemma3", "marin.models.gemma3:Gemma3Config")
+register_choice(LmConfig, "mixtral", "marin.models.mixtral:MixtralConfig")

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from marin.models import layers
-from marin.models.attention import cached_attention, causal_attention
+from marin.models.attention import KeyValueCache, cached_attention, causal_attention, empty_cache, write_cache
 
-__all__ = ["Gpt2Cache", "Gpt2Config", "Gpt2Layers", "Gpt2Params"]
+__all__ = ["Gpt2Config", "Gpt2Layers", "Gpt2Params"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,11 @@ class Gpt2Config:
     def mlp_dim(self) -> int:
         """Width between the two matrices of the MLP."""
         return 4 * self.hidden_dim if self.intermediate_dim is None else self.intermediate_dim
+
+    @property
+    def final_logit_softcap(self) -> None:
+        """None: logits are not bent."""
+        return None
 
     def init(self, vocab_size: int, *, key: Array) -> "Gpt2Params":
         """Normal matrices and embeddings, zero biases, norms 1; float32.
@@ -131,34 +136,36 @@ class Gpt2Config:
         """The embedding, transposed."""
         return params.embedding.T
 
-    def init_cache(self, batch_size: int, max_len: int, dtype: Any = jnp.float32) -> "Gpt2Cache":
+    def init_cache(self, batch_size: int, max_len: int, dtype: Any = jnp.float32) -> KeyValueCache:
         """An empty cache of `max_len` slots; the slot of a token is its position."""
         layers.check_length(max_len, self.seq_len, "a cache")
-        shape = (self.num_layers, batch_size, max_len, self.num_heads, self.head_size)
-        return Gpt2Cache(key=jnp.zeros(shape, dtype), value=jnp.zeros(shape, dtype))
+        return empty_cache(
+            num_layers=self.num_layers,
+            batch_size=batch_size,
+            max_len=max_len,
+            num_kv_heads=self.num_heads,
+            head_dim=self.head_size,
+            dtype=dtype,
+        )
 
     def hidden_states_cached(
         self,
         params: "Gpt2Params",
         tokens: Int[Array, "batch seq"],
-        cache: "Gpt2Cache",
+        cache: KeyValueCache,
         *,
         positions: Int[Array, "batch seq"],
         compute_dtype: Any = jnp.float32,
-    ) -> tuple[Float[Array, "batch seq hidden"], "Gpt2Cache"]:
+    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache]:
         """States of `tokens` and the cache with their keys and values in the slots named by `positions`.
 
         A token attends to every slot up to its own, so slots must be filled from 0 on; slots at or beyond `max_len`
         are dropped.
         """
-        rows = jnp.arange(tokens.shape[0])[:, None]
 
-        def layer(layer_params: Gpt2Layers, layer_cache: Gpt2Cache, x: Float[Array, "batch seq hidden"]):
+        def layer(layer_params: Gpt2Layers, layer_cache: KeyValueCache, x: Float[Array, "batch seq hidden"]):
             query, key, value = _attention_input(self, layer_params, x)
-            layer_cache = Gpt2Cache(
-                key=layer_cache.key.at[rows, positions].set(key.astype(layer_cache.key.dtype)),
-                value=layer_cache.value.at[rows, positions].set(value.astype(layer_cache.value.dtype)),
-            )
+            layer_cache = write_cache(layer_cache, key, value, positions)
             mixed = cached_attention(query, layer_cache.key, layer_cache.value, positions)
             return _mlp_block(self, layer_params, x + _attention_output(layer_params, mixed)), layer_cache
 
@@ -180,9 +187,8 @@ class Gpt2Config:
         """Forward and backward, full attention; `layers.training_flops` states the convention."""
         return layers.training_flops(
             matrix_params=self._layer_matrix_params() + vocab_size * self.hidden_dim,
-            num_layers=self.num_layers,
             attention_dim=self.hidden_dim,
-            seq_len=seq_len,
+            num_keys=self.num_layers * seq_len,
         )
 
     def weight_decay_mask(self, params: "Gpt2Params") -> "Gpt2Params":
@@ -225,16 +231,6 @@ class Gpt2Params:
     layers: Gpt2Layers
     final_norm: Float[Array, " hidden"]
     final_norm_bias: Float[Array, " hidden"]
-
-
-@jax.tree_util.register_dataclass
-@no_type_check
-@dataclass(frozen=True, kw_only=True)
-class Gpt2Cache:
-    """Keys and values of every position so far; slot = position."""
-
-    key: Float[Array, "*layers batch slots heads head_dim"]
-    value: Float[Array, "*layers batch slots heads head_dim"]
 
 
 def _embed(params: Gpt2Params, tokens, positions, dtype):

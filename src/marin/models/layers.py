@@ -3,17 +3,30 @@
 Layers are stored stacked and run either unrolled or scanned. Unrolled is faster where compile time is affordable (CPU,
 few layers: 1.2 times); scanned compiles one layer however many there are. The stack is taken apart with one split, as
 its gradient is one concatenation; indexing each layer would add up as many padded stacks as there are layers.
+
+Where layers differ in kind (every second one with a window, say), a model gives one function for each. What a kind
+means stays a constant of the program, so a loop must hold a whole period of kinds: five local layers and a global one
+compile as six. Kinds without a period compile every layer.
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from marin.models.rotary import RotaryEmbeddingsConfig
+
 T = TypeVar("T")
+X = TypeVar("X")
+"""The states, or the states with what a model adds up along its layers."""
+Layer = Callable[[Any, Any], Any]
+"""(parameters of one layer, states) -> states."""
+CachedLayer = Callable[[Any, Any, Array], tuple[Array, Any]]
+"""(parameters of one layer, its cache, states) -> (states, its cache)."""
 
 _UNROLLED_LAYERS = 24  # more than these are scanned on accelerators
 
@@ -68,6 +81,14 @@ def rotate(
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
+def rotation(
+    rope: RotaryEmbeddingsConfig, head_dim: int, positions: Int[Array, "#batch seq"]
+) -> tuple[Float[Array, "#batch seq half_dim"], Float[Array, "#batch seq half_dim"]]:
+    """cos and sin of the angle of each pair at each position, float32; what `rotate` takes."""
+    angles = positions[..., None] * jnp.asarray(rope.inverse_frequencies(head_dim))
+    return jnp.cos(angles), jnp.sin(angles)
+
+
 def unstack(layers: T, num_layers: int) -> list[T]:
     """The pytree of each layer from a pytree stacked along the leading axis."""
     leaves, structure = jax.tree.flatten(layers)
@@ -78,43 +99,75 @@ def unstack(layers: T, num_layers: int) -> list[T]:
     ]
 
 
+def for_kinds(function: Callable, kinds: Sequence[Any]) -> list[Callable]:
+    """`function` with its first argument set to the kind of each layer; equal kinds share one object."""
+    made = {kind: partial(function, kind) for kind in kinds}
+    return [made[kind] for kind in kinds]
+
+
 def run_layers(
-    layer: Callable[[T, Float[Array, "batch seq hidden"]], Float[Array, "batch seq hidden"]],
-    layers: T,
-    x: Float[Array, "batch seq hidden"],
+    layer: Layer | Sequence[Layer],
+    layers: Any,
+    x: X,
     *,
     num_layers: int,
     remat: bool,
     scan_layers: bool | None,
-) -> Float[Array, "batch seq hidden"]:
-    """`layer(params, x)` for each of the stacked layers in turn.
+) -> X:
+    """`layer(params, x)` for each of the stacked layers in turn; `layer` is one function, or one for each layer.
 
     `scan_layers=None` scans only off the CPU and beyond 24 layers.
     """
+    each = [layer] * num_layers if callable(layer) else list(layer)
+    if remat:
+        checkpointed = {function: jax.checkpoint(function) for function in each}  # the same object for the same kind
+        each = [checkpointed[function] for function in each]
     if scan_layers is None:
         scan_layers = jax.default_backend() != "cpu" and num_layers > _UNROLLED_LAYERS
-    if remat:
-        layer = jax.checkpoint(layer)
     if scan_layers:
-        return jax.lax.scan(lambda carry, params: (layer(params, carry), None), x, layers)[0]
-    for params in unstack(layers, num_layers):
-        x = layer(params, x)
+        return _scan_periods(lambda function, params, carry: (function(params, carry), None), each, layers, x)[0]
+    for function, params in zip(each, unstack(layers, num_layers), strict=True):
+        x = function(params, x)
     return x
 
 
 def run_layers_cached(
-    layer: Callable[[T, Any, Float[Array, "batch seq hidden"]], tuple[Float[Array, "batch seq hidden"], Any]],
-    layers: T,
+    layer: CachedLayer | Sequence[CachedLayer],
+    layers: Any,
     cache: Any,
     x: Float[Array, "batch seq hidden"],
 ) -> tuple[Float[Array, "batch seq hidden"], Any]:
-    """`layer(params, layer_cache, x) -> (x, layer_cache)` for each stacked layer; the caches come back stacked."""
+    """`layer(params, layer_cache, x) -> (x, layer_cache)` for each stacked layer; the caches come back stacked.
 
-    def step(carry, layer_inputs):
-        params, layer_cache = layer_inputs
-        return layer(params, layer_cache, carry)
+    `layer` is one function, or one for each layer.
+    """
+    num_layers = jax.tree.leaves(cache)[0].shape[0]
+    each = [layer] * num_layers if callable(layer) else list(layer)
+    return _scan_periods(lambda function, inputs, carry: function(*inputs, carry), each, (layers, cache), x)
 
-    return jax.lax.scan(step, x, (layers, cache))
+
+def _scan_periods(call: Callable, each: Sequence[Callable], stacked: Any, x: Any) -> tuple[Any, Any]:
+    """Scan over the shortest period of `each`, then the layers that are left over: (x, outputs stacked or None)."""
+    num_layers = len(each)
+    period = next(p for p in range(1, num_layers + 1) if all(each[i] is each[i % p] for i in range(num_layers)))
+    whole = num_layers - num_layers % period
+
+    def step(carry, inputs):
+        outputs = []
+        for function, layer_inputs in zip(each[:period], unstack(inputs, period), strict=True):
+            carry, output = call(function, layer_inputs, carry)
+            outputs.append(output)
+        return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *outputs)
+
+    periods = jax.tree.map(lambda a: a[:whole].reshape(-1, period, *a.shape[1:]), stacked)
+    x, outputs = jax.lax.scan(step, x, periods)
+    outputs = [jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), outputs)]
+    if whole < num_layers:
+        rest = unstack(jax.tree.map(lambda a: a[whole:], stacked), num_layers - whole)
+        for function, layer_inputs in zip(each[whole:], rest, strict=True):
+            x, output = call(function, layer_inputs, x)
+            outputs.append(jax.tree.map(lambda a: a[None], output))
+    return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)
 
 
 def mask_of(params: T, names: Collection[str]) -> T:
@@ -127,15 +180,38 @@ def cast(params: T, dtype: Any) -> T:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
-def training_flops(*, matrix_params: int, num_layers: int, attention_dim: int, seq_len: int) -> float:
+def num_keys(seq_len: int, windows: Sequence[int | None]) -> int:
+    """Keys that one token meets in all layers together, the masked ones too; a window of None is no window."""
+    return sum(seq_len if window is None else min(seq_len, window) for window in windows)
+
+
+def training_flops(*, matrix_params: int, attention_dim: int, num_keys: int) -> float:
     """Floating-point operations per token of one forward and backward pass.
 
-    6 * matrix_params + 12 * num_layers * attention_dim * seq_len, with a multiplication and an addition as two
-    operations and the backward pass as twice the forward. `matrix_params` counts weights that multiply activations:
+    6 * matrix_params + 12 * attention_dim * num_keys, with a multiplication and an addition as two
+    operations and the backward pass as twice the forward; `num_keys` is num_layers * seq_len, or less where layers have
+    a window. `matrix_params` counts weights that multiply activations:
     the unembedding yes (also when tied), embedding look-ups, norms and biases no. Attention is counted in full, the
     masked half too, as in PaLM (Chowdhery et al. 2022, appendix B), and recomputation (remat) is not counted.
     """
-    return 6.0 * matrix_params + 12.0 * num_layers * attention_dim * seq_len
+    return 6.0 * matrix_params + 12.0 * attention_dim * num_keys
+
+
+def check_shape(config: Any) -> None:
+    """Raise ValueError for sizes that cannot be those of a rotary model with grouped-query attention."""
+    for name in ("seq_len", "hidden_dim", "intermediate_dim", "num_heads", "num_kv_heads", "num_layers"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}={getattr(config, name)} must be at least 1")
+    if config.num_heads % config.num_kv_heads:
+        raise ValueError(f"num_heads={config.num_heads} must be a multiple of num_kv_heads={config.num_kv_heads}")
+    if getattr(config, "head_dim", None) is None and config.hidden_dim % config.num_heads:
+        advice = "; set head_dim" if hasattr(config, "head_dim") else ""
+        raise ValueError(f"hidden_dim={config.hidden_dim} is not a multiple of num_heads={config.num_heads}{advice}")
+    if config.head_size % 2:
+        raise ValueError(f"heads of width {config.head_size} cannot be rotated in pairs; head_dim must be even")
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < 1:
+        raise ValueError(f"sliding_window={window} must be at least 1; None is for no window")
 
 
 def check_length(seq: int, seq_len: int, what: str = "a sequence") -> None:

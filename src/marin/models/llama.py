@@ -13,13 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from marin.models import layers
-from marin.models.attention import cached_attention, causal_attention
+from marin.models.attention import KeyValueCache, cached_attention, causal_attention, empty_cache, write_cache
 from marin.models.rotary import DefaultRotaryEmbeddingsConfig, Llama3RotaryEmbeddingsConfig, RotaryEmbeddingsConfig
 
 __all__ = [
     "DefaultRotaryEmbeddingsConfig",
     "Llama3RotaryEmbeddingsConfig",
-    "LlamaCache",
     "LlamaConfig",
     "LlamaLayers",
     "LlamaParams",
@@ -64,22 +63,17 @@ class LlamaConfig:
     """Skip the blocks of scores above the diagonal (`blocked`); False computes the whole matrix (`reference`)."""
 
     def __post_init__(self):
-        for name in ("seq_len", "hidden_dim", "intermediate_dim", "num_heads", "num_kv_heads", "num_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
-        if self.head_dim is None and self.hidden_dim % self.num_heads:
-            raise ValueError(
-                f"hidden_dim={self.hidden_dim} is not a multiple of num_heads={self.num_heads}; set head_dim"
-            )
-        if self.head_size % 2:
-            raise ValueError(f"heads of width {self.head_size} cannot be rotated in pairs; head_dim must be even")
+        layers.check_shape(self)
 
     @property
     def head_size(self) -> int:
         """Width of a head."""
         return self.hidden_dim // self.num_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def final_logit_softcap(self) -> None:
+        """None: logits are not bent."""
+        return None
 
     def init(self, vocab_size: int, *, key: Array) -> "LlamaParams":
         """Every matrix normal with standard deviation `initializer_range`, every norm 1; float32."""
@@ -119,7 +113,7 @@ class LlamaConfig:
         layers.check_length(tokens.shape[1], self.seq_len)
         if positions is None:
             positions = layers.positions_of(tokens, segment_ids)
-        rotation = self._rotation(positions)
+        rotation = layers.rotation(self.rope, self.head_size, positions)
         implementation = "blocked" if self.use_flash_attention else "reference"
 
         def layer(layer_params: LlamaLayers, x: Float[Array, "batch seq hidden"]):
@@ -142,35 +136,37 @@ class LlamaConfig:
         """The matrix from states to logits."""
         return params.embedding.T if params.unembedding is None else params.unembedding
 
-    def init_cache(self, batch_size: int, max_len: int, dtype: Any = jnp.float32) -> "LlamaCache":
+    def init_cache(self, batch_size: int, max_len: int, dtype: Any = jnp.float32) -> KeyValueCache:
         """An empty cache of `max_len` slots; the slot of a token is its position."""
         layers.check_length(max_len, self.seq_len, "a cache")
-        shape = (self.num_layers, batch_size, max_len, self.num_kv_heads, self.head_size)
-        return LlamaCache(key=jnp.zeros(shape, dtype), value=jnp.zeros(shape, dtype))
+        return empty_cache(
+            num_layers=self.num_layers,
+            batch_size=batch_size,
+            max_len=max_len,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_size,
+            dtype=dtype,
+        )
 
     def hidden_states_cached(
         self,
         params: "LlamaParams",
         tokens: Int[Array, "batch seq"],
-        cache: "LlamaCache",
+        cache: KeyValueCache,
         *,
         positions: Int[Array, "batch seq"],
         compute_dtype: Any = jnp.float32,
-    ) -> tuple[Float[Array, "batch seq hidden"], "LlamaCache"]:
+    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache]:
         """States of `tokens` and the cache with their keys and values in the slots named by `positions`.
 
         A token attends to every slot up to its own, so slots must be filled from 0 on; slots at or beyond `max_len`
         are dropped.
         """
-        rotation = self._rotation(positions)
-        rows = jnp.arange(tokens.shape[0])[:, None]
+        rotation = layers.rotation(self.rope, self.head_size, positions)
 
-        def layer(layer_params: LlamaLayers, layer_cache: LlamaCache, x: Float[Array, "batch seq hidden"]):
+        def layer(layer_params: LlamaLayers, layer_cache: KeyValueCache, x: Float[Array, "batch seq hidden"]):
             query, key, value = _attention_input(self, layer_params, x, rotation)
-            layer_cache = LlamaCache(
-                key=layer_cache.key.at[rows, positions].set(key.astype(layer_cache.key.dtype)),
-                value=layer_cache.value.at[rows, positions].set(value.astype(layer_cache.value.dtype)),
-            )
+            layer_cache = write_cache(layer_cache, key, value, positions)
             mixed = cached_attention(query, layer_cache.key, layer_cache.value, positions)
             return _mlp_block(self, layer_params, x + _attention_output(layer_params, mixed)), layer_cache
 
@@ -188,9 +184,8 @@ class LlamaConfig:
         """Forward and backward, full attention; `layers.training_flops` states the convention."""
         return layers.training_flops(
             matrix_params=self._layer_matrix_params() + vocab_size * self.hidden_dim,
-            num_layers=self.num_layers,
             attention_dim=self.num_heads * self.head_size,
-            seq_len=seq_len,
+            num_keys=self.num_layers * seq_len,
         )
 
     def weight_decay_mask(self, params: "LlamaParams") -> "LlamaParams":
@@ -200,11 +195,6 @@ class LlamaConfig:
     def _layer_matrix_params(self) -> int:
         attention = (2 * self.num_heads + 2 * self.num_kv_heads) * self.head_size * self.hidden_dim
         return self.num_layers * (attention + 3 * self.hidden_dim * self.intermediate_dim)
-
-    def _rotation(self, positions: Int[Array, "batch seq"]) -> tuple[Array, Array]:
-        """cos and sin (batch or 1, seq, head_dim / 2), float32."""
-        angles = positions[..., None] * jnp.asarray(self.rope.inverse_frequencies(self.head_size))
-        return jnp.cos(angles), jnp.sin(angles)
 
 
 # Shapes below are of the parameters; as pytrees these classes also hold masks, shapes, or one layer, hence unchecked.
@@ -232,16 +222,6 @@ class LlamaParams:
     layers: LlamaLayers
     final_norm: Float[Array, " hidden"]
     unembedding: Float[Array, "hidden vocab"] | None  # None: tied to the embedding
-
-
-@jax.tree_util.register_dataclass
-@no_type_check
-@dataclass(frozen=True, kw_only=True)
-class LlamaCache:
-    """Keys (rotated) and values of every position so far; slot = position."""
-
-    key: Float[Array, "*layers batch slots kv_heads head_dim"]
-    value: Float[Array, "*layers batch slots kv_heads head_dim"]
 
 
 def _attention_input(config: LlamaConfig, params: LlamaLayers, x, rotation):

@@ -21,14 +21,15 @@ _CHUNK = 512
 def logits(config: LmConfig, params: Any, tokens: Int[Array, "batch seq"], **kwargs) -> Float[Array, "batch seq vocab"]:
     """Unnormalised log-probabilities of every next token, float32; keywords as `LmConfig.hidden_states`."""
     states = config.hidden_states(params, tokens, **kwargs)
-    return unembed(states, config.unembedding(params))
+    return unembed(states, config.unembedding(params), config.final_logit_softcap)
 
 
 def unembed(
-    states: Float[Array, "*batch hidden"], matrix: Float[Array, "hidden vocab"]
+    states: Float[Array, "*batch hidden"], matrix: Float[Array, "hidden vocab"], softcap: float | None = None
 ) -> Float[Array, "*batch vocab"]:
-    """`states @ matrix` with the product in the states' dtype, summed and returned in float32."""
-    return jnp.matmul(states, matrix.astype(states.dtype), preferred_element_type=jnp.float32)
+    """`states @ matrix` with the product in the states' dtype, summed and returned in float32; bent by `softcap`."""
+    product = jnp.matmul(states, matrix.astype(states.dtype), preferred_element_type=jnp.float32)
+    return product if softcap is None else softcap * jnp.tanh(product / softcap)
 
 
 def token_log_probs(
@@ -48,7 +49,7 @@ def token_log_probs(
 
     def chunk_log_probs(chunk):
         chunk_states, chunk_targets = chunk
-        chunk_logits = unembed(chunk_states, matrix)
+        chunk_logits = unembed(chunk_states, matrix, config.final_logit_softcap)
         chosen = jnp.take_along_axis(chunk_logits, chunk_targets[:, None], axis=1)[:, 0]
         return chosen - jax.nn.logsumexp(chunk_logits, axis=1)
 

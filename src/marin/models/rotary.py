@@ -41,6 +41,20 @@ class DefaultRotaryEmbeddingsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LinearRotaryEmbeddingsConfig:
+    """The default frequencies, all slowed by one factor (Chen et al. 2023, "position interpolation")."""
+
+    theta: float = 10_000.0
+    """Base of the frequencies."""
+    factor: float = 8.0
+    """How many times slower every pair turns."""
+
+    def inverse_frequencies(self, head_dim: int) -> Float[np.ndarray, " half_dim"]:
+        """Radians per position of each pair, float32."""
+        return (_frequencies(self.theta, head_dim) / self.factor).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Llama3RotaryEmbeddingsConfig:
     """Llama 3.1's stretching of the default frequencies to longer contexts (Llama team 2024, "The Llama 3 herd").
 
@@ -81,3 +95,4 @@ def _frequencies(theta: float, head_dim: int) -> np.ndarray:
 
 register_choice(RotaryEmbeddingsConfig, "default", "marin.models.rotary:DefaultRotaryEmbeddingsConfig")
 register_choice(RotaryEmbeddingsConfig, "llama3", "marin.models.rotary:Llama3RotaryEmbeddingsConfig")
+register_choice(RotaryEmbeddingsConfig, "linear", "marin.models.rotary:LinearRotaryEmbeddingsConfig")

@@ -4,7 +4,7 @@ Matplotlib's `Figure` without pyplot (no global state), fonts kept as text, ids 
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -33,6 +33,18 @@ def loss_curve(metrics: Sequence[Mapping[str, Any]]) -> str:
         axes.legend(lines, [str(line.get_label()) for line in lines], frameon=False, loc="upper right")
     else:
         axes.legend(frameon=False, loc="upper right")
+    return _svg(figure)
+
+
+def schedule_curve(value: Callable[[int], float], num_train_steps: int, *, label: str = "learning rate") -> str:
+    """A schedule by step: at most 2,000 points, evenly spread, the last step included."""
+    figure, axes = _figure(7.2, 2.4)
+    count = min(num_train_steps, 2000)
+    steps = [index * (num_train_steps - 1) // max(1, count - 1) for index in range(count)]
+    axes.plot(steps, [value(step) for step in steps], color=ACCENT, linewidth=1.4)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("step (updates done)")
+    axes.set_ylabel(label)
     return _svg(figure)
 
 

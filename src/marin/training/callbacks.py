@@ -78,7 +78,8 @@ class LogMetrics:
         metrics: Tracker,
         timing: Tracker,
         others: Sequence[Tracker] = (),
-        tokens_per_step: int,
+        num_tokens: Callable[[int], int],
+        names: Sequence[str] = METRICS,
         steps_per_log: int,
         flops_per_token: float,
         peak_flops_per_second: float | None,
@@ -87,13 +88,15 @@ class LogMetrics:
     ) -> None:
         """`metrics` gets what is the same in each repetition of the run, `timing` what the clock says, `others` both.
 
+        `num_tokens` says how many tokens the first so many updates take, and `names` what a step's numbers are.
         `peak_flops_per_second` None leaves out the MFU. `loader_stall_s` says how long batches were waited for so far.
         `checkpoints` is named in the error about a loss that is no number.
         """
         self._metrics = metrics
         self._timing = timing
         self._others = others
-        self._tokens_per_step = tokens_per_step
+        self._num_tokens = num_tokens
+        self._names = names
         self._steps_per_log = steps_per_log
         self._flops_per_token = flops_per_token
         self._peak_flops_per_second = peak_flops_per_second
@@ -101,7 +104,8 @@ class LogMetrics:
         self._checkpoints = checkpoints
         self._waiting: deque[_Waiting] = deque()
         self._mark_s: float | None = None  # when the last fetched step was done; None before the first
-        self._busy_s, self._busy_steps, self._stall_s = 0.0, 0, 0.0  # since the last row
+        # since the last row
+        self._busy_s, self._busy_steps, self._busy_tokens, self._stall_s = 0.0, 0, 0, 0.0
 
     def __call__(self, done: StepDone) -> None:
         self._waiting.append(_Waiting(done.step, is_due(done, self._steps_per_log), done.metrics, done.learning_rate))
@@ -135,13 +139,14 @@ class LogMetrics:
         while self._waiting and (len(taken) < at_least or _is_computed(self._waiting[0].metrics)):
             waiting = self._waiting.popleft()
             # this waits for the step
-            taken.append((waiting, dict(zip(METRICS, np.asarray(waiting.metrics).tolist(), strict=True))))
+            taken.append((waiting, dict(zip(self._names, np.asarray(waiting.metrics).tolist(), strict=True))))
         if not taken:
             return
         now_s = time.perf_counter()
         if self._mark_s is not None:
             self._busy_s += now_s - self._mark_s
             self._busy_steps += len(taken)
+            self._busy_tokens += self._num_tokens(taken[-1][0].step) - self._num_tokens(taken[0][0].step - 1)
         self._mark_s = now_s
         times: dict[str, float | int] | None = None
         for waiting, numbers in taken:
@@ -155,7 +160,7 @@ class LogMetrics:
                 self._write(waiting.step, {**numbers, "train/learning_rate": waiting.learning_rate}, times)
 
     def _write(self, step: int, numbers: dict[str, float], times: Mapping[str, float | int]) -> None:
-        row = {**numbers, "train/tokens": step * self._tokens_per_step}
+        row = {**numbers, "train/tokens": self._num_tokens(step)}
         self._metrics.log(step, row)
         self._timing.log(step, times)
         for tracker in self._others:
@@ -165,7 +170,7 @@ class LogMetrics:
         """Means over the steps since the last row."""
         times: dict[str, float | int] = {}
         if self._busy_steps and self._busy_s > 0:
-            tokens_per_second = self._busy_steps * self._tokens_per_step / self._busy_s
+            tokens_per_second = self._busy_tokens / self._busy_s
             times["step_seconds"] = self._busy_s / self._busy_steps
             times["tokens_per_second"] = tokens_per_second
             if self._peak_flops_per_second is not None:
@@ -173,7 +178,7 @@ class LogMetrics:
         stall_s = self._loader_stall_s()
         times["loader_stall_seconds"] = stall_s - self._stall_s
         times["peak_memory_bytes"] = peak_memory_bytes()
-        self._busy_s, self._busy_steps, self._stall_s = 0.0, 0, stall_s
+        self._busy_s, self._busy_steps, self._busy_tokens, self._stall_s = 0.0, 0, 0, stall_s
         return times
 
     def _not_finite(self, step: int, numbers: Mapping[str, float]) -> NonFiniteLossError:
@@ -204,7 +209,8 @@ class Validate:
     """Measures loss and bits per byte on each validation set every few steps, and after the last.
 
     With `max_batches` on rows spread evenly over the set, the same ones each time. Beside the two means stand the
-    tokens and bytes they are of, so that a reader can tell how much of the set was measured.
+    tokens and bytes they are of, so that a reader can tell how much of the set was measured. Where an average of the
+    parameters is kept, it is measured too, as the set `ema/NAME`.
     """
 
     def __init__(
@@ -232,13 +238,17 @@ class Validate:
             return
         with self._log.paused():
             row: dict[str, float | int] = {}
-            for tag, dataset in self._datasets.items():
-                batches = sequential_batches(dataset, self._batch_size, max_batches=self._max_batches)
-                result = self.measure(done.state.params, batches)
-                row[f"validation/{tag}/loss"] = result.loss
-                row[f"validation/{tag}/bits_per_byte"] = result.bits_per_byte
-                row[f"validation/{tag}/tokens"] = result.num_tokens
-                row[f"validation/{tag}/bytes"] = result.num_bytes
+            measured = {"": done.state.params}
+            if done.state.average is not None:
+                measured["ema/"] = done.state.average
+            for prefix, params in measured.items():
+                for tag, dataset in self._datasets.items():
+                    batches = sequential_batches(dataset, self._batch_size, max_batches=self._max_batches)
+                    result = self.measure(params, batches)
+                    row[f"validation/{prefix}{tag}/loss"] = result.loss
+                    row[f"validation/{prefix}{tag}/bits_per_byte"] = result.bits_per_byte
+                    row[f"validation/{prefix}{tag}/tokens"] = result.num_tokens
+                    row[f"validation/{prefix}{tag}/bytes"] = result.num_bytes
             self._log.log_validation(done.step, row)
 
     def measure(self, params: Any, batches: Iterable[Batch]) -> Validation:

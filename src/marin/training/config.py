@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 
 from marin.checkpoint.policy import KeepPolicy
 from marin.cluster.resources import ResourceConfig
+from marin.data.batch_schedule import BatchSchedule, ScheduleStep
 from marin.data.config import LmDataConfig
 from marin.models.config import LmConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.optimizer import OptimizerConfig
-from marin.optim.schedules import Duration, ScheduleShape
+from marin.optim.schedules import Duration, ScheduleShape, StableShape
+from marin.optim.skip import SkipBadSteps
 
 PRECISIONS = ("p=f32,c=f32", "p=f32,c=bfloat16")
 
@@ -48,8 +50,8 @@ class TrainerConfig:
 
     num_train_steps: int
     """Updates in the run."""
-    train_batch_size: int
-    """Rows of each update."""
+    train_batch_size: int | tuple[ScheduleStep, ...]
+    """Rows of each update; or a list of {start: step, value: rows}, the first at step 0, where it changes."""
     seed: int
     """Draws the initial parameters. (The order of the data has its own: `LmDataConfig.shuffle_seed`.)"""
     train_seq_len: int | None = None
@@ -60,6 +62,11 @@ class TrainerConfig:
     """dtype of parameters (p) and of computation (c): 'p=f32,c=f32' or 'p=f32,c=bfloat16'."""
     z_loss_weight: float = 0.0
     """Factor of logsumexp(logits)^2 in the loss; 1e-4 is customary."""
+    ema_beta: float | None = None
+    """Keep a running average of the parameters, moved by 1 - ema_beta towards them after each update and validated
+    beside them (as `ema/NAME`); None keeps none."""
+    skip_bad_steps: SkipBadSteps | None = None
+    """Skip updates whose loss or gradient norm is an outlier; None skips none. See `marin.optim.skip`."""
     remat: bool = False
     """Recompute each layer in the backward pass: less memory, a third more work."""
     steps_per_log: int = 1
@@ -67,7 +74,7 @@ class TrainerConfig:
     steps_per_eval: int | None = 1000
     """Validate each this many steps, and after the last; None validates after the last only."""
     eval_batch_size: int | None = None
-    """Rows of a validation batch; None is train_batch_size."""
+    """Rows of a validation batch; None is train_batch_size (the largest of them)."""
     max_eval_batches: int | None = None
     """Validate on this many batches of rows spread evenly over each set, the same ones each time; None is all."""
     steps_per_checkpoint: int = 500
@@ -78,7 +85,7 @@ class TrainerConfig:
     """What has no influence on results."""
 
     def __post_init__(self) -> None:
-        at_least_one = ("num_train_steps", "train_batch_size", "steps_per_log", "steps_per_checkpoint")
+        at_least_one = ("num_train_steps", "steps_per_log", "steps_per_checkpoint")
         or_none = ("train_seq_len", "microbatch_size", "steps_per_eval", "eval_batch_size", "max_eval_batches")
         for name in (*at_least_one, *or_none):
             value = getattr(self, name)
@@ -92,18 +99,27 @@ class TrainerConfig:
             )
         if not self.z_loss_weight >= 0:
             raise ValueError(f"z_loss_weight must be 0 or more, got {self.z_loss_weight!r}")
-        if self.microbatch_size is not None and self.train_batch_size % self.microbatch_size:
-            whole, left = divmod(self.train_batch_size, self.microbatch_size)
-            raise ValueError(
-                f"train_batch_size {self.train_batch_size} is not a multiple of microbatch_size {self.microbatch_size}"
-                f": {whole} * {self.microbatch_size} = {whole * self.microbatch_size} leaves {left} rows. "
-                f"Nearest batch sizes: {whole * self.microbatch_size} and {(whole + 1) * self.microbatch_size}."
-            )
+        if self.ema_beta is not None and not 0.0 <= self.ema_beta < 1.0:
+            raise ValueError(f"ema_beta must be 0 or more and below 1, or None; got {self.ema_beta!r}")
+        if isinstance(self.train_batch_size, int) and self.train_batch_size < 1:
+            raise ValueError(f"train_batch_size must be 1 or more, got {self.train_batch_size!r}")
+        for size in self.batches.sizes:
+            whole, left = divmod(size, self.microbatch_size or size)
+            if left:
+                raise ValueError(
+                    f"train_batch_size {size} is not a multiple of microbatch_size {self.microbatch_size}"
+                    f": {whole} * {self.microbatch_size} = {size - left} leaves {left} rows. "
+                    f"Nearest batch sizes: {size - left} and {size - left + (self.microbatch_size or size)}."
+                )
 
     @property
-    def num_microbatches(self) -> int:
-        """Microbatches that make one batch."""
-        return self.train_batch_size // (self.microbatch_size or self.train_batch_size)
+    def batches(self) -> BatchSchedule:
+        """Rows of the batch of each step."""
+        return BatchSchedule(self.train_batch_size)
+
+    def num_microbatches(self, batch_size: int) -> int:
+        """Microbatches that make one batch of so many rows."""
+        return batch_size // (self.microbatch_size or batch_size)
 
     @property
     def compute_dtype(self) -> str:
@@ -127,14 +143,17 @@ class TrainLmConfig:
     """Folder for checkpoints, metrics and the resolved config. A run found there is resumed."""
     vocab_size: int | None = None
     """State the vocabulary to have it checked against the token stores; None takes theirs."""
+    mup_base_model: LmConfig | None = None
+    """The narrower model that learning rate and initial scale were found on, to carry them over by muP: see
+    `marin.optim.mup`. None uses both as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimpleTrainConfig:
     """The usual settings of a run in one flat list. None takes the default of the full config named with it."""
 
-    train_batch_size: int
-    """Rows of each update."""
+    train_batch_size: int | tuple[ScheduleStep, ...]
+    """Rows of each update, or where they change (TrainerConfig)."""
     num_train_steps: int
     """Updates in the run."""
     learning_rate: float
@@ -161,10 +180,22 @@ class SimpleTrainConfig:
     """AdamWConfig."""
     min_lr_ratio: float | None = None
     """AdamWConfig."""
+    stable_lr_schedule: StableShape | None = None
+    """AdamWConfig."""
+    cycles: int | tuple[int, ...] | None = None
+    """AdamWConfig."""
+    cycle_length: Duration | tuple[int, ...] | None = None
+    """AdamWConfig."""
+    rewarmup: Duration | None = None
+    """AdamWConfig."""
     optimizer_config: OptimizerConfig | None = None
     """A whole optimizer instead of the settings above; its learning_rate must be this one's."""
     z_loss_weight: float | None = None
     """TrainerConfig."""
+    ema_beta: float | None = None
+    """TrainerConfig."""
+    skip_bad_steps: bool = False
+    """Skip outliers as `SkipBadSteps()` does (TrainerConfig)."""
     train_seq_len: int | None = None
     """TrainerConfig."""
     per_device_parallelism: int | None = None
@@ -216,7 +247,9 @@ class SimpleTrainConfig:
             renamed["microbatch_size"] = self.per_device_parallelism
         if self.steps_per_export is not None:
             renamed["keep_checkpoints"] = KeepPolicy(keep_every=self.steps_per_export)
-        same = ("z_loss_weight", "train_seq_len", "precision", "steps_per_eval", "max_eval_batches")
+        if self.skip_bad_steps:
+            renamed["skip_bad_steps"] = SkipBadSteps()
+        same = ("z_loss_weight", "ema_beta", "train_seq_len", "precision", "steps_per_eval", "max_eval_batches")
         return TrainerConfig(
             num_train_steps=self.num_train_steps,
             train_batch_size=self.train_batch_size,
@@ -233,4 +266,5 @@ class SimpleTrainConfig:
 _ADAMW_FIELDS = (
     *("weight_decay", "beta1", "beta2", "epsilon", "max_grad_norm"),
     *("warmup", "decay", "lr_schedule", "min_lr_ratio"),
+    *("stable_lr_schedule", "cycles", "cycle_length", "rewarmup"),
 )

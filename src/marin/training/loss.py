@@ -5,7 +5,8 @@ With `h` the states, `W` the unembedding, `z = h W` the logits of one token, `y`
     nll   = logsumexp(z) - z[y]                       negative log-likelihood, in nats
     total = sum over tokens of  w * (nll + z_loss_weight * logsumexp(z)^2)
 
-The second term keeps the normalizer near 1 (z-loss: Chowdhery et al. 2022, arXiv:2204.02311, section 5).
+With a softcap c (Gemma 2), z is c tanh(h W / c) instead. The second term keeps the normalizer near 1 (z-loss:
+Chowdhery et al. 2022, arXiv:2204.02311, section 5).
 
 Everything is a SUM over tokens, and so are its gradients; whoever wants a mean divides by the sum of weights at the
 very end. So a batch and its microbatches, masked or not, give the same gradient, which means of means would not.
@@ -45,6 +46,7 @@ def next_token_loss(
     weights: Float[Array | np.ndarray, "*batch"],
     *,
     z_loss_weight: float = 0.0,
+    logit_softcap: float | None = None,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> LossSums:
     """Weighted sums of the loss over all tokens; formulas in the module's docstring.
@@ -55,24 +57,25 @@ def next_token_loss(
         targets: each in [0, vocab), also where the weight is 0.
         weights: 0 leaves a token out.
         z_loss_weight: factor of the squared log-normalizer.
+        logit_softcap: logits are bent to stay within it; None: they are not.
         chunk_tokens: tokens at a time; memory is chunk_tokens * vocab * 4 bytes. No effect on the result but rounding.
     """
     hidden = states.shape[-1]
     states, targets, weights = states.reshape(-1, hidden), targets.reshape(-1), weights.reshape(-1)
-    sums: Any = _fused_sums(states, unembedding, targets, weights, z_loss_weight, chunk_tokens)
+    sums: Any = _fused_sums(states, unembedding, targets, weights, z_loss_weight, logit_softcap, chunk_tokens)
     total, nll = sums
     return LossSums(total, jax.lax.stop_gradient(nll))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _fused_sums(states, unembedding, targets, weights, z_loss_weight, chunk_tokens):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _fused_sums(states, unembedding, targets, weights, z_loss_weight, logit_softcap, chunk_tokens):
     """(total, nll) of states (N, D), unembedding (D, V), targets (N,), weights (N,)."""
     matrix = unembedding.astype(states.dtype)
     wide = _wide(states.dtype)
 
     def chunk(sums, arrays):
         chunk_states, chunk_targets, chunk_weights = arrays
-        logits = jnp.matmul(chunk_states, matrix, preferred_element_type=wide)
+        logits = _capped(jnp.matmul(chunk_states, matrix, preferred_element_type=wide), logit_softcap)
         total, nll, _ = _sums(logits, chunk_targets, chunk_weights.astype(wide), z_loss_weight)
         return (sums[0] + total, sums[1] + nll), None
 
@@ -80,7 +83,7 @@ def _fused_sums(states, unembedding, targets, weights, z_loss_weight, chunk_toke
     return _over_chunks(chunk, (zero, zero), (states, targets, weights), chunk_tokens)[0]
 
 
-def _fused_forward(states, unembedding, targets, weights, z_loss_weight, chunk_tokens):
+def _fused_forward(states, unembedding, targets, weights, z_loss_weight, logit_softcap, chunk_tokens):
     """The sums, and the gradients of `total` as residuals."""
     matrix = unembedding.astype(states.dtype)
     wide = _wide(states.dtype)
@@ -89,12 +92,14 @@ def _fused_forward(states, unembedding, targets, weights, z_loss_weight, chunk_t
         total, nll, matrix_gradient = carry
         chunk_states, chunk_targets, chunk_weights = arrays
         chunk_weights = chunk_weights.astype(wide)
-        logits = jnp.matmul(chunk_states, matrix, preferred_element_type=wide)  # (C, V)
+        logits = _capped(jnp.matmul(chunk_states, matrix, preferred_element_type=wide), logit_softcap)  # (C, V)
         chunk_total, chunk_nll, log_z = _sums(logits, chunk_targets, chunk_weights, z_loss_weight)
         factor = chunk_weights * (1 + 2 * z_loss_weight * log_z)
         is_target = jnp.arange(logits.shape[1], dtype=chunk_targets.dtype) == chunk_targets[:, None]
         logits_gradient = factor[:, None] * jnp.exp(logits - log_z[:, None])
         logits_gradient -= jnp.where(is_target, chunk_weights[:, None], 0)
+        if logit_softcap is not None:
+            logits_gradient *= 1 - (logits / logit_softcap) ** 2  # the derivative of the softcap
         logits_gradient = logits_gradient.astype(states.dtype)
         states_gradient = jnp.matmul(logits_gradient, matrix.T)
         matrix_gradient += jnp.matmul(chunk_states.T, logits_gradient, preferred_element_type=wide)
@@ -108,13 +113,17 @@ def _fused_forward(states, unembedding, targets, weights, z_loss_weight, chunk_t
     return (total, nll), (states_gradient, matrix_gradient.astype(unembedding.dtype))
 
 
-def _fused_backward(z_loss_weight, chunk_tokens, gradients, cotangents):
+def _fused_backward(z_loss_weight, logit_softcap, chunk_tokens, gradients, cotangents):
     scale, _ = cotangents  # of (total, nll); nll has no gradient
     states_gradient, matrix_gradient = gradients
     return states_gradient * scale.astype(states_gradient.dtype), matrix_gradient * scale, None, None
 
 
 _fused_sums.defvjp(_fused_forward, _fused_backward)
+
+
+def _capped(logits, softcap):
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
 
 
 def _sums(logits, targets, weights, z_loss_weight):

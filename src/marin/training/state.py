@@ -11,6 +11,7 @@ import jax
 import optax
 
 from marin.models.config import LmConfig
+from marin.optim.skip import SkipBadSteps
 
 
 @jax.tree_util.register_dataclass
@@ -22,25 +23,46 @@ class TrainState:
     """The model's parameters, float32."""
     optimizer: Any
     """The optimizer's state."""
+    average: Any = None
+    """Running average of the parameters; None where none is kept."""
+    skip_window: Any = None
+    """What the rule for skipping updates has seen; None where there is none."""
 
 
 def init_state(
-    model: LmConfig, transformation: optax.GradientTransformation, vocab_size: int, *, seed: int
+    model: LmConfig,
+    transformation: optax.GradientTransformation,
+    vocab_size: int,
+    *,
+    seed: int,
+    has_average: bool = False,
+    skip: SkipBadSteps | None = None,
+    init_scale: Any = None,
 ) -> TrainState:
-    """Parameters drawn from `seed`, and a fresh optimizer. One compiled program, so equal on each start."""
+    """Parameters drawn from `seed`, and a fresh optimizer. One compiled program, so equal on each start.
+
+    `init_scale` is a tree of numbers that multiply the parameters (`marin.optim.mup`); None is 1. The average begins
+    as the parameters.
+    """
 
     def init(key: jax.Array) -> TrainState:
         params = model.init(vocab_size, key=key)
-        return TrainState(params=params, optimizer=transformation.init(params))
+        if init_scale is not None:
+            params = jax.tree.map(lambda p, s: p * s, params, init_scale)
+        return TrainState(
+            params=params,
+            optimizer=transformation.init(params),
+            average=jax.tree.map(jax.numpy.copy, params) if has_average else None,
+            skip_window=None if skip is None else skip.init(),
+        )
 
     return jax.jit(init)(jax.random.key(seed))
 
 
-def state_shapes(model: LmConfig, transformation: optax.GradientTransformation, vocab_size: int) -> TrainState:
-    """Shapes and dtypes of `init_state`, without computing anything: what a checkpoint is loaded into."""
-
-    def init() -> TrainState:
-        params = model.init(vocab_size, key=jax.random.key(0))
-        return TrainState(params=params, optimizer=transformation.init(params))
-
-    return jax.eval_shape(init)
+def state_shapes(
+    model: LmConfig, transformation: optax.GradientTransformation, vocab_size: int, **options: Any
+) -> TrainState:
+    """Shapes and dtypes of `init_state` with these options, without computing anything: what a checkpoint is loaded
+    into.
+    """
+    return jax.eval_shape(lambda: init_state(model, transformation, vocab_size, seed=0, **options))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 
 from marin.checkpoint import format as checkpoint
 from marin.checkpoint.discover import checkpoint_name, list_checkpoints, remove_leftovers, set_aside
@@ -31,6 +32,8 @@ from marin.data.loader import DataLoader
 from marin.data.store import LEDGER
 from marin.distributed.compilation_cache import use_compilation_cache
 from marin.io.atomic import write_text
+from marin.models.config import LmConfig
+from marin.optim.mup import mup_scales
 from marin.tracking.console import ConsoleTracker
 from marin.tracking.jsonl import JsonlTracker, end_of_step, read_rows
 from marin.tracking.progress import ProgressTracker
@@ -38,7 +41,7 @@ from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate
 from marin.training.config import RuntimeConfig, TrainLmConfig
 from marin.training.flops import peak_flops_per_second
 from marin.training.state import init_state, state_shapes
-from marin.training.train_step import make_train_step
+from marin.training.train_step import METRICS, SKIPPED, TrainStep, make_train_step
 from marin.training.trainer import train
 
 
@@ -78,15 +81,26 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     seq_len = _seq_len(config)
     data = _open_data(config, seq_len)
     schedule = config.optimizer.schedule(trainer.num_train_steps)
-    decay_mask = config.model.weight_decay_mask(_parameter_shapes(config, data.vocab_size))
-    transformation = config.optimizer.transformation(decay_mask)
+    shapes = _parameter_shapes(config.model, data.vocab_size)
+    mup = None
+    if config.mup_base_model is not None:
+        mup = mup_scales(shapes, _parameter_shapes(config.mup_base_model, data.vocab_size))
+    transformation = config.optimizer.transformation(
+        config.model.weight_decay_mask(shapes), None if mup is None else mup.learning_rate
+    )
+    state_options: dict[str, Any] = {
+        "has_average": trainer.ema_beta is not None,
+        "skip": trainer.skip_bad_steps,
+        "init_scale": None if mup is None else mup.init,
+    }
 
     checkpoints = output / "checkpoints"
     stores = _store_digests(data)
-    found = _find_checkpoint(config, checkpoints, state_shapes(config.model, transformation, data.vocab_size), stores)
+    wanted = state_shapes(config.model, transformation, data.vocab_size, **state_options)
+    found = _find_checkpoint(config, checkpoints, wanted, stores)
     if found is None:
         start_step, resume_step = 0, None
-        state = init_state(config.model, transformation, data.vocab_size, seed=trainer.seed)
+        state = init_state(config.model, transformation, data.vocab_size, seed=trainer.seed, **state_options)
     else:
         start_step = resume_step = found.step
         state = found.state
@@ -104,14 +118,15 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     if progress is not None:
         progress.say(_opening_line(config, data, start_step))
 
-    loader = DataLoader(data.train, trainer.train_batch_size)
+    loader = DataLoader(data.train, trainer.batches)
     num_steps = trainer.num_train_steps - start_step
     with loader.iterate(start_step, num_steps=num_steps, prefetch=trainer.runtime.prefetch) as batches:
         log = LogMetrics(
             metrics=metrics,
             timing=timing,
             others=(ProgressTracker(trainer.num_train_steps), *(() if progress is None else (progress,))),
-            tokens_per_step=trainer.train_batch_size * seq_len,
+            num_tokens=lambda num_steps: trainer.batches.offset(num_steps) * seq_len,
+            names=METRICS if trainer.skip_bad_steps is None else (*METRICS, SKIPPED),
             steps_per_log=trainer.steps_per_log,
             flops_per_token=config.model.flops_per_token(data.vocab_size, seq_len),
             peak_flops_per_second=peak_flops_per_second(),
@@ -122,7 +137,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             log,
             config.model,
             data.validation,
-            batch_size=trainer.eval_batch_size or trainer.train_batch_size,
+            batch_size=trainer.eval_batch_size or max(trainer.batches.sizes),
             max_batches=trainer.max_eval_batches,
             every=trainer.steps_per_eval,
             token_byte_lengths=data.token_byte_lengths,
@@ -144,15 +159,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
         try:
             train(
                 state,
-                make_train_step(
-                    config.model,
-                    transformation,
-                    max_grad_norm=config.optimizer.max_grad_norm,
-                    num_microbatches=trainer.num_microbatches,
-                    compute_dtype=trainer.compute_dtype,
-                    z_loss_weight=trainer.z_loss_weight,
-                    remat=trainer.remat,
-                ),
+                _train_step(config, transformation),
                 batches,
                 schedule=schedule,
                 start_step=start_step,
@@ -187,8 +194,28 @@ def _open_data(config: TrainLmConfig, seq_len: int) -> LmData:
     return open_data(config.data, seq_len, vocab_size=config.vocab_size, tokenizer_digest=digest)
 
 
-def _parameter_shapes(config: TrainLmConfig, vocab_size: int) -> Any:
-    return jax.eval_shape(lambda: config.model.init(vocab_size, key=jax.random.key(0)))
+def _parameter_shapes(model: LmConfig, vocab_size: int) -> Any:
+    return jax.eval_shape(lambda: model.init(vocab_size, key=jax.random.key(0)))
+
+
+def _train_step(config: TrainLmConfig, transformation: optax.GradientTransformation) -> TrainStep:
+    """The step for batches of every size that the schedule has; each is compiled when it first comes."""
+    trainer = config.trainer
+    by_size = {
+        size: make_train_step(
+            config.model,
+            transformation,
+            max_grad_norm=config.optimizer.max_grad_norm,
+            num_microbatches=trainer.num_microbatches(size),
+            compute_dtype=trainer.compute_dtype,
+            z_loss_weight=trainer.z_loss_weight,
+            remat=trainer.remat,
+            ema_beta=trainer.ema_beta,
+            skip=trainer.skip_bad_steps,
+        )
+        for size in dict.fromkeys(trainer.batches.sizes)
+    }
+    return lambda state, batch, learning_rate: by_size[batch.tokens.shape[0]](state, batch, learning_rate)
 
 
 def _find_checkpoint(
@@ -316,7 +343,7 @@ def _summarize(config: TrainLmConfig, output: Path, data: LmData, seq_len: int) 
         final_validation=validation,
         checkpoint=f"checkpoints/{checkpoint_name(final_step)}",
         num_params=config.model.num_params(data.vocab_size),
-        num_tokens=final_step * config.trainer.train_batch_size * seq_len,
+        num_tokens=config.trainer.batches.offset(final_step) * seq_len,
     )
     write_text(output / "summary.json", json.dumps(encode(result), indent=1) + "\n")
     return result

@@ -7,6 +7,8 @@ loop fetches it later, when it is ready anyway.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,13 +17,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from marin.models.config import LmConfig
-from marin.optim.optimizer import update_parameters
+from marin.models.config import AuxiliaryLossConfig, LmConfig
+from marin.optim.optimizer import gradient_norm, update_parameters
+from marin.optim.skip import SkipBadSteps
 from marin.training.loss import LossSums, next_token_loss
 from marin.training.state import TrainState
 
 METRICS = ("train/loss", "train/grad_norm", "train/total_loss")
-"""Names of the numbers a step returns, in their order. Without z-loss the last equals the first."""
+"""Names of the numbers a step returns, in their order. Without z-loss and auxiliary loss the last equals the first."""
+
+SKIPPED = "train/skipped"
+"""The number that follows where outliers are skipped: 1 for an update that was, else 0."""
 
 
 class DeviceBatch(NamedTuple):
@@ -45,13 +51,28 @@ def loss_sums(
     z_loss_weight: float = 0.0,
     remat: bool = False,
 ) -> LossSums:
-    """Weighted sums of the loss of `params` over a batch."""
-    states = model.hidden_states(
-        params, batch.tokens, segment_ids=batch.segment_ids, compute_dtype=compute_dtype, remat=remat
+    """Weighted sums of the loss of `params` over a batch.
+
+    An auxiliary loss of the model is added to `total`, as if each token had it. It is of this batch as a whole, so
+    microbatches, each balanced for itself, give it another value than the batch at once.
+    """
+    options = {"segment_ids": batch.segment_ids, "compute_dtype": compute_dtype, "remat": remat}
+    auxiliary = None
+    if isinstance(model, AuxiliaryLossConfig):
+        states, auxiliary = model.hidden_states_and_auxiliary_loss(params, batch.tokens, **options)
+    else:
+        states = model.hidden_states(params, batch.tokens, **options)
+    sums = next_token_loss(
+        states,
+        model.unembedding(params),
+        batch.targets,
+        batch.loss_weights,
+        z_loss_weight=z_loss_weight,
+        logit_softcap=model.final_logit_softcap,
     )
-    return next_token_loss(
-        states, model.unembedding(params), batch.targets, batch.loss_weights, z_loss_weight=z_loss_weight
-    )
+    if auxiliary is None:
+        return sums
+    return sums._replace(total=sums.total + auxiliary * jnp.sum(batch.loss_weights))
 
 
 def loss_gradient(
@@ -90,32 +111,65 @@ def make_train_step(
     compute_dtype: Any = jnp.float32,
     z_loss_weight: float = 0.0,
     remat: bool = False,
+    ema_beta: float | None = None,
+    skip: SkipBadSteps | None = None,
 ) -> TrainStep:
     """The compiled step: (state, batch, learning rate) -> (new state, numbers named in `METRICS`).
 
-    The state passed in is donated: its arrays are gone afterwards.
+    The state passed in is donated: its arrays are gone afterwards. With `ema_beta` the state has an average, which
+    becomes `ema_beta * average + (1 - ema_beta) * params`; with `skip` it has a window, and the numbers end with
+    `SKIPPED`.
     """
+    loss_options: dict[str, Any] = {"compute_dtype": compute_dtype, "z_loss_weight": z_loss_weight, "remat": remat}
 
     def train_step(state: TrainState, batch: DeviceBatch, learning_rate: Array) -> tuple[TrainState, Array]:
-        gradient, sums = loss_gradient(
-            model,
-            state.params,
-            batch,
-            num_microbatches=num_microbatches,
-            compute_dtype=compute_dtype,
-            z_loss_weight=z_loss_weight,
-            remat=remat,
-        )
-        # the bound gives a batch of nothing but padding a gradient of zero instead of NaN
-        weight = jnp.maximum(jnp.sum(batch.loss_weights, dtype=sums.nll.dtype), 1e-9)
-        params, optimizer, norm = update_parameters(
-            transformation, max_grad_norm, state.params, state.optimizer, gradient, weight, learning_rate
-        )
+        gradient, sums = loss_gradient(model, state.params, batch, num_microbatches=num_microbatches, **loss_options)
+        weight = _total_weight(batch, sums.nll.dtype)
+        norm = gradient_norm(gradient, weight)
         metrics = jnp.stack([sums.nll / weight, norm, sums.total / weight])
-        return TrainState(params=params, optimizer=optimizer), metrics
+
+        def updated(state: TrainState) -> TrainState:
+            params, optimizer, _ = update_parameters(
+                transformation,
+                max_grad_norm,
+                state.params,
+                state.optimizer,
+                gradient,
+                weight,
+                learning_rate,
+                norm=norm,
+                objective=partial(_mean_loss, model, batch=_first_microbatch(batch, num_microbatches), **loss_options),
+            )
+            average = state.average if ema_beta is None else _moved(state.average, params, ema_beta)
+            return replace(state, params=params, optimizer=optimizer, average=average)
+
+        if skip is None:
+            return updated(state), metrics
+        is_bad, window = skip.judge(state.skip_window, sums.total / weight, norm)
+        state = jax.lax.cond(is_bad, lambda state: state, updated, state)
+        return replace(state, skip_window=window), jnp.append(metrics, is_bad.astype(metrics.dtype))
 
     compiled = jax.jit(train_step, donate_argnums=0)
     return lambda state, batch, learning_rate: compiled(state, batch, np.float32(learning_rate))
+
+
+def _moved(average: Any, params: Any, beta: float) -> Any:
+    return jax.tree.map(lambda a, p: beta * a + (1 - beta) * p, average, params)
+
+
+def _total_weight(batch: DeviceBatch, dtype: Any) -> Array:
+    """The bound gives a batch of nothing but padding a gradient of zero instead of NaN."""
+    return jnp.maximum(jnp.sum(batch.loss_weights, dtype=dtype), 1e-9)
+
+
+def _mean_loss(model: LmConfig, params: Any, *, batch: DeviceBatch, **loss_options: Any) -> Array:
+    """What the optimizer descends, for one that asks for more than the gradient of it."""
+    total = loss_sums(model, params, batch, **loss_options).total
+    return total / _total_weight(batch, total.dtype)
+
+
+def _first_microbatch(batch: DeviceBatch, num_microbatches: int) -> DeviceBatch:
+    return jax.tree.map(lambda a: a[: a.shape[0] // num_microbatches], batch)
 
 
 def _first(stacked: DeviceBatch) -> DeviceBatch:

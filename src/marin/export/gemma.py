@@ -1,0 +1,86 @@
+"""Gemma 1's weight names and layout in the Hugging Face format, both ways; `marin.export.layout` has the pieces."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from marin.export.layout import (
+    attention_from_hf,
+    attention_to_hf,
+    check_required,
+    decoder_from_hf,
+    decoder_to_hf,
+    ends_from_hf,
+    ends_to_hf,
+    mlp_from_hf,
+    mlp_to_hf,
+    named_layers,
+    rope_from_hf,
+    rope_to_hf,
+    stack_layers,
+)
+from marin.models.gemma import GemmaConfig, GemmaLayers, GemmaParams
+
+ARCHITECTURE = "GemmaForCausalLM"
+
+# Settings of a Hugging Face config that change the computation and that our Gemma does not have.
+_REQUIRED = {"attention_bias": False, "use_bidirectional_attention": None}
+
+
+def config_to_hf(config: GemmaConfig, vocab_size: int) -> dict[str, Any]:
+    """The fields of config.json that describe the architecture."""
+    return decoder_to_hf(config, vocab_size) | {
+        "architectures": [ARCHITECTURE],
+        "model_type": "gemma",
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "rope_parameters": rope_to_hf(config.rope),
+        "hidden_act": "gelu_pytorch_tanh",
+        **_REQUIRED,
+    }
+
+
+def config_from_hf(hf: Mapping[str, Any]) -> GemmaConfig:
+    """Our config from a config.json; absent fields have the defaults of the Hugging Face library.
+
+    Raises ValueError for a setting that our Gemma does not have.
+    """
+    check_required(hf, _REQUIRED, "Gemma")
+    # the first files said "gelu" and meant the tanh form, which is also what the library computes for them
+    if hf.get("hidden_act", "gelu") not in ("gelu", "gelu_pytorch_tanh"):
+        raise ValueError(f"config.json has hidden_act={hf['hidden_act']!r}; marin's Gemma has 'gelu_pytorch_tanh' only")
+    return GemmaConfig(
+        **decoder_from_hf(hf, seq_len=8192, epsilon=1e-6),
+        head_dim=hf.get("head_dim", 256),
+        tie_word_embeddings=hf.get("tie_word_embeddings", True),
+        rope=rope_from_hf(hf),
+    )
+
+
+def weights_to_hf(config: GemmaConfig, params: GemmaParams, vocab_size: int) -> dict[str, np.ndarray]:
+    """Tensors by their Hugging Face name, the vocabulary cut to `vocab_size` rows."""
+    tensors = ends_to_hf(params, vocab_size)
+    for name, layer in named_layers(params.layers, config.num_layers):
+        tensors |= attention_to_hf(config, layer, name) | mlp_to_hf(layer, name)
+        tensors |= {
+            name + "input_layernorm.weight": layer.attention_norm,
+            name + "post_attention_layernorm.weight": layer.mlp_norm,
+        }
+    return tensors
+
+
+def weights_from_hf(config: GemmaConfig, tensors: Mapping[str, np.ndarray]) -> GemmaParams:
+    """Our parameters, float32; a missing tensor raises KeyError with its name."""
+
+    def layer(name: str) -> dict[str, np.ndarray]:
+        return {
+            **attention_from_hf(config, tensors, name),
+            **mlp_from_hf(tensors, name),
+            "attention_norm": tensors[name + "input_layernorm.weight"],
+            "mlp_norm": tensors[name + "post_attention_layernorm.weight"],
+        }
+
+    return GemmaParams(
+        layers=GemmaLayers(**stack_layers(layer, config.num_layers)),
+        **ends_from_hf(tensors, tied=config.tie_word_embeddings),
+    )

@@ -1,0 +1,85 @@
+"""Mistral's weight names and layout in the Hugging Face format, both ways; `marin.export.layout` has the pieces."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from marin.export.layout import (
+    attention_from_hf,
+    attention_to_hf,
+    check_required,
+    decoder_from_hf,
+    decoder_to_hf,
+    ends_from_hf,
+    ends_to_hf,
+    head_dim_from_hf,
+    mlp_from_hf,
+    mlp_to_hf,
+    named_layers,
+    rope_from_hf,
+    rope_to_hf,
+    stack_layers,
+)
+from marin.models.mistral import MistralConfig, MistralLayers, MistralParams
+
+ARCHITECTURE = "MistralForCausalLM"
+
+# Settings of a Hugging Face config that change the computation and that our Mistral does not have.
+_REQUIRED = {"hidden_act": "silu"}
+
+
+def config_to_hf(config: MistralConfig, vocab_size: int) -> dict[str, Any]:
+    """The fields of config.json that describe the architecture."""
+    return decoder_to_hf(config, vocab_size) | {
+        "architectures": [ARCHITECTURE],
+        "model_type": "mistral",
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "rope_parameters": rope_to_hf(config.rope),
+        "sliding_window": config.sliding_window,
+        **_REQUIRED,
+    }
+
+
+def config_from_hf(hf: Mapping[str, Any]) -> MistralConfig:
+    """Our config from a config.json; absent fields have the defaults of the Hugging Face library.
+
+    Raises ValueError for a setting that our Mistral does not have.
+    """
+    check_required(hf, _REQUIRED, "Mistral")
+    return MistralConfig(
+        **decoder_from_hf(hf, seq_len=131072, epsilon=1e-6),
+        head_dim=head_dim_from_hf(hf),
+        tie_word_embeddings=hf.get("tie_word_embeddings", False),
+        rope=rope_from_hf(hf),
+        sliding_window=hf.get("sliding_window", 4096),
+    )
+
+
+def weights_to_hf(config: MistralConfig, params: MistralParams, vocab_size: int) -> dict[str, np.ndarray]:
+    """Tensors by their Hugging Face name, the vocabulary cut to `vocab_size` rows."""
+    tensors = ends_to_hf(params, vocab_size)
+    for name, layer in named_layers(params.layers, config.num_layers):
+        tensors |= attention_to_hf(config, layer, name) | mlp_to_hf(layer, name)
+        tensors |= {
+            name + "input_layernorm.weight": layer.attention_norm,
+            name + "post_attention_layernorm.weight": layer.mlp_norm,
+        }
+    return tensors
+
+
+def weights_from_hf(config: MistralConfig, tensors: Mapping[str, np.ndarray]) -> MistralParams:
+    """Our parameters, float32; a missing tensor raises KeyError with its name."""
+
+    def layer(name: str) -> dict[str, np.ndarray]:
+        return {
+            **attention_from_hf(config, tensors, name),
+            **mlp_from_hf(tensors, name),
+            "attention_norm": tensors[name + "input_layernorm.weight"],
+            "mlp_norm": tensors[name + "post_attention_layernorm.weight"],
+        }
+
+    return MistralParams(
+        layers=MistralLayers(**stack_layers(layer, config.num_layers)),
+        **ends_from_hf(tensors, tied=config.tie_word_embeddings),
+    )

@@ -1,0 +1,281 @@
+"""Gemma 2: Gemma with a norm after each sublayer too, every other layer within a window, scores and logits bent.
+
+The architecture is that of the Gemma team 2024 (arXiv:2408.00118). Attention scores s become c tanh(s / c), and so do
+the final logits; the latter is done where logits are made (`marin.models.lm`, `marin.training.loss`). The fused layouts
+are those of `marin.models.llama`: query, key and value by key-value head, gate and up by `(2, mlp)`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from marin.models import layers
+from marin.models.attention import KeyValueCache, cached_attention, causal_attention, empty_cache, write_cache
+from marin.models.rotary import DefaultRotaryEmbeddingsConfig, RotaryEmbeddingsConfig
+
+__all__ = ["Gemma2Config", "Gemma2Layers", "Gemma2Params"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemma2Config:
+    """Shape of a Gemma2. Satisfies `marin.models.config.LmConfig`, whose docstrings describe the methods.
+
+    >>> config = Gemma2Config(
+    ...     seq_len=64, hidden_dim=32, intermediate_dim=88, num_heads=4, num_kv_heads=2, num_layers=2, head_dim=8
+    ... )
+    >>> params = jax.eval_shape(lambda: config.init(vocab_size=100, key=jax.random.key(0)))
+    >>> jax.eval_shape(config.hidden_states, params, jnp.zeros((1, 8), jnp.int32)).shape
+    (1, 8, 32)
+    """
+
+    seq_len: int
+    """The longest sequence, in tokens, that the model takes."""
+    hidden_dim: int
+    """Width of the residual stream."""
+    intermediate_dim: int
+    """Width between the two matrices of the gated MLP."""
+    num_heads: int
+    """Number of query heads."""
+    num_kv_heads: int
+    """Number of key-value heads; divides num_heads."""
+    num_layers: int
+    """Number of blocks."""
+    head_dim: int = 256
+    """Width of a head."""
+    tie_word_embeddings: bool = True
+    """Whether the unembedding is the embedding, transposed."""
+    rope: RotaryEmbeddingsConfig = DefaultRotaryEmbeddingsConfig()
+    """Rule for the rotary frequencies."""
+    layer_norm_epsilon: float = 1e-6
+    """Added to the mean square in RMSNorm."""
+    initializer_range: float = 0.02
+    """Standard deviation of every matrix and of the embedding at initialization."""
+    sliding_window: int = 4096
+    """Places that a token sees, its own among them, in the first layer, the third and so on."""
+    query_pre_attn_scalar: int = 256
+    """Scores are divided by the square root of this."""
+    attention_logit_softcap: float | None = 50.0
+    """Bound of the scores; None: they are not bent."""
+    final_logit_softcap: float | None = 30.0
+    """Bound of the logits; None: they are not bent."""
+    use_flash_attention: bool = True
+    """Skip the blocks of scores above the diagonal (`blocked`); False computes the whole matrix (`reference`)."""
+
+    def __post_init__(self):
+        layers.check_shape(self)
+
+    @property
+    def head_size(self) -> int:
+        """Width of a head."""
+        return self.head_dim
+
+    @property
+    def attention_windows(self) -> tuple[int | None, ...]:
+        """The window of each layer; None: it sees everything before it."""
+        return tuple(None if i % 2 else self.sliding_window for i in range(self.num_layers))
+
+    def init(self, vocab_size: int, *, key: Array) -> "Gemma2Params":
+        """Every matrix normal with standard deviation `initializer_range`; norms 0, which multiply by 1; float32."""
+        keys = iter(jax.random.split(key, 6))
+
+        def normal(*shape: int) -> Array:
+            return layers.normal(next(keys), shape, self.initializer_range)
+
+        depth, width, mlp, head = self.num_layers, self.hidden_dim, self.intermediate_dim, self.head_size
+        group = self.num_heads // self.num_kv_heads
+        return Gemma2Params(
+            embedding=normal(vocab_size, width),
+            layers=Gemma2Layers(
+                attention_norm=jnp.zeros((depth, width)),
+                qkv=normal(depth, width, self.num_kv_heads, group + 2, head),
+                attention_out=normal(depth, self.num_kv_heads, group, head, width),
+                attention_post_norm=jnp.zeros((depth, width)),
+                mlp_norm=jnp.zeros((depth, width)),
+                gate_up=normal(depth, width, 2, mlp),
+                down=normal(depth, mlp, width),
+                mlp_post_norm=jnp.zeros((depth, width)),
+            ),
+            final_norm=jnp.zeros(width),
+            unembedding=None if self.tie_word_embeddings else normal(width, vocab_size),
+        )
+
+    def hidden_states(
+        self,
+        params: "Gemma2Params",
+        tokens: Int[Array, "batch seq"],
+        *,
+        positions: Int[Array, "batch seq"] | None = None,
+        segment_ids: Int[Array, "batch seq"] | None = None,
+        compute_dtype: Any = jnp.float32,
+        remat: bool = False,
+        scan_layers: bool | None = None,
+    ) -> Float[Array, "batch seq hidden"]:
+        """States after the final norm; see `LmConfig.hidden_states`."""
+        layers.check_length(tokens.shape[1], self.seq_len)
+        if positions is None:
+            positions = layers.positions_of(tokens, segment_ids)
+        rotation = layers.rotation(self.rope, self.head_size, positions)
+        implementation = "blocked" if self.use_flash_attention else "reference"
+
+        def layer(window: int | None, layer_params: Gemma2Layers, x: Float[Array, "batch seq hidden"]):
+            query, key, value = _attention_input(self, layer_params, x, rotation)
+            mixed = causal_attention(
+                query,
+                key,
+                value,
+                segment_ids=segment_ids,
+                implementation=implementation,
+                window=window,
+                scale=self.query_pre_attn_scalar**-0.5,
+                softcap=self.attention_logit_softcap,
+            )
+            return _mlp_block(self, layer_params, x + _attention_output(self, layer_params, mixed))
+
+        x = _embed(self, params, tokens, compute_dtype)
+        x = layers.run_layers(
+            layers.for_kinds(layer, self.attention_windows),
+            layers.cast(params.layers, compute_dtype),
+            x,
+            num_layers=self.num_layers,
+            remat=remat,
+            scan_layers=scan_layers,
+        )
+        return _norm(self, x, params.final_norm)
+
+    def unembedding(self, params: "Gemma2Params") -> Float[Array, "hidden vocab"]:
+        """The matrix from states to logits."""
+        return params.embedding.T if params.unembedding is None else params.unembedding
+
+    def init_cache(self, batch_size: int, max_len: int, dtype: Any = jnp.float32) -> KeyValueCache:
+        """An empty cache of `max_len` slots; the slot of a token is its position."""
+        layers.check_length(max_len, self.seq_len, "a cache")
+        return empty_cache(
+            num_layers=self.num_layers,
+            batch_size=batch_size,
+            max_len=max_len,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_size,
+            dtype=dtype,
+        )
+
+    def hidden_states_cached(
+        self,
+        params: "Gemma2Params",
+        tokens: Int[Array, "batch seq"],
+        cache: KeyValueCache,
+        *,
+        positions: Int[Array, "batch seq"],
+        compute_dtype: Any = jnp.float32,
+    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache]:
+        """States of `tokens` and the cache with their keys and values in the slots named by `positions`.
+
+        A token attends to every slot up to its own, so slots must be filled from 0 on; slots at or beyond `max_len`
+        are dropped.
+        """
+        rotation = layers.rotation(self.rope, self.head_size, positions)
+
+        def layer(window: int | None, layer_params: Gemma2Layers, layer_cache: KeyValueCache, x: Array):
+            query, key, value = _attention_input(self, layer_params, x, rotation)
+            layer_cache = write_cache(layer_cache, key, value, positions)
+            mixed = cached_attention(
+                query,
+                layer_cache.key,
+                layer_cache.value,
+                positions,
+                window=window,
+                scale=self.query_pre_attn_scalar**-0.5,
+                softcap=self.attention_logit_softcap,
+            )
+            return _mlp_block(self, layer_params, x + _attention_output(self, layer_params, mixed)), layer_cache
+
+        x = _embed(self, params, tokens, compute_dtype)
+        each = layers.for_kinds(layer, self.attention_windows)
+        x, cache = layers.run_layers_cached(each, layers.cast(params.layers, compute_dtype), cache, x)
+        return _norm(self, x, params.final_norm), cache
+
+    def num_params(self, vocab_size: int) -> int:
+        """Exact number of parameters."""
+        norms = (4 * self.num_layers + 1) * self.hidden_dim
+        untied = 0 if self.tie_word_embeddings else vocab_size * self.hidden_dim
+        return vocab_size * self.hidden_dim + untied + self._layer_matrix_params() + norms
+
+    def flops_per_token(self, vocab_size: int, seq_len: int) -> float:
+        """Forward and backward, attention within the windows; `layers.training_flops` states the convention."""
+        return layers.training_flops(
+            matrix_params=self._layer_matrix_params() + vocab_size * self.hidden_dim,
+            attention_dim=self.num_heads * self.head_size,
+            num_keys=layers.num_keys(seq_len, self.attention_windows),
+        )
+
+    def weight_decay_mask(self, params: "Gemma2Params") -> "Gemma2Params":
+        """True for the matrices of the layers and for an untied unembedding; False for embedding and norms."""
+        return layers.mask_of(params, {"qkv", "attention_out", "gate_up", "down", "unembedding"})
+
+    def _layer_matrix_params(self) -> int:
+        attention = (2 * self.num_heads + 2 * self.num_kv_heads) * self.head_size * self.hidden_dim
+        return self.num_layers * (attention + 3 * self.hidden_dim * self.intermediate_dim)
+
+
+# Shapes below are of the parameters; as pytrees these classes also hold masks, shapes, or one layer, hence unchecked.
+@jax.tree_util.register_dataclass
+@no_type_check
+@dataclass(frozen=True, kw_only=True)
+class Gemma2Layers:
+    """All layers' weights, stacked along the first axis."""
+
+    attention_norm: Float[Array, "layers hidden"]
+    qkv: Float[Array, "layers hidden kv_heads group_plus_2 head_dim"]  # a head's queries, then its key, then its value
+    attention_out: Float[Array, "layers kv_heads group head_dim hidden"]
+    attention_post_norm: Float[Array, "layers hidden"]  # after the projection
+    mlp_norm: Float[Array, "layers hidden"]
+    gate_up: Float[Array, "layers hidden 2 mlp"]  # gate, then up
+    down: Float[Array, "layers mlp hidden"]
+    mlp_post_norm: Float[Array, "layers hidden"]  # after down
+
+
+@jax.tree_util.register_dataclass
+@no_type_check
+@dataclass(frozen=True, kw_only=True)
+class Gemma2Params:
+    """A Gemma2's weights."""
+
+    embedding: Float[Array, "vocab hidden"]
+    layers: Gemma2Layers
+    final_norm: Float[Array, " hidden"]
+    unembedding: Float[Array, "hidden vocab"] | None  # None: tied to the embedding
+
+
+def _norm(config: Gemma2Config, x, scale):
+    """RMSNorm whose weights are offsets from 1, multiplied in float32 before rounding, unlike Llama's."""
+    wide = layers.rms_norm(x.astype(jnp.float32), 1 + scale.astype(jnp.float32), config.layer_norm_epsilon)
+    return wide.astype(x.dtype)
+
+
+def _embed(config: Gemma2Config, params: Gemma2Params, tokens, dtype):
+    """Embeddings times sqrt(hidden_dim), as they are small where they are tied; the factor is rounded to `dtype`."""
+    return params.embedding[tokens].astype(dtype) * jnp.asarray(math.sqrt(config.hidden_dim), dtype)
+
+
+def _attention_input(config: Gemma2Config, params: Gemma2Layers, x, rotation):
+    """Rotated queries (B, T, K, G, H), rotated keys and plain values (B, T, K, H)."""
+    normed = _norm(config, x, params.attention_norm)
+    qkv = jnp.einsum("btd,dkgh->btkgh", normed, params.qkv)
+    query_key, value = qkv[..., :-1, :], qkv[..., -1, :]
+    query_key = layers.rotate(query_key, *rotation)
+    return query_key[..., :-1, :], query_key[..., -1, :], value
+
+
+def _attention_output(config: Gemma2Config, params: Gemma2Layers, mixed):
+    projected = jnp.einsum("btkgh,kghd->btd", mixed, params.attention_out)
+    return _norm(config, projected, params.attention_post_norm)
+
+
+def _mlp_block(config: Gemma2Config, params: Gemma2Layers, x):
+    normed = _norm(config, x, params.mlp_norm)
+    gate_up = jnp.einsum("btd,dcf->btcf", normed, params.gate_up)
+    down = (jax.nn.gelu(gate_up[..., 0, :], approximate=True) * gate_up[..., 1, :]) @ params.down
+    return x + _norm(config, down, params.mlp_post_norm)

@@ -1,0 +1,298 @@
+"""Gemma 3 (its text model): Gemma 2 with queries and keys normalized by head instead of bent scores.
+
+Five layers with a window are followed by one that sees everything, and the two kinds rotate at different rates, so that
+the long context costs few caches and the short one keeps its resolution (Gemma team 2025, arXiv:2503.19786). The fused
+layouts are those of `marin.models.llama`: query, key and value by key-value head, gate and up by `(2, mlp)`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from marin.models import layers
+from marin.models.attention import KeyValueCache, cached_attention, causal_attention, empty_cache, write_cache
+from marin.models.rotary import DefaultRotaryEmbeddingsConfig, RotaryEmbeddingsConfig
+
+__all__ = ["Gemma3Config", "Gemma3Layers", "Gemma3Params"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemma3Config:
+    """Shape of a Gemma3. Satisfies `marin.models.config.LmConfig`, whose docstrings describe the methods.
+
+    >>> config = Gemma3Config(
+    ...     seq_len=64, hidden_dim=32, intermediate_dim=88, num_heads=4, num_kv_heads=2, num_layers=2, head_dim=8
+    ... )
+    >>> params = jax.eval_shape(lambda: config.init(vocab_size=100, key=jax.random.key(0)))
+    >>> jax.eval_shape(config.hidden_states, params, jnp.zeros((1, 8), jnp.int32)).shape
+    (1, 8, 32)
+    """
+
+    seq_len: int
+    """The longest sequence, in tokens, that the model takes."""
+    hidden_dim: int
+    """Width of the residual stream."""
+    intermediate_dim: int
+    """Width between the two matrices of the gated MLP."""
+    num_heads: int
+    """Number of query heads."""
+    num_kv_heads: int
+    """Number of key-value heads; divides num_heads."""
+    num_layers: int
+    """Number of blocks."""
+    head_dim: int = 256
+    """Width of a head."""
+    tie_word_embeddings: bool = True
+    """Whether the unembedding is the embedding, transposed."""
+    rope: RotaryEmbeddingsConfig = DefaultRotaryEmbeddingsConfig(theta=1_000_000.0)
+    """Rule for the rotary frequencies of the layers that see everything."""
+    local_rope: RotaryEmbeddingsConfig = DefaultRotaryEmbeddingsConfig()
+    """Rule for the rotary frequencies of the layers with a window."""
+    sliding_window: int = 1024
+    """Places that a token sees, its own among them, in the layers with a window."""
+    sliding_window_pattern: int = 6
+    """Every layer whose number, counted from 1, is a multiple of this sees everything; the others have a window."""
+    query_pre_attn_scalar: int = 256
+    """Scores are divided by the square root of this."""
+    layer_norm_epsilon: float = 1e-6
+    """Added to the mean square in RMSNorm."""
+    initializer_range: float = 0.02
+    """Standard deviation of every matrix and of the embedding at initialization."""
+    use_flash_attention: bool = True
+    """Skip the blocks of scores above the diagonal (`blocked`); False computes the whole matrix (`reference`)."""
+
+    def __post_init__(self):
+        layers.check_shape(self)
+        if self.sliding_window_pattern < 1:
+            raise ValueError(f"sliding_window_pattern={self.sliding_window_pattern} must be at least 1")
+
+    @property
+    def head_size(self) -> int:
+        """Width of a head."""
+        return self.head_dim
+
+    @property
+    def attention_windows(self) -> tuple[int | None, ...]:
+        """The window of each layer; None: it sees everything before it."""
+        pattern = self.sliding_window_pattern
+        return tuple(self.sliding_window if (i + 1) % pattern else None for i in range(self.num_layers))
+
+    @property
+    def final_logit_softcap(self) -> None:
+        """None: logits are not bent."""
+        return None
+
+    def init(self, vocab_size: int, *, key: Array) -> "Gemma3Params":
+        """Every matrix normal with standard deviation `initializer_range`; norms 0, which multiply by 1; float32."""
+        keys = iter(jax.random.split(key, 6))
+
+        def normal(*shape: int) -> Array:
+            return layers.normal(next(keys), shape, self.initializer_range)
+
+        depth, width, mlp, head = self.num_layers, self.hidden_dim, self.intermediate_dim, self.head_size
+        group = self.num_heads // self.num_kv_heads
+        return Gemma3Params(
+            embedding=normal(vocab_size, width),
+            layers=Gemma3Layers(
+                attention_norm=jnp.zeros((depth, width)),
+                qkv=normal(depth, width, self.num_kv_heads, group + 2, head),
+                query_norm=jnp.zeros((depth, head)),
+                key_norm=jnp.zeros((depth, head)),
+                attention_out=normal(depth, self.num_kv_heads, group, head, width),
+                attention_post_norm=jnp.zeros((depth, width)),
+                mlp_norm=jnp.zeros((depth, width)),
+                gate_up=normal(depth, width, 2, mlp),
+                down=normal(depth, mlp, width),
+                mlp_post_norm=jnp.zeros((depth, width)),
+            ),
+            final_norm=jnp.zeros(width),
+            unembedding=None if self.tie_word_embeddings else normal(width, vocab_size),
+        )
+
+    def hidden_states(
+        self,
+        params: "Gemma3Params",
+        tokens: Int[Array, "batch seq"],
+        *,
+        positions: Int[Array, "batch seq"] | None = None,
+        segment_ids: Int[Array, "batch seq"] | None = None,
+        compute_dtype: Any = jnp.float32,
+        remat: bool = False,
+        scan_layers: bool | None = None,
+    ) -> Float[Array, "batch seq hidden"]:
+        """States after the final norm; see `LmConfig.hidden_states`."""
+        layers.check_length(tokens.shape[1], self.seq_len)
+        if positions is None:
+            positions = layers.positions_of(tokens, segment_ids)
+        rotation_of = self._rotations(positions)
+        implementation = "blocked" if self.use_flash_attention else "reference"
+
+        def layer(window: int | None, layer_params: Gemma3Layers, x: Float[Array, "batch seq hidden"]):
+            query, key, value = _attention_input(self, layer_params, x, rotation_of[window])
+            mixed = causal_attention(
+                query,
+                key,
+                value,
+                segment_ids=segment_ids,
+                implementation=implementation,
+                window=window,
+                scale=self.query_pre_attn_scalar**-0.5,
+            )
+            return _mlp_block(self, layer_params, x + _attention_output(self, layer_params, mixed))
+
+        x = _embed(self, params, tokens, compute_dtype)
+        x = layers.run_layers(
+            layers.for_kinds(layer, self.attention_windows),
+            layers.cast(params.layers, compute_dtype),
+            x,
+            num_layers=self.num_layers,
+            remat=remat,
+            scan_layers=scan_layers,
+        )
+        return _norm(self, x, params.final_norm)
+
+    def unembedding(self, params: "Gemma3Params") -> Float[Array, "hidden vocab"]:
+        """The matrix from states to logits."""
+        return params.embedding.T if params.unembedding is None else params.unembedding
+
+    def init_cache(self, batch_size: int, max_len: int, dtype: Any = jnp.float32) -> KeyValueCache:
+        """An empty cache of `max_len` slots; the slot of a token is its position."""
+        layers.check_length(max_len, self.seq_len, "a cache")
+        return empty_cache(
+            num_layers=self.num_layers,
+            batch_size=batch_size,
+            max_len=max_len,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_size,
+            dtype=dtype,
+        )
+
+    def hidden_states_cached(
+        self,
+        params: "Gemma3Params",
+        tokens: Int[Array, "batch seq"],
+        cache: KeyValueCache,
+        *,
+        positions: Int[Array, "batch seq"],
+        compute_dtype: Any = jnp.float32,
+    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache]:
+        """States of `tokens` and the cache with their keys and values in the slots named by `positions`.
+
+        A token attends to every slot up to its own, so slots must be filled from 0 on; slots at or beyond `max_len`
+        are dropped.
+        """
+        rotation_of = self._rotations(positions)
+
+        def layer(window: int | None, layer_params: Gemma3Layers, layer_cache: KeyValueCache, x: Array):
+            query, key, value = _attention_input(self, layer_params, x, rotation_of[window])
+            layer_cache = write_cache(layer_cache, key, value, positions)
+            mixed = cached_attention(
+                query,
+                layer_cache.key,
+                layer_cache.value,
+                positions,
+                window=window,
+                scale=self.query_pre_attn_scalar**-0.5,
+            )
+            return _mlp_block(self, layer_params, x + _attention_output(self, layer_params, mixed)), layer_cache
+
+        x = _embed(self, params, tokens, compute_dtype)
+        each = layers.for_kinds(layer, self.attention_windows)
+        x, cache = layers.run_layers_cached(each, layers.cast(params.layers, compute_dtype), cache, x)
+        return _norm(self, x, params.final_norm), cache
+
+    def num_params(self, vocab_size: int) -> int:
+        """Exact number of parameters."""
+        norms = (4 * self.num_layers + 1) * self.hidden_dim + 2 * self.num_layers * self.head_dim
+        untied = 0 if self.tie_word_embeddings else vocab_size * self.hidden_dim
+        return vocab_size * self.hidden_dim + untied + self._layer_matrix_params() + norms
+
+    def flops_per_token(self, vocab_size: int, seq_len: int) -> float:
+        """Forward and backward, attention within the windows; `layers.training_flops` states the convention."""
+        return layers.training_flops(
+            matrix_params=self._layer_matrix_params() + vocab_size * self.hidden_dim,
+            attention_dim=self.num_heads * self.head_size,
+            num_keys=layers.num_keys(seq_len, self.attention_windows),
+        )
+
+    def weight_decay_mask(self, params: "Gemma3Params") -> "Gemma3Params":
+        """True for the matrices of the layers and for an untied unembedding; False for embedding and norms."""
+        return layers.mask_of(params, {"qkv", "attention_out", "gate_up", "down", "unembedding"})
+
+    def _layer_matrix_params(self) -> int:
+        attention = (2 * self.num_heads + 2 * self.num_kv_heads) * self.head_size * self.hidden_dim
+        return self.num_layers * (attention + 3 * self.hidden_dim * self.intermediate_dim)
+
+    def _rotations(self, positions: Int[Array, "batch seq"]) -> dict[int | None, tuple[Array, Array]]:
+        """Window of a layer -> cos and sin (batch or 1, seq, head_dim / 2), float32."""
+        return {
+            None: layers.rotation(self.rope, self.head_dim, positions),
+            self.sliding_window: layers.rotation(self.local_rope, self.head_dim, positions),
+        }
+
+
+# Shapes below are of the parameters; as pytrees these classes also hold masks, shapes, or one layer, hence unchecked.
+@jax.tree_util.register_dataclass
+@no_type_check
+@dataclass(frozen=True, kw_only=True)
+class Gemma3Layers:
+    """All layers' weights, stacked along the first axis."""
+
+    attention_norm: Float[Array, "layers hidden"]
+    qkv: Float[Array, "layers hidden kv_heads group_plus_2 head_dim"]  # a head's queries, then its key, then its value
+    query_norm: Float[Array, "layers head_dim"]  # shared by the heads
+    key_norm: Float[Array, "layers head_dim"]
+    attention_out: Float[Array, "layers kv_heads group head_dim hidden"]
+    attention_post_norm: Float[Array, "layers hidden"]  # after the projection
+    mlp_norm: Float[Array, "layers hidden"]
+    gate_up: Float[Array, "layers hidden 2 mlp"]  # gate, then up
+    down: Float[Array, "layers mlp hidden"]
+    mlp_post_norm: Float[Array, "layers hidden"]  # after down
+
+
+@jax.tree_util.register_dataclass
+@no_type_check
+@dataclass(frozen=True, kw_only=True)
+class Gemma3Params:
+    """A Gemma3's weights."""
+
+    embedding: Float[Array, "vocab hidden"]
+    layers: Gemma3Layers
+    final_norm: Float[Array, " hidden"]
+    unembedding: Float[Array, "hidden vocab"] | None  # None: tied to the embedding
+
+
+def _norm(config: Gemma3Config, x, scale):
+    """RMSNorm whose weights are offsets from 1, multiplied in float32 before rounding, unlike Llama's."""
+    wide = layers.rms_norm(x.astype(jnp.float32), 1 + scale.astype(jnp.float32), config.layer_norm_epsilon)
+    return wide.astype(x.dtype)
+
+
+def _embed(config: Gemma3Config, params: Gemma3Params, tokens, dtype):
+    """Embeddings times sqrt(hidden_dim), as they are small where they are tied; the factor is rounded to `dtype`."""
+    return params.embedding[tokens].astype(dtype) * jnp.asarray(math.sqrt(config.hidden_dim), dtype)
+
+
+def _attention_input(config: Gemma3Config, params: Gemma3Layers, x, rotation):
+    """Rotated queries (B, T, K, G, H), rotated keys and plain values (B, T, K, H)."""
+    normed = _norm(config, x, params.attention_norm)
+    qkv = jnp.einsum("btd,dkgh->btkgh", normed, params.qkv)
+    query = _norm(config, qkv[..., :-2, :], params.query_norm)
+    key = _norm(config, qkv[..., -2, :], params.key_norm)
+    return layers.rotate(query, *rotation), layers.rotate(key, *rotation), qkv[..., -1, :]
+
+
+def _attention_output(config: Gemma3Config, params: Gemma3Layers, mixed):
+    projected = jnp.einsum("btkgh,kghd->btd", mixed, params.attention_out)
+    return _norm(config, projected, params.attention_post_norm)
+
+
+def _mlp_block(config: Gemma3Config, params: Gemma3Layers, x):
+    normed = _norm(config, x, params.mlp_norm)
+    gate_up = jnp.einsum("btd,dcf->btcf", normed, params.gate_up)
+    down = (jax.nn.gelu(gate_up[..., 0, :], approximate=True) * gate_up[..., 1, :]) @ params.down
+    return x + _norm(config, down, params.mlp_post_norm)

@@ -1,0 +1,245 @@
+"""OLMo 2: the norms stand after each sublayer, inside the residual branch; queries and keys are normalized whole.
+
+What a sublayer reads is the bare residual stream, and what it adds has the size that its norm gives it (OLMo team 2024,
+"2 OLMo 2 Furious"). The norm of the queries is over all heads at once, unlike Qwen3's. The fused layouts are those of
+`marin.models.llama`: query, key and value by key-value head, gate and up by `(2, mlp)`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from marin.models import layers
+from marin.models.attention import KeyValueCache, cached_attention, causal_attention, empty_cache, write_cache
+from marin.models.rotary import DefaultRotaryEmbeddingsConfig, RotaryEmbeddingsConfig
+
+__all__ = ["Olmo2Config", "Olmo2Layers", "Olmo2Params"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Olmo2Config:
+    """Shape of an OLMo 2. Satisfies `marin.models.config.LmConfig`, whose docstrings describe the methods.
+
+    >>> config = Olmo2Config(
+    ...     seq_len=64, hidden_dim=32, intermediate_dim=88, num_heads=4, num_kv_heads=2, num_layers=2
+    ... )
+    >>> params = jax.eval_shape(lambda: config.init(vocab_size=100, key=jax.random.key(0)))
+    >>> jax.eval_shape(config.hidden_states, params, jnp.zeros((1, 8), jnp.int32)).shape
+    (1, 8, 32)
+    """
+
+    seq_len: int
+    """The longest sequence, in tokens, that the model takes."""
+    hidden_dim: int
+    """Width of the residual stream."""
+    intermediate_dim: int
+    """Width between the two matrices of the SwiGLU."""
+    num_heads: int
+    """Number of query heads."""
+    num_kv_heads: int
+    """Number of key-value heads; divides num_heads."""
+    num_layers: int
+    """Number of blocks."""
+    tie_word_embeddings: bool = False
+    """Whether the unembedding is the embedding, transposed."""
+    rope: RotaryEmbeddingsConfig = DefaultRotaryEmbeddingsConfig(theta=500_000.0)
+    """Rule for the rotary frequencies."""
+    layer_norm_epsilon: float = 1e-6
+    """Added to the mean square in RMSNorm."""
+    initializer_range: float = 0.02
+    """Standard deviation of every matrix and of the embedding at initialization."""
+    use_flash_attention: bool = True
+    """Skip the blocks of scores above the diagonal (`blocked`); False computes the whole matrix (`reference`)."""
+
+    def __post_init__(self):
+        layers.check_shape(self)
+
+    @property
+    def head_size(self) -> int:
+        """Width of a head."""
+        return self.hidden_dim // self.num_heads
+
+    @property
+    def final_logit_softcap(self) -> None:
+        """None: logits are not bent."""
+        return None
+
+    def init(self, vocab_size: int, *, key: Array) -> "Olmo2Params":
+        """Every matrix normal with standard deviation `initializer_range`, every norm 1; float32."""
+        keys = iter(jax.random.split(key, 6))
+
+        def normal(*shape: int) -> Array:
+            return layers.normal(next(keys), shape, self.initializer_range)
+
+        depth, width, mlp, head = self.num_layers, self.hidden_dim, self.intermediate_dim, self.head_size
+        group = self.num_heads // self.num_kv_heads
+        return Olmo2Params(
+            embedding=normal(vocab_size, width),
+            layers=Olmo2Layers(
+                qkv=normal(depth, width, self.num_kv_heads, group + 2, head),
+                query_norm=jnp.ones((depth, self.num_kv_heads * group * head)),
+                key_norm=jnp.ones((depth, self.num_kv_heads * head)),
+                attention_out=normal(depth, self.num_kv_heads, group, head, width),
+                attention_norm=jnp.ones((depth, width)),
+                gate_up=normal(depth, width, 2, mlp),
+                down=normal(depth, mlp, width),
+                mlp_norm=jnp.ones((depth, width)),
+            ),
+            final_norm=jnp.ones(width),
+            unembedding=None if self.tie_word_embeddings else normal(width, vocab_size),
+        )
+
+    def hidden_states(
+        self,
+        params: "Olmo2Params",
+        tokens: Int[Array, "batch seq"],
+        *,
+        positions: Int[Array, "batch seq"] | None = None,
+        segment_ids: Int[Array, "batch seq"] | None = None,
+        compute_dtype: Any = jnp.float32,
+        remat: bool = False,
+        scan_layers: bool | None = None,
+    ) -> Float[Array, "batch seq hidden"]:
+        """States after the final norm; see `LmConfig.hidden_states`."""
+        layers.check_length(tokens.shape[1], self.seq_len)
+        if positions is None:
+            positions = layers.positions_of(tokens, segment_ids)
+        rotation = layers.rotation(self.rope, self.head_size, positions)
+        implementation = "blocked" if self.use_flash_attention else "reference"
+
+        def layer(layer_params: Olmo2Layers, x: Float[Array, "batch seq hidden"]):
+            query, key, value = _attention_input(self, layer_params, x, rotation)
+            mixed = causal_attention(query, key, value, segment_ids=segment_ids, implementation=implementation)
+            return _mlp_block(self, layer_params, x + _attention_output(self, layer_params, mixed))
+
+        x = params.embedding[tokens].astype(compute_dtype)
+        x = layers.run_layers(
+            layer,
+            layers.cast(params.layers, compute_dtype),
+            x,
+            num_layers=self.num_layers,
+            remat=remat,
+            scan_layers=scan_layers,
+        )
+        return layers.rms_norm(x, params.final_norm.astype(compute_dtype), self.layer_norm_epsilon)
+
+    def unembedding(self, params: "Olmo2Params") -> Float[Array, "hidden vocab"]:
+        """The matrix from states to logits."""
+        return params.embedding.T if params.unembedding is None else params.unembedding
+
+    def init_cache(self, batch_size: int, max_len: int, dtype: Any = jnp.float32) -> KeyValueCache:
+        """An empty cache of `max_len` slots; the slot of a token is its position."""
+        layers.check_length(max_len, self.seq_len, "a cache")
+        return empty_cache(
+            num_layers=self.num_layers,
+            batch_size=batch_size,
+            max_len=max_len,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_size,
+            dtype=dtype,
+        )
+
+    def hidden_states_cached(
+        self,
+        params: "Olmo2Params",
+        tokens: Int[Array, "batch seq"],
+        cache: KeyValueCache,
+        *,
+        positions: Int[Array, "batch seq"],
+        compute_dtype: Any = jnp.float32,
+    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache]:
+        """States of `tokens` and the cache with their keys and values in the slots named by `positions`.
+
+        A token attends to every slot up to its own, so slots must be filled from 0 on; slots at or beyond `max_len`
+        are dropped.
+        """
+        rotation = layers.rotation(self.rope, self.head_size, positions)
+
+        def layer(layer_params: Olmo2Layers, layer_cache: KeyValueCache, x: Float[Array, "batch seq hidden"]):
+            query, key, value = _attention_input(self, layer_params, x, rotation)
+            layer_cache = write_cache(layer_cache, key, value, positions)
+            mixed = cached_attention(query, layer_cache.key, layer_cache.value, positions)
+            return _mlp_block(self, layer_params, x + _attention_output(self, layer_params, mixed)), layer_cache
+
+        x = params.embedding[tokens].astype(compute_dtype)
+        x, cache = layers.run_layers_cached(layer, layers.cast(params.layers, compute_dtype), cache, x)
+        return layers.rms_norm(x, params.final_norm.astype(compute_dtype), self.layer_norm_epsilon), cache
+
+    def num_params(self, vocab_size: int) -> int:
+        """Exact number of parameters."""
+        norms = (2 * self.num_layers + 1) * self.hidden_dim
+        norms += self.num_layers * (self.num_heads + self.num_kv_heads) * self.head_size
+        untied = 0 if self.tie_word_embeddings else vocab_size * self.hidden_dim
+        return vocab_size * self.hidden_dim + untied + self._layer_matrix_params() + norms
+
+    def flops_per_token(self, vocab_size: int, seq_len: int) -> float:
+        """Forward and backward, full attention; `layers.training_flops` states the convention."""
+        return layers.training_flops(
+            matrix_params=self._layer_matrix_params() + vocab_size * self.hidden_dim,
+            attention_dim=self.num_heads * self.head_size,
+            num_keys=self.num_layers * seq_len,
+        )
+
+    def weight_decay_mask(self, params: "Olmo2Params") -> "Olmo2Params":
+        """True for the matrices of the layers and for an untied unembedding; False for embedding and norms."""
+        return layers.mask_of(params, {"qkv", "attention_out", "gate_up", "down", "unembedding"})
+
+    def _layer_matrix_params(self) -> int:
+        attention = (2 * self.num_heads + 2 * self.num_kv_heads) * self.head_size * self.hidden_dim
+        return self.num_layers * (attention + 3 * self.hidden_dim * self.intermediate_dim)
+
+
+# Shapes below are of the parameters; as pytrees these classes also hold masks, shapes, or one layer, hence unchecked.
+@jax.tree_util.register_dataclass
+@no_type_check
+@dataclass(frozen=True, kw_only=True)
+class Olmo2Layers:
+    """All layers' weights, stacked along the first axis."""
+
+    qkv: Float[Array, "layers hidden kv_heads group_plus_2 head_dim"]  # a head's queries, then its key, then its value
+    query_norm: Float[Array, "layers heads_times_head_dim"]
+    key_norm: Float[Array, "layers kv_heads_times_head_dim"]
+    attention_out: Float[Array, "layers kv_heads group head_dim hidden"]
+    attention_norm: Float[Array, "layers hidden"]  # after the projection
+    gate_up: Float[Array, "layers hidden 2 mlp"]  # gate, then up
+    down: Float[Array, "layers mlp hidden"]
+    mlp_norm: Float[Array, "layers hidden"]  # after down
+
+
+@jax.tree_util.register_dataclass
+@no_type_check
+@dataclass(frozen=True, kw_only=True)
+class Olmo2Params:
+    """An OLMo 2's weights."""
+
+    embedding: Float[Array, "vocab hidden"]
+    layers: Olmo2Layers
+    final_norm: Float[Array, " hidden"]
+    unembedding: Float[Array, "hidden vocab"] | None  # None: tied to the embedding
+
+
+def _attention_input(config: Olmo2Config, params: Olmo2Layers, x, rotation):
+    """Rotated queries (B, T, K, G, H), rotated keys and plain values (B, T, K, H)."""
+    qkv = jnp.einsum("btd,dkgh->btkgh", x, params.qkv)
+    query = _norm_whole(qkv[..., :-2, :], params.query_norm, config.layer_norm_epsilon)
+    key = _norm_whole(qkv[..., -2, :], params.key_norm, config.layer_norm_epsilon)
+    return layers.rotate(query, *rotation), layers.rotate(key, *rotation), qkv[..., -1, :]
+
+
+def _norm_whole(x, scale, epsilon):
+    """RMSNorm over all heads of (B, T, *heads, H) at once."""
+    return layers.rms_norm(x.reshape(*x.shape[:2], -1), scale, epsilon).reshape(x.shape)
+
+
+def _attention_output(config: Olmo2Config, params: Olmo2Layers, mixed):
+    projected = jnp.einsum("btkgh,kghd->btd", mixed, params.attention_out)
+    return layers.rms_norm(projected, params.attention_norm, config.layer_norm_epsilon)
+
+
+def _mlp_block(config: Olmo2Config, params: Olmo2Layers, x):
+    gate_up = jnp.einsum("btd,dcf->btcf", x, params.gate_up)
+    down = (jax.nn.silu(gate_up[..., 0, :]) * gate_up[..., 1, :]) @ params.down
+    return x + layers.rms_norm(down, params.mlp_norm, config.layer_norm_epsilon)

@@ -1,0 +1,43 @@
+"""Batches that change their size: no row is left out or taken twice, from whichever step one begins."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marin.data.batch_schedule import BatchSchedule, ScheduleStep
+
+
+@st.composite
+def schedules(draw):
+    starts = sorted(draw(st.sets(st.integers(1, 60), max_size=4)))
+    return [ScheduleStep(start, draw(st.integers(1, 50))) for start in [0, *starts]]
+
+
+@given(schedules())
+def test_each_batch_begins_where_the_one_before_ends(steps):
+    batches, position = BatchSchedule(steps), 0
+    for step in range(80):
+        expected = [s.value for s in steps if s.start <= step][-1]
+        assert batches.size(step) == expected
+        assert batches.offset(step) == position
+        position += expected
+
+
+def test_a_number_is_the_same_size_throughout():
+    batches = BatchSchedule(7)
+    assert [batches.offset(step) for step in (0, 1, 1000)] == [0, 7, 7000] and batches.sizes == (7,)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([], r"begins at step 0 and its starts rise; got starts \[\]"),
+        ([ScheduleStep(1, 4)], r"got starts \[1\]"),
+        ([ScheduleStep(0, 4), ScheduleStep(5, 8), ScheduleStep(5, 9)], r"got starts \[0, 5, 5\]"),
+        ([ScheduleStep(0, 4), ScheduleStep(5, 0)], r"at least one row; got sizes \[4, 0\]"),
+        (0, "at least one row"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_refused(steps, message):
+    with pytest.raises(ValueError, match=message):
+        BatchSchedule(steps)
