@@ -1,10 +1,13 @@
 """Carry out a plan: start what is ready, commit what has ended, keep going where something failed.
 
-One thread decides, on events; it never waits for a step. Steps that ask for resources run as jobs of the current
-cluster, in processes of their own. The others run one at a time in the thread that called `run`, normally the main
-thread: there they may use whatever a plain script may (signal handlers, event loops), Ctrl-C reaches them at once, and
-environment variables are theirs alone. So two steps without resources never run side by side: a step that takes long
-should ask for resources.
+Steps that ask for resources run as jobs of the current cluster, in processes of their own. The others run one at a
+time in the thread that called `run`, normally the main thread: there they may use whatever a plain script may (signal
+handlers, event loops), Ctrl-C reaches them at once, and environment variables are theirs alone. So two steps without
+resources never run side by side: a step that takes long should ask for resources.
+
+What to do next is decided under one lock, on events, and never waits for a step. A thread of its own looks for events;
+but when a step in the calling thread has ended, that thread decides itself and goes on: to wake another one for it, and
+be woken, would cost a quarter of a small step.
 
 Order of a commit: data, manifest, forward edges, register. Only the last one makes the output exist.
 """
@@ -159,6 +162,7 @@ class Runner:
         )
         self._judge_retry = Judge(store, replace(plan.choices, force_run_failed=True), self._observer, taint)
         self._launcher = Launcher(current_cluster(), store, run_record.run_id, self._times)
+        self._deciding = threading.Lock()
         self._events: queue.SimpleQueue[tuple] = queue.SimpleQueue()
         self._lane = Lane(on_interrupt=lambda: self._events.put(("interrupt",)))
         self._renewer = Renewer(
@@ -219,17 +223,20 @@ class Runner:
 
     def _schedule(self) -> None:
         try:
-            self._begin()
-            while len(self._results) < len(self._plan.items):
-                self._start_ready()
-                if len(self._results) == len(self._plan.items):
-                    break
+            with self._deciding:
+                self._begin()
+            while True:
+                with self._deciding:
+                    self._start_ready()
+                    if len(self._results) == len(self._plan.items):
+                        break
+                    timeout_s = self._poll_s if self._waiting else None
                 try:
-                    event = self._events.get(timeout=self._poll_s if self._waiting else None)
+                    event = self._events.get(timeout=timeout_s)
                 except queue.Empty:
-                    self._poll_waiting()
-                    continue
-                self._handle(*event)
+                    event = ("poll",)
+                with self._deciding:
+                    self._handle(*event)
         except BaseException as error:
             self._crash = error
             for running in list(self._running.values()):
@@ -240,7 +247,13 @@ class Runner:
             self._renewer.close()
 
     def _handle(self, kind: str, *details: Any) -> None:
-        if kind == "prepared":
+        if kind == "poll":
+            self._poll_waiting()
+        elif kind == "decided":
+            pass  # by the calling thread: there may be nothing left to do, or something to wait for
+        elif kind == "crashed":
+            raise details[0]
+        elif kind == "prepared":
             self._prepared(*details)
         elif kind == "ended":
             threading.Thread(target=self._conclude, args=details, name="marin-commit").start()
@@ -405,7 +418,7 @@ class Runner:
                 clear_if_marked(self._store, lease)
                 prepare(self._store, attempt)
             if not node.step.runs_as_process:
-                self._lane.put(functools.partial(self._run_here, running), functools.partial(self._conclude, running))
+                self._lane.put(functools.partial(self._run_here, running), functools.partial(self._conclude_here, running))
                 return
             running.allocation = self._launcher.take(node.step)
             if self._launcher.is_slow_to_prepare(node.step):
@@ -524,7 +537,25 @@ class Runner:
     # -- the end of an attempt: in the thread that ran it, or one of its own ------------------------------------------
 
     def _conclude(self, running: _Running, result: JobResult) -> None:
-        """Write down how the attempt ended. Whatever happens here, the scheduling thread is told."""
+        """Write down how the attempt ended, and tell the scheduling thread."""
+        self._events.put(("concluded", *self._written(running, result)))
+
+    def _conclude_here(self, running: _Running, result: JobResult) -> None:
+        """The same in the calling thread, which then decides what is next."""
+        ended = self._written(running, result)
+        try:
+            with self._deciding:
+                self._concluded(*ended)
+                self._start_ready()
+                if self._lane.is_free or self._waiting:
+                    self._events.put(("decided",))
+        except BaseException as error:
+            self._events.put(("crashed", error))
+
+    def _written(
+        self, running: _Running, result: JobResult
+    ) -> tuple[_Running, JobResult, State | None, JobError | None]:
+        """Write down how the attempt ended, whatever happens: what it came to."""
         state, error = None, None
         try:
             if running.timer is not None:
@@ -538,7 +569,7 @@ class Runner:
                 state, error, result = self._write_end(running, result)
         except BaseException as trouble:
             error = error_of(trouble)
-        self._events.put(("concluded", running, result, state, error))
+        return running, result, state, error
 
     def _write_end(self, running: _Running, result: JobResult) -> tuple[State | None, JobError | None, JobResult]:
         if running.timed_out and result.error is not None:
@@ -546,7 +577,7 @@ class Runner:
             result = replace(result, error=JobError(type="Timeout", message=message), cancelled=False)
         return (*conclude(self._store, running.lease, running.attempt, result), result)
 
-    # -- and back in the scheduling thread ---------------------------------------------------------------------------
+    # -- and what follows from it ------------------------------------------------------------------------------------
 
     def _concluded(self, running: _Running, result: JobResult, state: State | None, error: JobError | None) -> None:
         node = running.node
