@@ -79,7 +79,7 @@ class PlanItem:
     action: str  # HIT, RUN, WAIT, FAILED, BLOCKED or SKIP
     reason: str  # why, in words
     changes: "tuple[Change, ...]" = ()  # what differs from the nearest committed output of this name, if asked for
-    state: State | None = None  # the register as it was read, without the bulk of its record
+    state: State | None = None  # the register as it was read
     code_drift: tuple[str, ...] = ()  # HIT only: definitions that are not what they were when the output was made
     estimate: "Estimate | None" = None  # RUN only: what earlier runs of a step of this name took, if asked for
 
@@ -531,31 +531,19 @@ def make_plan(
 
 
 _STOPPED = {FAILED_BEFORE: "failed", TAINTED: "must not be used", DRIFT: "has drifted"}
-_BULK = ("canonical", "config_resolved", "env")
-
-
-def _without_bulk(state: State | None) -> State | None:
-    """The state, rid of what a plan does not need of its record: two thirds of the memory of a plan."""
-    record = state.record if state is not None else None
-    if isinstance(record, dict):
-        for key in _BULK:
-            record.pop(key, None)
-    return state
-
-
 _MAX_READERS = 64
 
 
 def _read_all(store: Store, nodes: Sequence[Node], folders: Folders) -> dict[str, State | None]:
     """The registers of the nodes; many at a time where each read is a request over a network."""
     if store.is_local or len(nodes) < 2:
-        return {node.digest: _without_bulk(state) for node, state in _read_each(store, nodes, folders)}
+        return {node.digest: state for node, state in _read_each(store, nodes, folders)}
     from concurrent.futures import ThreadPoolExecutor
 
     roots = [f"{store.prefix}/{node.path}" for node in nodes]
     with ThreadPoolExecutor(min(_MAX_READERS, len(nodes))) as pool:
         states = pool.map(store.read, roots)
-        return {node.digest: _without_bulk(state) for node, state in zip(nodes, states, strict=True)}
+        return {node.digest: state for node, state in zip(nodes, states, strict=True)}
 
 
 def _read_each(store: Store, nodes: Sequence[Node], folders: Folders) -> Iterator[tuple[Node, State | None]]:

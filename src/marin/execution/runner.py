@@ -33,7 +33,6 @@ from marin.execution.attempt import (
     Attempt,
     conclude,
     is_disk_full,
-    link_data,
     prepare,
     recorded_error,
     scratch_root,
@@ -50,6 +49,7 @@ from marin.execution.orphan import await_orphan, note_process
 from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, REFUSED, SKIP, WAIT, Judge, Plan, has_drifted
 from marin.execution.record import RunRecord
 from marin.execution.remote import settle_patiently
+from marin.execution.results import StepResult, settled
 from marin.execution.status import (
     CANCELLED,
     RUNNING,
@@ -62,46 +62,6 @@ _CANCEL_GRACE_S = 10.0
 _TIDYING_S = 1.0
 _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """What became of one step in one run."""
-
-    node: Node  # the step
-    action: str  # cached, ran, failed, blocked, cancelled or skipped
-    output_path: str | None = None  # absolute path of its committed data; None if it has none
-    wall_s: float = 0.0  # seconds its function took in this run
-    cpu_s: float = 0.0  # processor seconds
-    max_rss: int | None = None  # peak resident bytes
-    error: JobError | None = None  # why it failed
-    log_path: str | None = None  # log of its last attempt
-
-    @property
-    def name(self) -> str:
-        return self.node.step.name
-
-    @property
-    def digest(self) -> str:
-        return self.node.digest
-
-    @property
-    def is_ok(self) -> bool:
-        return self.action in ("cached", "ran", "skipped")
-
-    def to_json(self) -> dict[str, Any]:
-        """The step's entry in the run's record."""
-        return {
-            "digest": self.digest,
-            "name": self.name,
-            "action": self.action,
-            "output": self.output_path,
-            "wall_s": round(self.wall_s, 6),
-            "cpu_s": round(self.cpu_s, 6),
-            "max_rss": self.max_rss,
-            "error": asdict(self.error) if self.error else None,
-            "log": self.log_path,
-        }
 
 
 @dataclass(eq=False)
@@ -268,28 +228,17 @@ class Runner:
             self._stop()
 
     def _begin(self) -> None:
-        cached = []
+        self._results = settled(self._plan, on_disk=self._store.is_local)
         for item in self._plan:
-            node = item.node
             if item.action == HIT:
                 assert item.state is not None
-                self._states[node.digest] = item.state
-                paths = self._plan.paths(node)
-                if self._store.is_local:
-                    link_data(paths, item.state)
-                self._results[node.digest] = StepResult(
-                    node=node, action="cached", output_path=paths.data_root(item.state)
-                )
-                cached.append(node.step.name)
-        if not self._plan.is_done:
-            self._console.cached(cached)
+                self._states[item.node.digest] = item.state
+        self._console.cached([self._graph[digest].step.name for digest in self._states])
         for item in self._plan:
             node = item.node
-            if item.action == HIT:
+            if node.digest in self._results:
                 continue
-            if item.action == SKIP:
-                self._results[node.digest] = StepResult(node=node, action="skipped")
-            elif item.action == FAILED_BEFORE:
+            if item.action == FAILED_BEFORE:
                 self._failed_before(node, item.state)
             elif item.action == BLOCKED:
                 self._block(node)
