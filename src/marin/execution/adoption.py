@@ -50,7 +50,7 @@ def accept_drift(store: Store, plan: Plan, user: str) -> None:
     for item in plan:
         if item.action == HIT and item.state is not None and has_drifted(item.node, item.state):
             root = f"{store.prefix}/{item.node.path}"
-            state = store.read(root)  # whole: the plan's is without parts of its record
+            state = store.read(root)
             if state is None or state.attempt != item.state.attempt:
                 raise ValueError(f"{root}: its register changed since the plan was made; run the command again")
             accept(store, root, state, item.node.recipe, user)

@@ -271,13 +271,10 @@ class Executor:
                 "Run it first, or use materialize(step)"
             )
         paths = planned.paths(item.node)
-        state = self.store.read(paths.root)
-        assert state is not None and state.record is not None
-        record = state.record
         folder = paths.data_root(item.state)
         if not self.store.is_local:
             folder = fetch_output(self.store, fetch_of(self.store, paths, item.state))
-        return load_output(target.output_type, folder, record)
+        return load_output(target.output_type, folder, dict(item.state.record))
 
     def _carry_out(self, planned: "Plan", console: Any, max_concurrent: int | None) -> RunResult:
         import shlex

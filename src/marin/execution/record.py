@@ -80,14 +80,17 @@ def git_state(folder: str) -> dict[str, str | None] | None:
     `dirty_sha256` is None for a clean checkout, else the SHA-256 over the difference to the commit and over the
     untracked files that git does not ignore: equal digests mean equal code.
     """
-    head = _git(folder, "rev-parse", "HEAD", "--show-toplevel")
-    if head is None:
+    status = _git(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=all", "--no-renames", "-z")
+    entries = (status or b"").split(b"\0")
+    commit = next((e.removeprefix(_COMMIT).decode() for e in entries if e.startswith(_COMMIT)), "(initial)")
+    root = _checkout_around(folder)
+    if commit == "(initial)" or root is None:
         return None
-    commit, root = head.decode().splitlines()[:2]
-    difference = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color") or b""
-    untracked = (_git(root, "ls-files", "--others", "--exclude-standard", "-z") or b"").split(b"\0")
-    digest = hashlib.sha256(difference)
-    for name in sorted(filter(None, untracked)):
+    untracked = [entry[2:] for entry in entries if entry.startswith(b"? ")]
+    is_changed = any(entry[:2] in (b"1 ", b"u ") for entry in entries)
+    difference = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color") if is_changed else None
+    digest = hashlib.sha256(difference or b"")
+    for name in sorted(untracked):
         path = os.path.join(root, os.fsdecode(name))
         try:
             size = os.lstat(path).st_size
@@ -95,8 +98,22 @@ def git_state(folder: str) -> dict[str, str | None] | None:
         except OSError:
             continue
         digest.update(b"\0" + name + b"\0" + content.encode())
-    dirty = bool(difference) or any(untracked)
+    dirty = bool(difference or untracked)
     return {"commit": commit, "dirty_sha256": digest.hexdigest() if dirty else None, "root": root}
+
+
+_COMMIT = b"# branch.oid "
+
+
+def _checkout_around(folder: str) -> str | None:
+    """The checkout that holds a folder; git is asked only where it lies elsewhere than its files."""
+    above = os.path.realpath(folder)
+    while not os.path.exists(f"{above}/.git"):
+        if above == os.path.dirname(above):
+            told = _git(folder, "rev-parse", "--show-toplevel")
+            return os.fsdecode(told).rstrip("\n") if told else None
+        above = os.path.dirname(above)
+    return above
 
 
 def environment() -> dict[str, Any]:
