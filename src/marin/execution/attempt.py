@@ -147,13 +147,13 @@ def fetch_of(store: Store, paths: StepPaths, state: State) -> Fetch:
 
 def prepare(store: Store, attempt: Attempt, stop: threading.Event | None = None) -> None:
     """Make the attempt's folders and fetch its inputs. KeyboardInterrupt after `stop`, at once."""
-    stop = stop or threading.Event()
     for folder in (attempt.work_dir, attempt.log_dir):
         make_folder(os.path.dirname(folder))
         make_folder(folder)
-    for fetch in attempt.fetches:
-        fetch_output(store, fetch, stop)
     if attempt.fetches:
+        stop = stop or threading.Event()
+        for fetch in attempt.fetches:
+            fetch_output(store, fetch, stop)
         _fetch_registers(store, [fetch.root for fetch in attempt.fetches], stop)
 
 

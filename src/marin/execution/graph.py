@@ -392,6 +392,12 @@ def _field_names(cls: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(cls))
 
 
+@functools.cache
+def _derived_names(cls: type) -> tuple[str, ...]:
+    """The fields that no argument of the class sets."""
+    return tuple(field.name for field in dataclasses.fields(cls) if not field.init)
+
+
 def _rebuild_sequence(value: Any, resolve: Callable[[Any], Any]) -> Any:
     kind, items = type(value), list(value)
     new = [resolve(v) for v in items]
@@ -411,7 +417,7 @@ def _rebuild(value: Any, resolve: Callable[[Any], Any]) -> Any:
                 changed[name] = new
         if not changed:
             return value
-        derived = {f.name: changed.pop(f.name) for f in dataclasses.fields(value) if not f.init and f.name in changed}
+        derived = {name: changed.pop(name) for name in _derived_names(kind) if name in changed}
         result = dataclasses.replace(value, **changed) if changed else copy.copy(value)
         for name, new in derived.items():
             object.__setattr__(result, name, new)

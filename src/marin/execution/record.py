@@ -184,6 +184,8 @@ def inputs_of(canonical: str, digests: Sequence[str], pseudo: Sequence[str]) -> 
 
     `canonical` is the recipe's canonical JSON, `digests` and `pseudo` its blocking and non-blocking inputs.
     """
+    if '"sub":"' not in canonical:  # each only as a whole, as most are
+        return [(digest, None, False) for digest in digests] + [(digest, None, True) for digest in pseudo]
     found: dict[tuple[str, str | None, bool], None] = {}
     if '"$dep"' in canonical:
         for entry in input_entries(json.loads(canonical).get("config")):

@@ -279,7 +279,11 @@ class Runner:
             if (trouble := self._struck_out_since(node)) is not None:
                 self._fail(node, trouble, text=trouble.message)
                 return
-            while True:
+            used = self._dispatcher.used_states(node, self._states)
+            lease = None
+            if self._plan.items[self._order[node.digest]].state is None:  # if it has a register by now, this fails
+                lease = self._acquire(node, None, judge, used)
+            while lease is None:
                 state = self._store.read(paths.root)
                 action, reason = judge.judge(node, state, paths)
                 is_stale = state is not None and judge.stale_input(node, state, self._graph, self._states)
@@ -287,7 +291,7 @@ class Runner:
                     if has_drifted(node, state):  # another run committed it meanwhile
                         state = accept(self._store, paths.root, state, node.recipe, self._owner.user)
                     self._console.shared(node.step.name)
-                    self._succeed(node, state, StepResult(node=node, action="cached"))
+                    self._succeed(node, state, "cached")
                     return
                 if action == FAILED_BEFORE:
                     self._failed_before(node, state)
@@ -302,8 +306,6 @@ class Runner:
                     await_orphan(self._store, paths, state)
                 used = self._dispatcher.used_states(node, self._states)
                 lease = self._acquire(node, state, judge, used)
-                if lease is not None:
-                    break
         except (OSError, ValueError) as error:  # ValueError: the register is none, or another recipe's by now
             self._fail(node, error_of(error), text=f"could not start: {error}")
             return
@@ -552,7 +554,7 @@ class Runner:
             return
         if error is None:
             self._console.done(name, result.wall_s)
-            self._succeed(node, state, StepResult(node=node, action="ran", **measured))
+            self._succeed(node, state, "ran", measured)
         elif state is not None and state.status == CANCELLED:
             self._console.cancelled(name, result.wall_s)
             self._finish(StepResult(node=node, action="cancelled", error=error, **measured))
@@ -602,11 +604,13 @@ class Runner:
         timer.daemon = True
         timer.start()
 
-    def _succeed(self, node: Node, state: State | None, result: StepResult) -> None:
+    def _succeed(
+        self, node: Node, state: State | None, action: str, measured: Mapping[str, Any] | None = None
+    ) -> None:
         assert state is not None
         self._states[node.digest] = state
-        paths = self._plan.paths(node)
-        self._finish(replace(result, output_path=paths.data_root(state)))
+        output_path = self._plan.paths(node).data_root(state)
+        self._finish(StepResult(node=node, action=action, output_path=output_path, **(measured or {})))
         for reader in self._readers.get(node.digest, ()):
             if reader in self._results:
                 continue
