@@ -62,9 +62,22 @@ class Choices:
     strict_code: bool = False  # run again what was made by other code
     takeover: bool = False  # take steps over from runners that may still be alive
 
+    def __post_init__(self) -> None:
+        for name in ("run_only", "force", "expect_cached"):
+            check_patterns(name, getattr(self, name))
+
 
 class SelectionError(ValueError):
-    """`run_only` selects nothing, or is no regular expression."""
+    """`run_only` selects nothing, or something that should be a regular expression is none."""
+
+
+def check_patterns(name: str, patterns: Sequence[str]) -> None:
+    """Raise SelectionError, with the name under which they were given, if one is no regular expression."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise SelectionError(f"{name}: {pattern!r} is not a regular expression: {error}") from None
 
 
 class DigestCollision(ValueError):
@@ -156,12 +169,7 @@ def select(graph: Graph, patterns: Sequence[str]) -> tuple[str, ...]:
     """Digests of the targets, or of the steps whose name one of the regular expressions is found in."""
     if not patterns:
         return graph.targets
-    compiled = []
-    for pattern in patterns:
-        try:
-            compiled.append(re.compile(pattern))
-        except re.error as error:
-            raise SelectionError(f"run_only: {pattern!r} is not a regular expression: {error}") from error
+    compiled = [re.compile(pattern) for pattern in patterns]
     chosen = tuple(n.digest for n in graph.nodes if any(p.search(n.step.name) for p in compiled))
     if not chosen:
         names = sorted({n.step.name for n in graph.nodes})
