@@ -28,9 +28,9 @@ from marin.execution.executor import (
     this_output_path,
 )
 from marin.execution.launcher import ImpossibleRequest
-from marin.execution.plan import Choices
 from marin.execution.lease import LeaseTimes, acquire
 from marin.execution.manifest import build_manifest
+from marin.execution.plan import Choices
 from marin.execution.status import active_run, process_start
 from marin.execution.store import LocalStore, PrefixError
 

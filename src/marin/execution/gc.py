@@ -232,9 +232,7 @@ def find_garbage(
     return [*found, *_orphan_edges(store, survey), *_temporary_files(store, f"{store.prefix}/{EXEC}")]
 
 
-def _of_step(
-    store: Store, entry: StepEntry, kept: Kept | None, on_young: Callable[[float], None]
-) -> Iterator[Garbage]:
+def _of_step(store: Store, entry: StepEntry, kept: Kept | None, on_young: Callable[[float], None]) -> Iterator[Garbage]:
     paths = entry.paths
     # In this order: an attempt that is listed now and named by no register read after that can never be committed.
     folders = {item.name for item in store.items(f"{paths.root}/attempts") if item.is_folder}

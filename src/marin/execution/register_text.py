@@ -38,11 +38,12 @@ def register_text(fields: Mapping[str, Any], record: Mapping[str, Any] | None) -
 def parse_register(text: str) -> dict[str, Any]:
     """The fields of a register, its record as a `Record`. ValueError if the text is not a JSON object."""
     text = text.strip()
-    end = text.find("\n")  # in no JSON value there is one
-    if end > 0 and text.endswith("}}") and '"record":{' in text[:end]:
-        value, rest = _loads(text[:end].removesuffix(",") + "}}"), text[end:-2]
+    head, line_end, _ = text.partition("\n")  # in no JSON value there is one
+    rest = ""
+    if line_end and '"record":{' in head and text.endswith("}}"):
+        value, rest = _loads(head.removesuffix(",") + "}}"), text[len(head) : -2]
     else:
-        value, rest = _loads(text), ""
+        value = _loads(text)
     if value.get("record") is not None:
         value["record"] = Record(value["record"], rest)
     return value
@@ -59,7 +60,7 @@ _code = functools.lru_cache(maxsize=64)(_loads)
 
 
 class Record(Mapping[str, Any]):
-    """The record of a register, parsed as far as it is asked for. Read-only, also what is in it: others may share it."""
+    """The record of a register, parsed as far as it is asked for. Read-only, with all that is in it: it is shared."""
 
     __slots__ = ("_members", "_rest")
 
@@ -92,6 +93,11 @@ class Record(Mapping[str, Any]):
         return f"Record({dict(self)!r})"
 
     def _parse(self) -> None:
-        if self._rest:
+        if not self._rest:
+            return
+        try:
             self._members |= _loads("{" + self._rest + "}")
-            self._rest = ""
+        except ValueError as error:
+            what = self._members.get("manifest_ref", "an output")
+            raise ValueError(f"the record of a register is damaged, that of {what}: {error}") from error
+        self._rest = ""

@@ -46,7 +46,7 @@ from marin.execution.lane import Lane
 from marin.execution.launcher import Launcher, retry_of
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Observer, Renewer, acquire
 from marin.execution.orphan import await_orphan, note_process
-from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, REFUSED, SKIP, WAIT, Judge, Plan, has_drifted
+from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, REFUSED, WAIT, Judge, Plan, has_drifted
 from marin.execution.record import RunRecord
 from marin.execution.remote import settle_patiently
 from marin.execution.results import StepResult, settled
@@ -369,7 +369,8 @@ class Runner:
                 clear_if_marked(self._store, lease)
                 prepare(self._store, attempt)
             if not node.step.runs_as_process:
-                self._lane.put(functools.partial(self._run_here, running), functools.partial(self._conclude_here, running))
+                body, done = self._run_here, self._conclude_here
+                self._lane.put(functools.partial(body, running), functools.partial(done, running))
                 return
             running.allocation = self._launcher.take(node.step)
             if self._launcher.is_slow_to_prepare(node.step):
@@ -604,9 +605,7 @@ class Runner:
         timer.daemon = True
         timer.start()
 
-    def _succeed(
-        self, node: Node, state: State | None, action: str, measured: Mapping[str, Any] | None = None
-    ) -> None:
+    def _succeed(self, node: Node, state: State | None, action: str, measured: Mapping[str, Any] | None = None) -> None:
         assert state is not None
         self._states[node.digest] = state
         output_path = self._plan.paths(node).data_root(state)

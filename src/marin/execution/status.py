@@ -127,7 +127,7 @@ class State:
         if version != 1:
             raise ValueError("it names no format")
         owner = value.pop("owner")
-        extra = {name: value.pop(name) for name in value.keys() - _KNOWN_FIELDS}
+        extra = {name: value.pop(name) for name in [*value] if name not in _KNOWN_FIELDS}
         if "accepted" in value:
             value["accepted"] = tuple(value["accepted"])
         if "inputs" in value:
