@@ -29,7 +29,7 @@ from marin.execution.graph import Node, build_graph
 from marin.execution.inplace import clear
 from marin.execution.lease import Lease, LeaseTimes, Observer, Renewer, acquire, swap
 from marin.execution.plan import HIT, Plan, has_drifted
-from marin.execution.record import environment, new_run_id, utc
+from marin.execution.record import new_run_id, surroundings, utc
 from marin.execution.status import EXEC, RUNNING, SUCCEEDED, State, StepPaths, active_run
 from marin.execution.step import ExecutorStep
 from marin.execution.store import Store, open_store
@@ -262,7 +262,7 @@ def _attempt(store: Store, node: Node, lease: Lease, adopted: Mapping[str, Any],
         "inputs": [],
         "started": utc(started),
         "resources": None,
-        "env": environment(),
+        "env": surroundings(),
         "run_id": lease.state.owner.run_id,
         "user": adopted["who"],
         "adopted": dict(adopted),

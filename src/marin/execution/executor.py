@@ -283,10 +283,10 @@ class Executor:
         from marin.execution.record import (
             RunRecord,
             command_line,
-            environment,
             installed_packages,
             new_run_id,
             script_and_settings,
+            surroundings,
             utc,
         )
         from marin.execution.results import settled
@@ -294,9 +294,9 @@ class Executor:
         from marin.execution.store import open_store
 
         run_id = new_run_id()
-        surroundings, command = environment(), command_line()
+        around, command = surroundings(), command_line()
         if self._command is not None:
-            surroundings["argv"], command = self._command, shlex.join(self._command)
+            around["argv"], command = self._command, shlex.join(self._command)
         graph = planned.graph
         with active_run(run_id) as owner:
             if planned.choices.accept_drift:
@@ -304,7 +304,7 @@ class Executor:
 
                 accept_drift(self.store, planned, owner.user)
             store = open_store(self._info_path) if self._info_path else self.store
-            script, settings = script_and_settings(surroundings["argv"])
+            script, settings = script_and_settings(around["argv"])
             record = RunRecord(
                 store,
                 f"{store.prefix}/{run_id}" if self._info_path else f"{self.prefix}/.exec/runs/{run_id}",
@@ -321,7 +321,7 @@ class Executor:
                     "prefix": self.prefix,
                     "owner": asdict(owner),
                     "started": utc(),
-                    "env": surroundings,
+                    "env": around,
                     "packages": installed_packages(),
                     "targets": list(planned.targets),
                     "plan": [
@@ -349,7 +349,7 @@ class Executor:
                     store=self.store,
                     owner=owner,
                     run_record=record,
-                    environment=surroundings,
+                    surroundings=around,
                     console=console,
                     max_concurrent=max_concurrent,
                     times=self._lease_times,

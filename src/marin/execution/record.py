@@ -116,7 +116,7 @@ def _checkout_around(folder: str) -> str | None:
     return above
 
 
-def environment() -> dict[str, Any]:
+def surroundings() -> dict[str, Any]:
     """Interpreter, platform, code and lock file of this process, as records keep them."""
     folder, system = script_directory(), os.uname()
     git = git_state(folder)
@@ -185,7 +185,8 @@ def inputs_of(canonical: str, digests: Sequence[str], pseudo: Sequence[str]) -> 
     `canonical` is the recipe's canonical JSON, `digests` and `pseudo` its blocking and non-blocking inputs.
     """
     if '"sub":"' not in canonical:  # each only as a whole, as most are
-        return [(digest, None, False) for digest in digests] + [(digest, None, True) for digest in pseudo]
+        whole: list[tuple[str, str | None, bool]] = [(digest, None, False) for digest in digests]
+        return whole + [(digest, None, True) for digest in pseudo]
     found: dict[tuple[str, str | None, bool], None] = {}
     if '"$dep"' in canonical:
         for entry in input_entries(json.loads(canonical).get("config")):

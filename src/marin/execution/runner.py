@@ -26,7 +26,7 @@ from typing import Any
 from marin.cluster.capacity import Allocation
 from marin.cluster.current import current_cluster
 from marin.cluster.job import Entrypoint, JobError, JobHandle, JobRequest, JobResult, error_of
-from marin.cluster.local import InProcessCluster, environment
+from marin.cluster.local import InProcessCluster, environment_variables
 from marin.cluster.retry import INTERRUPTIONS
 from marin.execution.adoption import accept
 from marin.execution.attempt import (
@@ -99,7 +99,7 @@ class Runner:
         store: Store,
         owner: Owner,
         run_record: RunRecord,
-        environment: Mapping[str, Any],
+        surroundings: Mapping[str, Any],
         console: Console,
         max_concurrent: int | None = None,
         times: LeaseTimes | None = None,
@@ -110,7 +110,7 @@ class Runner:
         self._owner = owner
         self._record = run_record
         self._console = console
-        self._dispatcher = Dispatcher(plan, store, run_record.run_id, owner.user, environment)
+        self._dispatcher = Dispatcher(plan, store, run_record.run_id, owner.user, surroundings)
         self._limit = max_concurrent
         self._times = times or LeaseTimes()
         self._observer = Observer(store=store)
@@ -160,7 +160,7 @@ class Runner:
         kills them. Both leave CANCELLED registers, and KeyboardInterrupt rises when all is written down.
         """
         scheduler = threading.Thread(target=self._schedule, name="marin-scheduler", daemon=True)
-        with environment(self._dispatcher.environment_of_run):  # once, not again for each step
+        with environment_variables(self._dispatcher.variables_of_run):  # once, not again for each step
             self._lane.serve(before=scheduler.start)
         scheduler.join()
         deadline = time.monotonic() + _TIDYING_S
@@ -388,7 +388,7 @@ class Runner:
         return JobRequest(
             name=attempt.name,
             entrypoint=Entrypoint.from_callable(attempt.fn, (attempt.config,)),
-            env=self._dispatcher.environment_of(running.node, attempt),
+            env=self._dispatcher.variables_of(running.node, attempt),
             log_path=attempt.log_path,
         )
 
@@ -428,7 +428,7 @@ class Runner:
                 running.node,
                 attempt,
                 running.lease,
-                env=self._dispatcher.environment_of(running.node, attempt),
+                env=self._dispatcher.variables_of(running.node, attempt),
                 allocation=running.allocation,
                 python=running.python,
                 on_output=running.output.feed,
