@@ -27,7 +27,7 @@ ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 
 from ray_nodes import running_nodes, wait_until  # noqa: E402 - it imports Ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.ray
 
 HERE = Path(__file__).resolve().parent
 QUICK = Retry(first_delay_s=0.1, max_failures=10)

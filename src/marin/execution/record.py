@@ -48,14 +48,19 @@ def new_run_id() -> str:
 
 def script_directory() -> str:
     """The folder of the running script; the working directory if there is none, or if it is a command of marin's."""
-    import sysconfig
-
     path = getattr(sys.modules.get("__main__"), "__file__", None)
     folder = os.path.dirname(os.path.abspath(path)) if path else os.getcwd()
     # `marin adopt` lies where marin was installed, which tells nothing about the project that it is typed in
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    is_installed = folder in (os.path.dirname(sys.executable), sysconfig.get_path("scripts"))
-    return os.getcwd() if is_installed or f"{folder}/".startswith(f"{package}/") else folder
+    return os.getcwd() if _is_installed(path, folder) or f"{folder}/".startswith(f"{package}/") else folder
+
+
+def _is_installed(path: str | None, folder: str) -> bool:
+    if path is None or path.endswith(".py"):  # an experiment
+        return False
+    import sysconfig
+
+    return folder in (os.path.dirname(sys.executable), sysconfig.get_path("scripts"))
 
 
 def _git(folder: str, *args: str) -> bytes | None:
