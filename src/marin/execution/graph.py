@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marin.execution.canonical import Encoding, Memo, UnversionableError, to_json
+from marin.execution.canonical import Encoding, Memo, UnversionableError, quoted, to_json
 from marin.execution.references import function_reference
 from marin.execution.step import (
     ExecutorStep,
@@ -225,18 +225,12 @@ class _Planner:
             fn_ref = step.fn if isinstance(step.fn, str) else function_reference(step.fn)
         except ValueError as error:
             raise UnversionableError(f"step '{step.name}': cannot version fn: {error}") from None
-        content: dict[str, Any] = {
-            "code_version": step.code_version,
-            "config": encoding.tree,
-            "deps": deps,
-            "fn_ref": fn_ref,
-            "name": step.name,
-            "pseudo": pseudo,
-            "versioning": step.versioning,
-        }
-        if step.code_policy == "version":
-            content["code"] = _code_root(step)
-        canonical = to_json(content)
+        code = f'"code":{quoted(_code_root(step))},' if step.code_policy == "version" else ""
+        canonical = (
+            f'{{{code}"code_version":{quoted(step.code_version)},"config":{to_json(encoding.tree)},'
+            f'"deps":{_list_of(deps)},"fn_ref":{quoted(fn_ref)},"name":{quoted(step.name)},'
+            f'"pseudo":{_list_of(pseudo)},"versioning":{quoted(step.versioning)}}}'
+        )
         recipe = digest = hashlib.sha256(_STEP_DOMAIN + canonical.encode()).hexdigest()
         if step.version is not None:
             digest = pinned_digest(step.name, step.version)
@@ -278,6 +272,11 @@ class _Planner:
         deps, pseudo, _, _ = encoding.finish(self.digest_of)
         text = to_json({"config": encoding.tree, "deps": deps, "pseudo": pseudo})
         return hashlib.sha256(_CONFIG_DOMAIN + text.encode()).hexdigest()
+
+
+def _list_of(digests: list[str]) -> str:
+    """The digests as canonical JSON."""
+    return '["' + '","'.join(digests) + '"]' if digests else "[]"
 
 
 def _code_root(step: ExecutorStep) -> str:
