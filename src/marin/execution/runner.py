@@ -279,11 +279,7 @@ class Runner:
             if (trouble := self._struck_out_since(node)) is not None:
                 self._fail(node, trouble, text=trouble.message)
                 return
-            used = self._dispatcher.used_states(node, self._states)
-            lease = None
-            if self._plan.items[self._order[node.digest]].state is None:  # if it has a register by now, this fails
-                lease = self._acquire(node, None, judge, used)
-            while lease is None:
+            while True:
                 state = self._store.read(paths.root)
                 action, reason = judge.judge(node, state, paths)
                 is_stale = state is not None and judge.stale_input(node, state, self._graph, self._states)
@@ -306,6 +302,8 @@ class Runner:
                     await_orphan(self._store, paths, state)
                 used = self._dispatcher.used_states(node, self._states)
                 lease = self._acquire(node, state, judge, used)
+                if lease is not None:
+                    break
         except (OSError, ValueError) as error:  # ValueError: the register is none, or another recipe's by now
             self._fail(node, error_of(error), text=f"could not start: {error}")
             return
