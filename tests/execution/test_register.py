@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from marin.execution import lease as leases
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Observer, Renewer
-from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, Owner, State, active_run
+from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, Owner, RegisterError, State, active_run
 from marin.execution.store import LocalStore
 from marin.testing.faults import Fault, FaultyStore
 
@@ -215,7 +215,7 @@ def test_what_few_ask_for_is_parsed_when_it_is_asked_for(store, owner, tmp_path)
     register.write_text(register.read_text().replace('"env":{', '"env":['))
     record = store.read(str(tmp_path)).record
     assert record["files"] == 2 and record["code_fingerprint"] == code and bool(record)
-    with pytest.raises(ValueError, match="record of a register is damaged"):
+    with pytest.raises(RegisterError, match=r"\.exec/state\.json: the record in it is damaged .*restore it"):
         record["env"]
 
 

@@ -9,7 +9,7 @@ and a register of another layout, written by an earlier version or by hand, is p
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _AT_HAND = ("recipe", "root_digest", "manifest_ref", "files", "bytes", "wall_s")  # what a plan asks every record for
@@ -18,6 +18,10 @@ _BEFORE_CODE = f'\n"{_CODE}":'
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)
 _DECODER = json.JSONDecoder()
+
+
+class RegisterError(ValueError):
+    """A step's register cannot be read. The message names the file and says what to do."""
 
 
 def register_text(fields: Mapping[str, Any], record: Mapping[str, Any] | None) -> str:
@@ -35,8 +39,11 @@ def register_text(fields: Mapping[str, Any], record: Mapping[str, Any] | None) -
     return f'{head[:-1]},"record":{{{",".join(filter(None, lines))}}}}}'
 
 
-def parse_register(text: str) -> dict[str, Any]:
-    """The fields of a register, its record as a `Record`. ValueError if the text is not a JSON object."""
+def parse_register(text: str, path: str) -> dict[str, Any]:
+    """The fields of a register, its record as a `Record`. ValueError if the text is not a JSON object.
+
+    `path` is for messages.
+    """
     text = text.strip()
     head, line_end, _ = text.partition("\n")  # in no JSON value there is one
     rest = ""
@@ -45,7 +52,7 @@ def parse_register(text: str) -> dict[str, Any]:
     else:
         value = _loads(text)
     if value.get("record") is not None:
-        value["record"] = Record(value["record"], rest)
+        value["record"] = Record(value["record"], rest, path)
     return value
 
 
@@ -62,18 +69,19 @@ _code = functools.lru_cache(maxsize=64)(_loads)
 class Record(Mapping[str, Any]):
     """The record of a register, parsed as far as it is asked for. Read-only, with all that is in it: it is shared."""
 
-    __slots__ = ("_members", "_rest")
+    __slots__ = ("_members", "_path", "_rest")
 
-    def __init__(self, members: dict[str, Any], rest: str) -> None:
-        """`members`: those that are parsed already. `rest`: the lines of the others."""
+    def __init__(self, members: dict[str, Any], rest: str, path: str) -> None:
+        """`members`: those that are parsed already. `rest`: the lines of the others. `path`: of the register."""
         self._members = members
         self._rest = rest
+        self._path = path
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._members and self._rest:
             if name == _CODE and self._rest.startswith(_BEFORE_CODE):
                 line, _, _ = self._rest[1:].partition(",\n")
-                self._members[_CODE] = _code(line[len(_BEFORE_CODE) - 1 :])
+                self._members[_CODE] = self._loads(_code, line[len(_BEFORE_CODE) - 1 :])
             else:
                 self._parse()
         return self._members[name]
@@ -93,11 +101,15 @@ class Record(Mapping[str, Any]):
         return f"Record({dict(self)!r})"
 
     def _parse(self) -> None:
-        if not self._rest:
-            return
+        if self._rest:
+            self._members |= self._loads(_loads, "{" + self._rest + "}")
+            self._rest = ""
+
+    def _loads(self, loads: Callable[[str], Any], text: str) -> Any:
         try:
-            self._members |= _loads("{" + self._rest + "}")
+            return loads(text)
         except ValueError as error:
-            what = self._members.get("manifest_ref", "an output")
-            raise ValueError(f"the record of a register is damaged, that of {what}: {error}") from error
-        self._rest = ""
+            raise RegisterError(
+                f"{self._path}: the record in it is damaged ({error}). It is only ever replaced whole, so something "
+                "else changed it: restore it, or move the step's folder away to have it run again"
+            ) from error

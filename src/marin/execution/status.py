@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from marin.execution.register_text import parse_register, register_text
+from marin.execution.register_text import RegisterError, parse_register, register_text
 
 RUNNING = "RUNNING"
 SUCCEEDED = "SUCCEEDED"
@@ -119,8 +119,9 @@ class State:
         return register_text(value, self.record).encode()
 
     @staticmethod
-    def from_json(data: bytes) -> "State":
-        value = parse_register(data.decode())
+    def from_json(data: bytes, path: str = "a register") -> "State":
+        """What `to_json` wrote; `path` is for messages. Raises ValueError, KeyError or TypeError if it is none."""
+        value = parse_register(data.decode(), path)
         version = value.pop("v", None)
         if isinstance(version, int) and version > 1:
             raise NewerFormatError("its format is newer than this version of marin reads: update marin")
@@ -287,10 +288,6 @@ class StepPaths:
 NOT_DATA = {"attempt": frozenset[str](), "inplace": frozenset({EXEC})}
 
 
-class RegisterError(ValueError):
-    """A step's register cannot be read. The message names the file and says what to do."""
-
-
 class NewerFormatError(ValueError):
     """A register was written by a later version of marin; nothing is wrong with it."""
 
@@ -298,7 +295,7 @@ class NewerFormatError(ValueError):
 def read_state(data: bytes, path: str, root: str) -> State:
     """The state that a register's bytes say; RegisterError, naming the register's path and the step's folder."""
     try:
-        return State.from_json(data)
+        return State.from_json(data, path)
     except NewerFormatError as error:
         raise RegisterError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
