@@ -8,6 +8,9 @@ UV_VERSION := 0.13.8
 export UV_COMPILE_BYTECODE = 1
 export UV_PYTHON_DOWNLOADS = never
 
+# The tests of one file share a worker, and so its fixtures and what JAX has compiled for them.
+WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
+
 UV_INSTALL = $(BIN)/uv pip install --python $(BIN)/python --constraints requirements.lock
 
 .PHONY: help quickstart test test-all check format lock docs bench bench-peers bench-executor torch clean
@@ -50,10 +53,10 @@ quickstart: $(STAMPS)/run
 	@$(BIN)/python experiments/quickstart.py $(ARGS)
 
 test: $(STAMPS)/dev
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-all: $(STAMPS)/dev
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m '' $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) -m '' $(ARGS)
 
 torch: $(STAMPS)/torch
 
