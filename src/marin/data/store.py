@@ -201,6 +201,7 @@ class TokenStore:
     eos_id: int
     bos_id: int | None
     document_prefix: str  # the token before each document: "eos", end-of-text
+    checksum: str  # of the ledger, which holds the hash of every file: equal checksums, equal stores
     shards: tuple[ShardInfo, ...]
 
     def __init__(self, path: str | Path):
@@ -215,6 +216,7 @@ class TokenStore:
         self.eos_id = ledger["eos_id"]
         self.bos_id = ledger["bos_id"]
         self.document_prefix = ledger["document_prefix"]
+        self.checksum = _checksum(ledger)
         self.shards = tuple(ShardInfo(**shard) for shard in ledger["shards"])
         self._byte_lengths_sha256: str = ledger["token_byte_lengths_sha256"]
         self._shard_starts = np.cumsum([0, *(shard.num_tokens for shard in self.shards)], dtype=np.int64)
