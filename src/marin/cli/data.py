@@ -11,7 +11,6 @@ RUN is a training step (name, name@digits, ref, digest or path), the output fold
 """
 
 import json
-import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
@@ -178,7 +177,7 @@ def _config_path(arguments: Namespace) -> Path:
 
     entry = find_work(prefix_of(arguments), arguments.run)
     note_others(entry)
-    config = Path(entry.path) / "config.yaml"
+    config = Path(entry.paths.root) / "config.yaml"
     if not config.is_file():
         raise UsageError(
             f"{entry.name}@{entry.digest[:6]} has no {config}: it is no training step, or has not begun to train"
@@ -199,7 +198,7 @@ def _tokenizer(arguments: Namespace, run: _Run) -> Any:
     """The tokenizer of the run's stores, for their text."""
     from marin.processing.tokenize.tokenizer import load_tokenizer
 
-    place = arguments.tokenizer or run.config.data.tokenizer or _recorded_tokenizer(arguments, run)
+    place = arguments.tokenizer or run.config.data.tokenizer or _recorded_tokenizer(run)
     if place is None:
         raise UsageError(
             "--text needs the tokenizer of the stores, and neither the run's config nor a record beside a store names "
@@ -217,15 +216,14 @@ def _tokenizer(arguments: Namespace, run: _Run) -> Any:
     return tokenizer
 
 
-def _recorded_tokenizer(arguments: Namespace, run: _Run) -> str | None:
-    """The tokenizer's folder as the record of a tokenizing step of this store has it."""
-    from marin.execution.catalog import NoStoreError, existing_store, step_around
+def _recorded_tokenizer(run: _Run) -> str | None:
+    """The tokenizer's folder as the record of the step that made one of the token stores has it."""
+    from marin.execution.catalog import existing_store, step_around
 
     for source in run.data.train.sources:
-        try:
-            entry = step_around(existing_store(prefix_of(arguments)), os.path.abspath(source.store.path))
-        except NoStoreError:
-            return None
+        path = source.store.path.absolute()
+        prefix = next((folder for folder in path.parents if (folder / ".exec" / "runs").is_dir()), None)
+        entry = step_around(existing_store(str(prefix)), str(path)) if prefix is not None else None
         if entry is not None and entry.record is not None:
             config = entry.record["config_resolved"]
             if isinstance(config, dict) and isinstance(config.get("tokenizer"), str):
