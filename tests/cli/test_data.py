@@ -108,7 +108,9 @@ def test_the_mixture_is_told_from_a_config_before_any_run(marin: Marin, trained,
 
 
 def test_stores_that_are_not_those_of_the_run_are_refused(marin: Marin, trained, tmp_path: Path):
-    other = replace(trained.config.data, train={"a": trained.config.data.train["b"], "b": trained.config.data.train["a"]})
+    other = replace(
+        trained.config.data, train={"a": trained.config.data.train["b"], "b": trained.config.data.train["a"]}
+    )
     (tmp_path / "config.yaml").write_text(dump_yaml(replace(trained.config, data=other)))
     (tmp_path / "data.json").write_bytes((trained.folder / "data.json").read_bytes())
     refused = marin("data", "at-step", str(tmp_path), "1", expect=cli.REFUSED).err

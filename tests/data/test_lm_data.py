@@ -176,7 +176,8 @@ def test_a_stage_starts_at_the_update_the_token_or_the_row_that_is_asked_for(sto
 
 def test_stages_in_different_units_are_put_in_order_once_the_rows_are_known(stores: Path):
     config = LmDataConfig(
-        train={"web": str(stores / "web")}, weights=stages((0, {"web": 1.0}), (Steps(5), {"web": 1.0}), (Sequences(7), {"web": 1.0}))
+        train={"web": str(stores / "web")},
+        weights=stages((0, {"web": 1.0}), (Steps(5), {"web": 1.0}), (Sequences(7), {"web": 1.0})),
     )
     with pytest.raises(ValueError, match=r"must rise: 0 is row 0, Steps\(num_steps=5\) is row 20, .* is row 7"):
         open_data(config, 16, batches=BATCHES)
@@ -284,9 +285,7 @@ def test_holding_out_every_row_is_refused(stores: Path):
 
 
 def test_a_part_of_a_source_counts_its_own_padding(stores: Path):
-    config = LmDataConfig(
-        train={"web": str(stores / "web")}, packing="best_fit", num_validation_sequences={"web": 20}
-    )
+    config = LmDataConfig(train={"web": str(stores / "web")}, packing="best_fit", num_validation_sequences={"web": 20})
     data = open_data(config, 32)
     whole = row_dataset(data.train.sources[0].store, 32, "best_fit").stats()
     for part in (data.train.sources[0], data.validation["web"]):

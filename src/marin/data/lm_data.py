@@ -69,8 +69,9 @@ def open_data(
     """Open what `config` names as rows of `seq_len` slots.
 
     `batches` says how many rows each update takes; it is needed where the config counts updates or batches (a stage of
-    the weights, `max_train_batches`). `vocab_size` is the model's where it is fixed already (initialised from a checkpoint), `tokenizer_digest` that of
-    the tokenizer in `config.tokenizer`, which the caller loads; each is compared with the stores' where given.
+    the weights, `max_train_batches`). `vocab_size` is the model's where it is fixed already (initialised from a
+    checkpoint), `tokenizer_digest` that of the tokenizer in `config.tokenizer`, which the caller loads; each is
+    compared with the stores' where given.
 
     Raises ValueError naming both sides where two things differ, CorruptStoreError for a damaged store.
     """
@@ -151,8 +152,8 @@ def _num_used(name: str, num_rows: int, config: LmDataConfig, batches: BatchSche
     if name in config.max_train_batches:
         if batches is None:
             raise ValueError(
-                f"LmDataConfig.max_train_batches limits source {name!r} to {config.max_train_batches[name]} batches, and "
-                "how many rows those hold is not known here. Say how large the batches are (open_data's `batches`)."
+                f"LmDataConfig.max_train_batches limits source {name!r} to {config.max_train_batches[name]} batches, "
+                "and how many rows those hold is not known here. Say how large the batches are (open_data's `batches`)."
             )
         return min(num_rows, config.max_train_batches[name] * batches.size(0))
     if config.target_budget is None or config.experiment_budget is None:
@@ -161,8 +162,8 @@ def _num_used(name: str, num_rows: int, config: LmDataConfig, batches: BatchSche
     if used < 1:
         raise ValueError(
             f"training source {name!r} has {num_rows} rows, and experiment_budget / target_budget = "
-            f"{config.experiment_budget} / {config.target_budget} of them is none. Use a larger experiment_budget, or a "
-            "larger source."
+            f"{config.experiment_budget} / {config.target_budget} of them is none. Use a larger experiment_budget, "
+            "or a larger source."
         )
     return used
 

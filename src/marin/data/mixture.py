@@ -106,7 +106,9 @@ class Mixture:
         self.sources = tuple(sources[name] for name in self.names)
         empty = [name for name, source in zip(self.names, self.sources, strict=True) if source.num_rows == 0]
         if empty:
-            raise ValueError(f"sources without a row in a mixture: {', '.join(empty)}. Leave them out, or give weight 0.")
+            raise ValueError(
+                f"sources without a row in a mixture: {', '.join(empty)}. Leave them out, or give weight 0."
+            )
         self.seed = seed
         self.block_size = block_size
         self.stop_strategy = stop_strategy
@@ -303,7 +305,7 @@ def _stage_counts(
         )
     counts = []
     for start, given in weights:
-        full = {name: 0.0 for name in sources} | dict(given)
+        full = dict.fromkeys(sources, 0.0) | dict(given)
         try:
             _check_names(sources, full)
             counts.append(block_counts(full, block_size))

@@ -241,9 +241,7 @@ def _train_step(config: TrainLmConfig, transformation: optax.GradientTransformat
     return lambda state, batch, learning_rate: by_size[batch.tokens.shape[0]](state, batch, learning_rate)
 
 
-def _find_checkpoint(
-    config: TrainLmConfig, checkpoints: Path, shapes: Any, data: LmData
-) -> checkpoint.Loaded | None:
+def _find_checkpoint(config: TrainLmConfig, checkpoints: Path, shapes: Any, data: LmData) -> checkpoint.Loaded | None:
     """The checkpoint to go on from, if it is of this very run; None where there is none. Writes nothing."""
     if not list_checkpoints(checkpoints):
         return None

@@ -115,7 +115,11 @@ def test_interpolated_varying_mixtures_change_wherever_one_of_them_does():
         ([WEB], [1.0, 2.0], "1 configs and 2 weights"),
         ([WEB, WEB], [0.0, 0.0], "expected 0 or more, not all 0"),
         ([WEB, lm_data_config("x")], [1, 1], r"config 1 \(of train\) gives no weights. Write them out"),
-        ([WEB, lm_mixture_data_config({"web": "other"}, {"web": 1})], [1, 1], "source 'web' is 'w' .* 'other' in another"),
+        (
+            [WEB, lm_mixture_data_config({"web": "other"}, {"web": 1})],
+            [1, 1],
+            "source 'web' is 'w' .* 'other' in another",
+        ),
         (
             [WEB, lm_mixture_data_config({"x": "x"}, {"x": 1}, shuffle_seed=7)],
             [1, 1],

@@ -124,7 +124,9 @@ def interpolate_mixture_configs(configs: Sequence[LmDataConfig], weights: Sequen
             stores, or another setting differs.
     """
     if not configs or len(configs) != len(weights):
-        raise ValueError(f"interpolate_mixture_configs: {len(configs)} configs and {len(weights)} weights; give as many")
+        raise ValueError(
+            f"interpolate_mixture_configs: {len(configs)} configs and {len(weights)} weights; give as many"
+        )
     if not (all(0 <= weight < float("inf") for weight in weights) and sum(weights) > 0):
         raise ValueError(f"interpolate_mixture_configs: weights {list(weights)}; expected 0 or more, not all 0")
     _check_same_settings(configs)
