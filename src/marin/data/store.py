@@ -254,13 +254,12 @@ class TokenStore:
         if len(self.shards) == 1:
             return _runs(self._shard(0), starts, length)
         out = np.empty((starts.size, length), np.int32)
-        first = np.searchsorted(self._shard_starts, starts, side="right") - 1
-        inside = starts + length <= self._shard_starts[first + 1]
-        for shard in np.unique(first[inside]).tolist():
-            rows = inside & (first == shard)
-            out[rows] = _runs(self._shard(shard), starts[rows] - self._shard_starts[shard], length)
-        for row in np.flatnonzero(~inside).tolist():  # runs over a shard's end: one a shard border, so few
-            out[row] = self.read(int(starts[row]), length)
+        # A copy a row: of a store of many shards hardly two rows of a batch lie in one, so there is nothing to group.
+        shard_of = np.searchsorted(self._shard_starts, starts, side="right") - 1
+        local = starts - self._shard_starts[shard_of]
+        for row, (shard, first) in enumerate(zip(shard_of.tolist(), local.tolist(), strict=True)):
+            run = self._shard(shard)[first : first + length]
+            out[row] = run if run.size == length else self.read(int(starts[row]), length)  # over the shard's end
         return out
 
     def take(self, positions: np.ndarray) -> np.ndarray:
