@@ -177,6 +177,11 @@ def _config_path(arguments: Namespace) -> Path:
 
     entry = find_work(prefix_of(arguments), arguments.run)
     note_others(entry)
+    if not entry.store.is_local:
+        raise UsageError(
+            f"{entry.name}@{entry.digest[:6]} lies in {entry.store.prefix}, and this command reads token stores from "
+            "disk. Copy its config.yaml and its token stores here, put their paths into the config, and give that."
+        )
     config = Path(entry.paths.root) / "config.yaml"
     if not config.is_file():
         raise UsageError(
