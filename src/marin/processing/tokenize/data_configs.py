@@ -11,17 +11,20 @@ Settings of the data config that are not spelled out in a signature are given by
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from marin.data.config import LmDataConfig, MixtureStage
 from marin.data.units import Place, number_of, unit_of
 
 TRAIN_NAME = "train"
 
+TokenizerStep: TypeAlias = Any
+"""What stands for a token store: the step that makes it, a place in a step's output, or a path."""
+
 
 def lm_data_config(
-    training_set: Any,
-    validation_sets: Mapping[str, Any] | None = None,
+    training_set: TokenizerStep,
+    validation_sets: Mapping[str, TokenizerStep] | None = None,
     **settings: Any,
 ) -> LmDataConfig:
     """Train on one token store.
@@ -34,9 +37,9 @@ def lm_data_config(
 
 
 def lm_mixture_data_config(
-    components: Mapping[str, Any],
+    components: Mapping[str, TokenizerStep],
     weights: Mapping[str, float],
-    validation_sets: Mapping[str, Any] | None = None,
+    validation_sets: Mapping[str, TokenizerStep] | None = None,
     *,
     missing_weights_are_validation: bool = True,
     **settings: Any,
@@ -64,9 +67,9 @@ def lm_mixture_data_config(
 
 
 def lm_varying_mixture_data_config(
-    components: Mapping[str, Any],
+    components: Mapping[str, TokenizerStep],
     weights_list: Sequence[tuple[Place, Mapping[str, float]]],
-    validation_sets: Mapping[str, Any] | None = None,
+    validation_sets: Mapping[str, TokenizerStep] | None = None,
     *,
     missing_weights_are_validation: bool = True,
     **settings: Any,
@@ -95,7 +98,7 @@ def lm_varying_mixture_data_config(
     return LmDataConfig(train=train, weights=stages, validation=validation, **settings)
 
 
-def add_validation_sets_to_mixture(config: LmDataConfig, validation_sets: Mapping[str, Any]) -> LmDataConfig:
+def add_validation_sets_to_mixture(config: LmDataConfig, validation_sets: Mapping[str, TokenizerStep]) -> LmDataConfig:
     """The config with more validation sets, by tag. ValueError where it has another set of one of the tags."""
     for tag, store in validation_sets.items():
         if tag in config.num_validation_sequences or config.validation.get(tag, store) != store:
@@ -105,7 +108,7 @@ def add_validation_sets_to_mixture(config: LmDataConfig, validation_sets: Mappin
     return replace(config, validation={**config.validation, **validation_sets})
 
 
-def mixture_for_evaluation(inputs: Mapping[str, Any], **settings: Any) -> LmDataConfig:
+def mixture_for_evaluation(inputs: Mapping[str, TokenizerStep], **settings: Any) -> LmDataConfig:
     """Validate on these token stores (steps, input names or paths by tag), and train on none."""
     if not inputs:
         raise ValueError("mixture_for_evaluation was given no token store; name at least one")
