@@ -9,7 +9,7 @@ import pytest
 from marin.config import apply_overrides
 from marin.execution.executor import plan, run
 from marin.models.llama import LlamaConfig
-from marin.processing.tokenize.data_configs import lm_data_config, lm_mixture_data_config
+from marin.processing.tokenize.data_configs import lm_data_config, lm_mixture_data_config, mixture_for_evaluation
 from marin.testing.tiny import make_token_store
 from marin.training.api import default_train
 from marin.training.config import SimpleTrainConfig
@@ -127,3 +127,8 @@ def test_a_validation_set_named_twice_is_refused(store):
     data = lm_data_config(store, validation_sets={"held_out": store})
     with pytest.raises(ValueError, match="'held_out' is named both"):
         default_train("tiny", data, MODEL, TRAIN, validation={"held_out": store})
+
+
+def test_data_to_evaluate_on_is_refused_for_training_when_the_step_is_defined():
+    with pytest.raises(ValueError, match="step 'a': the data config names no training source"):
+        default_train("a", mixture_for_evaluation({"books": "b"}), MODEL, TRAIN)

@@ -21,6 +21,7 @@ COMMANDS = {
     "logs": "print what a step printed; -f follows it",
     "cancel": "stop a run",
     "lineage": "show what an output was made from, or what was made from it",
+    "data": "show which documents a training step saw, and what a run takes from its sources",
     "diff": "show what differs between two outputs: recipe, code, environment, files",
     "verify": "compare outputs with their records",
     "invalidate": "strike out wrong outputs, with all that is built on them",

@@ -62,6 +62,11 @@ def default_train(
     # what training would refuse only when it starts is refused now
     train_config.optimizer().schedule(train_config.num_train_steps)
     data = tokenized if isinstance(tokenized, LmDataConfig) else lm_data_config(tokenized)
+    if not data.train:
+        raise ValueError(
+            f"step '{name}': the data config names no training source (mixture_for_evaluation names none); use "
+            "lm_data_config or lm_mixture_data_config"
+        )
     twice = sorted(set(validation or {}) & set(data.validation))
     if twice:
         raise ValueError(

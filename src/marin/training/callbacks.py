@@ -85,12 +85,14 @@ class LogMetrics:
         peak_flops_per_second: float | None,
         loader_stall_s: Callable[[], float],
         checkpoints: Path,
+        documents: Callable[[int], str] | None = None,
     ) -> None:
         """`metrics` gets what is the same in each repetition of the run, `timing` what the clock says, `others` both.
 
         `num_tokens` says how many tokens the first so many updates take, and `names` what a step's numbers are.
         `peak_flops_per_second` None leaves out the MFU. `loader_stall_s` says how long batches were waited for so far.
-        `checkpoints` is named in the error about a loss that is no number.
+        `checkpoints` is named in the error about a loss that is no number, and so is what `documents` says of the
+        step's batch, if it is given.
         """
         self._metrics = metrics
         self._timing = timing
@@ -102,6 +104,7 @@ class LogMetrics:
         self._peak_flops_per_second = peak_flops_per_second
         self._loader_stall_s = loader_stall_s
         self._checkpoints = checkpoints
+        self._documents = documents
         self._waiting: deque[_Waiting] = deque()
         self._mark_s: float | None = None  # when the last fetched step was done; None before the first
         # since the last row
@@ -185,8 +188,9 @@ class LogMetrics:
         saved = list_checkpoints(self._checkpoints)
         kept = f"The newest checkpoint, {saved[-1].path}, is from before and stays" if saved else "No checkpoint exists"
         found = ", ".join(f"{name} is {value}" for name, value in numbers.items())
+        batch = "" if self._documents is None else f"{self._documents(step)}. "
         return NonFiniteLossError(
-            f"step {step}: {found}; expected finite numbers. "
+            f"step {step}: {found}; expected finite numbers. {batch}"
             f"{kept}. A lower learning_rate, a longer warmup or a smaller max_grad_norm usually helps."
         )
 

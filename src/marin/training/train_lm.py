@@ -5,6 +5,7 @@ The output folder is all a run leaves, and all it needs to go on after being kil
     config.yaml      the resolved TrainLmConfig
     model.json       model config, vocabulary size, tokenizer digest, and the token before each document
                      (document_prefix): what export and evaluation need
+    data.json        what decides which row comes when: stores by checksum, counts of the mixture's blocks, seed
     checkpoints/     step-00000500/, ...: see marin.checkpoint.format
     metrics.jsonl    numbers that each repetition of the run gives again, bit for bit
     timing.jsonl     what the clock said: step time, tokens a second, loader stall, memory
@@ -27,8 +28,10 @@ import optax
 from marin.checkpoint import format as checkpoint
 from marin.checkpoint.discover import checkpoint_name, list_checkpoints, remove_leftovers, set_aside
 from marin.config import dump_yaml, encode, load_yaml
-from marin.data.lm_data import LmData, open_data
+from marin.data.at_step import name_documents, rows_at_update
+from marin.data.lm_data import DATA_FILE, LmData, open_data
 from marin.data.loader import DataLoader
+from marin.data.mixture_report import mixture_report, report_lines
 from marin.data.store import LEDGER
 from marin.distributed.compilation_cache import use_compilation_cache
 from marin.io.atomic import write_text
@@ -43,6 +46,8 @@ from marin.training.flops import peak_flops_per_second
 from marin.training.state import init_state, state_shapes
 from marin.training.train_step import METRICS, SKIPPED, TrainStep, make_train_step
 from marin.training.trainer import train
+
+_NAMED_DOCUMENTS = 8  # in the error about a loss that is no number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,8 @@ class TrainResult:
     """Parameters of the model."""
     num_tokens: int
     """Tokens trained on, padding included."""
+    epochs: dict[str, float]
+    """Training source -> how often its rows were passed through."""
 
 
 def train_lm(config: TrainLmConfig) -> TrainResult:
@@ -80,6 +87,8 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
 
     seq_len = _seq_len(config)
     data = _open_data(config, seq_len)
+    loader = DataLoader(data.train, trainer.batches)
+    loader.check_num_steps(trainer.num_train_steps)
     schedule = config.optimizer.schedule(trainer.num_train_steps)
     shapes = _parameter_shapes(config.model, data.vocab_size)
     mup = None
@@ -97,7 +106,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     checkpoints = output / "checkpoints"
     stores = _store_digests(data)
     wanted = state_shapes(config.model, transformation, data.vocab_size, **state_options)
-    found = _find_checkpoint(config, checkpoints, wanted, stores)
+    found = _find_checkpoint(config, checkpoints, wanted, data)
     if found is None:
         start_step, resume_step = 0, None
         state = init_state(config.model, transformation, data.vocab_size, seed=trainer.seed, **state_options)
@@ -117,8 +126,9 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     progress = ConsoleTracker(trainer.num_train_steps) if trainer.runtime.show_progress else None
     if progress is not None:
         progress.say(_opening_line(config, data, start_step))
+        for line in report_lines(mixture_report(loader, trainer.num_train_steps)):
+            progress.say(line)
 
-    loader = DataLoader(data.train, trainer.batches)
     num_steps = trainer.num_train_steps - start_step
     with loader.iterate(start_step, num_steps=num_steps, prefetch=trainer.runtime.prefetch) as batches:
         log = LogMetrics(
@@ -132,6 +142,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             peak_flops_per_second=peak_flops_per_second(),
             loader_stall_s=lambda: batches.stall_s,
             checkpoints=checkpoints,
+            documents=lambda step: _documents(loader, step, output),
         )
         validate = Validate(
             log,
@@ -191,7 +202,19 @@ def _open_data(config: TrainLmConfig, seq_len: int) -> LmData:
         from marin.processing.tokenize.tokenizer import load_tokenizer
 
         digest = load_tokenizer(config.data.tokenizer).digest
-    return open_data(config.data, seq_len, vocab_size=config.vocab_size, tokenizer_digest=digest)
+    return open_data(
+        config.data,
+        seq_len,
+        batches=config.trainer.batches,
+        vocab_size=config.vocab_size,
+        tokenizer_digest=digest,
+    )
+
+
+def _documents(loader: DataLoader, step: int, output: Path) -> str:
+    """The first documents of the batch of an update (counted from 1), and how to see them all."""
+    named = name_documents(rows_at_update(loader, step), at_most=_NAMED_DOCUMENTS)
+    return f"Its batch held {named} (all of them, with their text: marin data at-step {output} {step} --text)"
 
 
 def _parameter_shapes(model: LmConfig, vocab_size: int) -> Any:
@@ -218,9 +241,7 @@ def _train_step(config: TrainLmConfig, transformation: optax.GradientTransformat
     return lambda state, batch, learning_rate: by_size[batch.tokens.shape[0]](state, batch, learning_rate)
 
 
-def _find_checkpoint(
-    config: TrainLmConfig, checkpoints: Path, shapes: Any, stores: dict[str, str]
-) -> checkpoint.Loaded | None:
+def _find_checkpoint(config: TrainLmConfig, checkpoints: Path, shapes: Any, data: LmData) -> checkpoint.Loaded | None:
     """The checkpoint to go on from, if it is of this very run; None where there is none. Writes nothing."""
     if not list_checkpoints(checkpoints):
         return None
@@ -228,7 +249,8 @@ def _find_checkpoint(
     _check_same_config(config, output)
     found = checkpoint.load_latest(checkpoints, shapes)
     assert found is not None, "there are checkpoints"
-    _check_same_data(found, stores)
+    _check_same_data(found, _store_digests(data))
+    _check_same_order(output / DATA_FILE, data)
     _check_same_rows(found, output / "metrics.jsonl")
     return found
 
@@ -256,8 +278,9 @@ def _put_aside(found: checkpoint.Loaded) -> None:
 
 
 def _record_config(config: TrainLmConfig, output: Path, data: LmData) -> None:
-    """Write config.yaml and model.json."""
+    """Write config.yaml, data.json and model.json."""
     write_text(output / "config.yaml", dump_yaml(config))
+    write_text(output / DATA_FILE, json.dumps(data.describe(), indent=1) + "\n")
     description = {
         "model": encode(config.model),
         "vocab_size": data.vocab_size,
@@ -267,6 +290,17 @@ def _record_config(config: TrainLmConfig, output: Path, data: LmData) -> None:
         "document_prefix": data.document_prefix,
     }
     write_text(output / "model.json", json.dumps(description, indent=1) + "\n")
+
+
+def _check_same_order(path: Path, data: LmData) -> None:
+    """That config and stores are the same is checked elsewhere; here, that this program makes the same of them."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    changes = [] if before is None else _differences(before, data.describe())
+    if changes:
+        raise ValueError(
+            f"{path.parent} holds a run that saw its rows in another order: {'; '.join(changes[:5])}. Go on with the "
+            "version of marin that began it, or delete the output folder to train anew."
+        )
 
 
 def _store_digests(data: LmData) -> dict[str, str]:
@@ -344,6 +378,7 @@ def _summarize(config: TrainLmConfig, output: Path, data: LmData, seq_len: int) 
         checkpoint=f"checkpoints/{checkpoint_name(final_step)}",
         num_params=config.model.num_params(data.vocab_size),
         num_tokens=config.trainer.batches.offset(final_step) * seq_len,
+        epochs=data.train.epochs(config.trainer.batches.offset(final_step)),
     )
     write_text(output / "summary.json", json.dumps(encode(result), indent=1) + "\n")
     return result
