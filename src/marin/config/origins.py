@@ -150,7 +150,7 @@ def _put(content: Any, names: Sequence[str], value: Any, place: str) -> Any:
         items = list(content)
         items[int(name)] = _put(items[int(name)], rest, value, place)
         return items
-    if isinstance(content, str) and rest:
+    if isinstance(content, str):
         content = {"type": content}  # a choice that stands there by its name alone
     if content is not None and not isinstance(content, dict):
         raise ConfigError(f"--{place}: what holds '{name}' is {content!r}, which has no fields to set")

@@ -20,7 +20,12 @@ class TensorboardTracker:
         folder = run.output / FOLDER
         # a file from before the first checkpoint must be purged too
         repeated = run.resume_step + 1 if folder.is_dir() else None
-        self._writer = SummaryWriter(logdir=str(folder), purge_step=repeated, flush_secs=flush_s)
+        self._writer = SummaryWriter(
+            logdir=str(folder),
+            purge_step=repeated,
+            flush_secs=flush_s,
+            filename_suffix=f".{run.resume_step:08d}",  # its names hold the second, and two processes may share one
+        )
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Write each value."""

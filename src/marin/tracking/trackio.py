@@ -22,6 +22,7 @@ class TrackioTracker:
         name = config.name or run.run_id
         self._last_step = SQLiteStorage.get_max_step_for_run(config.project, name) or 0
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for data
+            self._finish = trackio.finish  # the run's own method would be called again when the process ends
             self._run = trackio.init(
                 project=config.project,
                 name=name,
@@ -43,4 +44,4 @@ class TrackioTracker:
     def close(self) -> None:
         """Finish the run."""
         with contextlib.redirect_stdout(sys.stderr):
-            self._run.finish()
+            self._finish()
