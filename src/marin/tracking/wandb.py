@@ -42,5 +42,5 @@ class WandbTracker:
         """W&B's own process writes as it goes; there is nothing to ask for."""
 
     def close(self) -> None:
-        """Finish the run."""
+        """Finish the run; W&B's own process has written all when this one ends."""
         self._run.finish()
