@@ -322,6 +322,7 @@ class SimpleTrainConfig:
         if self.optimizer_config is not None:
             places["optimizer"] = "optimizer_config"
         else:
+            places["optimizer.type"] = "optimizer_config"  # AdamW where it is None
             places |= {f"optimizer.{name}": name for name in ("learning_rate", *self._given(*_ADAMW_FIELDS))}
         places |= {f"callbacks.{index}": "callbacks" for index in range(len(self.callbacks))}
         if self.steps_per_hf_export is not None:
