@@ -101,7 +101,7 @@ def test_a_dry_run_draws_and_writes_nothing(marin, place):
 
 def test_it_trains_goes_on_when_typed_again_and_then_has_nothing_to_do(marin, place):
     command = [sys.executable, "-m", "marin.cli.main", "train", "config.yaml"]
-    long = ["--trainer.num_train_steps", "4000", "--trainer.steps_per_checkpoint", "2000"]
+    long = ["--trainer.num_train_steps", "1200", "--trainer.steps_per_checkpoint", "1000"]
     process = subprocess.Popen([*command, *long], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = place / "run/metrics.jsonl"
     while not metrics.exists() or metrics.stat().st_size < 2000:
@@ -111,17 +111,17 @@ def test_it_trains_goes_on_when_typed_again_and_then_has_nothing_to_do(marin, pl
     assert process.returncode == 130 and "Traceback" not in err
     assert "finishing this step, then saving" in err and "saved, and ready to resume" in err
     stopped_at = max(row["step"] for row in read_rows(metrics))
-    assert 0 < stopped_at < 4000
+    assert 0 < stopped_at < 1200
 
     again = subprocess.run([*command, *long, "--json"], capture_output=True, text=True, check=True)
     assert f"resuming at step {stopped_at:,}" in again.stderr
     result = json.loads(again.stdout)
-    assert result["output_path"] == "run" and result["result"]["final_step"] == 4000
+    assert result["output_path"] == "run" and result["result"]["final_step"] == 1200
     steps = [row["step"] for row in read_rows(metrics) if "train/loss" in row]
-    assert steps == list(range(1, 4001))
+    assert steps == list(range(1, 1201))
 
     before = {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()}
-    assert marin("train", "config.yaml", *long).out.startswith("run  4,000 updates, loss ")
+    assert marin("train", "config.yaml", *long).out.startswith("run  1,200 updates, loss ")
     assert {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()} == before
     other = marin("train", "config.yaml", *long, "--optimizer.learning_rate", "5e-3", expect=2).err
     assert "optimizer.learning_rate was 0.01, is 0.005" in other

@@ -102,12 +102,6 @@ def full_config(stores, tmp_path_factory):
 def full_run(full_config):
     """(config, rows of metrics.jsonl by their last step, final parameters)."""
     config = full_config("whole")
-    config = replace(
-        config,
-        trainer=replace(
-            config.trainer, runtime=RuntimeConfig(show_progress=False, profile=ProfileConfig(start=3, num_steps=2))
-        ),
-    )
     train_lm(config)
     shapes = jax.eval_shape(lambda: config.model.init(257, key=jax.random.key(0)))
     params = checkpoint.load(Path(config.output_path) / "checkpoints/step-00000010", shapes, prefix="params")
@@ -222,15 +216,24 @@ def test_exports_on_the_way_are_verified_and_load(full_run):
     assert doubt_of(folder / "step-00000010", parity) is None
 
 
-def test_the_profile_the_program_and_the_picture_are_there(full_run):
+def test_the_program_and_the_picture_are_there_and_stalls_are_counted(full_run):
     config, _, _ = full_run
     output = Path(config.output_path)
-    assert list(output.glob("profile/plugins/profile/*/*.xplane.pb"))
     program = gzip.decompress((output / "train_step.b4.stablehlo.gz").read_bytes()).decode()
     assert program.startswith("module @") and "stablehlo.dot_general" in program
     assert (output / "schedules.svg").read_text().startswith("<svg ")
     stalls = [row["loader_stalls"] for row in read_rows(output / "timing.jsonl")]
     assert all(isinstance(count, int) and 0 <= count <= 2 for count in stalls)
+
+
+@pytest.mark.slow  # it takes jax's profiler seconds to start
+def test_a_window_of_updates_is_profiled(tiny_config):
+    config = tiny_config(runtime=RuntimeConfig(show_progress=False, profile=ProfileConfig(start=3, num_steps=2)))
+    train_lm(config)
+    assert list(Path(config.output_path).glob("profile/plugins/profile/*/*.xplane.pb"))
+    ends_within = tiny_config("ends", runtime=RuntimeConfig(show_progress=False, profile=ProfileConfig(start=11)))
+    train_lm(ends_within)
+    assert list(Path(ends_within.output_path).glob("profile/plugins/profile/*/*.xplane.pb"))
 
 
 def test_parents_are_measured_over_all_tokens_of_their_sets(full_run):

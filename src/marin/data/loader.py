@@ -68,10 +68,11 @@ class BatchStream:
         if self._stop.is_set():
             raise StopIteration
         began = time.perf_counter()
-        self.num_stalls += self._queue.empty()
+        is_late = self._queue.empty()
         item = self._queue.get()
         self.stall_s += time.perf_counter() - began
         if isinstance(item, Batch):
+            self.num_stalls += is_late
             return item
         self.close()
         if item is None:
