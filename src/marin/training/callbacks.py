@@ -323,6 +323,13 @@ def parent_sums(sums: Mapping[str, ValidationSums]) -> dict[str, ValidationSums]
     }
 
 
+def validation_metrics(tags: Iterable[str], *, has_average: bool) -> list[str]:
+    """The names under which `Validate` writes the loss and bits per byte of sets and parents."""
+    known = list(dict.fromkeys(name for tag in tags for name in (tag, *_parents(tag))))
+    prefixes = ("", "ema/") if has_average else ("",)
+    return [f"validation/{p}{tag}/{what}" for p in prefixes for tag in known for what in ("loss", "bits_per_byte")]
+
+
 def check_set_names(tags: Iterable[str]) -> None:
     """ValueError where a validation set has the name of the parent of others: two numbers would have one name."""
     known = set(tags)

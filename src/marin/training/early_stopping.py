@@ -6,11 +6,14 @@ last checkpoint stops at the same step.
 """
 
 import difflib
+from collections.abc import Sequence
 
 from marin.tracking.jsonl import read_rows
 from marin.training.callback_config import EarlyStoppingConfig
-from marin.training.callbacks import StepDone
+from marin.training.callbacks import StepDone, validation_metrics
 from marin.training.run import Run
+
+_KINDS = ("validation", "tasks", "memorization", "watch")  # callbacks of one's own may write others
 
 
 class EarlyStopping:
@@ -21,6 +24,13 @@ class EarlyStopping:
         self._run = run
         self._best: float | None = None
         self._num_worse = 0
+        kind, *_ = difflib.get_close_matches(config.metric.partition("/")[0], _KINDS, n=1) or [None]
+        if kind == "validation":
+            self._check_among(
+                validation_metrics(run.data.validation, has_average=run.config.trainer.ema_beta is not None)
+            )
+        elif kind is not None and not config.metric.startswith(f"{kind}/"):
+            raise ValueError(f"early_stopping watches '{config.metric}'; did you mean '{kind}/...'?")
         if run.resume_step is not None:
             for row in read_rows(run.output / "metrics.jsonl"):
                 if config.metric in row and int(row["step"]) <= run.resume_step:
@@ -30,13 +40,18 @@ class EarlyStopping:
         step, value = self._run.log.latest.get(self._config.metric, (None, 0.0))
         if step == done.step:
             self._take(done.step, value)
-        elif step is None and self._run.log.latest:
-            near = difflib.get_close_matches(self._config.metric, self._run.log.latest, n=1, cutoff=0.3)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise ValueError(
-                f"early_stopping watches '{self._config.metric}', which nothing before it has written by step "
-                f"{done.step}; written were {', '.join(sorted(self._run.log.latest))}{hint}"
-            )
+        elif step is None:
+            kind = self._config.metric.partition("/")[0]
+            self._check_among([name for name in self._run.log.latest if name.partition("/")[0] == kind])
+
+    def _check_among(self, written: Sequence[str]) -> None:
+        """ValueError where metrics of the kind of ours are written, and ours is not one of them."""
+        metric = self._config.metric
+        if not written or metric in written:
+            return
+        near = difflib.get_close_matches(metric, written, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(written)}"
+        raise ValueError(f"early_stopping watches '{metric}', which this run does not write; {hint}")
 
     def _take(self, step: int, value: float) -> None:
         sign = 1.0 if self._config.mode == "min" else -1.0
