@@ -178,7 +178,8 @@ class TrainLmConfig:
     run's identity."""
 
     def __post_init__(self) -> None:
-        if sum(isinstance(callback, WatchConfig) for callback in self.callbacks) > 1:
+        callbacks = self.callbacks if isinstance(self.callbacks, tuple) else ()  # in a step it may be wrapped
+        if sum(isinstance(callback, WatchConfig) for callback in callbacks) > 1:
             raise ValueError("callbacks lists 'watch' more than once; one step is watched in one way")
 
     def to_yaml(self) -> str:
