@@ -137,3 +137,31 @@ def test_the_run_folder_says_what_was_set_where(marin, place):
 def test_the_reference_in_the_docs_is_the_one_that_is_printed(marin, repository):
     page = (repository / "docs/reference/train-config.md").read_text(encoding="utf-8")
     assert marin("train", "--reference").out == page, "run `marin train --reference > docs/reference/train-config.md`"
+
+
+EXPERIMENT = """
+from marin.execution.executor import executor_main
+from marin.models.llama import LlamaConfig
+from marin.training.api import default_train
+from marin.training.config import RuntimeConfig, SimpleTrainConfig
+
+model = LlamaConfig(seq_len=16, hidden_dim=16, intermediate_dim=24, num_heads=2, num_kv_heads=1, num_layers=1)
+config = SimpleTrainConfig(
+    train_batch_size=4, num_train_steps=4, learning_rate=1e-2, warmup=1, runtime=RuntimeConfig(show_progress=False)
+)
+if __name__ == "__main__":
+    executor_main(steps=[default_train("tiny", STORE, model, config)])
+"""
+
+
+def test_plan_and_show_say_where_the_values_of_a_training_step_come_from(marin, place, stores):
+    (place / "experiment.py").write_text(EXPERIMENT.replace("STORE", repr(str(stores / "train"))))
+    planned = marin("plan", "experiment.py", "--config").out
+    assert re.match(r"# checkpoints/tiny @[0-9a-f]{10}\n", planned)
+    marin("run", "experiment.py")
+    shown = marin("show", "checkpoints/tiny").out
+    for text in (planned, shown):
+        assert re.search(r"^  learning_rate: 0\.01 +# SimpleTrainConfig\.learning_rate$", text, re.M)
+        assert re.search(r"^  type: adamw +# default of SimpleTrainConfig\.optimizer_config$", text, re.M)
+        assert re.search(r"^  beta1: 0\.9 +# default of AdamWConfig$", text, re.M)
+        assert re.search(r"^  hidden_dim: 16 +# model_config of default_train$", text, re.M)
