@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_killed_runs import num_bytes, start, wait_for
+from test_killed_runs import kill_again_and_again, num_bytes, start, wait_for
 from test_train_lm import final_bits
 from test_train_step import MODEL, VOCAB, random_batch, transformation
 
@@ -382,3 +382,15 @@ def test_a_line_that_is_no_question_is_named(tmp_path):
         read_multiple_choice(path, name="q")
     with pytest.raises(FileNotFoundError, match="task 'q': no file"):
         read_multiple_choice(tmp_path / "none.jsonl", name="q")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ten_kills_change_no_bit_of_what_callbacks_write(full_config, tmp_path):
+    config = full_config("killed_often")
+    config = replace(config, trainer=replace(config.trainer, num_train_steps=120, steps_per_checkpoint=5))
+    quiet = replace(config, output_path=config.output_path + "_not")
+    train_lm(quiet)
+    hits, _ = kill_again_and_again(config, tmp_path, 10, seed=1)
+    assert hits > 5
+    assert all_bits(config.output_path) == all_bits(quiet.output_path)
