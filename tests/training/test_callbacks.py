@@ -297,9 +297,9 @@ def stopping(tiny_config, output, **changes):
 
 
 def test_other_numbers_written_first_do_not_count_as_a_metric_that_is_missing(tiny_config):
-    callbacks = (WatchConfig(every=1), EarlyStoppingConfig(metric="validation/held_out/loss"))
+    callbacks = (WatchConfig(every=4), EarlyStoppingConfig(metric="validation/held_out/loss"))
     assert train_lm(tiny_config(callbacks=callbacks, num_train_steps=6)).final_step == 6
-    callbacks = (WatchConfig(every=1), EarlyStoppingConfig(metric="watch/grad_nom"))
+    callbacks = (WatchConfig(every=4), EarlyStoppingConfig(metric="watch/grad_nom"))
     with pytest.raises(ValueError, match="'watch/grad_nom', which this run does not write.*'watch/grad_norm'"):
         train_lm(tiny_config("wrong", callbacks=callbacks, num_train_steps=6))
 
