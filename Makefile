@@ -39,8 +39,8 @@ $(STAMPS)/run: $(STAMPS)/venv pyproject.toml requirements.lock
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml requirements.lock
-	@echo "installing marin with what the tests need (once; about 1.1 GB on the disk)"
-	@$(UV_INSTALL) -e '.[train,report,docs,dev,ray,remote]'
+	@echo "installing marin with what the tests need (once; about 1.3 GB on the disk)"
+	@$(UV_INSTALL) -e '.[train,report,docs,dev,ray,remote,tensorboard,wandb,trackio]'
 	@touch $@ $(STAMPS)/run
 
 # PyTorch is a peer and an oracle of tests and benchmarks, never a dependency; pip finds the CPU build where one is offered.

@@ -95,10 +95,12 @@ def test_time_spent_waiting_for_a_slow_source_is_measured(rows: RowDataset):
             pass
     waited = batches.stall_s
     assert waited > 0.05
+    assert batches.num_stalls == 5
     with slow.iterate(0, num_steps=5) as batches:
         for _ in batches:
             time.sleep(0.03)  # the consumer is slower: only the first batch is waited for
     assert batches.stall_s < waited / 2
+    assert batches.num_stalls < 5
 
 
 @pytest.mark.parametrize("mode", PACKING_MODES)

@@ -14,6 +14,7 @@ OK, STEP_FAILED, USAGE, REFUSED, MISMATCH, WORK_PENDING, INTERRUPTED = 0, 1, 2, 
 COMMANDS = {
     "run": "run an experiment; what is there already is not run again",
     "plan": "show what a run would do, and why; changes nothing",
+    "train": "train a language model from a YAML file, without the executor",
     "why": "show what made a step change, down to the field",
     "status": "show what runs now",
     "ls": "list the steps, runs or refs of a store",

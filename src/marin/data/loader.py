@@ -66,11 +66,12 @@ class BatchStream:
     """An iterator over batches with a thread that makes them ahead; see `DataLoader.iterate`."""
 
     stall_s: float  # seconds that the consumer has waited for batches, the first one included
+    num_stalls: int  # batches that were not there yet when they were asked for, the first one included
 
     def __init__(self, loader: DataLoader, start_step: int, end: int | None, prefetch: int):
         if prefetch < 1:
             raise ValueError(f"prefetch is {prefetch}; at least one batch is made ahead")
-        self.stall_s = 0.0
+        self.stall_s, self.num_stalls = 0.0, 0
         self._stop = threading.Event()
         self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=prefetch)
         self._thread = threading.Thread(
@@ -86,9 +87,11 @@ class BatchStream:
         if self._stop.is_set():
             raise StopIteration
         began = time.perf_counter()
+        is_late = self._queue.empty()
         item = self._queue.get()
         self.stall_s += time.perf_counter() - began
         if isinstance(item, Batch):
+            self.num_stalls += is_late
             return item
         self.close()
         if item is None:
