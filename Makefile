@@ -8,6 +8,9 @@ UV_VERSION := 0.13.8
 export UV_COMPILE_BYTECODE = 1
 export UV_PYTHON_DOWNLOADS = never
 
+# The tests of one file share a worker, and so its fixtures and what JAX has compiled for them.
+WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
+
 UV_INSTALL = $(BIN)/uv pip install --python $(BIN)/python --constraints requirements.lock
 
 .PHONY: help quickstart test test-all check format lock docs bench bench-peers bench-executor torch clean
@@ -36,8 +39,8 @@ $(STAMPS)/run: $(STAMPS)/venv pyproject.toml requirements.lock
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml requirements.lock
-	@echo "installing marin with what the tests need (once; about 1.1 GB on the disk)"
-	@$(UV_INSTALL) -e '.[train,report,docs,dev,ray,remote]'
+	@echo "installing marin with what the tests need (once; about 1.3 GB on the disk)"
+	@$(UV_INSTALL) -e '.[train,report,docs,dev,ray,remote,tensorboard,wandb,trackio]'
 	@touch $@ $(STAMPS)/run
 
 # PyTorch is a peer and an oracle of tests and benchmarks, never a dependency; pip finds the CPU build where one is offered.
@@ -50,10 +53,10 @@ quickstart: $(STAMPS)/run
 	@$(BIN)/python experiments/quickstart.py $(ARGS)
 
 test: $(STAMPS)/dev
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-all: $(STAMPS)/dev
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m '' $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) -m '' $(ARGS)
 
 torch: $(STAMPS)/torch
 

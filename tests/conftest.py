@@ -46,6 +46,20 @@ install_import_hook(
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# What takes over a minute begins, so that no worker of `make test` is left alone with it at the end.
+LONGEST = (
+    "tests/contracts/test_models.py",
+    "tests/execution/test_on_ray.py",
+    "tests/end_to_end/test_quickstart.py",
+    "tests/training/test_killed_runs.py",
+    "tests/cluster/test_ray_cluster.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:

@@ -92,7 +92,6 @@ def folder(tmp_path: Path) -> str:
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray-run")
 def test_a_command_runs_on_the_cluster_and_its_output_and_exit_code_come_back(cluster, folder):
     command = ("python", "script.py", "with space", "--flag")
     options = ("--address", cluster[1], "--working_dir", folder, "--env_vars", "A", "x y")
@@ -103,7 +102,6 @@ def test_a_command_runs_on_the_cluster_and_its_output_and_exit_code_come_back(cl
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray-run")
 def test_without_waiting_the_id_is_all_of_the_output(cluster, folder):
     done = marin("--address", cluster[0], "--working_dir", folder, "--no_wait", "--", "sleep", "0")
     assert done.returncode == 0, done.stderr

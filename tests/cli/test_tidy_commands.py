@@ -234,6 +234,15 @@ def test_what_has_no_output_is_refused_by_every_command_that_needs_one(marin, pl
         assert "it has failed" in marin(*command, expect=3).err
 
 
+def test_gc_says_when_there_will_be_something_to_delete(marin, place: Path):
+    (place / "bad.py").write_text(SCRIPT.replace("def work(config: Config) -> None:", "def work(config):\n    1 / 0"))
+    marin("run", "bad.py", expect=1)
+    told = marin("gc").err
+    assert re.search(r"nothing to delete yet: an attempt without an output may go in (1h00m|59m\d\ds)\n", told), told
+    make_old(place / "store", 2)
+    assert "deleted 1 thing" in marin("gc", "--yes").err
+
+
 def test_gc_leaves_outputs_alone_unless_it_is_told(marin, place: Path):
     marin("run", "two.py")
     make_old(place / "store", 24 * 400)

@@ -37,7 +37,7 @@ ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 
 from ray_nodes import Nodes, running_nodes, wait_until  # noqa: E402 - it imports Ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray-cluster")]
+pytestmark = pytest.mark.ray
 
 SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 WAIT_S = 60.0

@@ -23,6 +23,13 @@ def test_each_batch_begins_where_the_one_before_ends(steps):
         position += expected
 
 
+@given(schedules(), st.integers(0, 3000))
+def test_whole_batches_are_those_that_end_within_the_rows(steps, num_rows: int):
+    batches = BatchSchedule(steps)
+    whole = batches.whole_batches(num_rows)
+    assert batches.offset(whole) <= num_rows < batches.offset(whole + 1)
+
+
 def test_a_number_is_the_same_size_throughout():
     batches = BatchSchedule(7)
     assert [batches.offset(step) for step in (0, 1, 1000)] == [0, 7, 7000] and batches.sizes == (7,)

@@ -95,10 +95,12 @@ def test_time_spent_waiting_for_a_slow_source_is_measured(rows: RowDataset):
             pass
     waited = batches.stall_s
     assert waited > 0.05
+    assert batches.num_stalls == 5
     with slow.iterate(0, num_steps=5) as batches:
         for _ in batches:
             time.sleep(0.03)  # the consumer is slower: only the first batch is waited for
     assert batches.stall_s < waited / 2
+    assert batches.num_stalls < 5
 
 
 @pytest.mark.parametrize("mode", PACKING_MODES)
@@ -127,6 +129,21 @@ def test_a_limit_that_all_rows_fit_in_leaves_none_out(rows: RowDataset):
     whole = list(sequential_batches(rows, 8))
     limited = list(sequential_batches(rows, 8, max_batches=len(whole)))
     assert len(limited) == len(whole) and all(equal(one, two) for one, two in zip(limited, whole, strict=True))
+
+
+def test_a_stream_that_ends_gives_its_whole_batches_and_no_more(rows: RowDataset):
+    mixture = Mixture({"tiny": rows}, seed=0, block_size=64, stop_strategy="first_exhausted")
+    loader = DataLoader(mixture, batch_size=4)
+    available = rows.num_rows // 4
+    assert loader.num_steps == available
+    with loader.iterate(start_step=available - 3) as batches:
+        assert len(list(batches)) == 3
+    with pytest.raises(ValueError) as refused:
+        loader.iterate(2, num_steps=available - 1)
+    assert f"{available + 1} batches take {4 * (available + 1)} rows" in str(refused.value)
+    assert f"ends after {rows.num_rows} (stop_strategy 'first_exhausted'), which are {available} whole" in str(
+        refused.value
+    )
 
 
 def test_steps_and_sizes_that_make_no_batch_are_refused(loader: DataLoader):

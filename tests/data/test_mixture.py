@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marin.data.dataset import RowDataset, row_dataset
+from marin.data.config import STOP_STRATEGIES
+from marin.data.dataset import Batch, RowDataset, row_dataset
 from marin.data.mixture import Mixture, block_counts
 from marin.testing.tiny import make_token_store
 
@@ -112,9 +113,17 @@ def test_the_description_is_plain_and_tells_orders_apart(sources):
         return json.dumps(Mixture(sources, **settings).describe())
 
     assert description() == description()
-    others = [{"seed": 2}, {"block_size": 200}, {"weights": {"web": 0.5, "code": 0.25, "books": 0.25}}]
-    assert len({description(), *(description(**other) for other in others)}) == 4
-    assert json.loads(description())["rows_of_a_block"] == {"web": 61, "code": 14, "books": 25}
+    other_weights = {"web": 0.5, "code": 0.25, "books": 0.25}
+    others = [
+        {"seed": 2},
+        {"block_size": 200},
+        {"weights": other_weights},
+        {"weights": [(0, WEIGHTS), (100, other_weights)]},
+        {"stop_strategy": "first_exhausted"},
+    ]
+    assert len({description(), *(description(**other) for other in others)}) == 6
+    (stage,) = json.loads(description())["stages"]
+    assert stage == {"start": 0, "rows_of_a_block": {"web": 61, "code": 14, "books": 25}}
 
 
 def test_rows_of_a_mixed_batch_are_those_of_their_sources(sources):
@@ -143,3 +152,176 @@ def test_sources_of_different_row_length_do_not_mix(tmp_path: Path, sources):
     other = row_dataset(make_token_store(tmp_path / "s", 5), 8, "concatenate")
     with pytest.raises(ValueError, match=r"differ in row length: \{'web': 16, 'other': 8\}"):
         Mixture({"web": sources["web"], "other": other}, seed=0)
+
+
+class NumberedRows:
+    """Rows that hold nothing but their own number, so that a mixture of any sizes costs no files."""
+
+    seq_len = 1
+
+    def __init__(self, num_rows: int):
+        self.num_rows = num_rows
+
+    def rows(self, indices: np.ndarray) -> Batch:
+        number = indices[:, None].astype(np.int32)
+        return Batch(tokens=number, targets=number, loss_weights=np.ones(number.shape, np.float32), segment_ids=number)
+
+
+@st.composite
+def varying(draw, min_stages: int = 1) -> dict:
+    """Arguments of a mixture: sources of any size, stages of any length, blocks that every weight has a row in."""
+    sizes = draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
+    names = [f"s{i}" for i in range(len(sizes))]
+    weights = st.lists(st.integers(0, 4), min_size=len(sizes), max_size=len(sizes)).filter(any)
+    stages, start = [], 0
+    for _ in range(draw(st.integers(min_stages, 4))):
+        stages.append((start, dict(zip(names, map(float, draw(weights)), strict=True))))
+        start += draw(st.integers(1, 90))
+    return {
+        "sources": {name: NumberedRows(size) for name, size in zip(names, sizes, strict=True)},
+        "weights": stages,
+        "block_size": draw(st.integers(16, 40)),
+        "seed": draw(st.integers(0, 5)),
+    }
+
+
+SHOWN = 500  # rows looked at; longer than any four stages and several epochs of every source
+
+
+@settings(max_examples=60, deadline=None)
+@given(arguments=varying())
+def test_every_whole_block_of_every_stage_holds_the_exact_counts_and_begins_where_the_stage_does(arguments):
+    mixture = Mixture(**arguments)
+    source, _ = mixture.locate(np.arange(SHOWN))
+    assert [stage.start for stage in mixture.stages] == [start for start, _ in arguments["weights"]]
+    for stage, (start, weights) in zip(mixture.stages, arguments["weights"], strict=True):
+        expected = block_counts(weights, arguments["block_size"])
+        end = SHOWN if stage.end is None else stage.end
+        for at in range(start, end, arguments["block_size"]):
+            block = source[at : min(at + arguments["block_size"], end)]
+            counts = {name: int((block == which).sum()) for which, name in enumerate(mixture.names)}
+            if block.size == arguments["block_size"]:
+                assert counts == {name: expected[name] for name in mixture.names}
+            else:  # the last block of a stage is the beginning of a whole one
+                assert all(counts[name] <= expected[name] for name in mixture.names)
+
+
+@settings(max_examples=60, deadline=None)
+@given(arguments=varying())
+def test_a_source_gives_each_row_once_an_epoch_through_all_stages(arguments):
+    mixture = Mixture(**arguments)
+    source, index = mixture.locate(np.arange(SHOWN))
+    for which, (name, dataset) in enumerate(zip(mixture.names, mixture.sources, strict=True)):
+        seen = index[source == which]
+        for begin in range(0, seen.size, dataset.num_rows):
+            epoch = seen[begin : begin + dataset.num_rows]
+            assert np.unique(epoch).size == epoch.size and epoch.max() < dataset.num_rows
+        assert mixture.rows_used(SHOWN)[name] == seen.size
+        assert mixture.epochs(SHOWN)[name] == seen.size / dataset.num_rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(arguments=varying(min_stages=2))
+def test_a_stage_changes_no_row_before_it(arguments):
+    """A run that is given one more stage later has seen what it would have seen with it."""
+    *before, (start, _) = arguments["weights"]
+    whole, without = Mixture(**arguments), Mixture(**{**arguments, "weights": before})
+    positions = np.arange(start)
+    for one, two in ((whole, without), (without, whole)):
+        source, index = one.locate(positions)
+        other_source, other_index = two.locate(positions)
+        assert [one.names[s] for s in source] == [two.names[s] for s in other_source]
+        assert np.array_equal(index, other_index)
+
+
+@settings(max_examples=60, deadline=None)
+@given(arguments=varying(), positions=st.lists(st.integers(0, SHOWN - 1), max_size=30))
+def test_a_position_of_a_varying_mixture_is_a_pure_function(arguments, positions):
+    source, index = Mixture(**arguments).locate(np.arange(SHOWN))
+    got_source, got_index = Mixture(**arguments).locate(np.array(positions, np.int64))
+    assert np.array_equal(got_source, source[positions]) and np.array_equal(got_index, index[positions])
+    used = Mixture(**arguments)
+    for position in positions:
+        counts = np.bincount(source[:position], minlength=len(used.names)).tolist()
+        assert list(used.rows_used(position).values()) == counts
+
+
+@settings(max_examples=15, deadline=None)
+@given(arguments=varying())
+def test_where_a_source_gives_its_nth_row_is_found_without_looking(arguments):
+    mixture = Mixture(**arguments)
+    source, _ = mixture.locate(np.arange(SHOWN))
+    for which, name in enumerate(mixture.names):
+        places = np.flatnonzero(source == which).tolist()
+        assert [mixture.position_of(name, count) for count in range(len(places))] == places
+        after = mixture.position_of(name, len(places))
+        assert after is None or after >= SHOWN
+
+
+@settings(max_examples=60, deadline=None)
+@given(arguments=varying())
+def test_first_exhausted_ends_before_the_first_row_that_would_come_twice(arguments):
+    endless, mixture = Mixture(**arguments), Mixture(**arguments, stop_strategy="first_exhausted")
+    assert mixture.num_rows is not None and endless.num_rows is None
+    source, index = endless.locate(np.arange(mixture.num_rows + 1))
+    rows = list(zip(source.tolist(), index.tolist(), strict=True))
+    assert len(set(rows[:-1])) == mixture.num_rows
+    assert rows[-1][0] in {s for s, _ in rows[:-1]}
+    size = mixture.sources[rows[-1][0]].num_rows
+    assert sum(s == rows[-1][0] for s, _ in rows[:-1]) == size  # all its rows have been given
+    given_rows = mixture.locate(np.arange(mixture.num_rows))
+    assert np.array_equal(given_rows[0], source[:-1]) and np.array_equal(given_rows[1], index[:-1])
+    with pytest.raises(IndexError, match=f"ends after {mixture.num_rows} rows .*first_exhausted"):
+        mixture.locate(np.array([mixture.num_rows]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(arguments=varying())
+def test_all_exhausted_ends_with_the_row_that_completes_the_last_source(arguments):
+    endless = Mixture(**arguments)
+    try:
+        mixture = Mixture(**arguments, stop_strategy="all_exhausted")
+    except ValueError as error:
+        last = endless.stages[-1]
+        never = [
+            name
+            for name, count, used, source in zip(endless.names, last.counts, last.used, endless.sources, strict=True)
+            if count == 0 and used < source.num_rows
+        ]
+        assert never and f"would never stop: {', '.join(never)} gets no weight in the last stage" in str(error)
+        return
+    assert mixture.num_rows is not None
+
+    def complete(position: int) -> bool:
+        return all(epochs >= 1 for epochs in endless.epochs(position).values())
+
+    assert complete(mixture.num_rows) and not complete(mixture.num_rows - 1)
+
+
+def test_stages_that_make_no_mixture_are_refused():
+    sources = {"web": NumberedRows(10), "code": NumberedRows(10)}
+
+    def refused(match: str, *stages, block_size: int = 10, **settings) -> None:
+        with pytest.raises(ValueError, match=match):
+            Mixture(sources, seed=0, weights=list(stages), block_size=block_size, **settings)
+
+    web = {"web": 1.0}
+    refused(r"begin at row 0.*got starts \[5\]", (5, web))
+    refused(r"starts rise; got starts \[0, 20, 20\]", (0, web), (20, web), (20, web))
+    refused(r"got starts \[\]")
+    refused(r"stage from row 20 on.*without a source: \['boks'\]", (0, web), (20, {"boks": 1.0}))
+    refused(r"stage from row 20 on.*not all zero", (0, web), (20, {"web": 0.0}))
+    refused(r"stage from row 0 on.*not negative.*-1", (0, {"web": -1.0, "code": 2.0}))
+    refused(r"stage from row 7 on: source 'code'.*no row in a block of 10", (0, web), (7, {"web": 99.0, "code": 1.0}))
+    with pytest.raises(ValueError, match="unknown stop_strategy 'never'; expected one of 'restart', 'first_exhausted'"):
+        Mixture(sources, seed=0, stop_strategy="never")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="sources without a row in a mixture: empty"):
+        Mixture({**sources, "empty": NumberedRows(0)}, seed=0, weights={"web": 1.0, "code": 0.0, "empty": 1.0})
+
+
+@pytest.mark.parametrize("strategy", STOP_STRATEGIES)
+def test_a_source_without_weight_at_any_time_is_not_waited_for(strategy):
+    sources = {"web": NumberedRows(10), "off": NumberedRows(3)}
+    mixture = Mixture(sources, seed=0, weights=[(0, {"web": 1.0})], stop_strategy=strategy)
+    assert mixture.names == ("web",)
+    assert mixture.num_rows == (None if strategy == "restart" else 10)

@@ -325,7 +325,7 @@ def stores(draw):
     return steps, runs, refs, policy
 
 
-laws = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+laws = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @laws
@@ -362,10 +362,20 @@ def test_collecting_twice_is_collecting_once(made):
     assert snapshot(store) == before
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(laws, max_examples=15)
 @given(stores())
 def test_killed_at_any_write_it_deletes_nothing_needed_and_the_next_one_completes(made):
-    steps, runs, refs, policy = made
+    kill_at_every_write(*made)
+
+
+@pytest.mark.slow
+@settings(laws, max_examples=400)
+@given(stores())
+def test_killed_at_any_write_of_many_stores_it_does_so_too(made):
+    kill_at_every_write(*made)
+
+
+def kill_at_every_write(steps, runs, refs, policy) -> None:
     start = build(steps, runs, refs)
     stay = must_stay(steps, runs, refs, policy)
     whole = start.copy()

@@ -735,7 +735,7 @@ def profile(max_examples: int, steps: int) -> settings:
 
 
 def test_whatever_runners_people_and_disks_do_the_invariants_hold():
-    run_state_machine_as_test(Runners, settings=profile(70, 40))
+    run_state_machine_as_test(Runners, settings=profile(40, 40))
 
 
 @pytest.mark.slow

@@ -164,7 +164,7 @@ def test_a_step_that_was_taken_over_is_stopped_at_its_next_renewal(tmp_path, mon
 def test_a_step_whose_lease_cannot_be_renewed_is_stopped_before_anybody_may_take_it(tmp_path, monkeypatch):
     """The holder fences itself off; when the store works again it takes the step once more, and ends it."""
     monkeypatch.setattr("marin.execution.runner._CANCEL_GRACE_S", 0.5)
-    times = LeaseTimes(ttl_s=8.0, renew_s=0.1, fence_s=2.0)
+    times = LeaseTimes(ttl_s=5.0, renew_s=0.1, fence_s=2.0)
     run = Run(tmp_path, times, False)
     run.store.add(Fault(kind="broken", method="compare_and_swap", times=1_000_000))
     time.sleep(times.fence_s / 2)

@@ -27,7 +27,7 @@ ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 
 from ray_nodes import running_nodes, wait_until  # noqa: E402 - it imports Ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.ray
 
 HERE = Path(__file__).resolve().parent
 QUICK = Retry(first_delay_s=0.1, max_failures=10)
@@ -190,15 +190,23 @@ TWO_HOSTS = ResourceConfig.with_tpu("v4-16", ram="50m")
 
 
 def slice_of_two_hosts(nodes, name: str) -> list:
-    return [nodes.add(**{"TPU": 4, name: 1, "TPU_v4_16_head": 1}), nodes.add(**{"TPU": 4, name: 1})]
+    hosts = [nodes.add(wait=False, TPU=4, **{name: 1}, **head) for head in ({"TPU_v4_16_head": 1}, {})]
+    nodes.wait_for_all()
+    return hosts
 
 
-def test_a_step_on_a_slice_runs_on_all_its_hosts_and_comes_back_after_preemption(on_ray, executor, tmp_path):
-    first = slice_of_two_hosts(on_ray, "slice_one")
+@pytest.fixture(scope="module")
+def lasting_slice(nodes):
+    """Two hosts that stay."""
+    return slice_of_two_hosts(nodes, "lasting")
+
+
+def test_a_step_on_a_slice_runs_on_all_its_hosts_and_comes_back_after_preemption(on_ray, executor, tmp_path, request):
+    first = slice_of_two_hosts(on_ray, "doomed_slice")
     train = step(tmp_path, "train", resources=TWO_HOSTS, wait_for="go", retry=QUICK)
     run = InBackground(executor, [train])
     wait_until(lambda: started(tmp_path, "train", 0) and started(tmp_path, "train", 1), "both hosts start")
-    slice_of_two_hosts(on_ray, "slice_two")  # before: a gang that no slice can hold for a second is given up here
+    request.getfixturevalue("lasting_slice")  # before: a gang that no slice can hold for a second is given up here
     on_ray.kill(first[1])
     on_ray.kill(first[0])
     wait_until(lambda: min(calls(tmp_path).count(f"train:{rank}") for rank in (0, 1)) >= 2, "both are tried again")
@@ -259,8 +267,8 @@ def test_a_step_is_cancelled_by_its_name_whether_its_driver_lives_or_not(
     driver.wait(60)
 
 
+@pytest.mark.usefixtures("lasting_slice")
 def test_a_gang_that_is_cancelled_while_its_first_process_waits_for_the_others_is_cancelled(on_ray, executor, tmp_path):
-    hosts = slice_of_two_hosts(on_ray, "slice_three")
     train = step(tmp_path, "train", resources=TWO_HOSTS, wait_for="never", waiting_ranks=("1",))
     run = InBackground(executor, [train])
     wait_until(lambda: list(Path(executor.prefix).glob("train-*/attempts/*/out.txt")), "the first process is done")
@@ -271,16 +279,12 @@ def test_a_gang_that_is_cancelled_while_its_first_process_waits_for_the_others_i
     assert run.was_interrupted
     state = state_of(executor, train)
     assert state.status == "CANCELLED" and state.error["wall_s"] > 0
-    for host in hosts:
-        on_ray.kill(host)
 
 
+@pytest.mark.usefixtures("lasting_slice")
 def test_a_time_limit_holds_for_every_process_of_a_gang_and_is_no_reason_to_try_again(on_ray, executor, tmp_path):
-    hosts = slice_of_two_hosts(on_ray, "slice_four")
     train = step(tmp_path, "train", resources=TWO_HOSTS, wait_for="never", waiting_ranks=("1",), timeout_s=3.0)
     (failed,) = executor.run([train]).steps
     assert failed.error.type == "Timeout" and "process 1 of 2" in failed.error.message
     state = state_of(executor, train)
     assert (state.error["class"], state.epoch) == ("TIMEOUT", 1) and "retry_in_s" not in state.error
-    for host in hosts:
-        on_ray.kill(host)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from marin.execution import lease as leases
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Observer, Renewer
-from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, Owner, State, active_run
+from marin.execution.status import CANCELLED, FAILED, RUNNING, SUCCEEDED, Owner, RegisterError, State, active_run
 from marin.execution.store import LocalStore
 from marin.testing.faults import Fault, FaultyStore
 
@@ -187,7 +187,8 @@ states = st.builds(
     attempt=text,
     data_root=text,
     ttl=st.floats(1, 100),
-    record=st.none() | st.dictionaries(text, json_values, max_size=3),
+    record=st.none()
+    | st.dictionaries(text | st.sampled_from(["recipe", "files", "code_fingerprint", "env"]), json_values, max_size=4),
     extra=st.dictionaries(st.sampled_from(["later", "lateron"]), json_values, max_size=2),
 )
 
@@ -195,8 +196,27 @@ states = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(states)
 def test_a_state_survives_writing_and_reading_fields_of_later_versions_too(state):
-    assert State.from_json(state.to_json()) == state
-    assert json.loads(state.to_json())["v"] == 1
+    written = state.to_json()
+    assert State.from_json(written) == state and State.from_json(written).to_json() == written
+    assert json.loads(written)["v"] == 1 and json.loads(written).get("record") == state.record
+
+
+@settings(max_examples=30, deadline=None)
+@given(states, st.sampled_from([None, 1]))
+def test_a_register_of_another_layout_says_the_same(state, indent):
+    assert State.from_json(json.dumps(json.loads(state.to_json()), indent=indent).encode() + b"\n") == state
+
+
+def test_what_few_ask_for_is_parsed_when_it_is_asked_for(store, owner, tmp_path):
+    lease = acquire(store, tmp_path, owner)
+    code = {"root": "0" * 64, "files": {"a.py": {"sha256": "1" * 64, "definitions": {"f": "2" * 16}}}}
+    lease.end(SUCCEEDED, record={"name": "step", "files": 2, "code_fingerprint": code, "env": {"python": "3.11"}})
+    register = tmp_path / ".exec/state.json"
+    register.write_text(register.read_text().replace('"env":{', '"env":['))
+    record = store.read(str(tmp_path)).record
+    assert record["files"] == 2 and record["code_fingerprint"] == code and bool(record)
+    with pytest.raises(RegisterError, match=r"\.exec/state\.json: the record in it is damaged .*restore it"):
+        record["env"]
 
 
 def test_a_file_that_is_no_register_is_named_with_a_way_out(store, tmp_path):

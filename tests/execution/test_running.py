@@ -30,6 +30,7 @@ from marin.execution.executor import (
 from marin.execution.launcher import ImpossibleRequest
 from marin.execution.lease import LeaseTimes, acquire
 from marin.execution.manifest import build_manifest
+from marin.execution.plan import Choices
 from marin.execution.status import active_run, process_start
 from marin.execution.store import LocalStore, PrefixError
 
@@ -238,8 +239,11 @@ def test_only_the_steps_that_were_named_and_what_they_read_run(executor, calls):
     assert calls() == ["data/a", "train/b"]
     with pytest.raises(ValueError, match=r"no step's name matches 'tokens'; there are data/a, train/b, train/c"):
         executor.run([b, c], run_only=["tokens"])
-    with pytest.raises(ValueError, match="not a regular expression"):
+    with pytest.raises(ValueError, match=r"run_only: '\(' is not a regular expression"):
         executor.run([b, c], run_only=["("])
+    for name in ("force", "expect_cached"):
+        with pytest.raises(ValueError, match=rf"{name}: '\(' is not a regular expression"):
+            Choices(**{name: ("(",)})
 
 
 def test_a_dry_run_shows_the_plan_and_leaves_no_trace(executor, calls, screen, tmp_path):

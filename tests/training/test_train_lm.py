@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,8 +17,12 @@ from marin.checkpoint import format as checkpoint
 from marin.checkpoint.discover import list_checkpoints
 from marin.checkpoint.policy import KeepPolicy
 from marin.config import decode, load_yaml
+from marin.data.at_step import name_documents, rows_at_update
+from marin.data.batch_schedule import ScheduleStep
+from marin.data.config import LmDataConfig, MixtureStage
 from marin.data.lm_data import open_data
-from marin.data.loader import sequential_batches
+from marin.data.loader import DataLoader, sequential_batches
+from marin.data.units import Sequences, Tokens
 from marin.models.config import LmConfig
 from marin.models.lm import token_log_probs
 from marin.testing.tiny import make_token_store, tiny_documents, write_byte_tokenizer
@@ -131,6 +136,53 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before_and_no_bit(ti
     assert final_bits(damaged.output_path) == final_bits(whole.output_path)
 
 
+def test_a_run_on_a_mixture_that_changes_goes_on_in_it_bit_for_bit(tiny_config, stores):
+    """Weights, batch size and held-out rows all change what comes next; none of it is replayed."""
+    data = LmDataConfig(
+        train={"text": str(stores / "train"), "more": str(stores / "other")},
+        weights=(
+            MixtureStage(start=0, weights={"text": 3.0, "more": 1.0}),
+            MixtureStage(start=Sequences(27), weights={"text": 1.0, "more": 3.0}),
+            MixtureStage(start=Tokens(50 * 16), weights={"more": 1.0}),
+        ),
+        mixture_block_size=8,
+        packing="best_fit",
+        num_validation_sequences={"text": 5},
+        max_train_batches={"more": 6},
+    )
+    sizes = (ScheduleStep(0, 4), ScheduleStep(7, 8))
+    whole, cut = (tiny_config(name, data=data, train_batch_size=sizes) for name in ("whole", "cut"))
+    for config in (whole, cut):
+        train_lm(config)
+    shutil.rmtree(Path(cut.output_path) / "checkpoints/step-00000012")
+    result = train_lm(cut)
+    assert final_bits(cut.output_path) == final_bits(whole.output_path)
+    assert set(result.final_validation) == {"text"}
+    described = json.loads((Path(cut.output_path) / "data.json").read_text())
+    assert [stage["start"] for stage in described["order"]["stages"]] == [0, 27, 50]
+    num_rows = described["order"]["num_rows"]
+    assert num_rows["more"] == 6 * 4
+    loader = DataLoader(open_data(data, 16, batches=cut.trainer.batches).train, cut.trainer.batches)
+    sources = [row.source for update in range(1, 13) for row in rows_at_update(loader, update)]
+    assert result.epochs == {name: sources.count(name) / num_rows[name] for name in num_rows}
+
+
+def test_data_that_ends_before_the_run_is_refused_before_anything_is_written(tiny_config):
+    config = tiny_config(num_train_steps=10_000, stop_strategy="first_exhausted")
+    with pytest.raises(ValueError, match=r"10000 batches take 40000 rows, and the mixture ends after \d+ .* fewer"):
+        train_lm(config)
+    assert not Path(config.output_path).exists()
+
+
+def test_a_program_that_makes_another_order_does_not_go_on_with_a_run(tiny_config):
+    config = tiny_config()
+    train_lm(config)
+    path = Path(config.output_path) / "data.json"
+    path.write_text(path.read_text().replace("marin-permutation-v1", "marin-permutation-v0"))
+    with pytest.raises(ValueError, match="saw its rows in another order: order.algorithm was 'marin-permutation-v0'"):
+        train_lm(config)
+
+
 def damage(output, step):
     chunk = Path(output) / f"checkpoints/step-{step:08d}/arrays/params.final_norm/c.0"
     content = bytearray(chunk.read_bytes())
@@ -185,6 +237,10 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_step_and_keeps_the_check
     ) as e:
         train_lm(config)
     step = int(str(e.value).split()[1].rstrip(":"))
+    loader = DataLoader(open_data(config.data, 16).train, config.trainer.batches)
+    documents = name_documents(rows_at_update(loader, step), at_most=8)
+    assert f"Its batch held {documents} (all of them" in str(e.value)
+    assert f"marin data at-step {config.output_path} {step} --text)" in str(e.value)
     newest = list_checkpoints(Path(config.output_path) / "checkpoints")[-1]
     assert newest.step == step - 1
     checkpoint.verify(newest.path)

@@ -9,10 +9,22 @@ import pytest
 from marin.config import apply_overrides
 from marin.execution.executor import plan, run
 from marin.models.llama import LlamaConfig
-from marin.processing.tokenize.data_configs import lm_data_config, lm_mixture_data_config
+from marin.optim.adamw import AdamWConfig
+from marin.processing.tokenize.data_configs import lm_data_config, lm_mixture_data_config, mixture_for_evaluation
 from marin.testing.tiny import make_token_store
+from marin.tracking.config import TensorboardConfig, WandbConfig
 from marin.training.api import default_train
+from marin.training.callback_config import WatchConfig
 from marin.training.config import SimpleTrainConfig
+
+SHAPE = {
+    "seq_len": 16,
+    "hidden_dim": 16,
+    "intermediate_dim": 24,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "num_layers": 1,
+}
 
 
 def test_the_guides_script_describes_a_run(tmp_path):
@@ -127,3 +139,51 @@ def test_a_validation_set_named_twice_is_refused(store):
     data = lm_data_config(store, validation_sets={"held_out": store})
     with pytest.raises(ValueError, match="'held_out' is named both"):
         default_train("tiny", data, MODEL, TRAIN, validation={"held_out": store})
+
+
+def test_data_to_evaluate_on_is_refused_for_training_when_the_step_is_defined():
+    with pytest.raises(ValueError, match="step 'a': the data config names no training source"):
+        default_train("a", mixture_for_evaluation({"books": "b"}), MODEL, TRAIN)
+
+
+def test_a_training_step_says_where_each_of_its_values_comes_from(tmp_path):
+    model = LlamaConfig(**SHAPE)
+    simple = SimpleTrainConfig(
+        train_batch_size=4,
+        num_train_steps=9,
+        learning_rate=1e-2,
+        per_device_parallelism=2,
+        steps_per_export=5,
+        steps_per_hf_export=3,
+        callbacks=(WatchConfig(every=7),),
+        trackers=(TensorboardConfig(),),
+    )
+    step = default_train("tiny", "tokens", model, simple, validation={"v": "held"})
+    text = replace(step.config, output_path="out").to_yaml()
+    said = {line.split(" #")[0].strip(): line.partition("# ")[2] for line in text.splitlines() if "#" in line}
+    assert said["train: tokens"] == "tokenized of default_train" and said["v: held"] == "validation of default_train"
+    assert said["hidden_dim: 16"] == "model_config of default_train"
+    assert said["tie_word_embeddings: false"] == "default of LlamaConfig"
+    assert said["learning_rate: 0.01"] == "SimpleTrainConfig.learning_rate"
+    assert said["type: adamw"] == "default of SimpleTrainConfig.optimizer_config"
+    assert said["beta1: 0.9"] == "default of AdamWConfig"
+    assert said["microbatch_size: 2"] == "SimpleTrainConfig.per_device_parallelism"
+    assert said["keep_every: 5"] == "SimpleTrainConfig.steps_per_export"
+    assert said["seed: 0"] == "default of SimpleTrainConfig.seed"
+    assert (
+        said["every: 7"] == "SimpleTrainConfig.callbacks"
+        and said["every: 3"] == "SimpleTrainConfig.steps_per_hf_export"
+    )
+    assert said["- type: tensorboard"] == "SimpleTrainConfig.trackers"
+
+
+def test_trackers_and_origins_are_no_part_of_a_steps_identity_and_callbacks_are(tmp_path):
+    def digest(**changes) -> str:
+        config = SimpleTrainConfig(**{"train_batch_size": 4, "num_train_steps": 9, "learning_rate": 1e-2} | changes)
+        (item,) = plan([default_train("tiny", "tokens", LlamaConfig(**SHAPE), config)], prefix=str(tmp_path))
+        return item.node.digest
+
+    plain = digest()
+    assert digest(trackers=(TensorboardConfig(), WandbConfig(project="x"))) == plain
+    assert digest(weight_decay=AdamWConfig(learning_rate=1.0).weight_decay) == plain, "the same value, another origin"
+    assert digest(callbacks=(WatchConfig(),)) != plain

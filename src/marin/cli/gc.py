@@ -48,7 +48,8 @@ def run(arguments: Namespace) -> int:
 
     policy = _policy(arguments, Policy)
     store = store_to_write(arguments, writes=not arguments.dry_run)
-    found = find_garbage(store, policy)
+    waits_s: list[float] = []  # of attempts that are too young
+    found = find_garbage(store, policy, on_young=waits_s.append)
     if arguments.json:
         if not (arguments.dry_run or arguments.yes):
             raise UsageError("--json cannot ask: give --yes or --dry-run")
@@ -56,7 +57,7 @@ def run(arguments: Namespace) -> int:
         print_json({"found": [item.to_json() for item in found], "deleted": [item.to_json() for item in deleted]})
         return 0
     if not found:
-        note(f"nothing to delete\nNext: {hint(['marin', 'ls'], arguments)}")
+        note(f"nothing to delete{_yet(waits_s)}\nNext: {hint(['marin', 'ls'], arguments)}")
         return 0
     _show(found)
     if arguments.dry_run:
@@ -95,6 +96,17 @@ def _show(found: list[Any]) -> None:
         items = [item for item in found if item.kind == kind]
         if items:
             print(f"{len(items):,} {words}: {size(sum(item.num_bytes for item in items))}")
+
+
+def _yet(waits_s: list[float]) -> str:
+    """What there will be to delete."""
+    from marin.execution.console import duration
+
+    if not waits_s:
+        return ""
+    one = len(waits_s) == 1
+    what = "an attempt" if one else f"{len(waits_s):,} attempts"
+    return f" yet: {what} without an output may go in {duration(min(waits_s))}{'' if one else ' and later'}"
 
 
 def _things(number: int) -> str:

@@ -5,8 +5,10 @@ t  struck out, or built on what was     d  made by another recipe than its versi
 -  not needed: nothing that would run reads it
 """
 
+import json
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from marin.cli.experiment import add_experiment_arguments, choices_of, hint, prefix_of, with_steps_of
@@ -16,6 +18,7 @@ EXAMPLES = """\
   marin plan experiments/quickstart.py
   marin plan experiments/quickstart.py --set train.learning_rate=1e-3    what would that change?
   marin plan experiments/quickstart.py --check                           exit code 5 if anything would run
+  marin plan experiments/quickstart.py checkpoints/quickstart --config   what it was told, and where that comes from
 """
 
 
@@ -24,6 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
     add_experiment_arguments(parser)
     add_decisions(parser, forced="STEP")
+    parser.add_argument("--config", action="store_true", help="print the config of each step asked for, not the plan")
     parser.add_argument("--check", action="store_true", help="exit with 5 if a run would do anything")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -47,6 +51,8 @@ def run(arguments: Namespace) -> int:
     if arguments.json:
         steps = [item_json(item, plan) for plan in plans for item in plan]
         print_json({"prefix": executor.prefix, "is_done": is_done, "steps": steps})
+    elif arguments.config:
+        print("\n".join(_configs(plans)))
     else:
         from marin.execution.console import format_plan
 
@@ -60,6 +66,21 @@ def run(arguments: Namespace) -> int:
         actions = {item.action for plan in plans for item in plan}
         note(f"Next: {hint(next_command(arguments, actions), arguments)}")
     return 5 if arguments.check and not is_done else 0
+
+
+def _configs(plans: Sequence[Any]) -> Iterator[str]:
+    """Name and config of each step asked for, paths of other steps as the plan has them."""
+    from marin.execution.graph import resolve_config
+    from marin.execution.record import readable
+
+    for plan in plans:
+        roots = {node.digest: node.path for node in plan.graph}
+        for item in plan:
+            if item.node.digest in plan.targets:
+                config = resolve_config(item.node, plan.graph, item.node.path, roots)
+                yield f"# {item.node.name} @{item.node.short}"
+                # a config that knows where its values come from says so
+                yield config.to_yaml() if hasattr(config, "to_yaml") else json.dumps(readable(config), indent=2)
 
 
 def next_command(arguments: Namespace, actions: set[str]) -> list[str]:

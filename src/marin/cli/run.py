@@ -31,7 +31,7 @@ def run(arguments: Namespace) -> int:
     if arguments.dry_run:
         from marin.cli import plan
 
-        return plan.run(Namespace(**vars(arguments), check=False))
+        return plan.run(Namespace(**vars(arguments), check=False, config=False))
     if arguments.max_concurrent is not None and arguments.max_concurrent < 1:
         raise UsageError(f"-j must be at least 1, got {arguments.max_concurrent}")
 

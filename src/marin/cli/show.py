@@ -7,10 +7,13 @@ the one whose last attempt ended last.
 
 import json
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import Any
 
 from marin.cli.experiment import add_prefix_argument, hint, prefix_of
 from marin.cli.output import local_time, note, note_others, print_json, size
+
+TRAINING = "marin.training.train_lm:train_lm"  # the function of training steps; written out, since it loads jax
 
 EXAMPLES = """\
   marin show checkpoints/quickstart              what runs under that name, or ran last
@@ -122,7 +125,15 @@ def _step_lines(entry: Any) -> list[tuple[str, str]]:
     for number, used in enumerate(record["inputs"]):
         where = used["path"] + (f"/{used['sub']}" if used["sub"] else "")
         lines.append(("inputs" if number == 0 else "", where if number == 0 else f"{'':<10}{where}"))
-    return [*lines, ("config", ""), ("", json.dumps(record["config_resolved"], indent=2, ensure_ascii=False))]
+    return [*lines, ("config", ""), ("", _config_text(entry, record))]
+
+
+def _config_text(entry: Any, record: Any) -> str:
+    """The resolved config: as a training run wrote it, with the origin of each value, else as the record has it."""
+    written = Path(entry.data_path) / "config.yaml"
+    if record["fn"] == TRAINING and written.is_file():
+        return written.read_text(encoding="utf-8").rstrip("\n")
+    return json.dumps(record["config_resolved"], indent=2, ensure_ascii=False)
 
 
 def _verified(verified: Any) -> str:

@@ -52,7 +52,7 @@ class EndedJob:
 
 
 @contextlib.contextmanager
-def environment(env: Mapping[str, str]) -> Iterator[None]:
+def environment_variables(env: Mapping[str, str]) -> Iterator[None]:
     """Inside, this process has these environment variables."""
     before = {name: old for name, value in env.items() if (old := os.environ.get(name)) != value}
     for name in before:
@@ -150,7 +150,7 @@ class InProcessCluster:
                 "LocalCluster"
             )
         self._note(request, "started in the runner's process; its stderr is not captured")
-        with environment(request.env), _stdout_into(request.log_path, on_output):
+        with environment_variables(request.env), _stdout_into(request.log_path, on_output):
             value, error, cancelled = None, None, False
             started, cpu = time.monotonic(), time.process_time()
             try:

@@ -202,6 +202,8 @@ def _decode_choice(base: type, value: Any, path: str) -> Any:
     choices = _CHOICES[base]
     if dataclasses.is_dataclass(value) and _choice_name(type(value)) in choices:
         return value
+    if isinstance(value, str):  # a name alone: all else is default
+        value = {"type": value}
     if not isinstance(value, Mapping) or "type" not in value:
         raise _wrong(path, value, f"a mapping with `type:` one of {', '.join(sorted(choices))}")
     name = value["type"]
@@ -374,7 +376,7 @@ def _parse_yaml(text: str, where: str) -> Any:
     import yaml
 
     try:
-        return yaml.load(text, Loader=_yaml_loader())
+        return yaml.load(text, Loader=yaml_loader())
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
 
@@ -401,7 +403,8 @@ def _with_core_schema(base: Any) -> Any:
 
 
 @functools.cache
-def _yaml_loader() -> Any:
+def yaml_loader() -> Any:
+    """PyYAML's safe loader with the scalars of YAML 1.2, and without keys that stand twice."""
     import yaml
 
     cls = _with_core_schema(yaml.SafeLoader)

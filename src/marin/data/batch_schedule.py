@@ -4,6 +4,7 @@ The size may change at given steps. Where a batch begins is the sum of the sizes
 position in the data stays a pure function of the step and resuming costs nothing.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,3 +51,8 @@ class BatchSchedule:
             size * max(0, min(end, step) - start)
             for size, start, end in zip(self.sizes, self._starts, ends, strict=True)
         )
+
+    def whole_batches(self, num_rows: int) -> int:
+        """How many batches the first `num_rows` rows of the stream fill."""
+        # no batch is empty, so there are at most num_rows of them
+        return bisect_right(range(num_rows + 1), num_rows, key=self.offset) - 1

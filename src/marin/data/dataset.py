@@ -15,6 +15,7 @@ import numpy as np
 
 from marin.data.config import PACKING_MODES, LaidOutMode, PackingMode
 from marin.data.packing import PackingStats, concatenation_stats, pack
+from marin.data.permutation import Permutation
 from marin.data.store import TokenStore
 
 PADDING_SEGMENT = -1
@@ -34,6 +35,17 @@ class Batch:
         return self.tokens.shape[0]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pieces:
+    """Which tokens of which documents rows are made of: P pieces, those of a row from left to right, rows in order."""
+
+    row: np.ndarray  # int64 (P,): a place in the indices that were asked for
+    slot: np.ndarray  # int64 (P,): the first slot whose target is of this piece
+    length: np.ndarray  # int64 (P,): targets, one a slot
+    document: np.ndarray  # int64 (P,): index of the document in the store
+    start: np.ndarray  # int64 (P,): the piece's first target, counted from the document's first token
+
+
 @runtime_checkable
 class RowDataset(Protocol):
     """A fixed number of rows, each a pure function of its index."""
@@ -44,6 +56,10 @@ class RowDataset(Protocol):
 
     def rows(self, indices: np.ndarray) -> Batch:
         """The rows with these indices: int64 (B,), each in [0, num_rows)."""
+        ...
+
+    def pieces(self, indices: np.ndarray) -> Pieces:
+        """What these rows are made of, without reading a token of them: int64 (B,), as in `rows`."""
         ...
 
     def stats(self) -> PackingStats: ...
@@ -103,6 +119,18 @@ class ConcatenatedRows:
         begins[row, offsets[document] - starts[row]] = 1
         return np.cumsum(begins, axis=1, dtype=np.int32)
 
+    def pieces(self, indices: np.ndarray) -> Pieces:
+        starts = _checked(indices, self.num_rows) * self.seq_len
+        ends = np.minimum(starts + self.seq_len, self.store.num_tokens)
+        offsets = self.store.document_offsets
+        low = np.searchsorted(offsets, starts, side="right") - 1
+        row, document = _ragged(low, np.searchsorted(offsets, ends, side="left") - low)
+        first = np.maximum(offsets[document], starts[row])
+        length = np.minimum(offsets[document + 1], ends[row]) - first
+        return Pieces(
+            row=row, slot=first - starts[row], length=length, document=document, start=first - offsets[document]
+        )
+
     def stats(self) -> PackingStats:
         return concatenation_stats(self.store.document_offsets, self.seq_len)
 
@@ -149,8 +177,63 @@ class PackedRows:
         tokens[~real] = eos
         return Batch(tokens=tokens, targets=targets, loss_weights=real.astype(np.float32), segment_ids=segments)
 
+    def pieces(self, indices: np.ndarray) -> Pieces:
+        indices = _checked(indices, self.num_rows)
+        low = self._row_offsets[indices]
+        row, piece = _ragged(low, self._row_offsets[indices + 1] - low)
+        position = self._position[piece]
+        document = self.store.document_index(position)
+        return Pieces(
+            row=row,
+            slot=self._slot[piece],
+            length=self._length[piece],
+            document=document,
+            start=position - self.store.document_offsets[document],
+        )
+
     def stats(self) -> PackingStats:
         return self._stats
+
+
+class SomeRows:
+    """Rows `first` to `first + num_rows - 1` of another data set in an order of its own: a part drawn from the whole.
+
+    Parts with one key and no row number in common have no row in common.
+    """
+
+    def __init__(self, whole: RowDataset, key: bytes, *, first: int, num_rows: int):
+        if not 0 <= first <= first + num_rows <= whole.num_rows:
+            raise ValueError(f"rows {first} to {first + num_rows - 1} of a data set of {whole.num_rows} rows")
+        self.store = whole.store
+        self.seq_len = whole.seq_len
+        self.num_rows = num_rows
+        self._whole = whole
+        self._first = first
+        self._order = Permutation(whole.num_rows, key)
+
+    def rows(self, indices: np.ndarray) -> Batch:
+        return self._whole.rows(self._in_whole(indices))
+
+    def pieces(self, indices: np.ndarray) -> Pieces:
+        return self._whole.pieces(self._in_whole(indices))
+
+    def stats(self) -> PackingStats:
+        """Of these rows alone; a document counts as cut where some of its tokens lie in another row."""
+        pieces = self.pieces(np.arange(self.num_rows))
+        num_tokens = int(pieces.length.sum())
+        documents, tokens = np.unique(pieces.document), np.bincount(pieces.document, weights=pieces.length)
+        lengths = np.diff(self.store.document_offsets)[documents]
+        times = np.bincount(pieces.document)[documents]
+        return PackingStats(
+            num_documents=documents.size,
+            num_rows=self.num_rows,
+            num_tokens=num_tokens,
+            padding=self.num_rows * self.seq_len - num_tokens,
+            cut=int(((times > 1) | (tokens[documents] < lengths)).sum()),
+        )
+
+    def _in_whole(self, indices: np.ndarray) -> np.ndarray:
+        return self._order(self._first + _checked(indices, self.num_rows))
 
 
 def _ragged(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

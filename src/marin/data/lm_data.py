@@ -3,24 +3,35 @@
 Refused here: stores of two tokenizers, another vocabulary than the model's, a store too small for one row, a damaged
 store. Reading every byte of the stores for the last one costs a second a gigabyte; training on damaged tokens for a
 week costs more. `LmDataConfig.verify_stores` turns it off.
+
+A source may be used in part: so many rows held out for validation, and of the rest so many at most trained on. Both are
+drawn by one permutation of the source's rows, held-out rows first, whose key is the store's contents: neither the seed
+nor the source's name moves a row from one side to the other, and more held-out rows include the fewer. The price is
+that the part is drawn by rows: where packing cuts a document, one piece may be trained on and the next held out.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from marin.data.batch_schedule import BatchSchedule
 from marin.data.config import LmDataConfig
-from marin.data.dataset import RowDataset, row_dataset
+from marin.data.dataset import RowDataset, SomeRows, row_dataset
 from marin.data.mixture import Mixture
+from marin.data.permutation import derive_key
 from marin.data.store import TokenStore
+from marin.data.units import to_row
+
+DATA_FILE = "data.json"  # in a run's folder: what LmData.describe() said
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LmData:
     """Opened and checked data: what a trainer needs to know of it."""
 
-    train: Mixture  # the training rows; give it to a DataLoader
+    mixture: Mixture | None  # None where the config names no training source
     validation: dict[str, RowDataset]  # for sequential_batches
     seq_len: int
     vocab_size: int
@@ -30,14 +41,37 @@ class LmData:
     tokenizer_digest: str
     token_byte_lengths: np.ndarray  # int32 (vocab_size,)
 
+    @property
+    def train(self) -> Mixture:
+        """The training rows; give it to a DataLoader."""
+        if self.mixture is None:
+            raise ValueError("LmDataConfig.train names no source, so there is nothing to train on: name a token store")
+        return self.mixture
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values, as JSON gives them back, that decide which row comes when: equal values, equal batches.
+
+        The stores by the checksums of their ledgers, and the order that the mixture makes of their rows.
+        """
+        sources = zip(self.train.names, self.train.sources, strict=True)
+        stores = {name: source.store.checksum for name, source in sources}
+        return {"stores": stores, "order": self.train.describe()}
+
 
 def open_data(
-    config: LmDataConfig, seq_len: int, *, vocab_size: int | None = None, tokenizer_digest: str | None = None
+    config: LmDataConfig,
+    seq_len: int,
+    *,
+    batches: BatchSchedule | None = None,
+    vocab_size: int | None = None,
+    tokenizer_digest: str | None = None,
 ) -> LmData:
     """Open what `config` names as rows of `seq_len` slots.
 
-    `vocab_size` is the model's where it is fixed already (initialised from a checkpoint), `tokenizer_digest` that of
-    the tokenizer in `config.tokenizer`, which the caller loads; each is compared with the stores' where given.
+    `batches` says how many rows each update takes; it is needed where the config counts updates or batches (a stage of
+    the weights, `max_train_batches`). `vocab_size` is the model's where it is fixed already (initialised from a
+    checkpoint), `tokenizer_digest` that of the tokenizer in `config.tokenizer`, which the caller loads; each is
+    compared with the stores' where given.
 
     Raises ValueError naming both sides where two things differ, CorruptStoreError for a damaged store.
     """
@@ -64,10 +98,20 @@ def open_data(
                 f"training source {name!r} at {store.path} has {store.num_tokens} tokens, one row needs {seq_len} "
                 "(the model's seq_len). Use a shorter seq_len or more text."
             )
-    sources = {name: row_dataset(store, seq_len, config.packing) for name, store in train.items()}
+    sources, held_out = _sources(train, config, seq_len, batches)
+    mixture = None
+    if sources:
+        mixture = Mixture(
+            sources,
+            seed=config.shuffle_seed,
+            weights=_weights(config, seq_len, batches),
+            block_size=config.mixture_block_size,
+            stop_strategy=config.stop_strategy,
+        )
+    whole = {name: row_dataset(store, seq_len, config.packing) for name, store in validation.items()}
     return LmData(
-        train=Mixture(sources, seed=config.shuffle_seed, weights=config.weights, block_size=config.mixture_block_size),
-        validation={name: row_dataset(store, seq_len, config.packing) for name, store in validation.items()},
+        mixture=mixture,
+        validation={**whole, **held_out},
         seq_len=seq_len,
         vocab_size=first.vocab_size,
         eos_id=first.eos_id,
@@ -76,6 +120,82 @@ def open_data(
         tokenizer_digest=first.tokenizer_digest,
         token_byte_lengths=first.token_byte_lengths,
     )
+
+
+def _sources(
+    train: Mapping[str, TokenStore], config: LmDataConfig, seq_len: int, batches: BatchSchedule | None
+) -> tuple[dict[str, RowDataset], dict[str, RowDataset]]:
+    """(rows to train on, rows held out) of each source."""
+    _check_held_out_alike(train, config)
+    sources: dict[str, RowDataset] = {}
+    held_out: dict[str, RowDataset] = {}
+    for name, store in train.items():
+        whole = row_dataset(store, seq_len, config.packing)
+        num_held_out = config.num_validation_sequences.get(name, 0)
+        num_left = whole.num_rows - num_held_out
+        if num_left < 1:
+            raise ValueError(
+                f"training source {name!r} at {store.path} has {whole.num_rows} rows of {seq_len} tokens, and "
+                f"num_validation_sequences holds out {num_held_out} of them: none is left to train on. Hold out fewer."
+            )
+        num_used = _num_used(name, num_left, config, batches)
+        key = derive_key("part", store.checksum)
+        if num_held_out:
+            held_out[name] = SomeRows(whole, key, first=0, num_rows=num_held_out)
+        in_part = num_used < whole.num_rows
+        sources[name] = SomeRows(whole, key, first=num_held_out, num_rows=num_used) if in_part else whole
+    return sources, held_out
+
+
+def _num_used(name: str, num_rows: int, config: LmDataConfig, batches: BatchSchedule | None) -> int:
+    """How many of a source's `num_rows` training rows are used."""
+    if name in config.max_train_batches:
+        if batches is None:
+            raise ValueError(
+                f"LmDataConfig.max_train_batches limits source {name!r} to {config.max_train_batches[name]} batches, "
+                "and how many rows those hold is not known here. Say how large the batches are (open_data's `batches`)."
+            )
+        return min(num_rows, config.max_train_batches[name] * batches.size(0))
+    if config.target_budget is None or config.experiment_budget is None:
+        return num_rows
+    used = num_rows * config.experiment_budget // config.target_budget
+    if used < 1:
+        raise ValueError(
+            f"training source {name!r} has {num_rows} rows, and experiment_budget / target_budget = "
+            f"{config.experiment_budget} / {config.target_budget} of them is none. Use a larger experiment_budget, "
+            "or a larger source."
+        )
+    return used
+
+
+def _check_held_out_alike(train: Mapping[str, TokenStore], config: LmDataConfig) -> None:
+    """Two sources of one store hold out the same rows, or one would train on what the other holds out."""
+    first: dict[str, str] = {}
+    for name, store in train.items():
+        other = first.setdefault(store.checksum, name)
+        one, two = (config.num_validation_sequences.get(each, 0) for each in (other, name))
+        if one != two:
+            raise ValueError(
+                f"training sources {other!r} and {name!r} are one token store ({store.path}), and "
+                f"num_validation_sequences holds out {one} rows of the one and {two} of the other, which would be "
+                "trained on. Hold out the same number of both."
+            )
+
+
+def _weights(
+    config: LmDataConfig, seq_len: int, batches: BatchSchedule | None
+) -> Mapping[str, float] | list[tuple[int, Mapping[str, float]]] | None:
+    """The config's weights, stages by their first row."""
+    if config.weights is None or isinstance(config.weights, dict):
+        return config.weights
+    try:
+        starts = [to_row(stage.start, batches=batches, seq_len=seq_len) for stage in config.weights]
+    except ValueError as error:
+        raise ValueError(f"LmDataConfig.weights, start of a stage: {error}") from error
+    if sorted(set(starts)) != starts:
+        rows = ", ".join(f"{s.start!r} is row {row}" for s, row in zip(config.weights, starts, strict=True))
+        raise ValueError(f"LmDataConfig.weights: starts of stages must rise: {rows}. Put the stages in order.")
+    return [(row, stage.weights) for row, stage in zip(starts, config.weights, strict=True)]
 
 
 def _open(paths: Mapping[str, str], kind: str, config: LmDataConfig) -> dict[str, TokenStore]:

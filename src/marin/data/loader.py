@@ -25,6 +25,21 @@ class DataLoader:
         self.mixture = mixture
         self.batches = batch_size if isinstance(batch_size, BatchSchedule) else BatchSchedule(batch_size)
 
+    @property
+    def num_steps(self) -> int | None:
+        """Whole batches in the stream; None where it never ends. What is left over at the end is never given."""
+        return None if self.mixture.num_rows is None else self.batches.whole_batches(self.mixture.num_rows)
+
+    def check_num_steps(self, num_steps: int) -> None:
+        """ValueError where the stream ends before that many batches."""
+        available = self.num_steps
+        if available is not None and num_steps > available:
+            raise ValueError(
+                f"{num_steps} batches take {self.batches.offset(num_steps)} rows, and the mixture ends after "
+                f"{self.mixture.num_rows} (stop_strategy {self.mixture.stop_strategy!r}), which are {available} whole "
+                f"batches. Train for {available} steps or fewer, or set stop_strategy to 'restart' to repeat the data."
+            )
+
     def batch(self, step: int) -> Batch:
         """The batch of one step, counted from 0."""
         if step < 0:
@@ -32,28 +47,33 @@ class DataLoader:
         return self.mixture.rows(np.arange(self.batches.offset(step), self.batches.offset(step + 1)))
 
     def iterate(self, start_step: int, *, num_steps: int | None = None, prefetch: int = 2) -> "BatchStream":
-        """Batches from `start_step` on, `num_steps` of them or without end, up to `prefetch` made ahead.
+        """Batches from `start_step` on, `num_steps` of them or as many as there are, up to `prefetch` made ahead.
+
+        Raises ValueError where there are fewer than `num_steps`.
 
         Use it as a context manager, or call `close`, so that its thread ends::
 
             with loader.iterate(start_step=resumed_at, num_steps=100) as batches:
                 for batch in batches: ...
         """
-        return BatchStream(self, start_step, num_steps, prefetch)
+        end = self.num_steps if num_steps is None else start_step + num_steps
+        if num_steps is not None:
+            self.check_num_steps(start_step + num_steps)
+        return BatchStream(self, start_step, end, prefetch)
 
 
 class BatchStream:
     """An iterator over batches with a thread that makes them ahead; see `DataLoader.iterate`."""
 
     stall_s: float  # seconds that the consumer has waited for batches, the first one included
+    num_stalls: int  # batches that were not there yet when they were asked for, the first one included
 
-    def __init__(self, loader: DataLoader, start_step: int, num_steps: int | None, prefetch: int):
+    def __init__(self, loader: DataLoader, start_step: int, end: int | None, prefetch: int):
         if prefetch < 1:
             raise ValueError(f"prefetch is {prefetch}; at least one batch is made ahead")
-        self.stall_s = 0.0
+        self.stall_s, self.num_stalls = 0.0, 0
         self._stop = threading.Event()
         self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=prefetch)
-        end = None if num_steps is None else start_step + num_steps
         self._thread = threading.Thread(
             target=self._produce, args=(loader, start_step, end), name="marin-data-loader", daemon=True
         )
@@ -67,9 +87,11 @@ class BatchStream:
         if self._stop.is_set():
             raise StopIteration
         began = time.perf_counter()
+        is_late = self._queue.empty()
         item = self._queue.get()
         self.stall_s += time.perf_counter() - began
         if isinstance(item, Batch):
+            self.num_stalls += is_late
             return item
         self.close()
         if item is None:

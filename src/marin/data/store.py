@@ -201,6 +201,7 @@ class TokenStore:
     eos_id: int
     bos_id: int | None
     document_prefix: str  # the token before each document: "eos", end-of-text
+    checksum: str  # of the ledger, which holds the hash of every file: equal checksums, equal stores
     shards: tuple[ShardInfo, ...]
 
     def __init__(self, path: str | Path):
@@ -215,6 +216,7 @@ class TokenStore:
         self.eos_id = ledger["eos_id"]
         self.bos_id = ledger["bos_id"]
         self.document_prefix = ledger["document_prefix"]
+        self.checksum = _checksum(ledger)
         self.shards = tuple(ShardInfo(**shard) for shard in ledger["shards"])
         self._byte_lengths_sha256: str = ledger["token_byte_lengths_sha256"]
         self._shard_starts = np.cumsum([0, *(shard.num_tokens for shard in self.shards)], dtype=np.int64)
@@ -252,13 +254,12 @@ class TokenStore:
         if len(self.shards) == 1:
             return _runs(self._shard(0), starts, length)
         out = np.empty((starts.size, length), np.int32)
-        first = np.searchsorted(self._shard_starts, starts, side="right") - 1
-        inside = starts + length <= self._shard_starts[first + 1]
-        for shard in np.unique(first[inside]).tolist():
-            rows = inside & (first == shard)
-            out[rows] = _runs(self._shard(shard), starts[rows] - self._shard_starts[shard], length)
-        for row in np.flatnonzero(~inside).tolist():  # runs over a shard's end: one a shard border, so few
-            out[row] = self.read(int(starts[row]), length)
+        # A copy a row: of a store of many shards hardly two rows of a batch lie in one, so there is nothing to group.
+        shard_of = np.searchsorted(self._shard_starts, starts, side="right") - 1
+        local = starts - self._shard_starts[shard_of]
+        for row, (shard, first) in enumerate(zip(shard_of.tolist(), local.tolist(), strict=True)):
+            run = self._shard(shard)[first : first + length]
+            out[row] = run if run.size == length else self.read(int(starts[row]), length)  # over the shard's end
         return out
 
     def take(self, positions: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ from marin.execution.graph import Node, build_graph
 from marin.execution.inplace import clear
 from marin.execution.lease import Lease, LeaseTimes, Observer, Renewer, acquire, swap
 from marin.execution.plan import HIT, Plan, has_drifted
-from marin.execution.record import environment, new_run_id, utc
+from marin.execution.record import new_run_id, surroundings, utc
 from marin.execution.status import EXEC, RUNNING, SUCCEEDED, State, StepPaths, active_run
 from marin.execution.step import ExecutorStep
 from marin.execution.store import Store, open_store
@@ -50,7 +50,7 @@ def accept_drift(store: Store, plan: Plan, user: str) -> None:
     for item in plan:
         if item.action == HIT and item.state is not None and has_drifted(item.node, item.state):
             root = f"{store.prefix}/{item.node.path}"
-            state = store.read(root)  # whole: the plan's is without parts of its record
+            state = store.read(root)
             if state is None or state.attempt != item.state.attempt:
                 raise ValueError(f"{root}: its register changed since the plan was made; run the command again")
             accept(store, root, state, item.node.recipe, user)
@@ -262,7 +262,7 @@ def _attempt(store: Store, node: Node, lease: Lease, adopted: Mapping[str, Any],
         "inputs": [],
         "started": utc(started),
         "resources": None,
-        "env": environment(),
+        "env": surroundings(),
         "run_id": lease.state.owner.run_id,
         "user": adopted["who"],
         "adopted": dict(adopted),

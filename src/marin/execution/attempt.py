@@ -29,6 +29,7 @@ from marin.execution.artifact import OutputError, check_output
 from marin.execution.lease import Lease, LeaseLost, RegisterGone
 from marin.execution.manifest import Manifest, ManifestEntry, build_manifest
 from marin.execution.record import utc
+from marin.execution.results import link_data
 from marin.execution.status import (
     ABANDONED,
     CANCELLED,
@@ -146,13 +147,13 @@ def fetch_of(store: Store, paths: StepPaths, state: State) -> Fetch:
 
 def prepare(store: Store, attempt: Attempt, stop: threading.Event | None = None) -> None:
     """Make the attempt's folders and fetch its inputs. KeyboardInterrupt after `stop`, at once."""
-    stop = stop or threading.Event()
     for folder in (attempt.work_dir, attempt.log_dir):
         make_folder(os.path.dirname(folder))
         make_folder(folder)
-    for fetch in attempt.fetches:
-        fetch_output(store, fetch, stop)
     if attempt.fetches:
+        stop = stop or threading.Event()
+        for fetch in attempt.fetches:
+            fetch_output(store, fetch, stop)
         _fetch_registers(store, [fetch.root for fetch in attempt.fetches], stop)
 
 
@@ -393,22 +394,6 @@ def _upload_logs(store: Store, lease: Lease, attempt: Attempt) -> None:
 def retry_notice(delay_s: float, owner: Owner) -> dict[str, Any]:
     """What the register of a failed attempt says of the next one: when it will be made, and by whom."""
     return {"retry_in_s": round(delay_s, 3), "retry_owner": asdict(owner)}
-
-
-def link_data(paths: StepPaths, state: State) -> None:
-    """Point the step's `data` link at the committed attempt. For people: if it cannot be done, nothing is lost."""
-    if state.data_root == ".":
-        return
-    with contextlib.suppress(OSError):
-        try:
-            if os.readlink(paths.data_link) == state.data_root:
-                return
-        except FileNotFoundError:
-            os.symlink(state.data_root, paths.data_link)
-            return
-        temporary = f"{paths.exec_dir}/data.{os.urandom(4).hex()}.tmp"
-        os.symlink(state.data_root, temporary)
-        os.replace(temporary, paths.data_link)
 
 
 def earlier_states(store: Store, paths: StepPaths) -> list[State]:

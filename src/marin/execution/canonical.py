@@ -66,8 +66,8 @@ _JSON = json.JSONEncoder(
 )
 # What `_JSON.encode` makes anew for each text, an eighth of the time that it takes; None where json has no C half.
 _c_encoder: Any = getattr(json.encoder, "c_make_encoder", None)
-_quoted: Any = json.encoder.encode_basestring  # type: ignore[attr-defined]
-_WRITE = _c_encoder and _c_encoder(None, _JSON.default, _quoted, None, ":", ",", True, False, False)
+quoted: Any = json.encoder.encode_basestring  # type: ignore[attr-defined]
+_WRITE = _c_encoder and _c_encoder(None, _JSON.default, quoted, None, ":", ",", True, False, False)
 _ABSENT: Any = object()
 
 
@@ -180,7 +180,8 @@ class Encoding:
 
     def references(self) -> list[ExecutorStep]:
         """The steps referred to, in order of appearance, as often as they appear."""
-        return [step for _, step, _ in self.uses] + [step for step, _ in self.runtime]
+        used = [step for _, step, _ in self.uses]
+        return used + [step for step, _ in self.runtime] if self.runtime else used
 
     def finish(self, digest_of: Callable[[ExecutorStep], str]) -> tuple[list[str], list[str], list[str], list[str]]:
         """Number the steps in the tree; returns digests (deps, pseudo) of identity, then those needed only to run."""

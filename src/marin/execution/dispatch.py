@@ -24,12 +24,12 @@ from marin.execution.store import Store
 class Dispatcher:
     """Makes the attempts of one run."""
 
-    def __init__(self, plan: Plan, store: Store, run_id: str, user: str, environment: Mapping[str, Any]) -> None:
+    def __init__(self, plan: Plan, store: Store, run_id: str, user: str, surroundings: Mapping[str, Any]) -> None:
         self._plan = plan
         self._store = store
         self._run_id = run_id
         self._user = user
-        self._environment = environment
+        self._surroundings = surroundings
 
     def attempt(
         self,
@@ -75,17 +75,17 @@ class Dispatcher:
         )
         return attempt, error
 
-    def environment_of(self, node: Node, attempt: Attempt) -> dict[str, str]:
+    def variables_of(self, node: Node, attempt: Attempt) -> dict[str, str]:
         """Environment variables that a step's function finds."""
         return {
-            **self.environment_of_run,
+            **self.variables_of_run,
             "MARIN_STEP_NAME": node.step.name,
             "MARIN_STEP_DIGEST": node.digest,
             "MARIN_PROGRESS_FILE": attempt.progress_path,
         }
 
     @property
-    def environment_of_run(self) -> dict[str, str]:
+    def variables_of_run(self) -> dict[str, str]:
         """Those of them that are the same for all steps."""
         return {"MARIN_PREFIX": self._store.prefix, "MARIN_RUN_ID": self._run_id}
 
@@ -150,7 +150,7 @@ class Dispatcher:
             ],
             "started": utc(started),
             "resources": readable(step.resources) if is_dataclass(step.resources) else None,
-            "env": dict(self._environment),
+            "env": dict(self._surroundings),
             "run_id": self._run_id,
             "user": self._user,
         }

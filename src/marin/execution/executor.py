@@ -35,7 +35,7 @@ from marin.execution.step import (
 if TYPE_CHECKING:
     from marin.execution.lease import LeaseTimes
     from marin.execution.plan import Choices, Plan
-    from marin.execution.runner import StepResult
+    from marin.execution.results import StepResult
     from marin.execution.store import Store
 
 __all__ = [
@@ -271,41 +271,40 @@ class Executor:
                 "Run it first, or use materialize(step)"
             )
         paths = planned.paths(item.node)
-        state = self.store.read(paths.root)
-        assert state is not None and state.record is not None
-        record = state.record
         folder = paths.data_root(item.state)
         if not self.store.is_local:
             folder = fetch_output(self.store, fetch_of(self.store, paths, item.state))
-        return load_output(target.output_type, folder, record)
+        return load_output(target.output_type, folder, dict(item.state.record))
 
     def _carry_out(self, planned: "Plan", console: Any, max_concurrent: int | None) -> RunResult:
         import shlex
         from dataclasses import asdict
 
-        from marin.execution.adoption import accept_drift
         from marin.execution.record import (
             RunRecord,
             command_line,
-            environment,
             installed_packages,
             new_run_id,
             script_and_settings,
+            surroundings,
             utc,
         )
-        from marin.execution.runner import Runner
+        from marin.execution.results import settled
         from marin.execution.status import active_run
         from marin.execution.store import open_store
 
         run_id = new_run_id()
-        surroundings, command = environment(), command_line()
+        around, command = surroundings(), command_line()
         if self._command is not None:
-            surroundings["argv"], command = self._command, shlex.join(self._command)
+            around["argv"], command = self._command, shlex.join(self._command)
         graph = planned.graph
         with active_run(run_id) as owner:
-            accept_drift(self.store, planned, owner.user)
+            if planned.choices.accept_drift:
+                from marin.execution.adoption import accept_drift
+
+                accept_drift(self.store, planned, owner.user)
             store = open_store(self._info_path) if self._info_path else self.store
-            script, settings = script_and_settings(surroundings["argv"])
+            script, settings = script_and_settings(around["argv"])
             record = RunRecord(
                 store,
                 f"{store.prefix}/{run_id}" if self._info_path else f"{self.prefix}/.exec/runs/{run_id}",
@@ -322,7 +321,7 @@ class Executor:
                     "prefix": self.prefix,
                     "owner": asdict(owner),
                     "started": utc(),
-                    "env": surroundings,
+                    "env": around,
                     "packages": installed_packages(),
                     "targets": list(planned.targets),
                     "plan": [
@@ -341,21 +340,25 @@ class Executor:
             )
             status = "CRASHED"
             results: tuple[StepResult, ...] = ()
-            runner = Runner(
-                planned,
-                store=self.store,
-                owner=owner,
-                run_record=record,
-                environment=surroundings,
-                console=console,
-                max_concurrent=max_concurrent,
-                times=self._lease_times,
-            )
+            runner = None
+            if not planned.is_done:
+                from marin.execution.runner import Runner
+
+                runner = Runner(
+                    planned,
+                    store=self.store,
+                    owner=owner,
+                    run_record=record,
+                    surroundings=around,
+                    console=console,
+                    max_concurrent=max_concurrent,
+                    times=self._lease_times,
+                )
             try:
                 record.write()
                 record.event("run_started", run_id=run_id, prefix=self.prefix, num_steps=len(planned.items))
                 _refuse_evicted(self.store, planned)
-                results = runner.run()
+                results = runner.run() if runner else tuple(settled(planned, on_disk=self.store.is_local).values())
                 status = "SUCCEEDED" if all(result.is_ok for result in results) else "FAILED"
             except KeyboardInterrupt:
                 status = "CANCELLED"
@@ -363,7 +366,8 @@ class Executor:
             finally:
                 record.event("run_ended", run_id=run_id, status=status)
                 with contextlib.suppress(OSError):  # a full disk must not hide what happened
-                    record.write(status=status, ended=utc(), steps=[r.to_json() for r in runner.results])
+                    ended = runner.results if runner else results
+                    record.write(status=status, ended=utc(), steps=[r.to_json() for r in ended])
                 record.close()
         return RunResult(prefix=self.prefix, run_id=run_id, plan=planned, steps=results)
 

@@ -41,14 +41,7 @@ def code_of(fn: Fn, config: Any = None) -> dict[str, Any]:
     found = reached(starts_of(fn, code_in(config)))
     if not found.definitions:
         return {"code_fingerprint": None}
-    files = {
-        path: {
-            "sha256": source.sha256,
-            "definitions": dict(found.definitions.get(path, {})),
-        }
-        for path, source in sorted(found.sources.items())
-    }
-    return {"code_fingerprint": {"root": found.root, "files": files}}
+    return {"code_fingerprint": {"root": found.root, "files": found.by_file}}
 
 
 def code_root(fn: Fn, config: Any = None) -> str:

@@ -2,11 +2,10 @@
 
 import contextlib
 import os
-import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 
-from marin.execution.plan import Choices, SelectionError
+from marin.execution.plan import Choices, check_patterns
 
 CLUSTER_VARIABLE = "MARIN_CLUSTER"
 
@@ -38,9 +37,9 @@ def add_decisions(parser: ArgumentParser, *, forced: str = "REGEX") -> None:
 
 def decisions(given: Namespace, run_only: tuple[str, ...] = (), *, forced: str = "REGEX") -> Choices:
     """The choices that the flags say; SelectionError for what is no regular expression."""
-    _check_regexes("--expect-cached", given.expect_cached)
+    check_patterns("--expect-cached", given.expect_cached)
     if forced == "REGEX":
-        _check_regexes("--force", given.force)
+        check_patterns("--force", given.force)
     said = {name.replace("-", "_"): getattr(given, name.replace("-", "_")) for name in _DECISIONS}
     return Choices(run_only=run_only, force=tuple(given.force), expect_cached=tuple(given.expect_cached), **said)
 
@@ -64,14 +63,6 @@ def check_flags(parser: ArgumentParser, arguments: Sequence[str]) -> None:
         if word.startswith("--") and " " not in name and name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             parser.error(f"unrecognized arguments: {word}" + (f"; did you mean {near[0]}?" if near else ""))
-
-
-def _check_regexes(flag: str, patterns: Sequence[str]) -> None:
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise SelectionError(f"{flag}: {pattern!r} is not a regular expression: {error}") from None
 
 
 def add_cluster(parser: ArgumentParser) -> None:

@@ -216,19 +216,23 @@ def _with_inputs(survey: _Survey, roots: set[Output]) -> set[Output]:
 # -- what may go ------------------------------------------------------------------------------------------------------
 
 
-def find_garbage(store: Store, policy: Policy | None = None) -> list[Garbage]:
+def find_garbage(
+    store: Store, policy: Policy | None = None, *, on_young: Callable[[float], None] = lambda wait_s: None
+) -> list[Garbage]:
     """What may be deleted, steps by name; changes nothing.
 
-    UnknownUseError if outputs are asked for and what is in use cannot be told.
+    `on_young` is called for each attempt without an output that is too young to be deleted yet, with the seconds until
+    it is not. UnknownUseError if outputs are asked for and what is in use cannot be told.
     """
     policy = policy or Policy()
     survey = _survey(store)
     kept = _mark(store, survey, policy) if policy.outputs else None
-    found = [garbage for entry in survey.steps if entry.state is not None for garbage in _of_step(store, entry, kept)]
+    steps = [entry for entry in survey.steps if entry.state is not None]
+    found = [garbage for entry in steps for garbage in _of_step(store, entry, kept, on_young)]
     return [*found, *_orphan_edges(store, survey), *_temporary_files(store, f"{store.prefix}/{EXEC}")]
 
 
-def _of_step(store: Store, entry: StepEntry, kept: Kept | None) -> Iterator[Garbage]:
+def _of_step(store: Store, entry: StepEntry, kept: Kept | None, on_young: Callable[[float], None]) -> Iterator[Garbage]:
     paths = entry.paths
     # In this order: an attempt that is listed now and named by no register read after that can never be committed.
     folders = {item.name for item in store.items(f"{paths.root}/attempts") if item.is_folder}
@@ -240,7 +244,7 @@ def _of_step(store: Store, entry: StepEntry, kept: Kept | None) -> Iterator[Garb
         if older.record is not None and older.data_root != ".":
             outputs.setdefault(older.attempt, older)
     for name in sorted(folders - outputs.keys()):
-        if (garbage := _dead_attempt(store, entry, state, name)) is not None:
+        if (garbage := _dead_attempt(store, entry, state, name, on_young)) is not None:
             yield garbage
     for name, output in outputs.items():
         has_data = name in folders if output.data_root != "." else _has_inplace_data(store, paths.root)
@@ -268,13 +272,18 @@ def _output(store: Store, paths: StepPaths, state: State, kind: str, why: str) -
     return Garbage(kind=kind, path=_below(store, folder), num_bytes=num_bytes, why=why, root=paths.root, state=state)
 
 
-def _dead_attempt(store: Store, entry: StepEntry, state: State, name: str) -> Garbage | None:
+def _dead_attempt(
+    store: Store, entry: StepEntry, state: State, name: str, on_young: Callable[[float], None]
+) -> Garbage | None:
     is_last = name == state.attempt
     if is_last and not _is_over(store, entry.paths, state):
         return None
     folder = f"{entry.paths.root}/attempts/{name}"
     age_s = store.age_s(folder)
-    if age_s is None or age_s < _grace_s(state):
+    if age_s is None:
+        return None
+    if age_s < _grace_s(state):
+        on_young(_grace_s(state) - age_s)
         return None
     why = "its runner is gone" if state.status == RUNNING else state.status.lower()
     return Garbage(

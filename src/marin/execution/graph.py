@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marin.execution.canonical import Encoding, Memo, UnversionableError, to_json
+from marin.execution.canonical import Encoding, Memo, UnversionableError, quoted, to_json
 from marin.execution.references import function_reference
 from marin.execution.step import (
     ExecutorStep,
@@ -225,18 +225,12 @@ class _Planner:
             fn_ref = step.fn if isinstance(step.fn, str) else function_reference(step.fn)
         except ValueError as error:
             raise UnversionableError(f"step '{step.name}': cannot version fn: {error}") from None
-        content: dict[str, Any] = {
-            "code_version": step.code_version,
-            "config": encoding.tree,
-            "deps": deps,
-            "fn_ref": fn_ref,
-            "name": step.name,
-            "pseudo": pseudo,
-            "versioning": step.versioning,
-        }
-        if step.code_policy == "version":
-            content["code"] = _code_root(step)
-        canonical = to_json(content)
+        code = f'"code":{quoted(_code_root(step))},' if step.code_policy == "version" else ""
+        canonical = (
+            f'{{{code}"code_version":{quoted(step.code_version)},"config":{to_json(encoding.tree)},'
+            f'"deps":{_list_of(deps)},"fn_ref":{quoted(fn_ref)},"name":{quoted(step.name)},'
+            f'"pseudo":{_list_of(pseudo)},"versioning":{quoted(step.versioning)}}}'
+        )
         recipe = digest = hashlib.sha256(_STEP_DOMAIN + canonical.encode()).hexdigest()
         if step.version is not None:
             digest = pinned_digest(step.name, step.version)
@@ -278,6 +272,11 @@ class _Planner:
         deps, pseudo, _, _ = encoding.finish(self.digest_of)
         text = to_json({"config": encoding.tree, "deps": deps, "pseudo": pseudo})
         return hashlib.sha256(_CONFIG_DOMAIN + text.encode()).hexdigest()
+
+
+def _list_of(digests: list[str]) -> str:
+    """The digests as canonical JSON."""
+    return '["' + '","'.join(digests) + '"]' if digests else "[]"
 
 
 def _code_root(step: ExecutorStep) -> str:
@@ -392,6 +391,12 @@ def _field_names(cls: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(cls))
 
 
+@functools.cache
+def _derived_names(cls: type) -> tuple[str, ...]:
+    """The fields that no argument of the class sets."""
+    return tuple(field.name for field in dataclasses.fields(cls) if not field.init)
+
+
 def _rebuild_sequence(value: Any, resolve: Callable[[Any], Any]) -> Any:
     kind, items = type(value), list(value)
     new = [resolve(v) for v in items]
@@ -411,7 +416,7 @@ def _rebuild(value: Any, resolve: Callable[[Any], Any]) -> Any:
                 changed[name] = new
         if not changed:
             return value
-        derived = {f.name: changed.pop(f.name) for f in dataclasses.fields(value) if not f.init and f.name in changed}
+        derived = {name: changed.pop(name) for name in _derived_names(kind) if name in changed}
         result = dataclasses.replace(value, **changed) if changed else copy.copy(value)
         for name, new in derived.items():
             object.__setattr__(result, name, new)

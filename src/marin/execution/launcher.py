@@ -4,6 +4,7 @@ On this machine jobs share its cores, memory and GPUs by their resources. A clus
 step that is ready is sent, and the worker holds the lease (`marin.execution.remote`).
 """
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -27,9 +28,12 @@ class ImpossibleRequest(ValueError):
     """A step asks for what no machine here has."""
 
 
+_ONE_CORE = ResourceConfig.with_cpu()
+
+
 def resources_of(step: ExecutorStep) -> ResourceConfig:
     """What a step's job asks for; one core if it does not say."""
-    return step.resources if isinstance(step.resources, ResourceConfig) else ResourceConfig.with_cpu()
+    return step.resources if isinstance(step.resources, ResourceConfig) else _ONE_CORE
 
 
 def retry_of(step: ExecutorStep, *, on_cluster: bool) -> Retry:
@@ -38,9 +42,12 @@ def retry_of(step: ExecutorStep, *, on_cluster: bool) -> Retry:
     Unless it says so itself, a process that is killed on one's own machine is not started again: somebody killed it, or
     memory ran out, and neither gets better by repeating.
     """
-    if step.retry is not None:
-        return step.retry
-    rule = Retry.for_resources(resources_of(step))
+    return step.retry if step.retry is not None else _usual_retry(resources_of(step), on_cluster)
+
+
+@functools.cache
+def _usual_retry(resources: ResourceConfig, on_cluster: bool) -> Retry:
+    rule = Retry.for_resources(resources)
     return rule if on_cluster else replace(rule, max_preemptions=0)
 
 

@@ -66,10 +66,12 @@ class Manifest:
         return manifest
 
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
+
+
 def _with_digest(entries: tuple[ManifestEntry, ...]) -> Manifest:
     rows = [[e.path, e.size, e.sha256] for e in entries]
-    text = json.dumps(rows, separators=(",", ":"))
-    return Manifest(entries, hashlib.sha256(text.encode()).hexdigest())
+    return Manifest(entries, hashlib.sha256(_COMPACT.encode(rows).encode()).hexdigest())
 
 
 def first_difference(store: "Store", root: str, manifest_path: str) -> str | None:

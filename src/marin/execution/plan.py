@@ -62,9 +62,22 @@ class Choices:
     strict_code: bool = False  # run again what was made by other code
     takeover: bool = False  # take steps over from runners that may still be alive
 
+    def __post_init__(self) -> None:
+        for name in ("run_only", "force", "expect_cached"):
+            check_patterns(name, getattr(self, name))
+
 
 class SelectionError(ValueError):
-    """`run_only` selects nothing, or is no regular expression."""
+    """`run_only` selects nothing, or something that should be a regular expression is none."""
+
+
+def check_patterns(name: str, patterns: Sequence[str]) -> None:
+    """Raise SelectionError, with the name under which they were given, if one is no regular expression."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise SelectionError(f"{name}: {pattern!r} is not a regular expression: {error}") from None
 
 
 class DigestCollision(ValueError):
@@ -79,7 +92,7 @@ class PlanItem:
     action: str  # HIT, RUN, WAIT, FAILED, BLOCKED or SKIP
     reason: str  # why, in words
     changes: "tuple[Change, ...]" = ()  # what differs from the nearest committed output of this name, if asked for
-    state: State | None = None  # the register as it was read, without the bulk of its record
+    state: State | None = None  # the register as it was read
     code_drift: tuple[str, ...] = ()  # HIT only: definitions that are not what they were when the output was made
     estimate: "Estimate | None" = None  # RUN only: what earlier runs of a step of this name took, if asked for
 
@@ -156,12 +169,7 @@ def select(graph: Graph, patterns: Sequence[str]) -> tuple[str, ...]:
     """Digests of the targets, or of the steps whose name one of the regular expressions is found in."""
     if not patterns:
         return graph.targets
-    compiled = []
-    for pattern in patterns:
-        try:
-            compiled.append(re.compile(pattern))
-        except re.error as error:
-            raise SelectionError(f"run_only: {pattern!r} is not a regular expression: {error}") from error
+    compiled = [re.compile(pattern) for pattern in patterns]
     chosen = tuple(n.digest for n in graph.nodes if any(p.search(n.step.name) for p in compiled))
     if not chosen:
         names = sorted({n.step.name for n in graph.nodes})
@@ -531,31 +539,19 @@ def make_plan(
 
 
 _STOPPED = {FAILED_BEFORE: "failed", TAINTED: "must not be used", DRIFT: "has drifted"}
-_BULK = ("canonical", "config_resolved", "env")
-
-
-def _without_bulk(state: State | None) -> State | None:
-    """The state, rid of what a plan does not need of its record: two thirds of the memory of a plan."""
-    record = state.record if state is not None else None
-    if isinstance(record, dict):
-        for key in _BULK:
-            record.pop(key, None)
-    return state
-
-
 _MAX_READERS = 64
 
 
 def _read_all(store: Store, nodes: Sequence[Node], folders: Folders) -> dict[str, State | None]:
     """The registers of the nodes; many at a time where each read is a request over a network."""
     if store.is_local or len(nodes) < 2:
-        return {node.digest: _without_bulk(state) for node, state in _read_each(store, nodes, folders)}
+        return {node.digest: state for node, state in _read_each(store, nodes, folders)}
     from concurrent.futures import ThreadPoolExecutor
 
     roots = [f"{store.prefix}/{node.path}" for node in nodes]
     with ThreadPoolExecutor(min(_MAX_READERS, len(nodes))) as pool:
         states = pool.map(store.read, roots)
-        return {node.digest: _without_bulk(state) for node, state in zip(nodes, states, strict=True)}
+        return {node.digest: state for node, state in zip(nodes, states, strict=True)}
 
 
 def _read_each(store: Store, nodes: Sequence[Node], folders: Folders) -> Iterator[tuple[Node, State | None]]:

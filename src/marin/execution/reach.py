@@ -253,6 +253,14 @@ class Reached:
     errors: tuple[str, ...]  # files that could not be read
     root: str
 
+    @functools.cached_property
+    def by_file(self) -> dict[str, Any]:
+        """The files with their digests and definitions, as records keep them. Many records share it: read-only."""
+        return {
+            path: {"sha256": source.sha256, "definitions": dict(self.definitions.get(path, {}))}
+            for path, source in sorted(self.sources.items())
+        }
+
 
 _remembered: dict[tuple[Start, ...], Reached] = {}
 

@@ -48,14 +48,19 @@ def new_run_id() -> str:
 
 def script_directory() -> str:
     """The folder of the running script; the working directory if there is none, or if it is a command of marin's."""
-    import sysconfig
-
     path = getattr(sys.modules.get("__main__"), "__file__", None)
     folder = os.path.dirname(os.path.abspath(path)) if path else os.getcwd()
     # `marin adopt` lies where marin was installed, which tells nothing about the project that it is typed in
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    is_installed = folder in (os.path.dirname(sys.executable), sysconfig.get_path("scripts"))
-    return os.getcwd() if is_installed or f"{folder}/".startswith(f"{package}/") else folder
+    return os.getcwd() if _is_installed(path, folder) or f"{folder}/".startswith(f"{package}/") else folder
+
+
+def _is_installed(path: str | None, folder: str) -> bool:
+    if path is None or path.endswith(".py"):  # an experiment
+        return False
+    import sysconfig
+
+    return folder in (os.path.dirname(sys.executable), sysconfig.get_path("scripts"))
 
 
 def _git(folder: str, *args: str) -> bytes | None:
@@ -80,14 +85,17 @@ def git_state(folder: str) -> dict[str, str | None] | None:
     `dirty_sha256` is None for a clean checkout, else the SHA-256 over the difference to the commit and over the
     untracked files that git does not ignore: equal digests mean equal code.
     """
-    head = _git(folder, "rev-parse", "HEAD", "--show-toplevel")
-    if head is None:
+    status = _git(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=all", "--no-renames", "-z")
+    entries = (status or b"").split(b"\0")
+    commit = next((e.removeprefix(_COMMIT).decode() for e in entries if e.startswith(_COMMIT)), "(initial)")
+    root = _checkout_around(folder)
+    if commit == "(initial)" or root is None:
         return None
-    commit, root = head.decode().splitlines()[:2]
-    difference = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color") or b""
-    untracked = (_git(root, "ls-files", "--others", "--exclude-standard", "-z") or b"").split(b"\0")
-    digest = hashlib.sha256(difference)
-    for name in sorted(filter(None, untracked)):
+    untracked = [entry[2:] for entry in entries if entry.startswith(b"? ")]
+    is_changed = any(entry[:2] in (b"1 ", b"u ") for entry in entries)
+    difference = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color") if is_changed else None
+    digest = hashlib.sha256(difference or b"")
+    for name in sorted(untracked):
         path = os.path.join(root, os.fsdecode(name))
         try:
             size = os.lstat(path).st_size
@@ -95,11 +103,25 @@ def git_state(folder: str) -> dict[str, str | None] | None:
         except OSError:
             continue
         digest.update(b"\0" + name + b"\0" + content.encode())
-    dirty = bool(difference) or any(untracked)
+    dirty = bool(difference or untracked)
     return {"commit": commit, "dirty_sha256": digest.hexdigest() if dirty else None, "root": root}
 
 
-def environment() -> dict[str, Any]:
+_COMMIT = b"# branch.oid "
+
+
+def _checkout_around(folder: str) -> str | None:
+    """The checkout that holds a folder; git is asked only where it lies elsewhere than its files."""
+    above = os.path.realpath(folder)
+    while not os.path.exists(f"{above}/.git"):
+        if above == os.path.dirname(above):
+            told = _git(folder, "rev-parse", "--show-toplevel")
+            return os.fsdecode(told).rstrip("\n") if told else None
+        above = os.path.dirname(above)
+    return above
+
+
+def surroundings() -> dict[str, Any]:
     """Interpreter, platform, code and lock file of this process, as records keep them."""
     folder, system = script_directory(), os.uname()
     git = git_state(folder)
@@ -167,6 +189,9 @@ def inputs_of(canonical: str, digests: Sequence[str], pseudo: Sequence[str]) -> 
 
     `canonical` is the recipe's canonical JSON, `digests` and `pseudo` its blocking and non-blocking inputs.
     """
+    if '"sub":"' not in canonical:  # each only as a whole, as most are
+        whole: list[tuple[str, str | None, bool]] = [(digest, None, False) for digest in digests]
+        return whole + [(digest, None, True) for digest in pseudo]
     found: dict[tuple[str, str | None, bool], None] = {}
     if '"$dep"' in canonical:
         for entry in input_entries(json.loads(canonical).get("config")):

@@ -1,10 +1,13 @@
 """Carry out a plan: start what is ready, commit what has ended, keep going where something failed.
 
-One thread decides, on events; it never waits for a step. Steps that ask for resources run as jobs of the current
-cluster, in processes of their own. The others run one at a time in the thread that called `run`, normally the main
-thread: there they may use whatever a plain script may (signal handlers, event loops), Ctrl-C reaches them at once, and
-environment variables are theirs alone. So two steps without resources never run side by side: a step that takes long
-should ask for resources.
+Steps that ask for resources run as jobs of the current cluster, in processes of their own. The others run one at a
+time in the thread that called `run`, normally the main thread: there they may use whatever a plain script may (signal
+handlers, event loops), Ctrl-C reaches them at once, and environment variables are theirs alone. So two steps without
+resources never run side by side: a step that takes long should ask for resources.
+
+What to do next is decided under one lock, on events, and never waits for a step. A thread of its own looks for events;
+but when a step in the calling thread has ended, that thread decides itself and goes on: to wake another one for it, and
+be woken, would cost a quarter of a small step.
 
 Order of a commit: data, manifest, forward edges, register. Only the last one makes the output exist.
 """
@@ -23,14 +26,13 @@ from typing import Any
 from marin.cluster.capacity import Allocation
 from marin.cluster.current import current_cluster
 from marin.cluster.job import Entrypoint, JobError, JobHandle, JobRequest, JobResult, error_of
-from marin.cluster.local import InProcessCluster, environment
+from marin.cluster.local import InProcessCluster, environment_variables
 from marin.cluster.retry import INTERRUPTIONS
 from marin.execution.adoption import accept
 from marin.execution.attempt import (
     Attempt,
     conclude,
     is_disk_full,
-    link_data,
     prepare,
     recorded_error,
     scratch_root,
@@ -44,9 +46,10 @@ from marin.execution.lane import Lane
 from marin.execution.launcher import Launcher, retry_of
 from marin.execution.lease import Lease, LeaseLost, LeaseTimes, Observer, Renewer, acquire
 from marin.execution.orphan import await_orphan, note_process
-from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, REFUSED, SKIP, WAIT, Judge, Plan, has_drifted
+from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, REFUSED, WAIT, Judge, Plan, has_drifted
 from marin.execution.record import RunRecord
 from marin.execution.remote import settle_patiently
+from marin.execution.results import StepResult, settled
 from marin.execution.status import (
     CANCELLED,
     RUNNING,
@@ -59,46 +62,6 @@ _CANCEL_GRACE_S = 10.0
 _TIDYING_S = 1.0
 _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """What became of one step in one run."""
-
-    node: Node  # the step
-    action: str  # cached, ran, failed, blocked, cancelled or skipped
-    output_path: str | None = None  # absolute path of its committed data; None if it has none
-    wall_s: float = 0.0  # seconds its function took in this run
-    cpu_s: float = 0.0  # processor seconds
-    max_rss: int | None = None  # peak resident bytes
-    error: JobError | None = None  # why it failed
-    log_path: str | None = None  # log of its last attempt
-
-    @property
-    def name(self) -> str:
-        return self.node.step.name
-
-    @property
-    def digest(self) -> str:
-        return self.node.digest
-
-    @property
-    def is_ok(self) -> bool:
-        return self.action in ("cached", "ran", "skipped")
-
-    def to_json(self) -> dict[str, Any]:
-        """The step's entry in the run's record."""
-        return {
-            "digest": self.digest,
-            "name": self.name,
-            "action": self.action,
-            "output": self.output_path,
-            "wall_s": round(self.wall_s, 6),
-            "cpu_s": round(self.cpu_s, 6),
-            "max_rss": self.max_rss,
-            "error": asdict(self.error) if self.error else None,
-            "log": self.log_path,
-        }
 
 
 @dataclass(eq=False)
@@ -136,7 +99,7 @@ class Runner:
         store: Store,
         owner: Owner,
         run_record: RunRecord,
-        environment: Mapping[str, Any],
+        surroundings: Mapping[str, Any],
         console: Console,
         max_concurrent: int | None = None,
         times: LeaseTimes | None = None,
@@ -147,7 +110,7 @@ class Runner:
         self._owner = owner
         self._record = run_record
         self._console = console
-        self._dispatcher = Dispatcher(plan, store, run_record.run_id, owner.user, environment)
+        self._dispatcher = Dispatcher(plan, store, run_record.run_id, owner.user, surroundings)
         self._limit = max_concurrent
         self._times = times or LeaseTimes()
         self._observer = Observer(store=store)
@@ -159,6 +122,7 @@ class Runner:
         )
         self._judge_retry = Judge(store, replace(plan.choices, force_run_failed=True), self._observer, taint)
         self._launcher = Launcher(current_cluster(), store, run_record.run_id, self._times)
+        self._deciding = threading.Lock()
         self._events: queue.SimpleQueue[tuple] = queue.SimpleQueue()
         self._lane = Lane(on_interrupt=lambda: self._events.put(("interrupt",)))
         self._renewer = Renewer(
@@ -196,7 +160,7 @@ class Runner:
         kills them. Both leave CANCELLED registers, and KeyboardInterrupt rises when all is written down.
         """
         scheduler = threading.Thread(target=self._schedule, name="marin-scheduler", daemon=True)
-        with environment(self._dispatcher.environment_of_run):  # once, not again for each step
+        with environment_variables(self._dispatcher.variables_of_run):  # once, not again for each step
             self._lane.serve(before=scheduler.start)
         scheduler.join()
         deadline = time.monotonic() + _TIDYING_S
@@ -219,17 +183,20 @@ class Runner:
 
     def _schedule(self) -> None:
         try:
-            self._begin()
-            while len(self._results) < len(self._plan.items):
-                self._start_ready()
-                if len(self._results) == len(self._plan.items):
-                    break
+            with self._deciding:
+                self._begin()
+            while True:
+                with self._deciding:
+                    self._start_ready()
+                    if len(self._results) == len(self._plan.items):
+                        break
+                    timeout_s = self._poll_s if self._waiting else None
                 try:
-                    event = self._events.get(timeout=self._poll_s if self._waiting else None)
+                    event = self._events.get(timeout=timeout_s)
                 except queue.Empty:
-                    self._poll_waiting()
-                    continue
-                self._handle(*event)
+                    event = ("poll",)
+                with self._deciding:
+                    self._handle(*event)
         except BaseException as error:
             self._crash = error
             for running in list(self._running.values()):
@@ -240,7 +207,13 @@ class Runner:
             self._renewer.close()
 
     def _handle(self, kind: str, *details: Any) -> None:
-        if kind == "prepared":
+        if kind == "poll":
+            self._poll_waiting()
+        elif kind == "decided":
+            pass  # by the calling thread: there may be nothing left to do, or something to wait for
+        elif kind == "crashed":
+            raise details[0]
+        elif kind == "prepared":
             self._prepared(*details)
         elif kind == "ended":
             threading.Thread(target=self._conclude, args=details, name="marin-commit").start()
@@ -255,28 +228,17 @@ class Runner:
             self._stop()
 
     def _begin(self) -> None:
-        cached = []
+        self._results = settled(self._plan, on_disk=self._store.is_local)
         for item in self._plan:
-            node = item.node
             if item.action == HIT:
                 assert item.state is not None
-                self._states[node.digest] = item.state
-                paths = self._plan.paths(node)
-                if self._store.is_local:
-                    link_data(paths, item.state)
-                self._results[node.digest] = StepResult(
-                    node=node, action="cached", output_path=paths.data_root(item.state)
-                )
-                cached.append(node.step.name)
-        if not self._plan.is_done:
-            self._console.cached(cached)
+                self._states[item.node.digest] = item.state
+        self._console.cached([self._graph[digest].step.name for digest in self._states])
         for item in self._plan:
             node = item.node
-            if item.action == HIT:
+            if node.digest in self._results:
                 continue
-            if item.action == SKIP:
-                self._results[node.digest] = StepResult(node=node, action="skipped")
-            elif item.action == FAILED_BEFORE:
+            if item.action == FAILED_BEFORE:
                 self._failed_before(node, item.state)
             elif item.action == BLOCKED:
                 self._block(node)
@@ -325,7 +287,7 @@ class Runner:
                     if has_drifted(node, state):  # another run committed it meanwhile
                         state = accept(self._store, paths.root, state, node.recipe, self._owner.user)
                     self._console.shared(node.step.name)
-                    self._succeed(node, state, StepResult(node=node, action="cached"))
+                    self._succeed(node, state, "cached")
                     return
                 if action == FAILED_BEFORE:
                     self._failed_before(node, state)
@@ -405,7 +367,8 @@ class Runner:
                 clear_if_marked(self._store, lease)
                 prepare(self._store, attempt)
             if not node.step.runs_as_process:
-                self._lane.put(functools.partial(self._run_here, running), functools.partial(self._conclude, running))
+                body, done = self._run_here, self._conclude_here
+                self._lane.put(functools.partial(body, running), functools.partial(done, running))
                 return
             running.allocation = self._launcher.take(node.step)
             if self._launcher.is_slow_to_prepare(node.step):
@@ -423,7 +386,7 @@ class Runner:
         return JobRequest(
             name=attempt.name,
             entrypoint=Entrypoint.from_callable(attempt.fn, (attempt.config,)),
-            env=self._dispatcher.environment_of(running.node, attempt),
+            env=self._dispatcher.variables_of(running.node, attempt),
             log_path=attempt.log_path,
         )
 
@@ -463,7 +426,7 @@ class Runner:
                 running.node,
                 attempt,
                 running.lease,
-                env=self._dispatcher.environment_of(running.node, attempt),
+                env=self._dispatcher.variables_of(running.node, attempt),
                 allocation=running.allocation,
                 python=running.python,
                 on_output=running.output.feed,
@@ -524,7 +487,25 @@ class Runner:
     # -- the end of an attempt: in the thread that ran it, or one of its own ------------------------------------------
 
     def _conclude(self, running: _Running, result: JobResult) -> None:
-        """Write down how the attempt ended. Whatever happens here, the scheduling thread is told."""
+        """Write down how the attempt ended, and tell the scheduling thread."""
+        self._events.put(("concluded", *self._written(running, result)))
+
+    def _conclude_here(self, running: _Running, result: JobResult) -> None:
+        """The same in the calling thread, which then decides what is next."""
+        ended = self._written(running, result)
+        try:
+            with self._deciding:
+                self._concluded(*ended)
+                self._start_ready()
+                if self._lane.is_free or self._waiting:
+                    self._events.put(("decided",))
+        except BaseException as error:
+            self._events.put(("crashed", error))
+
+    def _written(
+        self, running: _Running, result: JobResult
+    ) -> tuple[_Running, JobResult, State | None, JobError | None]:
+        """Write down how the attempt ended, whatever happens: what it came to."""
         state, error = None, None
         try:
             if running.timer is not None:
@@ -538,7 +519,7 @@ class Runner:
                 state, error, result = self._write_end(running, result)
         except BaseException as trouble:
             error = error_of(trouble)
-        self._events.put(("concluded", running, result, state, error))
+        return running, result, state, error
 
     def _write_end(self, running: _Running, result: JobResult) -> tuple[State | None, JobError | None, JobResult]:
         if running.timed_out and result.error is not None:
@@ -546,7 +527,7 @@ class Runner:
             result = replace(result, error=JobError(type="Timeout", message=message), cancelled=False)
         return (*conclude(self._store, running.lease, running.attempt, result), result)
 
-    # -- and back in the scheduling thread ---------------------------------------------------------------------------
+    # -- and what follows from it ------------------------------------------------------------------------------------
 
     def _concluded(self, running: _Running, result: JobResult, state: State | None, error: JobError | None) -> None:
         node = running.node
@@ -572,7 +553,7 @@ class Runner:
             return
         if error is None:
             self._console.done(name, result.wall_s)
-            self._succeed(node, state, StepResult(node=node, action="ran", **measured))
+            self._succeed(node, state, "ran", measured)
         elif state is not None and state.status == CANCELLED:
             self._console.cancelled(name, result.wall_s)
             self._finish(StepResult(node=node, action="cancelled", error=error, **measured))
@@ -622,11 +603,11 @@ class Runner:
         timer.daemon = True
         timer.start()
 
-    def _succeed(self, node: Node, state: State | None, result: StepResult) -> None:
+    def _succeed(self, node: Node, state: State | None, action: str, measured: Mapping[str, Any] | None = None) -> None:
         assert state is not None
         self._states[node.digest] = state
-        paths = self._plan.paths(node)
-        self._finish(replace(result, output_path=paths.data_root(state)))
+        output_path = self._plan.paths(node).data_root(state)
+        self._finish(StepResult(node=node, action=action, output_path=output_path, **(measured or {})))
         for reader in self._readers.get(node.digest, ()):
             if reader in self._results:
                 continue

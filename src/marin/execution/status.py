@@ -21,11 +21,12 @@ registers lie in `marin.execution.store`.
 import contextlib
 import functools
 import getpass
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+from marin.execution.register_text import RegisterError, parse_register, register_text
 
 RUNNING = "RUNNING"
 SUCCEEDED = "SUCCEEDED"
@@ -110,29 +111,29 @@ class State:
 
     def to_json(self) -> bytes:
         value: dict[str, Any] = {"v": 1, **self.extra}
-        for name in _STATE_FIELDS:
+        for name in _PLAIN_FIELDS:
             content = getattr(self, name)
             if content is not None and content != () and content is not False:
                 value[name] = content
         value["owner"] = {name: getattr(self.owner, name) for name in _OWNER_FIELDS}
-        return _COMPACT.encode(value).encode()
+        return register_text(value, self.record).encode()
 
     @staticmethod
-    def from_json(data: bytes) -> "State":
-        text = data.decode().strip()
-        value, end = _DECODER.raw_decode(text)  # what json.loads does after it guessed the encoding
-        if end != len(text):
-            raise ValueError(f"more follows what should be all, from character {end} on")
+    def from_json(data: bytes, path: str = "a register") -> "State":
+        """What `to_json` wrote; `path` is for messages. Raises ValueError, KeyError or TypeError if it is none."""
+        value = parse_register(data.decode(), path)
         version = value.pop("v", None)
         if isinstance(version, int) and version > 1:
             raise NewerFormatError("its format is newer than this version of marin reads: update marin")
         if version != 1:
             raise ValueError("it names no format")
         owner = value.pop("owner")
-        known = {name: value.pop(name) for name in _STATE_FIELDS if name in value}
-        known["accepted"] = tuple(known.get("accepted", ()))
-        known["inputs"] = tuple((digest, attempt) for digest, attempt in known.get("inputs", ()))
-        return State(**known, owner=_owner_with(*map(owner.get, _OWNER_FIELDS)), extra=value)
+        extra = {name: value.pop(name) for name in [*value] if name not in _KNOWN_FIELDS}
+        if "accepted" in value:
+            value["accepted"] = tuple(value["accepted"])
+        if "inputs" in value:
+            value["inputs"] = tuple((digest, attempt) for digest, attempt in value["inputs"])
+        return State(**value, owner=_owner_with(*map(owner.get, _OWNER_FIELDS)), extra=extra)
 
 
 @functools.lru_cache(maxsize=256)
@@ -146,10 +147,9 @@ def recipe_of(state: State) -> str:
     return state.recipe or (state.record or {}).get("recipe") or state.digest
 
 
-_COMPACT = json.JSONEncoder(separators=(",", ":"), check_circular=False)
-_DECODER = json.JSONDecoder()
 _OWNER_FIELDS = tuple(f.name for f in fields(Owner))
-_STATE_FIELDS = tuple(f.name for f in fields(State) if f.name not in ("owner", "extra"))
+_PLAIN_FIELDS = tuple(f.name for f in fields(State) if f.name not in ("owner", "record", "extra"))
+_KNOWN_FIELDS = frozenset({*_PLAIN_FIELDS, "record"})
 
 
 def process_is_alive(pid: int, pid_start: int | None) -> bool:
@@ -288,10 +288,6 @@ class StepPaths:
 NOT_DATA = {"attempt": frozenset[str](), "inplace": frozenset({EXEC})}
 
 
-class RegisterError(ValueError):
-    """A step's register cannot be read. The message names the file and says what to do."""
-
-
 class NewerFormatError(ValueError):
     """A register was written by a later version of marin; nothing is wrong with it."""
 
@@ -299,7 +295,7 @@ class NewerFormatError(ValueError):
 def read_state(data: bytes, path: str, root: str) -> State:
     """The state that a register's bytes say; RegisterError, naming the register's path and the step's folder."""
     try:
-        return State.from_json(data)
+        return State.from_json(data, path)
     except NewerFormatError as error:
         raise RegisterError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

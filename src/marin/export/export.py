@@ -22,7 +22,7 @@ from marin.export.verify import PARITY_FILE, Parity, verify_export
 from marin.models.config import LmConfig
 from marin.processing.tokenize.tokenizer import load_tokenizer
 
-__all__ = ["ExportConfig", "export_model"]
+__all__ = ["ExportConfig", "export_model", "export_params"]
 
 _UNVERIFIED = ".unverified"
 _WHAT_TO_DO = "Run the training step again, or name another checkpoint to export (checkpoint='checkpoints/step-...')."
@@ -51,33 +51,56 @@ def export_model(config: ExportConfig) -> Parity:
         error.args = (f"cannot export: {error} {_WHAT_TO_DO}",)
         raise
 
-    unverified = output / _UNVERIFIED
-    shutil.rmtree(unverified, ignore_errors=True)
-    try:
-        save_hf(model, params, vocab_size, config.tokenizer_path, unverified)
-        parity = verify_export(
-            unverified,
-            config=model,
-            params=params,
-            vocab_size=vocab_size,
-            tokenizer_path=config.tokenizer_path,
-            probe_length=config.probe_length,
-        )
-        source = {
-            "checkpoint": checkpoint.name,
-            "step": checkpoint_format.read_metadata(checkpoint)["step"],
-            "num_params": model.num_params(vocab_size),
-            "document_prefix": description.get("document_prefix", "eos"),  # what training put before each document
-        }
-        _write_parity(unverified / PARITY_FILE, asdict(parity) | source)
-        _publish(unverified, output)
-    finally:
-        shutil.rmtree(unverified, ignore_errors=True)
+    source = {"checkpoint": checkpoint.name, "step": checkpoint_format.read_metadata(checkpoint)["step"]}
+    parity = export_params(
+        model,
+        params,
+        vocab_size,
+        tokenizer_path=config.tokenizer_path,
+        output=output,
+        probe_length=config.probe_length,
+        # what training put before each document
+        source=source | {"document_prefix": description.get("document_prefix", "eos")},
+    )
     print(
         f"exported {checkpoint.name} of {train}: logits of {parity.num_positions} positions agree to "
         f"{parity.max_abs_diff:.2g}, {parity.num_tokenizer_texts} texts encode alike",
         flush=True,
     )
+    return parity
+
+
+def export_params(
+    model: LmConfig,
+    params: Any,
+    vocab_size: int,
+    *,
+    tokenizer_path: str,
+    output: Path,
+    probe_length: int,
+    source: Mapping[str, Any],
+) -> Parity:
+    """Write these parameters as a Hugging Face folder at `output`, with parity.json, which says `source` too.
+
+    What `output` holds of an earlier export is replaced. Raises as `export_model` does.
+    """
+    unverified = output / _UNVERIFIED
+    shutil.rmtree(unverified, ignore_errors=True)
+    try:
+        save_hf(model, params, vocab_size, tokenizer_path, unverified)
+        parity = verify_export(
+            unverified,
+            config=model,
+            params=params,
+            vocab_size=vocab_size,
+            tokenizer_path=tokenizer_path,
+            probe_length=probe_length,
+        )
+        about = {**source, "num_params": model.num_params(vocab_size)}
+        _write_parity(unverified / PARITY_FILE, asdict(parity) | about)
+        _publish(unverified, output)
+    finally:
+        shutil.rmtree(unverified, ignore_errors=True)
     return parity
 
 

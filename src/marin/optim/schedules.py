@@ -34,23 +34,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from marin.data.units import Steps as Steps
+
 Schedule = Callable[[int], float]
 """Number of updates done -> learning rate of the next one."""
 
 ScheduleShape = Literal["constant", "linear", "cosine", "wsd", "inverse_sqrt"]
 StableShape = Literal["constant", "inverse_sqrt"]
-
-
-@dataclass(frozen=True)
-class Steps:
-    """A length counted in updates."""
-
-    num_steps: int
-    """0 or more."""
-
-    def __post_init__(self) -> None:
-        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 0:
-            raise ValueError(f"Steps counts updates: a whole number, 0 or more; got {self.num_steps!r}")
 
 
 @dataclass(frozen=True)

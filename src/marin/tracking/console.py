@@ -41,12 +41,18 @@ class ConsoleTracker:
         self._line_is_open = False
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
-        """Show a row of training, or what a row of validation measured (its counts are for the files)."""
+        """Show a row of training, or what a row of validation or of tasks measured (its counts are for the files).
+
+        Rows of other kinds, such as norms or samples, are for the files.
+        """
         now = self._clock()
-        if any(name.startswith("validation/") for name in values):
-            measures = {name.removeprefix("validation/"): v for name, v in values.items() if isinstance(v, float)}
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in measures.items())
-            self._print(f"step {step:,}/{self._num_steps:,}  validation  {shown}", stays=True)
+        for kind in ("validation", "tasks"):
+            measures = {name.removeprefix(f"{kind}/"): v for name, v in values.items() if name.startswith(f"{kind}/")}
+            if measures:
+                shown = "  ".join(f"{name} {v:.4f}" for name, v in measures.items() if isinstance(v, float))
+                self._print(f"step {step:,}/{self._num_steps:,}  {kind}  {shown}", stays=True)
+                return
+        if not any(name.startswith("train/") for name in values):
             return
         if self._first is None:
             self._first = (step, now)

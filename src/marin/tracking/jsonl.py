@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from marin.io.atomic import fsync_directory
 from marin.tracking.tracker import Value
@@ -38,6 +39,10 @@ class JsonlTracker:
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Append a row; ValueError for a number JSON cannot hold (nan, infinity)."""
+        self.log_json(step, values)
+
+    def log_json(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append a row whose values may be lists and mappings, as no other tracker takes them."""
         try:
             row = json.dumps({"step": step, **values}, allow_nan=False)
         except ValueError as error:

@@ -62,6 +62,11 @@ def default_train(
     # what training would refuse only when it starts is refused now
     train_config.optimizer().schedule(train_config.num_train_steps)
     data = tokenized if isinstance(tokenized, LmDataConfig) else lm_data_config(tokenized)
+    if not data.train:
+        raise ValueError(
+            f"step '{name}': the data config names no training source (mixture_for_evaluation names none); use "
+            "lm_data_config or lm_mixture_data_config"
+        )
     twice = sorted(set(validation or {}) & set(data.validation))
     if twice:
         raise ValueError(
@@ -85,7 +90,16 @@ def default_train(
             model=model_config,
             optimizer=train_config.optimizer(),
             trainer=train_config.trainer(),
+            callbacks=train_config.all_callbacks(),
+            trackers=train_config.trackers,
             output_path=this_output_path(),
+            origins={
+                "data": "tokenized of default_train",
+                "model": "model_config of default_train",
+                **{f"data.validation.{tag}": "validation of default_train" for tag in validation or {}},
+                "output_path": "the step",
+                **train_config.origins(),
+            },
         ),
         resources=resources,
         tags=tags,

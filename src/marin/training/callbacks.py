@@ -2,7 +2,9 @@
 
 A callback is a function of `StepDone`. The order in which the trainer calls them is part of the law that a killed run
 repeats itself bit for bit: rows are written and flushed before the checkpoint that makes them final, so a checkpoint
-never exists without the rows up to its step, and rows after it are cut off on resuming.
+never exists without the rows up to its step, and rows after it are cut off on resuming. A callback that must remember
+something remembers it in such rows and reads them again when the run is resumed: nothing of it is in the checkpoint.
+Here are the callbacks that every run has; `marin.training.callback_config` lists those that a config can add.
 
 The numbers of a step are fetched from the device one step late, or when they are there anyway: the loop never waits for
 the step it has just begun. Time is read when numbers come, and steps whose numbers come together share the time since
@@ -30,7 +32,7 @@ from marin.checkpoint.policy import KeepPolicy, apply_policy
 from marin.data.dataset import Batch, RowDataset
 from marin.data.loader import sequential_batches
 from marin.models.config import LmConfig
-from marin.tracking.tracker import Tracker
+from marin.tracking.tracker import Tracker, Value
 from marin.training.state import TrainState
 from marin.training.train_step import METRICS, DeviceBatch, loss_sums
 
@@ -51,6 +53,8 @@ class StepDone:
     """Numbers of the step, on the device, named by METRICS."""
     learning_rate: float
     """Rate of this update."""
+    watched: Any = None
+    """What `marin.training.watch` measured in this step; None where it was not due."""
 
 
 Callback = Callable[[StepDone], None]
@@ -84,13 +88,17 @@ class LogMetrics:
         flops_per_token: float,
         peak_flops_per_second: float | None,
         loader_stall_s: Callable[[], float],
+        num_loader_stalls: Callable[[], int] | None = None,
         checkpoints: Path,
+        documents: Callable[[int], str] | None = None,
     ) -> None:
         """`metrics` gets what is the same in each repetition of the run, `timing` what the clock says, `others` both.
 
         `num_tokens` says how many tokens the first so many updates take, and `names` what a step's numbers are.
-        `peak_flops_per_second` None leaves out the MFU. `loader_stall_s` says how long batches were waited for so far.
-        `checkpoints` is named in the error about a loss that is no number.
+        `peak_flops_per_second` None leaves out the MFU. `loader_stall_s` says how long batches were waited for so far,
+        and `num_loader_stalls` how many of them.
+        `checkpoints` is named in the error about a loss that is no number, and so is what `documents` says of the
+        step's batch, if it is given.
         """
         self._metrics = metrics
         self._timing = timing
@@ -101,11 +109,15 @@ class LogMetrics:
         self._flops_per_token = flops_per_token
         self._peak_flops_per_second = peak_flops_per_second
         self._loader_stall_s = loader_stall_s
+        self._num_loader_stalls = num_loader_stalls
         self._checkpoints = checkpoints
+        self._documents = documents
         self._waiting: deque[_Waiting] = deque()
         self._mark_s: float | None = None  # when the last fetched step was done; None before the first
         # since the last row
-        self._busy_s, self._busy_steps, self._busy_tokens, self._stall_s = 0.0, 0, 0, 0.0
+        self._busy_s, self._busy_steps, self._busy_tokens, self._stall_s, self._stalls = 0.0, 0, 0, 0.0, 0
+        self._latest: dict[str, tuple[int, float]] = {}
+        self._more_to_flush: list[Tracker] = []
 
     def __call__(self, done: StepDone) -> None:
         self._waiting.append(_Waiting(done.step, is_due(done, self._steps_per_log), done.metrics, done.learning_rate))
@@ -125,13 +137,32 @@ class LogMetrics:
 
     def flush(self) -> None:
         """Make the rows written so far durable."""
-        for tracker in (self._metrics, self._timing, *self._others):
+        for tracker in (self._metrics, self._timing, *self._others, *self._more_to_flush):
             tracker.flush()
 
-    def log_validation(self, step: int, row: Mapping[str, float | int]) -> None:
-        """Write a row that is not of a training step."""
+    def add_tracker(self, tracker: Tracker) -> None:
+        """Hand all rows from now on to this one too."""
+        self._others = (*self._others, tracker)
+
+    def flush_too(self, tracker: Tracker) -> None:
+        """Make also the rows of this one durable before each checkpoint."""
+        self._more_to_flush.append(tracker)
+
+    def log_row(self, step: int, row: Mapping[str, float | int]) -> None:
+        """Write a row of deterministic numbers that is not of a training step."""
         for tracker in (self._metrics, *self._others):
             tracker.log(step, row)
+        self._latest |= {name: (step, float(value)) for name, value in row.items()}
+
+    def show(self, step: int, row: Mapping[str, Value]) -> None:
+        """Hand a row to the other trackers only."""
+        for tracker in self._others:
+            tracker.log(step, row)
+
+    @property
+    def latest(self) -> Mapping[str, tuple[int, float]]:
+        """Name of each number that `log_row` wrote in this process -> (step, value) of the last time."""
+        return self._latest
 
     def _take(self, at_least: int) -> None:
         """Wait for that many of the oldest steps, and take those with them that are done already."""
@@ -156,7 +187,7 @@ class LogMetrics:
                 if times is None:
                     times = self._times()
                 else:  # waiting for batches was counted in the row before
-                    times = {**times, "loader_stall_seconds": 0.0}
+                    times = {name: 0 * v if name.startswith("loader_stall") else v for name, v in times.items()}
                 self._write(waiting.step, {**numbers, "train/learning_rate": waiting.learning_rate}, times)
 
     def _write(self, step: int, numbers: dict[str, float], times: Mapping[str, float | int]) -> None:
@@ -177,6 +208,10 @@ class LogMetrics:
                 times["mfu"] = tokens_per_second * self._flops_per_token / self._peak_flops_per_second
         stall_s = self._loader_stall_s()
         times["loader_stall_seconds"] = stall_s - self._stall_s
+        if self._num_loader_stalls is not None:
+            stalls = self._num_loader_stalls()
+            times["loader_stalls"] = stalls - self._stalls
+            self._stalls = stalls
         times["peak_memory_bytes"] = peak_memory_bytes()
         self._busy_s, self._busy_steps, self._busy_tokens, self._stall_s = 0.0, 0, 0, stall_s
         return times
@@ -185,24 +220,33 @@ class LogMetrics:
         saved = list_checkpoints(self._checkpoints)
         kept = f"The newest checkpoint, {saved[-1].path}, is from before and stays" if saved else "No checkpoint exists"
         found = ", ".join(f"{name} is {value}" for name, value in numbers.items())
+        batch = "" if self._documents is None else f"{self._documents(step)}. "
         return NonFiniteLossError(
-            f"step {step}: {found}; expected finite numbers. "
+            f"step {step}: {found}; expected finite numbers. {batch}"
             f"{kept}. A lower learning_rate, a longer warmup or a smaller max_grad_norm usually helps."
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validation:
-    """Mean over the target tokens of one validation set that were measured."""
+class ValidationSums:
+    """Sums over the target tokens of one validation set that were measured."""
 
-    loss: float
-    """Negative log-likelihood per token, in nats."""
-    bits_per_byte: float
-    """Total nats / ln 2 / UTF-8 bytes of the target tokens; special tokens cost nats and count no bytes."""
+    nats: float
+    """Negative log-likelihood of them all."""
     num_tokens: int
-    """Target tokens measured, end-of-text included."""
+    """How many they are, end-of-text included."""
     num_bytes: int
     """UTF-8 bytes of them."""
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return self.nats / self.num_tokens if self.num_tokens else math.nan
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Nats / ln 2 / bytes; special tokens cost nats and count no bytes."""
+        return self.nats / math.log(2) / self.num_bytes if self.num_bytes else math.nan
 
 
 class Validate:
@@ -210,7 +254,9 @@ class Validate:
 
     With `max_batches` on rows spread evenly over the set, the same ones each time. Beside the two means stand the
     tokens and bytes they are of, so that a reader can tell how much of the set was measured. Where an average of the
-    parameters is kept, it is measured too, as the set `ema/NAME`.
+    parameters is kept, it is measured too, as the set `ema/NAME`. Sets whose names have a part before a `/` in common
+    have a common parent of that name, measured as one set: all nats over all tokens, and over all bytes. (The mean of
+    the sets' means, which is another number, gives the tokens of a small set more weight.)
     """
 
     def __init__(
@@ -225,6 +271,7 @@ class Validate:
         token_byte_lengths: np.ndarray,
         compute_dtype: Any,
     ) -> None:
+        check_set_names(datasets)
         self._log = log
         self._datasets = datasets
         self._batch_size = batch_size
@@ -242,30 +289,66 @@ class Validate:
             if done.state.average is not None:
                 measured["ema/"] = done.state.average
             for prefix, params in measured.items():
+                sums: dict[str, ValidationSums] = {}
                 for tag, dataset in self._datasets.items():
                     batches = sequential_batches(dataset, self._batch_size, max_batches=self._max_batches)
-                    result = self.measure(params, batches)
-                    row[f"validation/{prefix}{tag}/loss"] = result.loss
-                    row[f"validation/{prefix}{tag}/bits_per_byte"] = result.bits_per_byte
-                    row[f"validation/{prefix}{tag}/tokens"] = result.num_tokens
-                    row[f"validation/{prefix}{tag}/bytes"] = result.num_bytes
-            self._log.log_validation(done.step, row)
+                    sums[tag] = self.measure(params, batches)
+                for tag, total in (sums | parent_sums(sums)).items():
+                    row[f"validation/{prefix}{tag}/loss"] = total.loss
+                    row[f"validation/{prefix}{tag}/bits_per_byte"] = total.bits_per_byte
+                    row[f"validation/{prefix}{tag}/tokens"] = total.num_tokens
+                    row[f"validation/{prefix}{tag}/bytes"] = total.num_bytes
+            self._log.log_row(done.step, row)
 
-    def measure(self, params: Any, batches: Iterable[Batch]) -> Validation:
-        """Sums over all batches first, one division last."""
+    def measure(self, params: Any, batches: Iterable[Batch]) -> ValidationSums:
+        """Sums over all batches; whoever wants a mean divides last."""
         sums, num_tokens, num_bytes = [], 0, 0
         for batch in batches:
             sums.append(self._nll_sum(params, device_batch(batch)))
             counted = batch.loss_weights > 0
             num_tokens += int(counted.sum())  # a weight is 0 or 1
             num_bytes += int(self._token_byte_lengths[batch.targets[counted]].sum())
-        nll = math.fsum(float(s) for s in sums)
-        return Validation(
-            loss=nll / num_tokens if num_tokens else math.nan,
-            bits_per_byte=nll / math.log(2) / num_bytes if num_bytes else math.nan,
-            num_tokens=num_tokens,
-            num_bytes=num_bytes,
+        return ValidationSums(nats=math.fsum(float(s) for s in sums), num_tokens=num_tokens, num_bytes=num_bytes)
+
+
+def parent_sums(sums: Mapping[str, ValidationSums]) -> dict[str, ValidationSums]:
+    """Name of each parent -> the sum over all sets below it, of names like `parent/child/grandchild`."""
+    parents: dict[str, list[ValidationSums]] = {}
+    for tag, total in sums.items():
+        for parent in _parents(tag):
+            parents.setdefault(parent, []).append(total)
+    return {
+        parent: ValidationSums(
+            nats=math.fsum(child.nats for child in children),
+            num_tokens=sum(child.num_tokens for child in children),
+            num_bytes=sum(child.num_bytes for child in children),
         )
+        for parent, children in parents.items()
+    }
+
+
+def validation_metrics(tags: Iterable[str], *, has_average: bool) -> list[str]:
+    """The names under which `Validate` writes the loss and bits per byte of sets and parents."""
+    known = list(dict.fromkeys(name for tag in tags for name in (tag, *_parents(tag))))
+    prefixes = ("", "ema/") if has_average else ("",)
+    return [f"validation/{p}{tag}/{what}" for p in prefixes for tag in known for what in ("loss", "bits_per_byte")]
+
+
+def check_set_names(tags: Iterable[str]) -> None:
+    """ValueError where a validation set has the name of the parent of others: two numbers would have one name."""
+    known = set(tags)
+    for tag in sorted(known):
+        clash = next((parent for parent in _parents(tag) if parent in known), None)
+        if clash is not None:
+            raise ValueError(
+                f"validation set '{clash}' has the name under which '{tag}' and its like are measured together; give "
+                f"it another, like '{clash}/all'"
+            )
+
+
+def _parents(tag: str) -> list[str]:
+    parts = tag.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 # Saving because time has passed may take so large a share of the time.

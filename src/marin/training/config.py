@@ -5,11 +5,12 @@ for experiments; a field left None there takes the default of the full config, s
 Nothing here loads a tensor library: experiments are described and planned without one.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
 
 from marin.checkpoint.policy import KeepPolicy
 from marin.cluster.resources import ResourceConfig
+from marin.config.origins import annotated_yaml
 from marin.data.batch_schedule import BatchSchedule, ScheduleStep
 from marin.data.config import LmDataConfig
 from marin.models.config import LmConfig
@@ -17,8 +18,26 @@ from marin.optim.adamw import AdamWConfig
 from marin.optim.optimizer import OptimizerConfig
 from marin.optim.schedules import Duration, ScheduleShape, StableShape
 from marin.optim.skip import SkipBadSteps
+from marin.tracking.config import TrackerConfig
+from marin.training.callback_config import CallbackConfig, ExportHfConfig, WatchConfig
 
 PRECISIONS = ("p=f32,c=f32", "p=f32,c=bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileConfig:
+    """Which updates to record with jax's profiler, into profile/ of the run's folder (for TensorBoard or Perfetto)."""
+
+    start: int = 11
+    """The first update recorded, counted from 1; 2 or more, since the first one compiles."""
+    num_steps: int = 5
+    """How many are. A run that is resumed within them records those that are left."""
+
+    def __post_init__(self) -> None:
+        if self.start < 2 or self.num_steps < 1:
+            raise ValueError(
+                f"profile: start must be 2 or more and num_steps 1 or more, got {self.start!r} and {self.num_steps!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +52,10 @@ class RuntimeConfig:
     """Print progress to standard error."""
     prefetch: int = 2
     """Batches made ahead of the step."""
+    keep_program: bool = True
+    """Keep the lowered training step in the run's folder, StableHLO as compressed text; it costs one more lowering."""
+    profile: ProfileConfig | None = None
+    """Record some updates with the profiler; None records none."""
     seconds_per_checkpoint: float | None = 60.0
     """Save also when so many seconds have passed since the last checkpoint, more where saving would take over a
     twentieth of the time. Such a checkpoint goes when a newer one comes. None saves by steps only."""
@@ -146,6 +169,22 @@ class TrainLmConfig:
     mup_base_model: LmConfig | None = None
     """The narrower model that learning rate and initial scale were found on, to carry them over by muP: see
     `marin.optim.mup`. None uses both as they are."""
+    callbacks: tuple[CallbackConfig, ...] = ()
+    """What happens besides logging, validation and checkpoints, in this order: see `marin.training.callback_config`."""
+    trackers: tuple[TrackerConfig, ...] = field(default=(), metadata={"version": {"exclude": True}})
+    """Where numbers go besides metrics.jsonl; no part of the run's identity. See `marin.tracking.config`."""
+    origins: dict[str, str] = field(default_factory=dict, compare=False, metadata={"version": {"exclude": True}})
+    """Where values come from that are no defaults, by their place, as `marin.config.origins` notes it; no part of the
+    run's identity."""
+
+    def __post_init__(self) -> None:
+        callbacks = self.callbacks if isinstance(self.callbacks, tuple) else ()  # in a step it may be wrapped
+        if sum(isinstance(callback, WatchConfig) for callback in callbacks) > 1:
+            raise ValueError("callbacks lists 'watch' more than once; one step is watched in one way")
+
+    def to_yaml(self) -> str:
+        """The config as YAML with the origin of each value as a comment."""
+        return annotated_yaml(self, self.origins, leave_out=("origins",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,11 +249,20 @@ class SimpleTrainConfig:
     """TrainerConfig."""
     max_eval_batches: int | None = None
     """TrainerConfig."""
+    per_device_eval_parallelism: int | None = None
+    """Rows of a validation batch (TrainerConfig.eval_batch_size)."""
     steps_per_checkpoint: int | None = None
     """TrainerConfig."""
     steps_per_export: int | None = None
     """Keep each checkpoint whose step is a multiple of this for good (KeepPolicy.keep_every)."""
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    steps_per_hf_export: int | None = None
+    """Export to the Hugging Face format each this many steps, and after the last (ExportHfConfig); None: not while
+    training. It needs the tokenizer in the data config."""
+    callbacks: tuple[CallbackConfig, ...] = ()
+    """TrainLmConfig."""
+    trackers: tuple[TrackerConfig, ...] = ()
+    """TrainLmConfig."""
+    runtime: RuntimeConfig = RuntimeConfig()
     """What has no influence on results."""
 
     def __post_init__(self) -> None:
@@ -242,26 +290,63 @@ class SimpleTrainConfig:
 
     def trainer(self) -> TrainerConfig:
         """The full trainer config."""
-        renamed: dict[str, Any] = {}
-        if self.per_device_parallelism is not None:
-            renamed["microbatch_size"] = self.per_device_parallelism
+        renamed: dict[str, Any] = {
+            full: getattr(self, name) for full, name in _RENAMED.items() if getattr(self, name) is not None
+        }
         if self.steps_per_export is not None:
             renamed["keep_checkpoints"] = KeepPolicy(keep_every=self.steps_per_export)
         if self.skip_bad_steps:
             renamed["skip_bad_steps"] = SkipBadSteps()
-        same = ("z_loss_weight", "ema_beta", "train_seq_len", "precision", "steps_per_eval", "max_eval_batches")
         return TrainerConfig(
             num_train_steps=self.num_train_steps,
             train_batch_size=self.train_batch_size,
             seed=self.seed,
             runtime=self.runtime,
-            **self._given(*same, "steps_per_checkpoint"),
+            **self._given(*_TRAINER_FIELDS),
             **renamed,
         )
+
+    def all_callbacks(self) -> tuple[CallbackConfig, ...]:
+        """The callbacks, the export among them."""
+        export = () if self.steps_per_hf_export is None else (ExportHfConfig(every=self.steps_per_hf_export),)
+        return (*self.callbacks, *export)
+
+    def origins(self) -> dict[str, str]:
+        """Place of each value of the full config that a field here decides -> that field."""
+        places = {f"trainer.{name}": name for name in ("num_train_steps", "train_batch_size", "seed", "runtime")}
+        places |= {f"trainer.{name}": name for name in self._given(*_TRAINER_FIELDS)}
+        places |= {f"trainer.{full}": name for full, name in _RENAMED.items() if getattr(self, name) is not None}
+        if self.steps_per_export is not None:
+            places["trainer.keep_checkpoints.keep_every"] = "steps_per_export"
+        if self.skip_bad_steps:
+            places["trainer.skip_bad_steps"] = "skip_bad_steps"
+        if self.optimizer_config is not None:
+            places["optimizer"] = "optimizer_config"
+        else:
+            places["optimizer.type"] = "optimizer_config"  # AdamW where it is None
+            places |= {f"optimizer.{name}": name for name in ("learning_rate", *self._given(*_ADAMW_FIELDS))}
+        places |= {f"callbacks.{index}": "callbacks" for index in range(len(self.callbacks))}
+        if self.steps_per_hf_export is not None:
+            places[f"callbacks.{len(self.callbacks)}"] = "steps_per_hf_export"
+        if self.data_seed is not None:
+            places["data.shuffle_seed"] = "data_seed"
+        if self.trackers:
+            places["trackers"] = "trackers"
+        defaults = {f.name for f in fields(self) if f.default is not MISSING and getattr(self, f.name) == f.default}
+        return {
+            place: f"{'default of ' * (name in defaults)}SimpleTrainConfig.{name}" for place, name in places.items()
+        }
 
     def _given(self, *names: str) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
+
+_TRAINER_FIELDS = (
+    *("z_loss_weight", "ema_beta", "train_seq_len", "precision"),
+    *("steps_per_eval", "max_eval_batches", "steps_per_checkpoint"),
+)
+_RENAMED = {"microbatch_size": "per_device_parallelism", "eval_batch_size": "per_device_eval_parallelism"}
+"""Fields of TrainerConfig -> what they are called in SimpleTrainConfig."""
 
 _ADAMW_FIELDS = (
     *("weight_decay", "beta1", "beta2", "epsilon", "max_grad_norm"),

@@ -2,13 +2,17 @@
 
 The output folder is all a run leaves, and all it needs to go on after being killed:
 
-    config.yaml      the resolved TrainLmConfig
+    config.yaml      the resolved TrainLmConfig, with the origin of each value as a comment
+    schedules.svg    learning rate, batch size and mixture by step, drawn before the first
+    train_step.bN.stablehlo.gz   the lowered step for batches of N rows
     model.json       model config, vocabulary size, tokenizer digest, and the token before each document
                      (document_prefix): what export and evaluation need
+    data.json        what decides which row comes when: stores by checksum, counts of the mixture's blocks, seed
     checkpoints/     step-00000500/, ...: see marin.checkpoint.format
     metrics.jsonl    numbers that each repetition of the run gives again, bit for bit
     timing.jsonl     what the clock said: step time, tokens a second, loader stall, memory
     summary.json     last step, loss, validation and checkpoint; written when all is done
+    and what the callbacks and trackers of the config write: samples.jsonl, histograms.jsonl, hf/, tensorboard/, ...
 
 The law: kill the process at any moment, run the same config again, and parameters, optimizer state, metrics.jsonl and
 summary.json end up with the same bits as without the kill (same machine, same number of cores, same jaxlib).
@@ -16,6 +20,7 @@ summary.json end up with the same bits as without the kill (same machine, same n
 
 import hashlib
 import json
+import re
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,23 +31,34 @@ import optax
 
 from marin.checkpoint import format as checkpoint
 from marin.checkpoint.discover import checkpoint_name, list_checkpoints, remove_leftovers, set_aside
-from marin.config import dump_yaml, encode, load_yaml
-from marin.data.lm_data import LmData, open_data
+from marin.config import encode, load_yaml
+from marin.data.at_step import name_documents, rows_at_update
+from marin.data.lm_data import DATA_FILE, LmData, open_data
 from marin.data.loader import DataLoader
+from marin.data.mixture_report import mixture_report, report_lines
 from marin.data.store import LEDGER
 from marin.distributed.compilation_cache import use_compilation_cache
 from marin.io.atomic import write_text
 from marin.models.config import LmConfig
 from marin.optim.mup import mup_scales
+from marin.tracking.config import MAX_WANDB_NAME, TrackedRun
 from marin.tracking.console import ConsoleTracker
+from marin.tracking.expendable import check_installed, open_trackers
 from marin.tracking.jsonl import JsonlTracker, end_of_step, read_rows
 from marin.tracking.progress import ProgressTracker
-from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate
+from marin.training.callback_config import WatchConfig
+from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate, check_set_names
 from marin.training.config import RuntimeConfig, TrainLmConfig
 from marin.training.flops import peak_flops_per_second
+from marin.training.preview import SCHEDULES_FILE, Preview
+from marin.training.profile import Profile
+from marin.training.program import write_programs
+from marin.training.run import Run
 from marin.training.state import init_state, state_shapes
-from marin.training.train_step import METRICS, SKIPPED, TrainStep, make_train_step
+from marin.training.train_step import METRICS, SKIPPED, CompiledStep, make_train_step
 from marin.training.trainer import train
+
+_NAMED_DOCUMENTS = 8  # in the error about a loss that is no number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +77,8 @@ class TrainResult:
     """Parameters of the model."""
     num_tokens: int
     """Tokens trained on, padding included."""
+    epochs: dict[str, float]
+    """Training source -> how often its rows were passed through."""
 
 
 def train_lm(config: TrainLmConfig) -> TrainResult:
@@ -79,7 +97,10 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     use_compilation_cache(trainer.runtime.compilation_cache)
 
     seq_len = _seq_len(config)
+    check_installed(config.trackers)
     data = _open_data(config, seq_len)
+    loader = DataLoader(data.train, trainer.batches)
+    loader.check_num_steps(trainer.num_train_steps)
     schedule = config.optimizer.schedule(trainer.num_train_steps)
     shapes = _parameter_shapes(config.model, data.vocab_size)
     mup = None
@@ -97,7 +118,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     checkpoints = output / "checkpoints"
     stores = _store_digests(data)
     wanted = state_shapes(config.model, transformation, data.vocab_size, **state_options)
-    found = _find_checkpoint(config, checkpoints, wanted, stores)
+    found = _find_checkpoint(config, checkpoints, wanted, data)
     if found is None:
         start_step, resume_step = 0, None
         state = init_state(config.model, transformation, data.vocab_size, seed=trainer.seed, **state_options)
@@ -105,6 +126,8 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
         start_step = resume_step = found.step
         state = found.state
         _put_aside(found)
+    run = Run(config=config, data=data, resume_step=resume_step)
+    extra = [callback.build(run) for callback in config.callbacks]
     # all is checked: from here on the folder is this run's
 
     output.mkdir(parents=True, exist_ok=True)
@@ -115,10 +138,20 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     metrics = JsonlTracker(output / "metrics.jsonl", resume_step=resume_step)
     timing = JsonlTracker(output / "timing.jsonl", resume_step=resume_step)
     progress = ConsoleTracker(trainer.num_train_steps) if trainer.runtime.show_progress else None
+    preview = preview_of(config, data)
+    write_text(output / SCHEDULES_FILE, preview.svg())
     if progress is not None:
         progress.say(_opening_line(config, data, start_step))
+        for line in report_lines(mixture_report(loader, trainer.num_train_steps)):
+            progress.say(line)
+        if found is None:
+            progress.say(preview.text())
+    is_done = start_step == trainer.num_train_steps or run.stop.is_requested
+    watch = next((callback for callback in config.callbacks if isinstance(callback, WatchConfig)), None)
+    steps = _train_steps(config, transformation)
+    if trainer.runtime.keep_program and found is None:
+        write_programs(output, steps, state, seq_len)
 
-    loader = DataLoader(data.train, trainer.batches)
     num_steps = trainer.num_train_steps - start_step
     with loader.iterate(start_step, num_steps=num_steps, prefetch=trainer.runtime.prefetch) as batches:
         log = LogMetrics(
@@ -131,7 +164,9 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             flops_per_token=config.model.flops_per_token(data.vocab_size, seq_len),
             peak_flops_per_second=peak_flops_per_second(),
             loader_stall_s=lambda: batches.stall_s,
+            num_loader_stalls=lambda: batches.num_stalls,
             checkpoints=checkpoints,
+            documents=lambda step: _documents(loader, step, output),
         )
         validate = Validate(
             log,
@@ -156,21 +191,63 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             },
             already_saved=resume_step,
         )
+        run.log = log
+        trackers = [] if is_done else open_trackers(config.trackers, _tracked(config, start_step))
+        for tracker in trackers:
+            log.add_tracker(tracker)
+        profile = None if trainer.runtime.profile is None else Profile(trainer.runtime.profile, output)
         try:
-            train(
+            final_step = train(
                 state,
-                _train_step(config, transformation),
+                _by_batch_size(steps),
                 batches,
                 schedule=schedule,
                 start_step=start_step,
                 num_train_steps=trainer.num_train_steps,
-                callbacks=(log, validate, save),
+                callbacks=(log, validate, *extra, save, *(() if profile is None else (profile,))),
                 save=save.save,
+                watched_step=None if watch is None else _by_batch_size(_train_steps(config, transformation, True)),
+                is_watched=lambda step: watch is not None and _is_watched(watch, step, trainer.num_train_steps),
+                stop=run.stop,
             )
         finally:
-            for tracker in (metrics, timing, *(() if progress is None else (progress,))):
+            if profile is not None:
+                profile.close()
+            run.close()
+            for tracker in (metrics, timing, *trackers, *(() if progress is None else (progress,))):
                 tracker.close()
-    return _summarize(config, output, data, seq_len)
+    if progress is not None and run.stop.reason is not None:
+        progress.say(run.stop.reason)
+    return _summarize(config, output, data, seq_len, final_step)
+
+
+def preview_of(config: TrainLmConfig, data: LmData) -> Preview:
+    """What the run will do, to be drawn."""
+    return Preview(
+        num_train_steps=config.trainer.num_train_steps,
+        learning_rate=config.optimizer.schedule(config.trainer.num_train_steps),
+        batches=config.trainer.batches,
+        mixture=data.train,
+    )
+
+
+def _tracked(config: TrainLmConfig, resume_step: int) -> TrackedRun:
+    """What trackers are told. The id is of what the run is and of its folder's name, which a resumed run has again."""
+    output = Path(config.output_path)
+    digest = hashlib.sha256(json.dumps(encode(_identity(config)), sort_keys=True).encode()).hexdigest()[:8]
+    name = output.resolve().name
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[: MAX_WANDB_NAME - len(digest) - 1]
+    plain = {key: value for key, value in encode(config).items() if key != "origins"}
+    return TrackedRun(output=output, name=name, run_id=f"{slug}-{digest}", resume_step=resume_step, config=plain)
+
+
+def _is_watched(watch: WatchConfig, step: int, num_train_steps: int) -> bool:
+    return step % watch.every == 0 or step == num_train_steps
+
+
+def open_run_data(config: TrainLmConfig) -> LmData:
+    """The data of a run, opened and checked as training does."""
+    return _open_data(config, _seq_len(config))
 
 
 def _seq_len(config: TrainLmConfig) -> int:
@@ -191,17 +268,32 @@ def _open_data(config: TrainLmConfig, seq_len: int) -> LmData:
         from marin.processing.tokenize.tokenizer import load_tokenizer
 
         digest = load_tokenizer(config.data.tokenizer).digest
-    return open_data(config.data, seq_len, vocab_size=config.vocab_size, tokenizer_digest=digest)
+    check_set_names(config.data.validation)
+    return open_data(
+        config.data,
+        seq_len,
+        batches=config.trainer.batches,
+        vocab_size=config.vocab_size,
+        tokenizer_digest=digest,
+    )
+
+
+def _documents(loader: DataLoader, step: int, output: Path) -> str:
+    """The first documents of the batch of an update (counted from 1), and how to see them all."""
+    named = name_documents(rows_at_update(loader, step), at_most=_NAMED_DOCUMENTS)
+    return f"Its batch held {named} (all of them, with their text: marin data at-step {output} {step} --text)"
 
 
 def _parameter_shapes(model: LmConfig, vocab_size: int) -> Any:
     return jax.eval_shape(lambda: model.init(vocab_size, key=jax.random.key(0)))
 
 
-def _train_step(config: TrainLmConfig, transformation: optax.GradientTransformation) -> TrainStep:
-    """The step for batches of every size that the schedule has; each is compiled when it first comes."""
+def _train_steps(
+    config: TrainLmConfig, transformation: optax.GradientTransformation, is_watched: bool = False
+) -> dict[int, CompiledStep]:
+    """Batch size -> the step for it, for every size that the schedule has; each is compiled when it first comes."""
     trainer = config.trainer
-    by_size = {
+    return {
         size: make_train_step(
             config.model,
             transformation,
@@ -212,15 +304,17 @@ def _train_step(config: TrainLmConfig, transformation: optax.GradientTransformat
             remat=trainer.remat,
             ema_beta=trainer.ema_beta,
             skip=trainer.skip_bad_steps,
+            is_watched=is_watched,
         )
         for size in dict.fromkeys(trainer.batches.sizes)
     }
-    return lambda state, batch, learning_rate: by_size[batch.tokens.shape[0]](state, batch, learning_rate)
 
 
-def _find_checkpoint(
-    config: TrainLmConfig, checkpoints: Path, shapes: Any, stores: dict[str, str]
-) -> checkpoint.Loaded | None:
+def _by_batch_size(steps: dict[int, CompiledStep]) -> Any:
+    return lambda state, batch, learning_rate: steps[batch.tokens.shape[0]](state, batch, learning_rate)
+
+
+def _find_checkpoint(config: TrainLmConfig, checkpoints: Path, shapes: Any, data: LmData) -> checkpoint.Loaded | None:
     """The checkpoint to go on from, if it is of this very run; None where there is none. Writes nothing."""
     if not list_checkpoints(checkpoints):
         return None
@@ -228,7 +322,8 @@ def _find_checkpoint(
     _check_same_config(config, output)
     found = checkpoint.load_latest(checkpoints, shapes)
     assert found is not None, "there are checkpoints"
-    _check_same_data(found, stores)
+    _check_same_data(found, _store_digests(data))
+    _check_same_order(output / DATA_FILE, data)
     _check_same_rows(found, output / "metrics.jsonl")
     return found
 
@@ -256,8 +351,9 @@ def _put_aside(found: checkpoint.Loaded) -> None:
 
 
 def _record_config(config: TrainLmConfig, output: Path, data: LmData) -> None:
-    """Write config.yaml and model.json."""
-    write_text(output / "config.yaml", dump_yaml(config))
+    """Write config.yaml, data.json and model.json."""
+    write_text(output / "config.yaml", config.to_yaml())
+    write_text(output / DATA_FILE, json.dumps(data.describe(), indent=1) + "\n")
     description = {
         "model": encode(config.model),
         "vocab_size": data.vocab_size,
@@ -267,6 +363,17 @@ def _record_config(config: TrainLmConfig, output: Path, data: LmData) -> None:
         "document_prefix": data.document_prefix,
     }
     write_text(output / "model.json", json.dumps(description, indent=1) + "\n")
+
+
+def _check_same_order(path: Path, data: LmData) -> None:
+    """That config and stores are the same is checked elsewhere; here, that this program makes the same of them."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    changes = [] if before is None else _differences(before, data.describe())
+    if changes:
+        raise ValueError(
+            f"{path.parent} holds a run that saw its rows in another order: {'; '.join(changes[:5])}. Go on with the "
+            "version of marin that began it, or delete the output folder to train anew."
+        )
 
 
 def _store_digests(data: LmData) -> dict[str, str]:
@@ -305,7 +412,8 @@ def _identity(config: TrainLmConfig) -> TrainLmConfig:
     """The config without where things lie and how they run. That the stores are the same is checked by their bytes."""
     paths = {"train": dict.fromkeys(config.data.train, ""), "validation": dict.fromkeys(config.data.validation, "")}
     data = replace(config.data, verify_stores=True, tokenizer=None, **paths)
-    return replace(config, output_path="", data=data, trainer=replace(config.trainer, runtime=RuntimeConfig()))
+    trainer = replace(config.trainer, runtime=RuntimeConfig())
+    return replace(config, output_path="", data=data, trainer=trainer, trackers=(), origins={})
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -325,9 +433,8 @@ def _opening_line(config: TrainLmConfig, data: LmData, start_step: int) -> str:
     return f"training {num_params:,} parameters for {config.trainer.num_train_steps:,} steps, {where}"
 
 
-def _summarize(config: TrainLmConfig, output: Path, data: LmData, seq_len: int) -> TrainResult:
+def _summarize(config: TrainLmConfig, output: Path, data: LmData, seq_len: int, final_step: int) -> TrainResult:
     """The result, from metrics.jsonl alone: the same whether or not this process did the last step."""
-    final_step = config.trainer.num_train_steps
     losses = [float(row["train/loss"]) for row in read_rows(output / "metrics.jsonl") if "train/loss" in row]
     validation: dict[str, dict[str, float | int]] = {}
     for row in read_rows(output / "metrics.jsonl"):
@@ -344,6 +451,7 @@ def _summarize(config: TrainLmConfig, output: Path, data: LmData, seq_len: int) 
         checkpoint=f"checkpoints/{checkpoint_name(final_step)}",
         num_params=config.model.num_params(data.vocab_size),
         num_tokens=config.trainer.batches.offset(final_step) * seq_len,
+        epochs=data.train.epochs(config.trainer.batches.offset(final_step)),
     )
     write_text(output / "summary.json", json.dumps(encode(result), indent=1) + "\n")
     return result

@@ -22,6 +22,7 @@ from marin.optim.optimizer import gradient_norm, update_parameters
 from marin.optim.skip import SkipBadSteps
 from marin.training.loss import LossSums, next_token_loss
 from marin.training.state import TrainState
+from marin.training.watch_statistics import Watched, watch_statistics
 
 METRICS = ("train/loss", "train/grad_norm", "train/total_loss")
 """Names of the numbers a step returns, in their order. Without z-loss and auxiliary loss the last equals the first."""
@@ -40,6 +41,9 @@ class DeviceBatch(NamedTuple):
 
 
 TrainStep = Callable[[TrainState, DeviceBatch, float], tuple[TrainState, Float[Array, " metrics"]]]
+
+WatchedStep = Callable[[TrainState, DeviceBatch, float], tuple[TrainState, Float[Array, " metrics"], Watched]]
+"""A step that gives also what `marin.training.watch` measures."""
 
 
 def loss_sums(
@@ -113,16 +117,18 @@ def make_train_step(
     remat: bool = False,
     ema_beta: float | None = None,
     skip: SkipBadSteps | None = None,
-) -> TrainStep:
+    is_watched: bool = False,
+) -> "CompiledStep":
     """The compiled step: (state, batch, learning rate) -> (new state, numbers named in `METRICS`).
 
     The state passed in is donated: its arrays are gone afterwards. With `ema_beta` the state has an average, which
     becomes `ema_beta * average + (1 - ema_beta) * params`; with `skip` it has a window, and the numbers end with
-    `SKIPPED`.
+    `SKIPPED`. With `is_watched` the step gives a third value, `marin.training.watch_statistics.Watched`: another
+    program, which keeps the parameters before the update until those after it are there.
     """
     loss_options: dict[str, Any] = {"compute_dtype": compute_dtype, "z_loss_weight": z_loss_weight, "remat": remat}
 
-    def train_step(state: TrainState, batch: DeviceBatch, learning_rate: Array) -> tuple[TrainState, Array]:
+    def train_step(state: TrainState, batch: DeviceBatch, learning_rate: Array) -> tuple:
         gradient, sums = loss_gradient(model, state.params, batch, num_microbatches=num_microbatches, **loss_options)
         weight = _total_weight(batch, sums.nll.dtype)
         norm = gradient_norm(gradient, weight)
@@ -144,13 +150,31 @@ def make_train_step(
             return replace(state, params=params, optimizer=optimizer, average=average)
 
         if skip is None:
-            return updated(state), metrics
-        is_bad, window = skip.judge(state.skip_window, sums.total / weight, norm)
-        state = jax.lax.cond(is_bad, lambda state: state, updated, state)
-        return replace(state, skip_window=window), jnp.append(metrics, is_bad.astype(metrics.dtype))
+            after = updated(state)
+        else:
+            is_bad, window = skip.judge(state.skip_window, sums.total / weight, norm)
+            after = replace(jax.lax.cond(is_bad, lambda state: state, updated, state), skip_window=window)
+            metrics = jnp.append(metrics, is_bad.astype(metrics.dtype))
+        if not is_watched:
+            return after, metrics
+        mean_gradient = jax.tree.map(lambda g: g / weight, gradient)
+        return after, metrics, watch_statistics(mean_gradient, state.params, after.params)
 
-    compiled = jax.jit(train_step, donate_argnums=0)
-    return lambda state, batch, learning_rate: compiled(state, batch, np.float32(learning_rate))
+    return CompiledStep(jax.jit(train_step, donate_argnums=0))
+
+
+class CompiledStep:
+    """A step that compiles itself for each new shape of its arguments; the learning rate is a Python number."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+
+    def __call__(self, state: TrainState, batch: DeviceBatch, learning_rate: float) -> Any:
+        return self._compiled(state, batch, np.float32(learning_rate))
+
+    def program(self, state: TrainState, batch: DeviceBatch) -> str:
+        """The lowered program for arguments of these shapes, StableHLO as text."""
+        return self._compiled.lower(state, batch, np.float32(0.0)).as_text()
 
 
 def _moved(average: Any, params: Any, beta: float) -> Any:

@@ -4,14 +4,16 @@ The step number is a Python int and equals the updates done; it is also the posi
 starting the loop at another number. Nothing here waits for the device.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from marin.data.dataset import Batch
 from marin.optim.schedules import Schedule
 from marin.training.callbacks import Callback, StepDone, device_batch
 from marin.training.preemption import Preempted, PreemptionNotice
+from marin.training.run import StopRequest
 from marin.training.state import TrainState
-from marin.training.train_step import TrainStep
+from marin.training.train_step import TrainStep, WatchedStep
 
 
 def train(
@@ -24,8 +26,11 @@ def train(
     num_train_steps: int,
     callbacks: Sequence[Callback],
     save: Callable[[int, TrainState], None],
-) -> TrainState:
-    """Updates `start_step .. num_train_steps - 1`; the state after the last.
+    watched_step: WatchedStep | None = None,
+    is_watched: Callable[[int], bool] = lambda step: False,
+    stop: StopRequest | None = None,
+) -> int:
+    """Updates `start_step .. num_train_steps - 1`, or fewer where a callback asks to stop; updates done in the end.
 
     Args:
         state: after `start_step` updates.
@@ -36,25 +41,39 @@ def train(
         num_train_steps: updates in the whole run.
         callbacks: called in this order after each update.
         save: saves a checkpoint; used when the process is asked to leave.
+        watched_step: the step that also measures what is watched, for the updates of which `is_watched` says so.
+        is_watched: by updates done when the update will be.
+        stop: where callbacks ask to end the run. The callbacks after the one that asked are told that this step is the
+            last.
 
     Raises:
         Preempted: SIGTERM came; the state after the update in progress has been saved.
     """
+    stop = StopRequest() if stop is None else stop
+    step = start_step
     with PreemptionNotice() as preemption:
-        for step in range(start_step, num_train_steps):
+        while step < num_train_steps and not stop.is_requested:
             batch = next(batches)
             learning_rate = schedule(step)
-            state, metrics = train_step(state, device_batch(batch), learning_rate)
+            watched = None
+            if watched_step is not None and is_watched(step + 1):
+                state, metrics, watched = watched_step(state, device_batch(batch), learning_rate)
+            else:
+                state, metrics = train_step(state, device_batch(batch), learning_rate)
+            step += 1
             done = StepDone(
-                step=step + 1,
-                is_last=step + 1 == num_train_steps,
+                step=step,
+                is_last=step == num_train_steps,
                 state=state,
                 metrics=metrics,
                 learning_rate=learning_rate,
+                watched=watched,
             )
             for callback in callbacks:
                 callback(done)
+                if stop.is_requested and not done.is_last:
+                    done = dataclasses.replace(done, is_last=True)
             if preemption.is_requested and not done.is_last:
-                save(done.step, state)
-                raise Preempted(f"asked to leave at step {done.step} of {num_train_steps}; saved, and ready to resume")
-    return state
+                save(step, state)
+                raise Preempted(f"asked to leave at step {step} of {num_train_steps}; saved, and ready to resume")
+    return step

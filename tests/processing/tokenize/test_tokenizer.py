@@ -157,6 +157,59 @@ def test_the_digest_sees_what_decides_ids_and_nothing_else(tmp_path: Path):
     assert load_tokenizer(rewritten(tmp_path / "text", merge_as_text)).digest == tokenizers["merge"].digest
 
 
+def test_the_digest_is_the_same_for_files_that_do_the_same(tmp_path: Path):
+    """The settings in which published copies of one tokenizer differ: none of them changes an id or a text."""
+    texts = [document["text"] for document in tiny_documents(30)] + [" a  b\n", f"x{EOS_TOKEN} y", "\t 12 345"]
+
+    def offsets(description):
+        description["pre_tokenizer"]["trim_offsets"] = False
+
+    def decoder(description):
+        description["decoder"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False}
+
+    def sequence(description):
+        description["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [description["pre_tokenizer"]]}
+
+    def special(description):
+        description["added_tokens"][0] |= {"normalized": True, "lstrip": True, "rstrip": True}
+
+    def order(description):
+        description["model"]["vocab"] = dict(reversed(description["model"]["vocab"].items()))
+
+    plain = load_tokenizer(rewritten(tmp_path / "plain", lambda d: None))
+    for change in (offsets, decoder, sequence, special, order):
+        other = load_tokenizer(rewritten(tmp_path / change.__name__, change))
+        assert other.digest == plain.digest, change.__name__
+        for text in texts:
+            ids = other.encode(text)
+            assert np.array_equal(ids, plain.encode(text)) and other.decode(ids) == plain.decode(ids)
+
+    def prefix(description):
+        description["pre_tokenizer"]["add_prefix_space"] = True
+
+    def found(description):  # a token that is no special one is looked for in texts
+        description["added_tokens"].append(
+            {**description["added_tokens"][0], "id": 257, "content": "the", "special": False}
+        )
+
+    def found_alone(description):
+        found(description)
+        description["added_tokens"][1]["single_word"] = True
+
+    others = [load_tokenizer(rewritten(tmp_path / c.__name__, c)) for c in (prefix, found, found_alone)]
+    assert len({plain.digest, *(other.digest for other in others)}) == 4
+    assert len({tuple(t.encode("then the").tolist()) for t in (plain, *others)}) == 4
+
+
+def test_a_published_tokenizer_saved_again_by_others_keeps_its_digest(shared_data: Path, tmp_path: Path):
+    transformers = pytest.importorskip("transformers")
+    file = shared_data / "tokenizers" / "dolma2.json"
+    published = load_tokenizer(file, eos_token=EOS_TOKEN)
+    transformers.PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=EOS_TOKEN).save_pretrained(tmp_path)
+    assert (tmp_path / "tokenizer.json").read_bytes() != file.read_bytes()
+    assert load_tokenizer(tmp_path).digest == published.digest
+
+
 def test_the_digest_covers_which_tokens_end_and_begin_a_text(tmp_path: Path):
     def add_begin(description):
         added = description["added_tokens"]

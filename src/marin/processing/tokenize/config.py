@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 NUM_BYTES = 256
 # Part of the identity of a tokenizing step and of every shard's manifest: raised when the same input would give another
 # store, so that old ones are made anew. 2: the tokenizer's digest covers eos_id and bos_id, the ledger has the document
-# prefix, and an id or source of null is an absent one.
-RECIPE_VERSION = 2
+# prefix, and an id or source of null is an absent one. 3: the digest leaves out settings that decide no id.
+RECIPE_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -188,17 +188,37 @@ def _digest(description: dict[str, Any], *, eos_id: int, bos_id: int | None) -> 
     and over the ids of the end-of-text and begin-of-text tokens, which stand in tokenizer_config.json or in neither.
 
     Left out: truncation and padding (never used), the post-processor (it only adds special tokens, which we do not
-    ask for), and model settings that are off.
+    ask for), settings that are off, those of offsets into the text (no id depends on them), those that a byte-level
+    decoder ignores, and how a special token is found in a text (ours are never looked for).
     """
     model = {key: value for key, value in description["model"].items() if value not in (None, False, "")}
     model["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", [])]
     behaviour = {
         "model": model,
-        "normalizer": description.get("normalizer"),
-        "pre_tokenizer": description.get("pre_tokenizer"),
-        "decoder": description.get("decoder"),
-        "added_tokens": sorted(description.get("added_tokens", []), key=lambda token: token["id"]),
+        "normalizer": _without_idle_settings(description.get("normalizer")),
+        "pre_tokenizer": _without_idle_settings(description.get("pre_tokenizer")),
+        "decoder": _without_idle_settings(description.get("decoder"), decodes=True),
+        "added_tokens": sorted(map(_added_token, description.get("added_tokens", [])), key=lambda token: token["id"]),
         "eos_id": eos_id,
         "bos_id": bos_id,
     }
     return hashlib.sha256(json.dumps(behaviour, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+_STEPS = ("pretokenizers", "normalizers", "decoders")  # where a Sequence lists its steps
+
+
+def _without_idle_settings(part: Any, *, decodes: bool = False) -> Any:
+    """A part of tokenizer.json as what it does: a sequence of one is that one, and settings without effect are gone."""
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") == "Sequence":
+        steps = [_without_idle_settings(step, decodes=decodes) for key in _STEPS for step in part.get(key, ())]
+        return steps[0] if len(steps) == 1 else {"type": "Sequence", "steps": steps}
+    if part.get("type") == "ByteLevel" and decodes:
+        return {"type": "ByteLevel"}
+    return {key: value for key, value in part.items() if key != "trim_offsets"}
+
+
+def _added_token(token: dict[str, Any]) -> dict[str, Any]:
+    return {key: token[key] for key in ("id", "content", "special")} if token["special"] else token

@@ -1,0 +1,86 @@
+"""What a run will take from its sources, before it takes anything: shares by stage, rows, epochs."""
+
+from dataclasses import dataclass
+
+from marin.data.loader import DataLoader
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageReport:
+    """One stage of the weights that the run reaches."""
+
+    first_row: int  # of the stream
+    first_update: int  # the update, counted from 1, whose batch holds that row
+    num_rows: int  # of the run, in this stage
+    rows_of_a_block: dict[str, int]  # source -> rows of each whole block
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceReport:
+    """One source over the whole run."""
+
+    num_rows: int  # that there are to train on
+    rows_used: int  # that the run takes, repetitions counted
+    epochs: float  # rows_used / num_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureReport:
+    """What the first so many updates take."""
+
+    num_steps: int
+    num_rows: int
+    block_size: int
+    stop_strategy: str
+    available_steps: int | None  # whole batches that there are; None: no end
+    stages: tuple[StageReport, ...]
+    sources: dict[str, SourceReport]
+
+
+def mixture_report(loader: DataLoader, num_steps: int) -> MixtureReport:
+    """What `num_steps` updates take from each source. ValueError where the stream has fewer batches."""
+    loader.check_num_steps(num_steps)
+    mixture, end = loader.mixture, loader.batches.offset(num_steps)
+    used, epochs = mixture.rows_used(end), mixture.epochs(end)
+    return MixtureReport(
+        num_steps=num_steps,
+        num_rows=end,
+        block_size=mixture.block_size,
+        stop_strategy=mixture.stop_strategy,
+        available_steps=loader.num_steps,
+        stages=tuple(
+            StageReport(
+                first_row=stage.start,
+                first_update=loader.batches.whole_batches(stage.start) + 1,
+                num_rows=(end if stage.end is None else min(end, stage.end)) - stage.start,
+                rows_of_a_block=dict(zip(mixture.names, stage.counts.tolist(), strict=True)),
+            )
+            for stage in mixture.stages
+            if stage.start < end
+        ),
+        sources={
+            name: SourceReport(num_rows=source.num_rows, rows_used=used[name], epochs=epochs[name])
+            for name, source in zip(mixture.names, mixture.sources, strict=True)
+        },
+    )
+
+
+def report_lines(report: MixtureReport) -> list[str]:
+    """The report as a table of text: a source a line, its share of the rows in each stage, what the run takes of it."""
+    stages = [f"from update {stage.first_update:,}" for stage in report.stages]
+    header = ["source", "rows", *stages, "rows used", "epochs"]
+    lines = [header]
+    for name, source in report.sources.items():
+        shares = [f"{stage.rows_of_a_block[name] / report.block_size:.2%}" for stage in report.stages]
+        lines.append([name, f"{source.num_rows:,}", *shares, f"{source.rows_used:,}", f"{source.epochs:.4g}"])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    end = "without end" if report.available_steps is None else f"{report.available_steps:,} updates at most"
+    title = (
+        f"{report.num_rows:,} rows in {report.num_steps:,} updates; weights met in every {report.block_size:,} rows; "
+        f"stop_strategy {report.stop_strategy!r}: {end}"
+    )
+    table = [
+        "  ".join(f"{text:<{width}}" if column == 0 else f"{text:>{width}}" for column, (text, width) in enumerate(row))
+        for row in ([(text, width) for text, width in zip(line, widths, strict=True)] for line in lines)
+    ]
+    return [title, *table]

@@ -1,0 +1,48 @@
+"""Exports to the Hugging Face format while training goes on.
+
+An export is verified like any other: its logits are compared with those of the live parameters before the folder gets
+its name, and a mismatch ends the run, since every later export would be as wrong. The same step of a resumed run
+writes the same files again.
+"""
+
+from pathlib import Path
+
+import jax
+
+from marin.export.config import ExportConfig
+from marin.export.export import export_params
+from marin.training.callback_config import ExportHfConfig
+from marin.training.callbacks import StepDone, is_due
+from marin.training.run import Run
+
+EXPORTS_FOLDER = "hf"
+
+
+class ExportHf:
+    """Writes hf/step-00000500/ and so on, in the run's folder."""
+
+    def __init__(self, config: ExportHfConfig, run: Run) -> None:
+        self._config = config
+        self._run = run
+        assert run.tokenizer is not None, "a run without one has refused this callback"
+
+    def __call__(self, done: StepDone) -> None:
+        if not is_due(done, self._config.every):
+            return
+        tokenizer_path = self._run.config.data.tokenizer
+        assert tokenizer_path is not None
+        with self._run.log.paused():
+            export_params(
+                self._run.config.model,
+                jax.device_get(done.state.params),
+                self._run.data.vocab_size,
+                tokenizer_path=tokenizer_path,
+                output=export_folder(self._run.output, done.step),
+                probe_length=ExportConfig.probe_length,
+                source={"step": done.step, "document_prefix": self._run.data.document_prefix},
+            )
+
+
+def export_folder(output: str | Path, step: int) -> Path:
+    """Where a run has the export of a step."""
+    return Path(output) / EXPORTS_FOLDER / f"step-{step:08d}"
