@@ -4,7 +4,9 @@ import doctest
 import math
 import subprocess
 import sys
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -85,7 +87,7 @@ def test_layers_of_several_kinds_scan_by_period_and_keep_their_order():
     each = [twice, plus, plus, twice, plus, plus, twice]  # two periods of three, and one layer over
     x = jnp.zeros((1, 1, 1))
     scanned, unrolled = (
-        layers.run_layers(each, stacked, x, num_layers=7, remat=False, scan_layers=scan) for scan in (True, False)
+        layers.run_layers(each, stacked, x, num_layers=7, remat="none", scan_layers=scan) for scan in (True, False)
     )
     expected = 0.0
     for index, function in enumerate(each):
@@ -103,3 +105,23 @@ def test_the_examples_in_the_docstrings_run():
 def test_naming_a_model_loads_no_tensor_library():
     script = "import sys, marin.models.config, marin.export.api; print('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize(("policy", "tanhs"), [("none", 1), ("dots", 2), ("full", 2), ("attention", 2)])
+def test_what_a_remat_policy_does_not_keep_is_computed_again_to_the_same_gradient(policy, tanhs):
+    stacked = 0.3 * jax.random.normal(jax.random.key(0), (1, 5, 5))
+    x = jax.random.normal(jax.random.key(1), (2, 3, 5))
+
+    def total(weights, remat):
+        out = layers.run_layers(lambda w, x: jnp.tanh(x @ w), weights, x, num_layers=1, remat=remat, scan_layers=False)
+        return jnp.sum(out**2)
+
+    gradient = jax.grad(total)
+    np.testing.assert_allclose(gradient(stacked, policy), gradient(stacked, "none"), rtol=1e-5)
+    program = str(jax.make_jaxpr(partial(gradient, remat=policy))(stacked))
+    assert program.count("tanh ") == tanhs, program
+
+
+def test_a_remat_policy_that_nobody_knows_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="remat policy 'some': expected one of 'none', 'dots', 'attention', 'full'"):
+        layers.rematerialized(lambda params, x: x, "some")

@@ -30,7 +30,7 @@ from marin.training.train_step import METRICS, loss_sums, make_train_step
 
 ALL_AT_ONCE = {
     "train_batch_size": (ScheduleStep(0, 2), ScheduleStep(3, 4)),
-    "microbatch_size": 2,
+    "per_device_parallelism": 2,
     "ema_beta": 0.9,
     "skip_bad_steps": SkipBadSteps(window=4, sigma=0.2),
 }
@@ -48,7 +48,7 @@ def slow(*values):
             ALL_AT_ONCE,
         ),
         # the contract test saves and loads each of these too; a whole run of each is mostly compiling
-        slow({"type": "sophia_h", "learning_rate": 0.003, "update_interval": 2}, {"microbatch_size": 2}),
+        slow({"type": "sophia_h", "learning_rate": 0.003, "update_interval": 2}, {"per_device_parallelism": 2}),
         slow({"type": "soap", "learning_rate": 0.01, "precondition_frequency": 2}, {}),
         slow({"type": "muon", "learning_rate": 0.01, "cautious": True}, ALL_AT_ONCE),
         slow({"type": "adafactor", "learning_rate": 0.01, "min_dim_size_to_factor": 8}, {"ema_beta": 0.5}),

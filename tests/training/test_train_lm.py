@@ -206,7 +206,7 @@ def files(output):
 
 
 def test_microbatches_give_the_losses_of_the_batch(tiny_config):
-    whole, parts = tiny_config("whole"), tiny_config("parts", microbatch_size=1)
+    whole, parts = tiny_config("whole"), tiny_config("parts", per_device_parallelism=1)
     for config in (whole, parts):
         train_lm(config)
     losses = [
@@ -306,12 +306,12 @@ def test_a_tokenizer_with_another_end_of_text_than_the_stores_is_refused(tiny_co
 
 def test_a_batch_that_microbatches_do_not_divide_is_refused_with_the_arithmetic():
     with pytest.raises(ValueError, match=r"3 \* 10 = 30 leaves 2 rows.*30 and 40"):
-        TrainerConfig(num_train_steps=1, train_batch_size=32, seed=0, microbatch_size=10)
+        TrainerConfig(num_train_steps=1, train_batch_size=32, seed=0, per_device_parallelism=10)
 
 
 def test_a_simple_config_says_nothing_twice_and_leaves_defaults_to_the_full_one():
     simple = SimpleTrainConfig(train_batch_size=8, num_train_steps=10, learning_rate=1e-3, per_device_parallelism=2)
-    assert simple.trainer() == TrainerConfig(num_train_steps=10, train_batch_size=8, seed=0, microbatch_size=2)
+    assert simple.trainer() == TrainerConfig(num_train_steps=10, train_batch_size=8, seed=0, per_device_parallelism=2)
     assert simple.optimizer().learning_rate == 1e-3
     with pytest.raises(ValueError, match="optimizer_config and warmup are both given"):
         replace(simple, optimizer_config=simple.optimizer(), warmup=10)

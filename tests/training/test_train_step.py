@@ -10,6 +10,7 @@ import pytest
 
 from marin.models.llama import LlamaConfig
 from marin.optim.adamw import AdamWConfig
+from marin.training.config import TrainerConfig
 from marin.training.state import init_state, state_shapes
 from marin.training.train_step import METRICS, DeviceBatch, loss_gradient, make_train_step
 
@@ -127,11 +128,16 @@ def test_a_batch_of_padding_gives_no_nan():
 def test_bfloat16_computes_coarsely_and_keeps_float32_parameters():
     batch = random_batch(2)
     fine = make_train_step(MODEL, transformation(), max_grad_norm=1.0)
-    coarse = make_train_step(MODEL, transformation(), max_grad_norm=1.0, compute_dtype=jnp.bfloat16, remat=True)
+    coarse = make_train_step(MODEL, transformation(), max_grad_norm=1.0, compute_dtype=jnp.bfloat16, remat="full")
     _, metrics = fine(init_state(MODEL, transformation(), VOCAB, seed=0), batch, 1e-2)
     state, coarse_metrics = coarse(init_state(MODEL, transformation(), VOCAB, seed=0), batch, 1e-2)
     np.testing.assert_allclose(metrics, coarse_metrics, rtol=2e-2)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+
+
+def test_a_policy_that_nobody_knows_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="unknown remat 'some': expected one of 'none', 'dots', 'attention', 'full'"):
+        TrainerConfig(num_train_steps=1, train_batch_size=1, seed=0, remat="some")
 
 
 def test_the_shapes_a_checkpoint_is_loaded_into_are_those_of_a_fresh_state():

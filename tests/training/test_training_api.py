@@ -167,7 +167,7 @@ def test_a_training_step_says_where_each_of_its_values_comes_from(tmp_path):
     assert said["learning_rate: 0.01"] == "SimpleTrainConfig.learning_rate"
     assert said["type: adamw"] == "default of SimpleTrainConfig.optimizer_config"
     assert said["beta1: 0.9"] == "default of AdamWConfig"
-    assert said["microbatch_size: 2"] == "SimpleTrainConfig.per_device_parallelism"
+    assert said["per_device_parallelism: 2"] == "SimpleTrainConfig.per_device_parallelism"
     assert said["keep_every: 5"] == "SimpleTrainConfig.steps_per_export"
     assert said["seed: 0"] == "default of SimpleTrainConfig.seed"
     assert (

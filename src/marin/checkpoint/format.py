@@ -139,7 +139,8 @@ def load(path: str | Path, like: Any, prefix: str = "params") -> Any:
 
     Args:
         path: folder of one checkpoint, as `latest` returns it.
-        like: pytree whose leaves have `.shape` and `.dtype` (arrays, or `jax.eval_shape` of what makes them).
+        like: pytree whose leaves have `.shape` and `.dtype` (arrays, or `jax.eval_shape` of what makes them). Where a
+            shape has a `.sharding`, the array is put there, whatever devices it was saved from.
         prefix: dotted place in the saved tree; "" is the whole of it.
 
     Returns:
@@ -158,8 +159,7 @@ def load(path: str | Path, like: Any, prefix: str = "params") -> Any:
     _check_same_leaves(path, wanted, saved)
     _verify_files(path, saved.values())
     reads = [_read_array(path / _ARRAYS / name) for name in wanted]
-    # copied, since a jax array that borrows numpy's memory could not be donated to a training step
-    leaves = [jnp.array(read.result()) for read in reads]
+    leaves = [_on_devices(read.result(), leaf) for read, leaf in zip(reads, wanted.values(), strict=True)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -284,6 +284,13 @@ def _chunk_shape(array: np.ndarray) -> list[int]:
 def _read_array(folder: Path) -> ts.Future:
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/"}}
     return ts.open(spec, open=True).result().read()
+
+
+def _on_devices(array: np.ndarray, like: Any) -> jax.Array:
+    # copied, since a jax array that borrows numpy's memory could not be donated to a training step
+    copied = jnp.array(array)
+    sharding = like.sharding if isinstance(like, jax.ShapeDtypeStruct) else None
+    return copied if sharding is None else jax.device_put(copied, sharding)
 
 
 def _check_same_leaves(path: Path, wanted: Mapping[str, Any], saved: Mapping[str, Mapping[str, Any]]) -> None:

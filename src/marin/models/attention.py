@@ -20,7 +20,11 @@ from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
+
+ATTENTION_OUTPUT = "attention"
+"""Name of what `causal_attention` gives, for remat policies that keep it."""
 
 IMPLEMENTATIONS = ("blocked", "reference")
 
@@ -55,8 +59,10 @@ def causal_attention(
     mask = _causal_mask(query.shape[1], segment_ids, window)
     query, key, value = _heads_first(query), _heads_first(key), _heads_first(value)
     if implementation == "reference":
-        return _heads_last(_attend(query, key, value, mask, scale, softcap))
-    return _heads_last(_blocked(query, key, value, mask, window, scale, softcap))
+        mixed = _attend(query, key, value, mask, scale, softcap)
+    else:
+        mixed = _blocked(query, key, value, mask, window, scale, softcap)
+    return checkpoint_name(_heads_last(mixed), ATTENTION_OUTPUT)
 
 
 def cached_attention(

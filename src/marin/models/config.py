@@ -8,6 +8,14 @@ from typing import Any, Protocol, runtime_checkable
 
 from marin.config import register_choice
 
+REMAT_POLICIES = {
+    "none": "everything: the most memory, no work twice",
+    "dots": "the products of each layer, but those between a row's own tokens (attention)",
+    "attention": "what attention gives in each layer",
+    "full": "nothing but the states between layers: the least memory, a third more work",
+}
+"""Name -> what the forward pass keeps for the backward pass, which computes the rest again."""
+
 
 @runtime_checkable
 class LmConfig(Protocol):
@@ -54,14 +62,14 @@ class LmConfig(Protocol):
         positions: Any = None,
         segment_ids: Any = None,
         compute_dtype: Any = "float32",
-        remat: bool = False,
+        remat: str = "none",
         scan_layers: bool | None = None,
     ) -> Any:
         """States `(batch, seq, hidden)` after the final norm, in `compute_dtype`.
 
         `segment_ids` int32 `(batch, seq)`: a token attends only to earlier tokens of its own segment, and, unless
-        `positions` int32 `(batch, seq)` are given, positions restart at 0 with each segment. `remat` recomputes each
-        layer in the backward pass. `scan_layers` compiles one layer and loops over it; None: only on accelerators
+        `positions` int32 `(batch, seq)` are given, positions restart at 0 with each segment. `remat` is a name of
+        `REMAT_POLICIES`. `scan_layers` compiles one layer and loops over it; None: only on accelerators
         with many layers.
         """
         ...

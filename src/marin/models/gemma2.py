@@ -111,7 +111,7 @@ class Gemma2Config:
         positions: Int[Array, "batch seq"] | None = None,
         segment_ids: Int[Array, "batch seq"] | None = None,
         compute_dtype: Any = jnp.float32,
-        remat: bool = False,
+        remat: str = "none",
         scan_layers: bool | None = None,
     ) -> Float[Array, "batch seq hidden"]:
         """States after the final norm; see `LmConfig.hidden_states`."""

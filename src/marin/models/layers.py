@@ -18,6 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from marin.distributed.mesh import by_rows
+from marin.models.attention import ATTENTION_OUTPUT
+from marin.models.config import REMAT_POLICIES
 from marin.models.rotary import RotaryEmbeddingsConfig
 
 T = TypeVar("T")
@@ -111,17 +114,18 @@ def run_layers(
     x: X,
     *,
     num_layers: int,
-    remat: bool,
+    remat: str,
     scan_layers: bool | None,
 ) -> X:
     """`layer(params, x)` for each of the stacked layers in turn; `layer` is one function, or one for each layer.
 
-    `scan_layers=None` scans only off the CPU and beyond 24 layers.
+    `remat` is a name of `REMAT_POLICIES`. `scan_layers=None` scans only off the CPU and beyond 24 layers. On a mesh
+    the states lie along its batch axes between layers, and whatever else a layer computes follows from that.
     """
     each = [layer] * num_layers if callable(layer) else list(layer)
-    if remat:
-        checkpointed = {function: jax.checkpoint(function) for function in each}  # the same object for the same kind
-        each = [checkpointed[function] for function in each]
+    prepared = {function: rematerialized(_keeping_rows(function), remat) for function in each}
+    each = [prepared[function] for function in each]  # the same object for the same kind
+    x = by_rows(x)
     if scan_layers is None:
         scan_layers = jax.default_backend() != "cpu" and num_layers > _UNROLLED_LAYERS
     if scan_layers:
@@ -129,6 +133,24 @@ def run_layers(
     for function, params in zip(each, unstack(layers, num_layers), strict=True):
         x = function(params, x)
     return x
+
+
+def _keeping_rows(layer: Layer) -> Layer:
+    return lambda params, x: by_rows(layer(params, x))
+
+
+def rematerialized(layer: Layer, policy: str) -> Layer:
+    """`layer`, whose backward pass has what the policy keeps of the forward pass, and computes the rest again."""
+    if policy not in REMAT_POLICIES:
+        raise ValueError(f"remat policy {policy!r}: expected one of {', '.join(map(repr, REMAT_POLICIES))}")
+    if policy == "none":
+        return layer
+    kept = {
+        "full": None,
+        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT),
+    }
+    return jax.checkpoint(layer, policy=kept[policy])
 
 
 def run_layers_cached(

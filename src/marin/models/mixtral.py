@@ -140,7 +140,7 @@ class MixtralConfig:
         positions: Int[Array, "batch seq"] | None = None,
         segment_ids: Int[Array, "batch seq"] | None = None,
         compute_dtype: Any = jnp.float32,
-        remat: bool = False,
+        remat: str = "none",
         scan_layers: bool | None = None,
     ) -> Float[Array, "batch seq hidden"]:
         """States after the final norm; see `LmConfig.hidden_states`."""
@@ -170,7 +170,7 @@ class MixtralConfig:
         positions: Int[Array, "batch seq"] | None = None,
         segment_ids: Int[Array, "batch seq"] | None = None,
         compute_dtype: Any = jnp.float32,
-        remat: bool = False,
+        remat: str = "none",
         scan_layers: bool | None = None,
     ) -> tuple[Float[Array, "batch seq hidden"], RouterLosses]:
         """The states and what the routers of all layers would be fined for."""

@@ -25,12 +25,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from marin.checkpoint import format as checkpoint
 from marin.checkpoint.discover import list_checkpoints
 from marin.checkpoint.policy import KeepPolicy, apply_policy
 from marin.data.dataset import Batch, RowDataset
 from marin.data.loader import sequential_batches
+from marin.distributed.mesh import place_rows, round_up_rows
 from marin.models.config import LmConfig
 from marin.tracking.tracker import Tracker, Value
 from marin.training.state import TrainState
@@ -270,11 +272,14 @@ class Validate:
         every: int | None,
         token_byte_lengths: np.ndarray,
         compute_dtype: Any,
+        mesh: Mesh | None = None,
     ) -> None:
+        """On a mesh the rows of a batch are rounded up to what can be spread over it."""
         check_set_names(datasets)
         self._log = log
         self._datasets = datasets
-        self._batch_size = batch_size
+        self._batch_size = round_up_rows(batch_size, mesh)
+        self._mesh = mesh
         self._max_batches = max_batches
         self._every = every
         self._token_byte_lengths = token_byte_lengths.astype(np.int64)
@@ -304,7 +309,7 @@ class Validate:
         """Sums over all batches; whoever wants a mean divides last."""
         sums, num_tokens, num_bytes = [], 0, 0
         for batch in batches:
-            sums.append(self._nll_sum(params, device_batch(batch)))
+            sums.append(self._nll_sum(params, device_batch(batch, self._mesh)))
             counted = batch.loss_weights > 0
             num_tokens += int(counted.sum())  # a weight is 0 or 1
             num_bytes += int(self._token_byte_lengths[batch.targets[counted]].sum())
@@ -420,11 +425,10 @@ def _is_computed(array: Any) -> bool:
     return array.is_ready()
 
 
-def device_batch(batch: Batch) -> DeviceBatch:
-    """What the loss reads of a batch."""
-    # numpy arrays: the compiled step puts them on the device
+def device_batch(batch: Batch, mesh: Mesh | None = None) -> DeviceBatch:
+    """What the loss reads of a batch; spread over the mesh, or left for the compiled step to put on its device."""
     arrays: Any = (batch.tokens, batch.targets, batch.loss_weights, batch.segment_ids)
-    return DeviceBatch(*arrays)
+    return place_rows(DeviceBatch(*arrays), mesh)
 
 
 def peak_memory_bytes() -> int:

@@ -13,7 +13,8 @@ from marin.cluster.resources import ResourceConfig
 from marin.config.origins import annotated_yaml
 from marin.data.batch_schedule import BatchSchedule, ScheduleStep
 from marin.data.config import LmDataConfig
-from marin.models.config import LmConfig
+from marin.distributed.config import MeshConfig
+from marin.models.config import REMAT_POLICIES, LmConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.optimizer import OptimizerConfig
 from marin.optim.schedules import Duration, ScheduleShape, StableShape
@@ -79,8 +80,9 @@ class TrainerConfig:
     """Draws the initial parameters. (The order of the data has its own: `LmDataConfig.shuffle_seed`.)"""
     train_seq_len: int | None = None
     """Tokens in a row; None is the longest the model takes."""
-    microbatch_size: int | None = None
-    """Rows on the device at one time; gradients are summed until the batch is full. None is the whole batch."""
+    per_device_parallelism: int | None = None
+    """Rows on each device at one time (microbatches); gradients are summed until the batch is full. None is all of the
+    device's share."""
     precision: str = "p=f32,c=f32"
     """dtype of parameters (p) and of computation (c): 'p=f32,c=f32' or 'p=f32,c=bfloat16'."""
     z_loss_weight: float = 0.0
@@ -90,8 +92,12 @@ class TrainerConfig:
     beside them (as `ema/NAME`); None keeps none."""
     skip_bad_steps: SkipBadSteps | None = None
     """Skip updates whose loss or gradient norm is an outlier; None skips none. See `marin.optim.skip`."""
-    remat: bool = False
-    """Recompute each layer in the backward pass: less memory, a third more work."""
+    remat: str = "none"
+    """What the forward pass keeps of each layer for the backward pass: 'none' recomputes nothing, 'dots' and
+    'attention' keep the large products or what attention gives, 'full' recomputes each layer: the least memory, a third
+    more work."""
+    mesh: MeshConfig = MeshConfig()
+    """How devices share the work."""
     steps_per_log: int = 1
     """Write a row of metrics each this many steps."""
     steps_per_eval: int | None = 1000
@@ -109,7 +115,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         at_least_one = ("num_train_steps", "steps_per_log", "steps_per_checkpoint")
-        or_none = ("train_seq_len", "microbatch_size", "steps_per_eval", "eval_batch_size", "max_eval_batches")
+        or_none = ("train_seq_len", "per_device_parallelism", "steps_per_eval", "eval_batch_size", "max_eval_batches")
         for name in (*at_least_one, *or_none):
             value = getattr(self, name)
             if value is None and name in or_none:
@@ -120,6 +126,8 @@ class TrainerConfig:
             raise ValueError(
                 f"unknown precision {self.precision!r}: expected one of {', '.join(map(repr, PRECISIONS))}"
             )
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f"unknown remat {self.remat!r}: expected one of {', '.join(map(repr, REMAT_POLICIES))}")
         if not self.z_loss_weight >= 0:
             raise ValueError(f"z_loss_weight must be 0 or more, got {self.z_loss_weight!r}")
         if self.ema_beta is not None and not 0.0 <= self.ema_beta < 1.0:
@@ -127,22 +135,32 @@ class TrainerConfig:
         if isinstance(self.train_batch_size, int) and self.train_batch_size < 1:
             raise ValueError(f"train_batch_size must be 1 or more, got {self.train_batch_size!r}")
         for size in self.batches.sizes:
-            whole, left = divmod(size, self.microbatch_size or size)
-            if left:
-                raise ValueError(
-                    f"train_batch_size {size} is not a multiple of microbatch_size {self.microbatch_size}"
-                    f": {whole} * {self.microbatch_size} = {size - left} leaves {left} rows. "
-                    f"Nearest batch sizes: {size - left} and {size - left + (self.microbatch_size or size)}."
-                )
+            self.num_microbatches(size)
 
     @property
     def batches(self) -> BatchSchedule:
         """Rows of the batch of each step."""
         return BatchSchedule(self.train_batch_size)
 
-    def num_microbatches(self, batch_size: int) -> int:
-        """Microbatches that make one batch of so many rows."""
-        return batch_size // (self.microbatch_size or batch_size)
+    def num_microbatches(self, batch_size: int, num_shards: int = 1) -> int:
+        """Microbatches that make one batch of so many rows, cut over so many devices.
+
+        Raises ValueError, with the arithmetic, for rows that cannot be divided evenly.
+        """
+        each = self.per_device_parallelism
+        if each is None or (num_shards > 1 and each * num_shards >= batch_size):
+            at_once, says = num_shards, f"the {num_shards} devices that share it"
+        else:
+            at_once = each * num_shards
+            says = f"per_device_parallelism {each}" + (f" x {num_shards} devices = {at_once}" if num_shards > 1 else "")
+        whole, left = divmod(batch_size, at_once)
+        if left:
+            nearest = " and ".join(str(n) for n in (batch_size - left, batch_size - left + at_once) if n)
+            raise ValueError(
+                f"train_batch_size {batch_size} is not a multiple of {says}: {whole} * {at_once} = "
+                f"{batch_size - left} leaves {left} rows. Nearest batch sizes: {nearest}."
+            )
+        return 1 if each is None else max(1, batch_size // (each * num_shards))
 
     @property
     def compute_dtype(self) -> str:
@@ -238,8 +256,10 @@ class SimpleTrainConfig:
     train_seq_len: int | None = None
     """TrainerConfig."""
     per_device_parallelism: int | None = None
-    """Rows on the device at one time (TrainerConfig.microbatch_size)."""
+    """TrainerConfig."""
     precision: str | None = None
+    """TrainerConfig."""
+    mesh: MeshConfig | None = None
     """TrainerConfig."""
     seed: int = 0
     """Draws the initial parameters."""
@@ -342,10 +362,10 @@ class SimpleTrainConfig:
 
 
 _TRAINER_FIELDS = (
-    *("z_loss_weight", "ema_beta", "train_seq_len", "precision"),
+    *("z_loss_weight", "ema_beta", "train_seq_len", "precision", "per_device_parallelism", "mesh"),
     *("steps_per_eval", "max_eval_batches", "steps_per_checkpoint"),
 )
-_RENAMED = {"microbatch_size": "per_device_parallelism", "eval_batch_size": "per_device_eval_parallelism"}
+_RENAMED = {"eval_batch_size": "per_device_eval_parallelism"}
 """Fields of TrainerConfig -> what they are called in SimpleTrainConfig."""
 
 _ADAMW_FIELDS = (

@@ -26,6 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from marin.distributed.mesh import BATCH, by_rows, num_batch_shards_here, whole_but_vocabulary
+
 CHUNK_TOKENS = 512
 """Tokens whose logits exist at one time: their logits stay in cache, and the products are still large."""
 
@@ -62,8 +64,19 @@ def next_token_loss(
     """
     hidden = states.shape[-1]
     states, targets, weights = states.reshape(-1, hidden), targets.reshape(-1), weights.reshape(-1)
-    sums: Any = _fused_sums(states, unembedding, targets, weights, z_loss_weight, logit_softcap, chunk_tokens)
-    total, nll = sums
+
+    def sums(*arrays: Any) -> Any:
+        return _fused_sums(*arrays, z_loss_weight, logit_softcap, chunk_tokens)
+
+    shards = num_batch_shards_here()
+    if shards == 1 or targets.size % shards:
+        total, nll = sums(states, unembedding, targets, weights)
+    else:  # each device goes through its own tokens, a chunk at a time, and what they found is summed once
+        states, targets, weights = by_rows(
+            jax.tree.map(lambda a: a.reshape(shards, -1, *a.shape[1:]), (states, targets, weights))
+        )
+        over_shards = jax.vmap(sums, in_axes=(0, None, 0, 0), spmd_axis_name=BATCH)
+        total, nll = jax.tree.map(jnp.sum, over_shards(states, whole_but_vocabulary(unembedding), targets, weights))
     return LossSums(total, jax.lax.stop_gradient(nll))
 
 

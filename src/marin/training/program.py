@@ -10,17 +10,23 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from marin.distributed.mesh import row_sharding
 from marin.io.atomic import write_bytes
 from marin.training.state import TrainState
 from marin.training.train_step import CompiledStep, DeviceBatch
 
 
-def write_programs(output: Path, steps: Mapping[int, CompiledStep], state: TrainState, seq_len: int) -> None:
+def write_programs(
+    output: Path, steps: Mapping[int, CompiledStep], state: TrainState, seq_len: int, mesh: Mesh | None
+) -> None:
     """Write train_step.bN.stablehlo.gz for the step of each batch size N."""
     for size, step in steps.items():
-        ids = jax.ShapeDtypeStruct((size, seq_len), np.int32)
-        weights = jax.ShapeDtypeStruct((size, seq_len), np.float32)
+        ids, weights = (
+            jax.ShapeDtypeStruct((size, seq_len), dtype, sharding=row_sharding(mesh))
+            for dtype in (np.int32, np.float32)
+        )
         batch = DeviceBatch(tokens=ids, targets=ids, loss_weights=weights, segment_ids=ids)  # type: ignore[arg-type]
         text = step.program(state, batch)
         write_bytes(program_path(output, size), gzip.compress(text.encode(), mtime=0))

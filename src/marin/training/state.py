@@ -38,11 +38,12 @@ def init_state(
     has_average: bool = False,
     skip: SkipBadSteps | None = None,
     init_scale: Any = None,
+    shardings: "TrainState | None" = None,
 ) -> TrainState:
     """Parameters drawn from `seed`, and a fresh optimizer. One compiled program, so equal on each start.
 
     `init_scale` is a tree of numbers that multiply the parameters (`marin.optim.mup`); None is 1. The average begins
-    as the parameters.
+    as the parameters. `shardings` says where on a mesh each array goes; the numbers are the same on any mesh.
     """
 
     def init(key: jax.Array) -> TrainState:
@@ -56,7 +57,7 @@ def init_state(
             skip_window=None if skip is None else skip.init(),
         )
 
-    return jax.jit(init)(jax.random.key(seed))
+    return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
 
 
 def state_shapes(

@@ -23,11 +23,13 @@ import json
 import re
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from marin.checkpoint import format as checkpoint
 from marin.checkpoint.discover import checkpoint_name, list_checkpoints, remove_leftovers, set_aside
@@ -38,6 +40,15 @@ from marin.data.loader import DataLoader
 from marin.data.mixture_report import mixture_report, report_lines
 from marin.data.store import LEDGER
 from marin.distributed.compilation_cache import use_compilation_cache
+from marin.distributed.config import MeshConfig
+from marin.distributed.mesh import (
+    bytes_per_device,
+    make_mesh,
+    num_batch_shards,
+    state_shardings,
+    use_mesh,
+    with_shardings,
+)
 from marin.io.atomic import write_text
 from marin.models.config import LmConfig
 from marin.optim.mup import mup_scales
@@ -47,14 +58,14 @@ from marin.tracking.expendable import check_installed, open_trackers
 from marin.tracking.jsonl import JsonlTracker, end_of_step, read_rows
 from marin.tracking.progress import ProgressTracker
 from marin.training.callback_config import WatchConfig
-from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate, check_set_names
+from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate, check_set_names, device_batch
 from marin.training.config import RuntimeConfig, TrainLmConfig
 from marin.training.flops import peak_flops_per_second
 from marin.training.preview import SCHEDULES_FILE, Preview
 from marin.training.profile import Profile
 from marin.training.program import write_programs
 from marin.training.run import Run
-from marin.training.state import init_state, state_shapes
+from marin.training.state import TrainState, init_state, state_shapes
 from marin.training.train_step import METRICS, SKIPPED, CompiledStep, make_train_step
 from marin.training.trainer import train
 
@@ -115,13 +126,28 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
         "init_scale": None if mup is None else mup.init,
     }
 
+    mesh = make_mesh(trainer.mesh)
+    for size in trainer.batches.sizes:
+        trainer.num_microbatches(size, num_batch_shards(mesh))  # refuses what cannot be divided
+    wanted = state_shapes(config.model, transformation, data.vocab_size, **state_options)
+    shardings = None
+    if mesh is not None:
+        shardings = state_shardings(wanted, shapes, mesh, fsdp=trainer.mesh.fsdp)
+        wanted = with_shardings(wanted, shardings)
+
     checkpoints = output / "checkpoints"
     stores = _store_digests(data)
-    wanted = state_shapes(config.model, transformation, data.vocab_size, **state_options)
     found = _find_checkpoint(config, checkpoints, wanted, data)
     if found is None:
         start_step, resume_step = 0, None
-        state = init_state(config.model, transformation, data.vocab_size, seed=trainer.seed, **state_options)
+        state = init_state(
+            config.model,
+            transformation,
+            data.vocab_size,
+            seed=trainer.seed,
+            shardings=shardings,
+            **state_options,
+        )
     else:
         start_step = resume_step = found.step
         state = found.state
@@ -146,14 +172,18 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             progress.say(line)
         if found is None:
             progress.say(preview.text())
+        if mesh is not None:
+            progress.say(f"{_mesh_line(mesh)}, {bytes_per_device(wanted) / 2**20:,.1f} MiB of state on each device")
     is_done = start_step == trainer.num_train_steps or run.stop.is_requested
     watch = next((callback for callback in config.callbacks if isinstance(callback, WatchConfig)), None)
-    steps = _train_steps(config, transformation)
+    make_steps = partial(_train_steps, config, transformation, shardings, num_batch_shards(mesh))
+    steps = make_steps()
     if trainer.runtime.keep_program and found is None:
-        write_programs(output, steps, state, seq_len)
+        with use_mesh(mesh):
+            write_programs(output, steps, state, seq_len, mesh)
 
     num_steps = trainer.num_train_steps - start_step
-    with loader.iterate(start_step, num_steps=num_steps, prefetch=trainer.runtime.prefetch) as batches:
+    with use_mesh(mesh), loader.iterate(start_step, num_steps=num_steps, prefetch=trainer.runtime.prefetch) as batches:
         log = LogMetrics(
             metrics=metrics,
             timing=timing,
@@ -177,6 +207,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             every=trainer.steps_per_eval,
             token_byte_lengths=data.token_byte_lengths,
             compute_dtype=trainer.compute_dtype,
+            mesh=mesh,
         )
         save = SaveCheckpoint(
             log,
@@ -206,7 +237,8 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
                 num_train_steps=trainer.num_train_steps,
                 callbacks=(log, validate, *extra, save, *(() if profile is None else (profile,))),
                 save=save.save,
-                watched_step=None if watch is None else _by_batch_size(_train_steps(config, transformation, True)),
+                place=lambda batch: device_batch(batch, mesh),
+                watched_step=None if watch is None else _by_batch_size(make_steps(is_watched=True)),
                 is_watched=lambda step: watch is not None and _is_watched(watch, step, trainer.num_train_steps),
                 stop=run.stop,
             )
@@ -289,7 +321,11 @@ def _parameter_shapes(model: LmConfig, vocab_size: int) -> Any:
 
 
 def _train_steps(
-    config: TrainLmConfig, transformation: optax.GradientTransformation, is_watched: bool = False
+    config: TrainLmConfig,
+    transformation: optax.GradientTransformation,
+    shardings: TrainState | None,
+    num_shards: int,
+    is_watched: bool = False,
 ) -> dict[int, CompiledStep]:
     """Batch size -> the step for it, for every size that the schedule has; each is compiled when it first comes."""
     trainer = config.trainer
@@ -298,13 +334,14 @@ def _train_steps(
             config.model,
             transformation,
             max_grad_norm=config.optimizer.max_grad_norm,
-            num_microbatches=trainer.num_microbatches(size),
+            num_microbatches=trainer.num_microbatches(size, num_shards),
             compute_dtype=trainer.compute_dtype,
             z_loss_weight=trainer.z_loss_weight,
             remat=trainer.remat,
             ema_beta=trainer.ema_beta,
             skip=trainer.skip_bad_steps,
             is_watched=is_watched,
+            shardings=shardings,
         )
         for size in dict.fromkeys(trainer.batches.sizes)
     }
@@ -412,7 +449,7 @@ def _identity(config: TrainLmConfig) -> TrainLmConfig:
     """The config without where things lie and how they run. That the stores are the same is checked by their bytes."""
     paths = {"train": dict.fromkeys(config.data.train, ""), "validation": dict.fromkeys(config.data.validation, "")}
     data = replace(config.data, verify_stores=True, tokenizer=None, **paths)
-    trainer = replace(config.trainer, runtime=RuntimeConfig())
+    trainer = replace(config.trainer, runtime=RuntimeConfig(), mesh=MeshConfig())
     return replace(config, output_path="", data=data, trainer=trainer, trackers=(), origins={})
 
 
@@ -425,6 +462,10 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
             for change in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
         ]
     return [] if old == new else [f"{path} was {old!r}, is {new!r}"]
+
+
+def _mesh_line(mesh: Mesh) -> str:
+    return f"{mesh.size} devices: " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
 
 
 def _opening_line(config: TrainLmConfig, data: LmData, start_step: int) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from marin.distributed.mesh import by_microbatch_rows
 from marin.models.config import AuxiliaryLossConfig, LmConfig
 from marin.optim.optimizer import gradient_norm, update_parameters
 from marin.optim.skip import SkipBadSteps
@@ -53,7 +54,7 @@ def loss_sums(
     *,
     compute_dtype: Any = jnp.float32,
     z_loss_weight: float = 0.0,
-    remat: bool = False,
+    remat: str = "none",
 ) -> LossSums:
     """Weighted sums of the loss of `params` over a batch.
 
@@ -97,7 +98,7 @@ def loss_gradient(
 
     if num_microbatches == 1:
         return of_microbatch(batch)
-    split = jax.tree.map(lambda a: a.reshape(num_microbatches, -1, *a.shape[1:]), batch)
+    split = by_microbatch_rows(jax.tree.map(lambda a: a.reshape(num_microbatches, -1, *a.shape[1:]), batch))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(of_microbatch, _first(split)))
 
     def add(sums: Any, microbatch: DeviceBatch) -> tuple[Any, None]:
@@ -114,22 +115,26 @@ def make_train_step(
     num_microbatches: int = 1,
     compute_dtype: Any = jnp.float32,
     z_loss_weight: float = 0.0,
-    remat: bool = False,
+    remat: str = "none",
     ema_beta: float | None = None,
     skip: SkipBadSteps | None = None,
     is_watched: bool = False,
+    shardings: TrainState | None = None,
 ) -> "CompiledStep":
     """The compiled step: (state, batch, learning rate) -> (new state, numbers named in `METRICS`).
 
     The state passed in is donated: its arrays are gone afterwards. With `ema_beta` the state has an average, which
     becomes `ema_beta * average + (1 - ema_beta) * params`; with `skip` it has a window, and the numbers end with
     `SKIPPED`. With `is_watched` the step gives a third value, `marin.training.watch_statistics.Watched`: another
-    program, which keeps the parameters before the update until those after it are there.
+    program, which keeps the parameters before the update until those after it are there. On a mesh `shardings` says
+    where each array of the state lies, before and after.
     """
     loss_options: dict[str, Any] = {"compute_dtype": compute_dtype, "z_loss_weight": z_loss_weight, "remat": remat}
 
     def train_step(state: TrainState, batch: DeviceBatch, learning_rate: Array) -> tuple:
         gradient, sums = loss_gradient(model, state.params, batch, num_microbatches=num_microbatches, **loss_options)
+        if shardings is not None:
+            gradient = jax.lax.with_sharding_constraint(gradient, shardings.params)
         weight = _total_weight(batch, sums.nll.dtype)
         norm = gradient_norm(gradient, weight)
         metrics = jnp.stack([sums.nll / weight, norm, sums.total / weight])
@@ -160,7 +165,10 @@ def make_train_step(
         mean_gradient = jax.tree.map(lambda g: g / weight, gradient)
         return after, metrics, watch_statistics(mean_gradient, state.params, after.params)
 
-    return CompiledStep(jax.jit(train_step, donate_argnums=0))
+    if shardings is None:
+        return CompiledStep(jax.jit(train_step, donate_argnums=0))
+    others = (None,) * (2 if is_watched else 1)  # the compiler's choice
+    return CompiledStep(jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, *others)))
 
 
 class CompiledStep:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from marin.data.dataset import Batch
 from marin.optim.schedules import Schedule
-from marin.training.callbacks import Callback, StepDone, device_batch
+from marin.training.callbacks import Callback, StepDone
 from marin.training.preemption import Preempted, PreemptionNotice
 from marin.training.run import StopRequest
 from marin.training.state import TrainState
-from marin.training.train_step import TrainStep, WatchedStep
+from marin.training.train_step import DeviceBatch, TrainStep, WatchedStep
 
 
 def train(
@@ -26,6 +26,7 @@ def train(
     num_train_steps: int,
     callbacks: Sequence[Callback],
     save: Callable[[int, TrainState], None],
+    place: Callable[[Batch], DeviceBatch],
     watched_step: WatchedStep | None = None,
     is_watched: Callable[[int], bool] = lambda step: False,
     stop: StopRequest | None = None,
@@ -41,6 +42,7 @@ def train(
         num_train_steps: updates in the whole run.
         callbacks: called in this order after each update.
         save: saves a checkpoint; used when the process is asked to leave.
+        place: puts a batch where the step reads it.
         watched_step: the step that also measures what is watched, for the updates of which `is_watched` says so.
         is_watched: by updates done when the update will be.
         stop: where callbacks ask to end the run. The callbacks after the one that asked are told that this step is the
@@ -57,9 +59,9 @@ def train(
             learning_rate = schedule(step)
             watched = None
             if watched_step is not None and is_watched(step + 1):
-                state, metrics, watched = watched_step(state, device_batch(batch), learning_rate)
+                state, metrics, watched = watched_step(state, place(batch), learning_rate)
             else:
-                state, metrics = train_step(state, device_batch(batch), learning_rate)
+                state, metrics = train_step(state, place(batch), learning_rate)
             step += 1
             done = StepDone(
                 step=step,
