@@ -159,6 +159,15 @@ def test_a_run_goes_on_from_its_checkpoint_on_another_mesh(runs):
     assert_same_curves(moved, runs / "one")
 
 
+def test_on_the_same_mesh_a_run_that_lost_its_last_checkpoint_ends_with_the_same_bits(runs):
+    whole, again = runs / "replicas", runs / "again"
+    shutil.copytree(whole, again)
+    shutil.rmtree(again / "checkpoints" / "step-00000006")
+    assert run(runs, [job(runs, "again", MESHES["replicas"])]) == [None]
+    for file in ("metrics.jsonl", "summary.json", "checkpoints/step-00000006/manifest.json"):
+        assert (again / file).read_bytes() == (whole / file).read_bytes(), file
+
+
 def test_what_the_devices_cannot_share_is_refused_with_the_arithmetic(store):
     errors = run(
         store,

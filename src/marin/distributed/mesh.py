@@ -20,7 +20,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from marin.distributed.config import MeshConfig
@@ -55,20 +54,8 @@ def make_mesh(config: MeshConfig) -> Mesh | None:
     count = math.prod(shape)
     if count == 1:
         return None
-    return Mesh(_grid(devices[:count], shape), ("replica", "data", "model"), axis_types=(AxisType.Auto,) * 3)
-
-
-def _grid(devices: list[Any], shape: tuple[int, int, int]) -> np.ndarray:
-    """Devices in an order in which neighbours talk fast: slices along `replica`, where there are several."""
-    from jax.experimental import mesh_utils
-
-    if devices[0].platform == "cpu":
-        return np.array(devices).reshape(shape)
-    num_slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if num_slices > 1 and shape[0] % num_slices == 0:
-        inside = (shape[0] // num_slices, *shape[1:])
-        return mesh_utils.create_hybrid_device_mesh(inside, (num_slices, 1, 1), devices=devices)
-    return mesh_utils.create_device_mesh(shape, devices=devices)
+    names = ("replica", "data", "model")
+    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
 
 
 def num_batch_shards(mesh: Mesh | None) -> int:

@@ -137,7 +137,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
 
     checkpoints = output / "checkpoints"
     stores = _store_digests(data)
-    found = _find_checkpoint(config, checkpoints, wanted, data)
+    found = _find_checkpoint(config, checkpoints, wanted, data, stores)
     if found is None:
         start_step, resume_step = 0, None
         state = init_state(
@@ -351,7 +351,9 @@ def _by_batch_size(steps: dict[int, CompiledStep]) -> Any:
     return lambda state, batch, learning_rate: steps[batch.tokens.shape[0]](state, batch, learning_rate)
 
 
-def _find_checkpoint(config: TrainLmConfig, checkpoints: Path, shapes: Any, data: LmData) -> checkpoint.Loaded | None:
+def _find_checkpoint(
+    config: TrainLmConfig, checkpoints: Path, shapes: Any, data: LmData, stores: dict[str, str]
+) -> checkpoint.Loaded | None:
     """The checkpoint to go on from, if it is of this very run; None where there is none. Writes nothing."""
     if not list_checkpoints(checkpoints):
         return None
@@ -359,7 +361,7 @@ def _find_checkpoint(config: TrainLmConfig, checkpoints: Path, shapes: Any, data
     _check_same_config(config, output)
     found = checkpoint.load_latest(checkpoints, shapes)
     assert found is not None, "there are checkpoints"
-    _check_same_data(found, _store_digests(data))
+    _check_same_data(found, stores)
     _check_same_order(output / DATA_FILE, data)
     _check_same_rows(found, output / "metrics.jsonl")
     return found
