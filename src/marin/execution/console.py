@@ -126,12 +126,38 @@ _ACTIONS = ("ran", "cached", "skipped", "failed", "blocked", "cancelled")
 
 
 def print_data(text: str) -> None:
-    """Print what a command is for on stdout; a reader that has seen enough is no error and decides no exit code."""
+    """Print what a command is for on stdout; a reader that has seen enough is no error and decides no exit code.
+
+    SystemExit(1), after a line that says why, if it cannot be written: to a full disk, for example.
+    """
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # else the interpreter tries again when it ends, and complains
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_stdout()
+    except OSError as error:
+        give_up_stdout()
+        print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def give_up_stdout() -> None:
+    """What is printed from now on goes nowhere: else the interpreter tries again when it ends, and complains."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def open_missing_streams() -> None:
+    """Give this process the standard streams that whoever started it had closed: they lead nowhere.
+
+    Without, the next file that is opened, a register perhaps, would be what its children take for their stderr.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - open as long as the process lives
 
 
 def format_outputs(plan: Any, steps: Sequence[Any]) -> str:

@@ -674,6 +674,8 @@ class Runner:
         if self._running:
             names = ", ".join(r.node.step.name for r in self._running.values())
             how = f"up to {grace_s:.0f} s; Ctrl-C again kills" if grace_s else "killing"
+            if not grace_s and self._lane.is_in_body:
+                how += "; what runs in this process catches Ctrl-C, and once more ends the process"
             self._console.line(f"interrupted: stopping {names} ({how})")
         for running in self._running.values():
             if running.handle is not None:
