@@ -119,7 +119,7 @@ def installation() -> Iterator[Finding]:
 def machine() -> Iterator[Finding]:
     """Cores, memory and accelerators that steps may use, and room for copies and temporary files."""
     from marin.cluster.capacity import Capacity
-    from marin.execution.attempt import scratch_root
+    from marin.execution.scratch import remains, scratch_root
 
     try:
         has = Capacity.of_this_machine()
@@ -137,6 +137,15 @@ def machine() -> Iterator[Finding]:
         found = ", ".join(f"{count} {kind}" for kind, count in has.tpus.items())
         yield Finding(section="machine", what="tpus", verdict=OK, found=found)
     yield _room("machine", "scratch", scratch_root(), "free some, or name another folder with MARIN_SCRATCH")
+    copied = remains(keep_days=0)
+    if copied:
+        yield Finding(
+            section="machine",
+            what="copies of what is in object stores",
+            verdict=OK,
+            found=f"{sum(item.num_bytes for item in copied) / 1e6:,.1f} MB in {scratch_root()}",
+            advice="`marin gc --scratch` deletes them",
+        )
 
 
 def _room(section: str, what: str, folder: str, advice: str) -> Finding:

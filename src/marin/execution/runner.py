@@ -35,7 +35,6 @@ from marin.execution.attempt import (
     is_disk_full,
     prepare,
     recorded_error,
-    scratch_root,
     with_packages,
 )
 from marin.execution.console import Console, StepOutput, duration
@@ -50,6 +49,7 @@ from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, REFUSED, WAIT, Jud
 from marin.execution.record import RunRecord
 from marin.execution.remote import settle_patiently
 from marin.execution.results import StepResult, settled
+from marin.execution.scratch import scratch_root
 from marin.execution.status import (
     CANCELLED,
     RUNNING,
