@@ -19,9 +19,9 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marin.cluster.capacity import Allocation
 from marin.cluster.current import current_cluster
@@ -58,6 +58,9 @@ from marin.execution.status import (
 )
 from marin.execution.store import Store
 
+if TYPE_CHECKING:
+    from marin.execution.live import Scene
+
 _CANCEL_GRACE_S = 10.0
 _TIDYING_S = 1.0
 _FIRST_POLL_S = 0.05
@@ -78,6 +81,7 @@ class _Running:
     timer: threading.Timer | None = None  # stops it when its time is over
     timed_out: bool = False
     is_preparing: bool = False  # in a thread of its own, before its job can be launched
+    since: float = field(default_factory=time.monotonic)  # when it was launched
     stop: threading.Event = field(default_factory=threading.Event)  # tells who prepares it that nobody waits any more
 
 
@@ -145,6 +149,7 @@ class Runner:
         self._tries: dict[str, _Tries] = {}  # steps that failed in this run and were tried again
         self._poll_s = _FIRST_POLL_S
         self._crash: BaseException | None = None
+        self._began = time.monotonic()
 
     @property
     def results(self) -> tuple[StepResult, ...]:
@@ -160,9 +165,12 @@ class Runner:
         kills them. Both leave CANCELLED registers, and KeyboardInterrupt rises when all is written down.
         """
         scheduler = threading.Thread(target=self._schedule, name="marin-scheduler", daemon=True)
-        with environment_variables(self._dispatcher.variables_of_run):  # once, not again for each step
+        with (
+            environment_variables(self._dispatcher.variables_of_run),  # once, not again for each step
+            self._drawn_live(),
+        ):
             self._lane.serve(before=scheduler.start)
-        scheduler.join()
+            scheduler.join()
         deadline = time.monotonic() + _TIDYING_S
         for thread in self._preparing:  # those that were given up delete what they fetched by half
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -178,6 +186,35 @@ class Runner:
         result = InProcessCluster().launch(self._request_here(running), on_output=running.output.feed).wait()
         assert result is not None
         return result
+
+    @contextlib.contextmanager
+    def _drawn_live(self) -> Iterator[None]:
+        """Inside, a terminal shows what runs, below the lines."""
+        if not self._console.can_draw:
+            yield
+            return
+        from marin.execution.live import LiveView
+
+        live = LiveView(self._console, self._scene)
+        try:
+            yield
+        finally:
+            live.close()
+
+    def _scene(self) -> "Scene":
+        """What a terminal shows of the run now."""
+        from marin.execution.live import scene_of
+
+        with self._deciding:
+            return scene_of(
+                self._plan,
+                running={digest: (r.since, r.attempt.progress_path) for digest, r in self._running.items()},
+                waiting=self._waiting,
+                ready=[self._node_at(position).digest for position in sorted(self._ready_here + self._ready_jobs)],
+                results=self._results,
+                readers=self._readers,
+                elapsed_s=time.monotonic() - self._began,
+            )
 
     # -- the scheduling thread ---------------------------------------------------------------------------------------
 
@@ -367,6 +404,7 @@ class Runner:
                 clear_if_marked(self._store, lease)
                 prepare(self._store, attempt)
             if not node.step.runs_as_process:
+                self._console.lend()
                 body, done = self._run_here, self._conclude_here
                 self._lane.put(functools.partial(body, running), functools.partial(done, running))
                 return
@@ -537,6 +575,7 @@ class Runner:
         self._launcher.free(running.allocation)
         if not node.step.runs_as_process:
             self._lane.is_free = True
+            self._console.take_back()
         measured = {
             "wall_s": result.wall_s,
             "cpu_s": result.cpu_s,
