@@ -156,8 +156,9 @@ def test_with_the_loader_reset_the_count_goes_on_and_the_rows_begin_anew(tiny_co
     refused = marin("data", "at-step", config.output_path, "8", expect=2)
     assert "those are 9 to 13" in refused
     # the first batch is that of row 0, and the parameters those of the checkpoint
-    other = tiny_config("other", data=data, train_batch_size=3, warmup=0, initialize_from=weights(folder(source, 8)))
-    train_lm(replace(other, trainer=replace(other.trainer, num_train_steps=1)))
+    plain = replace(data, weights=stages[1].weights)
+    other = tiny_config("other", data=plain, train_batch_size=3, num_train_steps=1, warmup=0)
+    train_lm(replace(other, initialize_from=weights(folder(source, 8))))
     assert train_rows(other.output_path)[1]["train/loss"] == train_rows(config.output_path)[9]["train/loss"]
 
 
@@ -236,8 +237,8 @@ def test_parameters_that_the_checkpoint_lacks_start_fresh_where_that_is_allowed(
     kept = checkpoint.load(
         folder(tied.output_path, 1), jax.eval_shape(lambda: tied.model.init(257, key=jax.random.key(0)))
     )
-    np.testing.assert_allclose(found.unembedding, fresh.unembedding, atol=1e-9)
-    np.testing.assert_allclose(found.embedding, kept.embedding, atol=1e-9)
+    np.testing.assert_allclose(found.unembedding, fresh.unembedding, atol=1e-7)
+    np.testing.assert_allclose(found.embedding, kept.embedding, atol=1e-7)
     back = tiny_config(
         "back", tie_word_embeddings=True, initialize_from=weights(untied.output_path, allow_partial=True)
     )
