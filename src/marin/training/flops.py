@@ -11,7 +11,6 @@ CPU, MFU is unknown, and then it is not shown.
 from collections.abc import Iterable
 from typing import Any
 
-
 PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
     "NVIDIA H100 PCIe": 756e12,
