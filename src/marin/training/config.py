@@ -82,8 +82,8 @@ class TrainerConfig:
     train_seq_len: int | None = None
     """Tokens in a row; None is the longest the model takes."""
     per_device_parallelism: int | None = None
-    """Rows on each device at one time (microbatches); gradients are summed until the batch is full. None is all of the
-    device's share."""
+    """Rows on each device at one time, at most (microbatches); gradients are summed until the batch is full. None is
+    all of the device's share."""
     precision: str = "p=f32,c=f32"
     """dtype of parameters (p) and of computation (c): 'p=f32,c=f32' or 'p=f32,c=bfloat16'."""
     z_loss_weight: float = 0.0
@@ -149,7 +149,7 @@ class TrainerConfig:
         Raises ValueError, with the arithmetic, for rows that cannot be divided evenly.
         """
         each = self.per_device_parallelism
-        if each is None or (num_shards > 1 and each * num_shards >= batch_size):
+        if each is None or each * num_shards >= batch_size:
             at_once, says = num_shards, f"the {num_shards} devices that share it"
         else:
             at_once = each * num_shards

@@ -83,7 +83,7 @@ class TrainResult:
     final_step: int
     """Updates done."""
     final_loss: float
-    """Loss of the last logged step, in nats a token."""
+    """Loss of the last step, in nats a token."""
     final_validation: dict[str, dict[str, float | int]]
     """Validation set -> {"loss": nats a token, "bits_per_byte": ..., "tokens" and "bytes": measured} at the end."""
     checkpoint: str
@@ -199,7 +199,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             names=METRICS if trainer.skip_bad_steps is None else (*METRICS, SKIPPED),
             steps_per_log=trainer.steps_per_log,
             flops_per_token=config.model.flops_per_token(data.vocab_size, seq_len),
-            peak_flops_per_second=peak_flops_per_second(),
+            peak_flops_per_second=peak_flops_per_second(jax.devices()[:1] if mesh is None else mesh.devices.flat),
             loader_stall_s=lambda: batches.stall_s,
             num_loader_stalls=lambda: batches.num_stalls,
             checkpoints=checkpoints,
@@ -308,14 +308,15 @@ def _open_data(config: TrainLmConfig, seq_len: int, batches: BatchSchedule) -> L
         from marin.processing.tokenize.tokenizer import load_tokenizer
 
         digest = load_tokenizer(config.data.tokenizer).digest
-    check_set_names(config.data.validation)
-    return open_data(
+    data = open_data(
         config.data,
         seq_len,
         batches=batches,
         vocab_size=config.vocab_size,
         tokenizer_digest=digest,
     )
+    check_set_names(data.validation, has_average=config.trainer.ema_beta is not None)
+    return data
 
 
 def _documents(loader: DataLoader, step: int, output: Path) -> str:
