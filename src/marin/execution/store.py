@@ -12,7 +12,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -313,6 +312,8 @@ class LocalStore:
             os.unlink(path)
 
     def delete_tree(self, folder: str) -> None:
+        import shutil  # with all that can unpack archives: a plan needs none of it
+
         with contextlib.suppress(FileNotFoundError):
             if os.path.islink(folder):
                 os.unlink(folder)
@@ -348,10 +349,12 @@ class LocalStore:
 
     def upload(self, local_path: str, path: str) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        shutil.copyfile(local_path, path)
+        self.download(local_path, path)
 
     def download(self, path: str, local_path: str) -> None:
-        shutil.copyfile(path, local_path)
+        from shutil import copyfile
+
+        copyfile(path, local_path)
 
     def age_s(self, path: str) -> float | None:
         try:
