@@ -388,6 +388,8 @@ def test_a_runner_that_is_gone_is_shown_as_abandoned(marin: Callable[..., Simple
         (("run", "three_steps.py", "-j", "0"), r"-j must be at least 1"),
         (("run", "three_steps.py", "--prefix", "ftp://host/x"), r"neither a folder nor an object store"),
         (("ls", "--prefix", "three_steps.py"), r"prefix three_steps.py is a file, not a store"),
+        (("run", "three_steps.py", "--prefix", ""), r"the prefix is empty"),
+        (("ls", "--prefix="), r"the prefix is empty"),
         (("ls", "--prefix", "elsewhere"), r"no store at elsewhere"),
         (("show", "model/train", "--prefix", "elsewhere"), r"no store at elsewhere"),
         (("run", "silent.py"), r"never calls executor_main"),

@@ -373,9 +373,18 @@ def test_a_prefix_that_cannot_be_written_is_refused_before_anything_runs(calls, 
     assert calls() == []
 
 
-def test_a_prefix_that_is_neither_a_folder_nor_an_object_store_is_refused_with_the_reason():
-    with pytest.raises(PrefixError, match="'hdfs://host/x' is neither a folder nor an object store"):
-        Executor("hdfs://host/x")
+@pytest.mark.parametrize(
+    ("prefix", "complaint"),
+    [
+        ("hdfs://host/x", "'hdfs://host/x' is neither a folder nor an object store"),
+        ("", "the prefix is empty"),
+        ("s3:/bucket/x", r"'s3:/bucket/x' looks like the URL s3://bucket/x; \./s3:/bucket/x is a folder"),
+        ("x" * 300, "cannot look at prefix x*: File name too long"),
+    ],
+)
+def test_a_prefix_that_can_be_no_store_is_refused_with_the_reason(prefix, complaint):
+    with pytest.raises(PrefixError, match=complaint):
+        Executor(prefix)
 
 
 def test_without_a_prefix_the_environment_decides_else_the_working_folder(monkeypatch, tmp_path):
