@@ -511,7 +511,7 @@ def test_a_step_folder_with_another_recipe_is_refused_with_3(marin: Callable[...
             ["three_steps.py", "--run_only", "zzz"],
             "error: run_only: no step's name matches 'zzz'; there are model/eval",
         ),
-        (["three_steps.py", "--prefix", "s3:/b://c"], "error: prefix 's3:/b://c' is neither a folder nor"),
+        (["three_steps.py", "--prefix", "s3:/b://c"], "error: prefix 's3:/b://c' looks like the URL s3://b://c"),
         (["bad.py", "cycle"], "error: cycle: a -> a"),
         (["bad.py", "two"], "error: two steps with one output path 'p'"),
         (["bad.py", "value"], "error: step 'a': cannot version config: object"),
