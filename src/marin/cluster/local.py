@@ -287,12 +287,12 @@ def _paths_around_packages() -> tuple[list[str], list[str]]:
     return front, back
 
 
-def _programs_of(python: str | None) -> dict[str, str]:
+def _programs_of(python: str | None, inherited: Mapping[str, str]) -> dict[str, str]:
     """Variables by which a job finds the programs of its interpreter's environment before those of the launcher's."""
     if python is None:
         return {}
     programs = os.path.dirname(os.path.abspath(python))
-    variables = {"PATH": os.pathsep.join(filter(None, (programs, os.environ.get("PATH"))))}
+    variables = {"PATH": os.pathsep.join(filter(None, (programs, inherited.get("PATH"))))}
     if os.path.exists(os.path.join(os.path.dirname(programs), "pyvenv.cfg")):
         variables["VIRTUAL_ENV"] = os.path.dirname(programs)
     return variables
@@ -332,6 +332,7 @@ class LocalProcess:
             f"import sys; own = sys.path[:]; sys.path.insert(0, {source!r}); import marin.cluster.child as child; "
             f"child.main({payload}, {self._answer}, {os.getpid()}, own)"
         )
+        inherited = os.environ if request.inherited is None else request.inherited
         try:
             self._oom_kills = oom_kills()
             self._started = time.monotonic()
@@ -341,7 +342,7 @@ class LocalProcess:
                 stdout=write_end,
                 stderr=write_end,
                 pass_fds=(payload, self._answer),
-                env={**os.environ, **_programs_of(request.python), **request.env},
+                env={**inherited, **_programs_of(request.python, inherited), **request.env},
                 start_new_session=True,
             )
         except BaseException:
