@@ -6,8 +6,9 @@ file of its own (`marin.export.llama` and so on); here is what they share.
 """
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -134,11 +135,9 @@ def load_hf(path: str | Path) -> LoadedModel:
     Raises ValueError for an architecture or a setting that marin does not have and for tensors that do not fit the
     config.
     """
-    folder = Path(path)
-    if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"no model at {folder}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    folder = hf_folder(path)
+    config = read_config(folder)
     description = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    config = config_from_hf(description)
     tensors = _read_tensors(folder)
     try:
         params = _architecture(config).weights_from_hf(config, tensors)
@@ -152,6 +151,65 @@ def load_hf(path: str | Path) -> LoadedModel:
             f"{folder}: config.json says vocab_size={description['vocab_size']}, but {vocab_size} tokens are embedded"
         )
     return LoadedModel(config=config, params=params, vocab_size=vocab_size)
+
+
+def read_config(path: str | Path) -> LmConfig:
+    """Our config of the model in a folder in the Hugging Face format (or `hf://...`, see `hf_folder`)."""
+    file = hf_folder(path) / CONFIG_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"no model at {path}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    return config_from_hf(json.loads(file.read_text(encoding="utf-8")))
+
+
+def hf_folder(path: str | Path) -> Path:
+    """The folder of a model: `path` itself, or for `hf://organization/name[@revision]` that of the local cache.
+
+    The cache is where the Hugging Face tools download to (HF_HUB_CACHE, else HF_HOME/hub); nothing is downloaded here.
+    """
+    if not str(path).startswith("hf://"):
+        return Path(path)
+    name, _, revision = str(path).removeprefix("hf://").partition("@")
+    home = os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub"))
+    repository = cache / f"models--{name.replace('/', '--')}"
+    reference = repository / "refs" / (revision or "main")
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    folder = repository / "snapshots" / commit
+    if not commit or not folder.is_dir():
+        raise FileNotFoundError(
+            f"{path} is not in the local cache ({repository}). Download it (`hf download {name}`), or give the folder "
+            "of a model."
+        )
+    return folder
+
+
+def check_same_architecture(config: LmConfig, found: LmConfig, folder: Path) -> None:
+    """ValueError, with the fields that differ, unless weights for `found` compute the same as those for `config`.
+
+    The longest sequence may differ where positions have no weights, and how weights are drawn has no part in it.
+    """
+    if type(config) is not type(found):
+        raise ValueError(f"{folder} holds a {type(found).__name__}, and the config says {type(config).__name__}")
+    ours, theirs = (
+        {**describe, **dict.fromkeys(("max_position_embeddings", "initializer_range"))}
+        for describe in (_architecture(each).config_to_hf(each, 0) for each in (config, found))
+    )
+    differing = [
+        f"{name} is {theirs[name]!r} there and {ours[name]!r} here" for name in ours if ours[name] != theirs[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} holds a {type(found).__name__} of another shape: {'; '.join(differing)}. Leave the model out of "
+            "the config to take that of the folder."
+        )
+
+
+def cut_vocabulary(params: Any, vocab_size: int) -> Any:
+    """Parameters for the first `vocab_size` tokens alone."""
+    cut = {"embedding": params.embedding[:vocab_size]}
+    if getattr(params, "unembedding", None) is not None:
+        cut["unembedding"] = params.unembedding[:, :vocab_size]
+    return replace(params, **cut)
 
 
 def _architecture(config: LmConfig) -> ModuleType:

@@ -74,6 +74,10 @@ class Tokenizer:
         """The text of ids. Special tokens are written out; bytes that are no UTF-8 become U+FFFD."""
         return self._hf.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def token_id(self, token: str) -> int:
+        """The id of one token by its text, as the vocabulary writes it. ValueError where there is no such token."""
+        return _token_id(self._hf.get_vocab(with_added_tokens=True), token, "token", self._folder)
+
     def token_byte_lengths(self) -> np.ndarray:
         """int32 (vocab_size,): how many UTF-8 bytes of text each token stands for; 0 for special tokens and unused ids.
 
