@@ -1,8 +1,8 @@
 """Models as folders in the Hugging Face format, written and read.
 
-The weights are float32 in one safetensors file, so that an export can be compared with its checkpoint to the last
-digit that matters; a reader that wants less precision casts on loading. Each architecture's names and layout are in a
-file of its own (`marin.export.llama` and so on); here is what they share.
+The weights are float32, in one safetensors file or, where they are many, in several with an index, so that an export
+can be compared with its checkpoint to the last digit that matters; a reader that wants less precision casts on loading.
+Each architecture's names and layout are in a file of its own (`marin.export.llama` and so on); here is what they share.
 """
 
 import json
@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from marin.export import gemma, gemma2, gemma3, gpt2, llama, mistral, mixtral, olmo2, qwen2, qwen3
+from marin.export.config import MAX_SHARD_BYTES
 from marin.models.config import LmConfig
 from marin.models.gemma import GemmaConfig
 from marin.models.gemma2 import Gemma2Config
@@ -76,12 +77,19 @@ class LoadedModel:
 
 
 def save_hf(
-    config: LmConfig, params: Any, vocab_size: int, tokenizer_path: str | Path, output_path: str | Path
+    config: LmConfig,
+    params: Any,
+    vocab_size: int,
+    tokenizer_path: str | Path,
+    output_path: str | Path,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write config.json, generation_config.json, model.safetensors and the tokenizer's files into `output_path`.
+    """Write config.json, generation_config.json, weights and the tokenizer's files into `output_path`.
 
-    If `params` hold more than `vocab_size` rows, the rows beyond are left out. Raises ValueError where they hold
-    fewer, or where the tokenizer has an id beyond the vocabulary.
+    The weights are model.safetensors, or, where they are more than `max_shard_bytes`, model-00001-of-00002.safetensors
+    and so on with model.safetensors.index.json. If `params` hold more than `vocab_size` rows, the rows beyond are left
+    out. Raises ValueError where they hold fewer, or where the tokenizer has an id beyond the vocabulary.
     """
     architecture = _architecture(config)
     tokenizer = load_tokenizer(tokenizer_path)
@@ -97,14 +105,36 @@ def save_hf(
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save(output)
     weights = architecture.weights_to_hf(config, params, vocab_size)
-    save_file(
-        {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in weights.items()},
-        output / WEIGHTS_FILE,
-        metadata={"format": "pt"},  # transformers refuses a file that does not say so
-    )
+    _write_tensors(output, weights, max_shard_bytes)
     for name, description in describe_hf(config, vocab_size, tokenizer).items():
         text = json.dumps(description, indent=2, sort_keys=True) + "\n"
         (output / name).write_text(text, encoding="utf-8")
+
+
+def _write_tensors(output: Path, tensors: Mapping[str, np.ndarray], max_shard_bytes: int) -> None:
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        num_bytes = 4 * tensor.size
+        if shards[-1] and size + num_bytes > max_shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += num_bytes
+    files = [WEIGHTS_FILE]
+    if len(shards) > 1:
+        files = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+        index = {
+            "metadata": {"total_size": 4 * sum(tensor.size for tensor in tensors.values())},
+            "weight_map": {name: file for file, names in zip(files, shards, strict=True) for name in names},
+        }
+        (output / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for file, names in zip(files, shards, strict=True):
+        save_file(
+            {name: np.ascontiguousarray(tensors[name], np.float32) for name in names},
+            output / file,
+            metadata={"format": "pt"},  # transformers refuses a file that does not say so
+        )
 
 
 def describe_hf(config: LmConfig, vocab_size: int, tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
@@ -219,18 +249,31 @@ def _architecture(config: LmConfig) -> ModuleType:
     return _BY_CONFIG[type(config)]
 
 
+def weight_files(folder: Path) -> list[str]:
+    """Names of the safetensors files of a model: one, or those that the index names."""
+    if (folder / WEIGHTS_FILE).is_file():
+        return [WEIGHTS_FILE]
+    if not (folder / INDEX_FILE).is_file():
+        raise FileNotFoundError(f"no weights at {folder}: expected {WEIGHTS_FILE} or {INDEX_FILE}")
+    return sorted(set(_weight_map(folder).values()))
+
+
+def _weight_map(folder: Path) -> Mapping[str, str]:
+    return json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"]
+
+
 def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Every tensor of one safetensors file, or of those that the index names, float32."""
-    files = [WEIGHTS_FILE]
-    if not (folder / WEIGHTS_FILE).is_file():
-        if not (folder / INDEX_FILE).is_file():
-            raise FileNotFoundError(f"no weights at {folder}: expected {WEIGHTS_FILE} or {INDEX_FILE}")
-        index: Mapping[str, str] = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"]
-        files = sorted(set(index.values()))
+    """Every tensor of the safetensors files, float32. ValueError where a file has other ones than the index says."""
     tensors = {}
+    files = weight_files(folder)
+    expected = None if files == [WEIGHTS_FILE] else _weight_map(folder)
     for file in files:
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"{folder} lacks {file}, which {INDEX_FILE} names")
         with safe_open(folder / file, framework="flax") as opened:  # of the frameworks, the one here that has bfloat16
             for name in opened.keys():  # noqa: SIM118  # not a mapping
+                if expected is not None and expected.get(name) != file:
+                    raise ValueError(f"{folder / file} holds the tensor '{name}', which {INDEX_FILE} does not say")
                 tensors[name] = np.asarray(opened.get_tensor(name)).astype(np.float32)
     return tensors
 
