@@ -460,9 +460,10 @@ def _identity(config: TrainLmConfig) -> TrainLmConfig:
     paths = {"train": dict.fromkeys(config.data.train, ""), "validation": dict.fromkeys(config.data.validation, "")}
     data = replace(config.data, verify_stores=True, tokenizer=None, **paths)
     trainer = replace(config.trainer, runtime=RuntimeConfig(), mesh=MeshConfig())
-    source = config.initialize_from
-    initialize_from = None if source is None else replace(source, path="")
-    parts = {"data": data, "trainer": trainer, "initialize_from": initialize_from}
+    parts: dict[str, Any] = {"data": data, "trainer": trainer}
+    for name in ("initialize_from", "initialize_from_hf"):
+        if getattr(config, name) is not None:
+            parts[name] = replace(getattr(config, name), path="")
     return replace(config, output_path="", trackers=(), origins={}, **parts)
 
 
