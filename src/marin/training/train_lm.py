@@ -5,8 +5,8 @@ The output folder is all a run leaves, and all it needs to go on after being kil
     config.yaml      the resolved TrainLmConfig, with the origin of each value as a comment
     schedules.svg    learning rate, batch size and mixture by step, drawn before the first
     train_step.bN.stablehlo.gz   the lowered step for batches of N rows
-    model.json       model config, vocabulary size, tokenizer digest, and the token before each document
-                     (document_prefix): what export and evaluation need
+    model.json       model config, vocabulary size, tokenizer digest, the token before each document (document_prefix),
+                     and how the model is spoken to (chat): what export and evaluation need
     data.json        what decides which row comes when: stores by checksum, counts of the mixture's blocks, seed
     checkpoints/     step-00000500/, ...: see marin.checkpoint.format
     metrics.jsonl    numbers that each repetition of the run gives again, bit for bit
@@ -70,7 +70,7 @@ from marin.training.profile import Profile
 from marin.training.program import write_programs
 from marin.training.run import Run
 from marin.training.state import TrainState, state_shapes
-from marin.training.train_step import METRICS, SKIPPED, CompiledStep, make_train_step
+from marin.training.train_step import METRICS, SKIPPED, TRAINED, CompiledStep, make_train_step
 from marin.training.trainer import train
 
 _NAMED_DOCUMENTS = 8  # in the error about a loss that is no number
@@ -183,7 +183,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             progress.say(f"{_mesh_line(mesh)}, {bytes_per_device(wanted) / 2**20:,.1f} MiB of state on each device")
     is_done = start_step == trainer.num_train_steps or run.stop.is_requested
     watch = next((callback for callback in config.callbacks if isinstance(callback, WatchConfig)), None)
-    make_steps = partial(_train_steps, config, sizes, transformation, shardings, num_batch_shards(mesh))
+    make_steps = partial(_train_steps, config, sizes, transformation, shardings, num_batch_shards(mesh), data)
     steps = make_steps()
     if trainer.runtime.keep_program and found is None:
         with use_mesh(mesh):
@@ -196,7 +196,11 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             timing=timing,
             others=(ProgressTracker(trainer.num_train_steps), *(() if progress is None else (progress,))),
             num_tokens=lambda num_steps: row_schedule.offset(num_steps) * seq_len,
-            names=METRICS if trainer.skip_bad_steps is None else (*METRICS, SKIPPED),
+            names=(
+                *METRICS,
+                *(() if trainer.skip_bad_steps is None else (SKIPPED,)),
+                *(() if data.chat is None else TRAINED),
+            ),
             steps_per_log=trainer.steps_per_log,
             flops_per_token=config.model.flops_per_token(data.vocab_size, seq_len),
             peak_flops_per_second=peak_flops_per_second(jax.devices()[:1] if mesh is None else mesh.devices.flat),
@@ -335,6 +339,7 @@ def _train_steps(
     transformation: optax.GradientTransformation,
     shardings: TrainState | None,
     num_shards: int,
+    data: LmData,
     is_watched: bool = False,
 ) -> dict[int, CompiledStep]:
     """Batch size -> the step for it; each is compiled when it first comes."""
@@ -350,6 +355,7 @@ def _train_steps(
             remat=trainer.remat,
             ema_beta=trainer.ema_beta,
             skip=trainer.skip_bad_steps,
+            stop_id=None if data.chat is None else data.chat.stop_id,
             is_watched=is_watched,
             shardings=shardings,
         )
@@ -409,6 +415,8 @@ def _record_config(config: TrainLmConfig, output: Path, data: LmData) -> None:
         "bos_id": data.bos_id,
         "document_prefix": data.document_prefix,
     }
+    if data.chat is not None:
+        description["chat"] = encode(data.chat)
     write_text(output / "model.json", json.dumps(description, indent=1) + "\n")
 
 

@@ -62,6 +62,11 @@ class Tokenizer:
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, digest={self.digest[:12]!r}, folder={str(self._folder)!r})"
 
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Text of each special token -> its id."""
+        return {token["content"]: token["id"] for token in self._description["added_tokens"] if token["special"]}
+
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text, int32 (n,); no special token is added or recognised."""
         return np.array(self._hf.encode(text, add_special_tokens=False).ids, dtype=np.int32)
