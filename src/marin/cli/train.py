@@ -112,11 +112,13 @@ def _read(path: str, overrides: Sequence[str]) -> Any:
 
 
 def _dry_run(config: Any) -> int:
+    from marin.training.initialize import find_start
     from marin.training.train_lm import open_run_data, preview_of
 
     try:
-        data = open_run_data(config)
-        print(preview_of(config, data).text())
+        start = find_start(config, Path(config.output_path))
+        data = open_run_data(config, start)
+        print(preview_of(config, data, start).text())
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     num_params = config.model.num_params(data.vocab_size)
