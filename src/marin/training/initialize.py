@@ -234,7 +234,7 @@ def _is_there(source: Source) -> bool:
 
 
 def _check_unchanged(given: InitializeFrom, recorded: Source, output: Path) -> None:
-    """ValueError where another checkpoint lies at that place now; that it is gone is no harm to a run that has begun."""
+    """ValueError where another checkpoint lies there now; that it is gone is no harm to a run that has begun."""
     folder = Path(given.path) / recorded.checkpoint
     if not (folder / MANIFEST).is_file():
         return
