@@ -189,14 +189,19 @@ def test_a_path_that_leads_out_of_the_folder_is_refused(hub: Server, tmp_path: P
 
 def test_files_of_an_index_come_and_a_pinned_index_that_changed_is_refused(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    index = gzip.compress(b"set/q=high/a.jsonl\nset/q=low/b.jsonl\n")
-    server = Server({"/index.gz": index, "/set/q=high/a.jsonl": LARGE, "/set/q=low/b.jsonl": SMALL})
+    server = Server({"/set/q=high/a.jsonl": LARGE, "/set/q=low/b.jsonl": SMALL})
+    index = gzip.compress(f"set/q=high/a.jsonl\n{server.url}/set/q=low/b.jsonl\n".encode())
+    server.contents["/index.gz"] = index
     settings = {"base_url": server.url, "index": "index.gz", "files": ("*/q=high/*",), "output_path": str(tmp_path)}
     provenance = download_http(HttpFilesConfig(**settings))
     assert (tmp_path / "set/q=high/a.jsonl").read_bytes() == LARGE and not (tmp_path / "set/q=low").exists()
     assert provenance["index_sha256"] == hashlib.sha256(index).hexdigest()
     with pytest.raises(ValueError, match="is not the index that was pinned"):
         download_http(HttpFilesConfig(**settings, index_sha256="0" * 64))
+    by_address = {**settings, "index": f"{server.url}/index.gz", "files": ("*/q=low/*",)}
+    assert [file["path"] for file in download_http(HttpFilesConfig(**by_address))["files"]] == ["set/q=low/b.jsonl"]
+    with pytest.raises(ValueError, match=r"names http://.*/b.jsonl, which is not below base_url"):
+        download_http(HttpFilesConfig(**{**by_address, "base_url": f"{server.url}/elsewhere"}))
     server.close()
 
 

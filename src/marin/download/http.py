@@ -14,6 +14,7 @@ import json
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -54,12 +55,12 @@ class RemoteFile:
 
 @dataclass(frozen=True, kw_only=True)
 class HttpFilesConfig:
-    """Files that an index names, one path a line (plain or .gz), all below one address."""
+    """Files that an index names, a path or address a line (plain or .gz), all below one address."""
 
     base_url: str
-    """Address that the paths of the index are below."""
+    """Address that the files are below."""
     index: str
-    """Path of the index, below `base_url`."""
+    """The index: its path below `base_url`, or a whole address."""
     output_path: str
     """Folder that gets the files under their paths, and provenance.json."""
     index_sha256: str | None = None
@@ -75,18 +76,23 @@ def download_http(config: HttpFilesConfig) -> dict[str, Any]:
 
     Raises ValueError for an index that is another one than was pinned, or no file that matches; DownloadError.
     """
-    base, output = config.base_url.rstrip("/"), Path(config.output_path)
-    content = fetch_bytes(f"{base}/{config.index}")
+    base, output = config.base_url.rstrip("/") + "/", Path(config.output_path)
+    index = urllib.parse.urljoin(base, config.index)
+    content = fetch_bytes(index)
     digest = hashlib.sha256(content).hexdigest()
     if config.index_sha256 not in (None, digest):
         raise ValueError(
-            f"{base}/{config.index} is not the index that was pinned: its sha256 is {digest}, index_sha256 says "
+            f"{index} is not the index that was pinned: its sha256 is {digest}, index_sha256 says "
             f"{config.index_sha256}. Look at what changed, and pin the new one if you want it."
         )
     text = (gzip.decompress(content) if config.index.endswith(".gz") else content).decode("utf-8")
-    paths = matching((line.strip() for line in text.splitlines() if line.strip()), config.files, config.index)
-    fetched = fetch_all([RemoteFile(path=p, url=f"{base}/{p}") for p in paths], output, num_workers=config.num_workers)
-    return write_provenance(output, {"base_url": base, "index": config.index, "index_sha256": digest}, fetched)
+    lines = [line.strip().removeprefix(base) for line in text.splitlines() if line.strip()]
+    elsewhere = [line for line in lines if "://" in line]
+    if elsewhere:
+        raise ValueError(f"{index} names {elsewhere[0]}, which is not below base_url {base}")
+    files = [RemoteFile(path=path, url=f"{base}{path}") for path in matching(lines, config.files, index)]
+    fetched = fetch_all(files, output, num_workers=config.num_workers)
+    return write_provenance(output, {"base_url": base, "index": index, "index_sha256": digest}, fetched)
 
 
 def matching(paths: Iterable[str], patterns: tuple[str, ...], source: str) -> list[str]:
