@@ -129,12 +129,13 @@ class _Run:
         from marin.data.lm_data import open_data
         from marin.data.loader import DataLoader
         from marin.training.config import TrainLmConfig
-        from marin.training.initialize import find_start, run_batches
+        from marin.training.initialize import find_start, recorded_start, run_batches
 
         self.config_path = config_path
         self.config: TrainLmConfig = load_yaml(TrainLmConfig, config_path)
         self.seq_len = self.config.trainer.train_seq_len or self.config.model.seq_len
-        start = find_start(self.config, config_path.parent)
+        folder = config_path.parent
+        start = recorded_start(self.config, folder) or find_start(self.config, folder)
         self.start_step = start.step
         batches = run_batches(self.config, start)
         # the ledgers tell whether these are the stores; that no byte of them is damaged is not asked here

@@ -109,14 +109,27 @@ def find_start(config: TrainLmConfig, output: Path) -> RunStart:
         source = recorded
     else:
         source = _find_source(given.path)
-    if given.content == "weights":
-        return RunStart(source=source)
-    if source.step >= config.trainer.num_train_steps:
+    if given.content == "state" and source.step >= config.trainer.num_train_steps:
         raise ValueError(
             f"initialize_from: {source.folder} has done {source.step} updates, and trainer.num_train_steps is "
             f"{config.trainer.num_train_steps}. With content 'state' the count goes on, so give the step at which this "
             "run ends, or set content to 'weights' to count from 0."
         )
+    return _start(given, source)
+
+
+def recorded_start(config: TrainLmConfig, output: Path) -> RunStart | None:
+    """Where the run in folder `output` began, by what it wrote down; None where it has written nothing yet.
+
+    Nothing is asked of the checkpoint that it began with, which may be long gone.
+    """
+    source = _read_source(output)
+    return None if config.initialize_from is None or source is None else _start(config.initialize_from, source)
+
+
+def _start(given: InitializeFrom, source: Source) -> RunStart:
+    if given.content == "weights":
+        return RunStart(source=source)
     first_row_step = source.step if given.reset_data_loader_on_init else 0
     return RunStart(source=source, step=source.step, first_row_step=first_row_step)
 
@@ -234,7 +247,7 @@ def _is_there(source: Source) -> bool:
 
 
 def _check_unchanged(given: InitializeFrom, recorded: Source, output: Path) -> None:
-    """ValueError where another checkpoint lies there now; that it is gone is no harm to a run that has begun."""
+    """ValueError where another checkpoint lies at that place now. (A run that has begun needs it no more.)"""
     folder = Path(given.path) / recorded.checkpoint
     if not (folder / MANIFEST).is_file():
         return
