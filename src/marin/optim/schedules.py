@@ -35,6 +35,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from marin.data.batch_schedule import ScheduleStep as ScheduleStep
 from marin.data.units import Steps as Steps
 
 Schedule = Callable[[int], float]
