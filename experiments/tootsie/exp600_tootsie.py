@@ -211,8 +211,6 @@ class Scale:
     """Validation sets by tag."""
     base: SimpleTrainConfig
     """What all phases have in common; what a phase says goes before it."""
-    mixture_block_size: int = 2048
-    """Rows over which shares are met exactly."""
     kestrel_resources: ResourceConfig | None = None
     resources: ResourceConfig | None = None
     """Hardware of the line from Ocelot on."""
@@ -237,7 +235,6 @@ def tootsie(scale: Scale) -> dict[str, ExecutorStep]:
             {name: store for name, store in scale.sets.items() if name in named},
             stages,
             validation_sets=scale.validation,
-            mixture_block_size=scale.mixture_block_size,
         )
 
     # Kestrel: the hyperparameters of table 12 of the DCLM paper, but half its rate, which diverged.

@@ -61,7 +61,6 @@ def twin(config: Twin) -> dict[str, ExecutorStep]:
                 steps_per_eval=None,
                 max_eval_batches=2,
             ),
-            mixture_block_size=64,
         )
     )
 
