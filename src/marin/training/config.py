@@ -238,7 +238,7 @@ class SimpleTrainConfig:
     """AdamWConfig; to never clip, give `optimizer_config`."""
     warmup: Duration | None = None
     """AdamWConfig; an int is steps, a float in (0, 1) a fraction of the run."""
-    decay: Duration | None = None
+    decay: Duration | tuple[Duration, ...] | None = None
     """AdamWConfig; in the same units."""
     lr_schedule: ScheduleShape | None = None
     """AdamWConfig."""
