@@ -7,6 +7,7 @@ The list of commands is written out here so that `marin --help` loads none of th
 
 import errno
 import io
+import os
 import sys
 from collections.abc import Sequence
 
