@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from marin.distributed.mesh import by_microbatch_rows
+from marin.distributed.mesh import by_microbatch_rows, everywhere
 from marin.models.config import AuxiliaryLossConfig, LmConfig
 from marin.optim.optimizer import gradient_norm, update_parameters
 from marin.optim.skip import SkipBadSteps
@@ -160,10 +160,11 @@ def make_train_step(
             is_bad, window = skip.judge(state.skip_window, sums.total / weight, norm)
             after = replace(jax.lax.cond(is_bad, lambda state: state, updated, state), skip_window=window)
             metrics = jnp.append(metrics, is_bad.astype(metrics.dtype))
+        metrics = everywhere(metrics)
         if not is_watched:
             return after, metrics
         mean_gradient = jax.tree.map(lambda g: g / weight, gradient)
-        return after, metrics, watch_statistics(mean_gradient, state.params, after.params)
+        return after, metrics, everywhere(watch_statistics(mean_gradient, state.params, after.params))
 
     if shardings is None:
         return CompiledStep(jax.jit(train_step, donate_argnums=0))
