@@ -20,7 +20,6 @@ from marin.models.llama import LlamaConfig
 from marin.models.mixtral import MixtralConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.muon import MuonConfig
-from marin.testing.tiny import make_token_store
 from marin.tracking.jsonl import read_rows
 from marin.training.config import RuntimeConfig, TrainerConfig, TrainLmConfig
 
@@ -34,14 +33,6 @@ MESHES = {
     "tensor_parallel": MeshConfig(model=2),
     "replicas": MeshConfig(replica=2, data=2, model=2),
 }
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("sharded")
-    make_token_store(root / "train", 60, seed=1)
-    make_token_store(root / "validation", 6, seed=2)
-    return root
 
 
 def job(store: Path, name: str, mesh: MeshConfig, model: LmConfig = LLAMA, **trainer: Any) -> TrainLmConfig:
