@@ -163,6 +163,16 @@ class CheckpointWriter:
         if not self.is_writing:
             self.wait()
 
+    def newest(self) -> Path | None:
+        """Folder of the newest checkpoint, when none is on its way any more; None where there is none.
+
+        What went wrong with the last one is left to the other methods.
+        """
+        if self._thread is not None:
+            self._thread.join()
+        saved = list_checkpoints(self._root)
+        return saved[-1].path if saved else None
+
     def wait(self) -> None:
         """Return when what was begun is written, by this process at least; raise what went wrong."""
         if self._thread is not None:

@@ -28,7 +28,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from marin.checkpoint.discover import list_checkpoints
 from marin.checkpoint.format import CheckpointWriter
 from marin.checkpoint.policy import KeepPolicy, apply_policy
 from marin.data.dataset import Batch, RowDataset
@@ -94,7 +93,7 @@ class LogMetrics:
         peak_flops_per_second: float | None,
         loader_stall_s: Callable[[], float],
         num_loader_stalls: Callable[[], int] | None = None,
-        checkpoints: Path,
+        newest_checkpoint: Callable[[], Path | None],
         documents: Callable[[int], str] | None = None,
     ) -> None:
         """`metrics` gets what is the same in each repetition of the run, `timing` what the clock says, `others` both.
@@ -102,8 +101,8 @@ class LogMetrics:
         `num_tokens` says how many tokens the first so many updates take, and `names` what a step's numbers are.
         `peak_flops_per_second` None leaves out the MFU. `loader_stall_s` says how long batches were waited for so far,
         and `num_loader_stalls` how many of them.
-        `checkpoints` is named in the error about a loss that is no number, and so is what `documents` says of the
-        step's batch, if it is given.
+        `newest_checkpoint` is asked for by the error about a loss that is no number, and so is what `documents` says of
+        the step's batch, if it is given.
         """
         self._metrics = metrics
         self._timing = timing
@@ -115,7 +114,7 @@ class LogMetrics:
         self._peak_flops_per_second = peak_flops_per_second
         self._loader_stall_s = loader_stall_s
         self._num_loader_stalls = num_loader_stalls
-        self._checkpoints = checkpoints
+        self._newest_checkpoint = newest_checkpoint
         self._documents = documents
         self._waiting: deque[_Waiting] = deque()
         self._mark_s: float | None = None  # when the last fetched step was done; None before the first
@@ -229,8 +228,8 @@ class LogMetrics:
         return times
 
     def _not_finite(self, step: int, numbers: Mapping[str, float]) -> NonFiniteLossError:
-        saved = list_checkpoints(self._checkpoints)
-        kept = f"The newest checkpoint, {saved[-1].path}, is from before and stays" if saved else "No checkpoint exists"
+        saved = self._newest_checkpoint()
+        kept = "No checkpoint exists" if saved is None else f"The newest checkpoint, {saved}, is from before and stays"
         found = ", ".join(f"{name} is {value}" for name, value in numbers.items())
         batch = "" if self._documents is None else f"{self._documents(step)}. "
         return NonFiniteLossError(

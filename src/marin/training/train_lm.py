@@ -207,7 +207,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             peak_flops_per_second=peak_flops_per_second(),
             loader_stall_s=lambda: batches.stall_s,
             num_loader_stalls=lambda: batches.num_stalls,
-            checkpoints=checkpoints,
+            newest_checkpoint=writer.newest,
             documents=lambda step: _documents(loader, step, output),
         )
         validate = Validate(
