@@ -146,7 +146,7 @@ class CheckpointWriter:
         """
         began = time.perf_counter()
         self.wait()
-        snapshot = take_snapshot(_named_leaves(state))
+        snapshot = take_snapshot(named_leaves(state))
         self._thread = threading.Thread(
             target=self._write, args=(step, snapshot, dict(metadata or {}), when_saved), name="marin-checkpoint"
         )
@@ -307,7 +307,7 @@ def _manifest(
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def load(path: str | Path, like: Any, prefix: str = "params") -> Any:
+def load(path: str | Path, like: Any, prefix: str = "params", *, ignore_others: bool = False) -> Any:
     """Read the part of a checkpoint that lies under `prefix` into a pytree shaped like `like`.
 
     Args:
@@ -316,6 +316,7 @@ def load(path: str | Path, like: Any, prefix: str = "params") -> Any:
             shape has a `.sharding`, the array is put there, whatever devices it was saved from, and only what the
             devices of this process need is read.
         prefix: dotted place in the saved tree; "" is the whole of it.
+        ignore_others: take what `like` has and leave the rest of that part unread.
 
     Returns:
         A pytree with the structure of `like` and jax arrays as leaves, bit for bit what was saved.
@@ -329,7 +330,9 @@ def load(path: str | Path, like: Any, prefix: str = "params") -> Any:
     saved = {entry["path"]: entry for entry in manifest["arrays"]}
     if prefix:
         saved = {name: entry for name, entry in saved.items() if name == prefix or name.startswith(f"{prefix}.")}
-    wanted = _named_leaves(like, prefix)
+    wanted = named_leaves(like, prefix)
+    if ignore_others:
+        saved = {name: entry for name, entry in saved.items() if name in wanted}
     _check_same_leaves(path, wanted, saved)
     with ShardReader(path) as reader:
         for file in _files(path, manifest, saved.values()):
@@ -467,8 +470,22 @@ def _files(path: Path, manifest: Mapping[str, Any], entries: Any) -> list[str]:
     return [file for file in manifest["files"] if file in needed]
 
 
-def _named_leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of a pytree by dotted path, in the tree's own order."""
+def saved_arrays(path: str | Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of each array of the checkpoint in folder `path`, by its dotted place; no array is read."""
+    manifest = _read_manifest(Path(path))
+    return {
+        entry["path"]: jax.ShapeDtypeStruct(tuple(entry["shape"]), np.dtype(entry["dtype"]))
+        for entry in manifest["arrays"]
+    }
+
+
+def manifest_digest(path: str | Path) -> str:
+    """The sha256 that the manifest of the checkpoint in folder `path` has of itself: equal digests, equal bytes."""
+    return _manifest_digest(_read_manifest(Path(path)))
+
+
+def named_leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of a pytree by the dotted path under which a checkpoint holds them, in the tree's own order."""
     named = {}
     for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         parts = [_key_text(key) for key in keys]

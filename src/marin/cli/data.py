@@ -56,7 +56,7 @@ def _mixture(arguments: Namespace) -> int:
     from marin.data.mixture_report import mixture_report, report_lines
 
     run = _open(arguments)
-    report = mixture_report(run.loader, run.config.trainer.num_train_steps)
+    report = mixture_report(run.loader, run.config.trainer.num_train_steps, start_step=run.start_step)
     if arguments.json:
         print_json({"config": str(run.config_path), **asdict(report)})
     else:
@@ -70,9 +70,10 @@ def _at_step(arguments: Namespace) -> int:
     from marin.data.at_step import piece_tokens, rows_at_update
 
     run = _open(arguments)
-    if not 1 <= arguments.step <= run.config.trainer.num_train_steps:
+    first = run.start_step + 1
+    if not first <= arguments.step <= run.config.trainer.num_train_steps:
         raise UsageError(
-            f"step {arguments.step} is no update of {run.config_path}: those are 1 to "
+            f"step {arguments.step} is no update of {run.config_path}: those are {first} to "
             f"{run.config.trainer.num_train_steps}, counted as in metrics.jsonl"
         )
     rows = rows_at_update(run.loader, arguments.step)
@@ -128,11 +129,15 @@ class _Run:
         from marin.data.lm_data import open_data
         from marin.data.loader import DataLoader
         from marin.training.config import TrainLmConfig
+        from marin.training.initialize import find_start, recorded_start, run_batches
 
         self.config_path = config_path
         self.config: TrainLmConfig = load_yaml(TrainLmConfig, config_path)
         self.seq_len = self.config.trainer.train_seq_len or self.config.model.seq_len
-        batches = self.config.trainer.batches
+        folder = config_path.parent
+        start = recorded_start(self.config, folder) or find_start(self.config, folder)
+        self.start_step = start.step
+        batches = run_batches(self.config, start)
         # the ledgers tell whether these are the stores; that no byte of them is damaged is not asked here
         self.data = open_data(replace(self.config.data, verify_stores=False), self.seq_len, batches=batches)
         self.loader = DataLoader(self.data.train, batches)

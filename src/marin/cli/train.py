@@ -77,6 +77,8 @@ def split_rest(words: Sequence[str]) -> tuple[list[str], list[str]]:
         if word in _SWITCHES:
             switches.append(word)
             continue
+        if word in ("-h", "--help"):
+            raise UsageError("--help stands before the file: marin train --help")
         if not word.startswith("--") or word == "--":
             raise UsageError(f"{word!r}: expected --PLACE VALUE, like --optimizer.learning_rate 1e-3")
         place, equals, value = word.removeprefix("--").partition("=")
@@ -86,8 +88,9 @@ def split_rest(words: Sequence[str]) -> tuple[list[str], list[str]]:
                 raise UsageError("--set expects place=value, like --set optimizer.learning_rate=1e-3")
         elif not equals:
             given = next(rest, None)
-            if given is None:
-                raise UsageError(f"--{place} expects a value after it, like --{place} 1")
+            if given is None or given.startswith("--"):  # the next flag would be a value, and be missed
+                behind = "" if given is None else f", but {given} stands there (if that is it: --{place}={given})"
+                raise UsageError(f"--{place} expects a value after it, like --{place} 1{behind}")
             value = given
         if place in overrides:
             raise UsageError(f"--{place} is given twice, as {overrides[place]} and as {value}: keep one")
@@ -112,11 +115,13 @@ def _read(path: str, overrides: Sequence[str]) -> Any:
 
 
 def _dry_run(config: Any) -> int:
+    from marin.training.initialize import find_start
     from marin.training.train_lm import open_run_data, preview_of
 
     try:
-        data = open_run_data(config)
-        print(preview_of(config, data).text())
+        start = find_start(config, Path(config.output_path))
+        data = open_run_data(config, start)
+        print(preview_of(config, data, start).text())
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     num_params = config.model.num_params(data.vocab_size)

@@ -195,7 +195,10 @@ def _weights(
     if sorted(set(starts)) != starts:
         rows = ", ".join(f"{s.start!r} is row {row}" for s, row in zip(config.weights, starts, strict=True))
         raise ValueError(f"LmDataConfig.weights: starts of stages must rise: {rows}. Put the stages in order.")
-    return [(row, stage.weights) for row, stage in zip(starts, config.weights, strict=True)]
+    # where the stream begins with a later update than 0, the stage in force there is its first
+    first = max(index for index, row in enumerate(starts) if row <= 0)
+    stages = zip([0, *starts[first + 1 :]], config.weights[first:], strict=True)
+    return [(row, stage.weights) for row, stage in stages]
 
 
 def _open(paths: Mapping[str, str], kind: str, config: LmDataConfig) -> dict[str, TokenStore]:

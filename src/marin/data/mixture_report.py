@@ -21,45 +21,48 @@ class SourceReport:
 
     num_rows: int  # that there are to train on
     rows_used: int  # that the run takes, repetitions counted
-    epochs: float  # rows_used / num_rows
+    epochs: float  # passes through them in the end, with what the stream gave before the run's first row
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureReport:
-    """What the first so many updates take."""
+    """What the updates of a run take."""
 
-    num_steps: int
+    num_steps: int  # how many they are
     num_rows: int
     block_size: int
     stop_strategy: str
-    available_steps: int | None  # whole batches that there are; None: no end
+    available_steps: int | None  # updates done when the stream ends; None: no end
     stages: tuple[StageReport, ...]
     sources: dict[str, SourceReport]
 
 
-def mixture_report(loader: DataLoader, num_steps: int) -> MixtureReport:
-    """What `num_steps` updates take from each source. ValueError where the stream has fewer batches."""
+def mixture_report(loader: DataLoader, num_steps: int, *, start_step: int = 0) -> MixtureReport:
+    """What the updates from `start_step` (counted from 0) to the end of `num_steps` take from each source.
+
+    ValueError where the stream ends before.
+    """
     loader.check_num_steps(num_steps)
-    mixture, end = loader.mixture, loader.batches.offset(num_steps)
-    used, epochs = mixture.rows_used(end), mixture.epochs(end)
+    mixture, begin, end = loader.mixture, loader.batches.offset(start_step), loader.batches.offset(num_steps)
+    before, used, epochs = mixture.rows_used(begin), mixture.rows_used(end), mixture.epochs(end)
     return MixtureReport(
-        num_steps=num_steps,
-        num_rows=end,
+        num_steps=num_steps - start_step,
+        num_rows=end - begin,
         block_size=mixture.block_size,
         stop_strategy=mixture.stop_strategy,
         available_steps=loader.num_steps,
         stages=tuple(
             StageReport(
                 first_row=stage.start,
-                first_update=loader.batches.whole_batches(stage.start) + 1,
-                num_rows=(end if stage.end is None else min(end, stage.end)) - stage.start,
+                first_update=max(start_step, loader.batches.whole_batches(stage.start)) + 1,
+                num_rows=(end if stage.end is None else min(end, stage.end)) - max(begin, stage.start),
                 rows_of_a_block=dict(zip(mixture.names, stage.counts.tolist(), strict=True)),
             )
             for stage in mixture.stages
-            if stage.start < end
+            if stage.start < end and (stage.end is None or stage.end > begin)
         ),
         sources={
-            name: SourceReport(num_rows=source.num_rows, rows_used=used[name], epochs=epochs[name])
+            name: SourceReport(num_rows=source.num_rows, rows_used=used[name] - before[name], epochs=epochs[name])
             for name, source in zip(mixture.names, mixture.sources, strict=True)
         },
     )

@@ -138,7 +138,10 @@ class Store(Protocol):
         ...
 
     def age_s(self, path: str) -> float | None:
-        """Seconds since a file, or anything below a folder, was last written, by the store's own clock."""
+        """Seconds since a file, or anything below a folder, was last written, by the store's own clock.
+
+        None if it is not there, or if the store's clock cannot be asked: that of a disk that is read-only.
+        """
         ...
 
 
@@ -364,7 +367,10 @@ class LocalStore:
             for inner, _ in self.tree(path):
                 with contextlib.suppress(OSError):  # deleted meanwhile
                     newest = max(newest, os.lstat(f"{path}/{inner}").st_mtime)
-        return max(0.0, self._now() - newest)
+        try:
+            return max(0.0, self._now() - newest)
+        except OSError:
+            return None
 
     def _now(self) -> float:
         """What the disk's own clock says: on a shared disk that is the server's."""

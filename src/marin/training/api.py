@@ -80,6 +80,9 @@ def default_train(
         tokenizer=_place(data.tokenizer),
         shuffle_seed=data.shuffle_seed if train_config.data_seed is None else train_config.data_seed,
     )
+    initialize_from = train_config.initialize_from()
+    if initialize_from is not None:
+        initialize_from = replace(initialize_from, path=_place(initialize_from.path))
     resources = train_config.resources
     if train_config.accelerator_type is not None:
         resources = ResourceConfig.with_tpu(train_config.accelerator_type)
@@ -90,6 +93,7 @@ def default_train(
             model=model_config,
             optimizer=train_config.optimizer(),
             trainer=train_config.trainer(),
+            initialize_from=initialize_from,
             callbacks=train_config.all_callbacks(),
             trackers=train_config.trackers,
             output_path=this_output_path(),
