@@ -8,17 +8,29 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from test_sharded_training import ONE, assert_same_curves, job, run
+from safetensors.numpy import load_file
+from test_sharded_training import ONE, assert_same_curves, job, numbers, run
 
 from marin.checkpoint import format as checkpoint
 from marin.checkpoint.discover import list_checkpoints
 from marin.config import encode
 from marin.distributed.config import MeshConfig, ProcessesConfig
+from marin.training.callback_config import (
+    EarlyStoppingConfig,
+    ExportHfConfig,
+    MemorizationConfig,
+    SamplesConfig,
+    TaskEvalsConfig,
+    WatchConfig,
+)
 from marin.training.config import RuntimeConfig, TrainLmConfig
+from marin.training.initialize_config import InitializeFrom
 from marin.training.preemption import PREEMPTED_EXIT_CODE
 
 LOST_AFTER_S = 10
@@ -226,3 +238,43 @@ def test_what_time_has_saved_is_saved_by_all_at_the_same_step(long_run):
     (step,) = saved_steps(long_run.parent / "timed")
     assert 0 < step < 200
     checkpoint.verify(long_run.parent / "timed" / "checkpoints" / f"step-{step:08d}")
+
+
+@pytest.mark.slow
+def test_every_callback_gives_two_processes_what_it_gives_one(store):
+    questions = store / "questions.jsonl"
+    questions.write_text(json.dumps({"query": "one two", "choices": ["three four", "stone"], "gold": 0}) + "\n")
+    callbacks = (
+        WatchConfig(every=3),
+        SamplesConfig(prompts=("the ", "a big"), every=3, max_new_tokens=5),
+        MemorizationConfig(source="text", prefix_lengths=(0, 5), continuation_length=4, num_sequences=7),
+        TaskEvalsConfig(tasks={"toy": str(questions)}),
+        ExportHfConfig(),
+        EarlyStoppingConfig(metric="validation/held_out/loss", patience=50),
+    )
+
+    def with_callbacks(config: TrainLmConfig) -> TrainLmConfig:
+        data = replace(config.data, tokenizer=str(store / "train-tokenizer"))
+        return replace(config, data=data, callbacks=callbacks)
+
+    assert run(store, [with_callbacks(job(store, "alone", ONE))], num_devices=1) == [None]
+    for code, _, errors in ends(start(store, [with_callbacks(several(store, "together"))], num_processes=2)):
+        assert code == 0, errors
+    alone, together = store / "alone", store / "together"
+    assert_same_curves(together, alone, num_rows=None)
+    assert (together / "samples.jsonl").read_bytes() == (alone / "samples.jsonl").read_bytes()
+    exports = [load_file(run / "hf" / "step-00000006" / "model.safetensors") for run in (together, alone)]
+    for name, array in exports[0].items():
+        np.testing.assert_allclose(array, exports[1][name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_begin_with_another_runs_checkpoint(runs):
+    config = several(runs, "initialized", num_train_steps=6)
+    source = InitializeFrom(path=str(runs / "one" / "checkpoints" / "step-00000003"), content="state")
+    config = replace(config, initialize_from=replace(source, reset_data_loader_on_init=False))
+    for code, _, errors in ends(start(runs, [config], num_processes=2)):
+        assert code == 0, errors
+    expected = [row for row in numbers(runs / "one") if row["step"] > 3]
+    for row, other in zip(numbers(runs / "initialized"), expected, strict=True):
+        assert row == pytest.approx(other, rel=1e-5, abs=1e-5)
