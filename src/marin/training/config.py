@@ -13,7 +13,7 @@ from marin.cluster.resources import ResourceConfig
 from marin.config.origins import annotated_yaml
 from marin.data.batch_schedule import BatchSchedule, ScheduleStep
 from marin.data.config import LmDataConfig
-from marin.distributed.config import MeshConfig
+from marin.distributed.config import MeshConfig, ProcessesConfig
 from marin.models.config import REMAT_POLICIES, LmConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.optimizer import OptimizerConfig
@@ -56,10 +56,12 @@ class RuntimeConfig:
     """Batches made ahead of the step."""
     keep_program: bool = True
     """Keep the lowered training step in the run's folder, StableHLO as compressed text; it costs one more lowering."""
+    processes: ProcessesConfig = ProcessesConfig()
+    """The processes that train together; by default what the environment says, or one."""
     profile: ProfileConfig | None = None
     """Record some updates with the profiler; None records none."""
     seconds_per_checkpoint: float | None = 60.0
-    """Save also when so many seconds have passed since the last checkpoint, more where saving would take over a
+    """Save also when so many seconds have passed since the last checkpoint, more where writing would take over a
     twentieth of the time. Such a checkpoint goes when a newer one comes. None saves by steps only."""
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from marin.distributed.mesh import by_microbatch_rows
+from marin.distributed.mesh import by_microbatch_rows, everywhere
 from marin.models.config import AuxiliaryLossConfig, LmConfig
 from marin.optim.optimizer import gradient_norm, update_parameters
 from marin.optim.skip import SkipBadSteps
@@ -168,10 +168,11 @@ def make_train_step(
             metrics = jnp.append(metrics, is_bad.astype(metrics.dtype))
         if stop_id is not None:
             metrics = jnp.concatenate([metrics, _trained(batch, stop_id).astype(metrics.dtype)])
+        metrics = everywhere(metrics)
         if not is_watched:
             return after, metrics
         mean_gradient = jax.tree.map(lambda g: g / weight, gradient)
-        return after, metrics, watch_statistics(mean_gradient, state.params, after.params)
+        return after, metrics, everywhere(watch_statistics(mean_gradient, state.params, after.params))
 
     if shardings is None:
         return CompiledStep(jax.jit(train_step, donate_argnums=0))
