@@ -28,8 +28,9 @@ def export_step(
 
     `trained` is a training step, `tokenizer` the step (or a folder, or a path) whose tokenizer it was trained with.
     `checkpoint` names one within the training output; None: the one that training ended with. `average` exports the
-    running average of the parameters that training kept; `adapter_alone` and `max_shard_bytes` are as in `ExportConfig`. The step fails, and
-    publishes nothing, if the exported files do not compute what the checkpoint does.
+    running average of the parameters that training kept; `adapter_alone` and `max_shard_bytes` are as in
+    `ExportConfig`. The step fails, and publishes nothing, if the exported files do not compute what the checkpoint
+    does.
     """
     return ExecutorStep(
         name=name,

@@ -14,7 +14,7 @@ the peft library (`marin.export.peft`). An adapter holds (layers, in, r) and (la
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,9 @@ from marin.models.lora_config import LoraConfig
 from marin.models.mixtral import MixtralConfig
 
 
+# As pytrees these classes also hold masks and shapes, hence unchecked.
 @jax.tree_util.register_dataclass
+@no_type_check
 @dataclass(frozen=True, kw_only=True)
 class LowRank:
     """The two matrices of one kind of linear layer, for each layer that is adapted."""
@@ -36,6 +38,7 @@ class LowRank:
 
 
 @jax.tree_util.register_dataclass
+@no_type_check
 @dataclass(frozen=True, kw_only=True)
 class LoraParams:
     """A model's own parameters, and the adapter that is trained."""
@@ -55,8 +58,8 @@ class LinearModule:
     """The field of the stacked layers."""
     num_inputs: int = 1
     """How many axes after the first are its input."""
-    part: tuple[int, slice] | None = None
-    """(axis, slice) where it is a part of the array."""
+    part: tuple[int, int, int | None] | None = None
+    """(axis, start, stop), as of a slice, where it is a part of the array."""
 
     @property
     def key(self) -> str:
@@ -68,27 +71,27 @@ class LinearModule:
         index: list[Any] = [slice(None)] * ndim
         index[0] = layers
         if self.part is not None:
-            index[self.part[0]] = self.part[1]
+            index[self.part[0]] = slice(*self.part[1:])
         return tuple(index)
 
     def shape(self, array: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(input axes, output axes) of one layer of it."""
         whole = list(array.shape)
         if self.part is not None:
-            axis, part = self.part
-            whole[axis] = len(range(whole[axis])[part])
+            axis, *part = self.part
+            whole[axis] = len(range(whole[axis])[slice(*part)])
         return tuple(whole[1 : 1 + self.num_inputs]), tuple(whole[1 + self.num_inputs :])
 
 
 _ATTENTION = (
-    LinearModule(path="self_attn.q_proj", array="qkv", part=(3, slice(None, -2))),
-    LinearModule(path="self_attn.k_proj", array="qkv", part=(3, slice(-2, -1))),
-    LinearModule(path="self_attn.v_proj", array="qkv", part=(3, slice(-1, None))),
+    LinearModule(path="self_attn.q_proj", array="qkv", part=(3, 0, -2)),
+    LinearModule(path="self_attn.k_proj", array="qkv", part=(3, -2, -1)),
+    LinearModule(path="self_attn.v_proj", array="qkv", part=(3, -1, None)),
     LinearModule(path="self_attn.o_proj", array="attention_out", num_inputs=3),
 )
 _GATED_MLP = (
-    LinearModule(path="mlp.gate_proj", array="gate_up", part=(2, slice(0, 1))),
-    LinearModule(path="mlp.up_proj", array="gate_up", part=(2, slice(1, 2))),
+    LinearModule(path="mlp.gate_proj", array="gate_up", part=(2, 0, 1)),
+    LinearModule(path="mlp.up_proj", array="gate_up", part=(2, 1, 2)),
     LinearModule(path="mlp.down_proj", array="down"),
 )
 _GPT2 = (

@@ -155,6 +155,12 @@ def run_batches(config: TrainLmConfig, start: RunStart) -> BatchSchedule:
     return BatchSchedule(config.trainer.train_batch_size, first_step=start.first_row_step)
 
 
+def base_model(config: TrainLmConfig) -> str | None:
+    """The name under which other libraries find what the run begins with, where that is a model in their format."""
+    source = config.initialize_from_hf
+    return None if source is None else source.path.removeprefix("hf://").partition("@")[0]
+
+
 def record_source(start: RunStart, output: Path) -> None:
     """Write initialized_from.json into the run's folder, or remove one that is not of this run."""
     path = output / SOURCE_FILE
@@ -234,6 +240,11 @@ def _load_checkpoint(given: InitializeFrom, source: Source, wanted: TrainState, 
     part = wanted if given.content == "state" else TrainState(params=wanted.params, optimizer=None)
     saved = checkpoint.saved_arrays(folder)
     has_adapter = any(name.startswith("params.adapter.") for name in saved)
+    if given.content == "state" and isinstance(wanted.params, LoraParams) and not has_adapter:
+        raise ValueError(
+            f"initialize_from: {folder} holds no LoRA adapter to train further. To adapt its model, set content to "
+            "'weights'."
+        )
     if given.content == "weights" and not has_adapter:
         part = replace(part, params=_own(wanted.params))
     if has_adapter and not isinstance(wanted.params, LoraParams):

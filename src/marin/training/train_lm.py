@@ -64,7 +64,15 @@ from marin.training.callback_config import WatchConfig
 from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate, check_set_names, device_batch
 from marin.training.config import RuntimeConfig, TrainLmConfig
 from marin.training.flops import peak_flops_per_second
-from marin.training.initialize import InitialState, RunStart, find_start, initial_state, record_source, run_batches
+from marin.training.initialize import (
+    InitialState,
+    RunStart,
+    base_model,
+    find_start,
+    initial_state,
+    record_source,
+    run_batches,
+)
 from marin.training.preview import SCHEDULES_FILE, Preview
 from marin.training.profile import Profile
 from marin.training.program import write_programs
@@ -410,7 +418,7 @@ def _record_config(config: TrainLmConfig, output: Path, data: LmData) -> None:
         "document_prefix": data.document_prefix,
     }
     if config.lora is not None:
-        description["lora"] = encode(config.lora)
+        description |= {"lora": encode(config.lora), "base_model": base_model(config)}
     write_text(output / "model.json", json.dumps(description, indent=1) + "\n")
 
 
