@@ -37,7 +37,7 @@ class ExportHf:
         tokenizer_path = self._run.config.data.tokenizer
         assert tokenizer_path is not None
         with self._run.log.paused():
-            params = fetch(done.state.average if self._config.average else done.state.params)
+            params = fetch(done.state.average if self._config.average else self._run.model_params(done.state))
             if not is_first():
                 return
             with use_own_device():
