@@ -162,7 +162,7 @@ def load(path: str | Path, like: Any, prefix: str = "params", *, ignore_others: 
     _check_same_leaves(path, wanted, saved)
     _verify_files(path, saved.values())
     reads = [_read_array(path / _ARRAYS / name) for name in wanted]
-    leaves = [_on_devices(read.result(), leaf) for read, leaf in zip(reads, wanted.values(), strict=True)]
+    leaves = [on_devices(read.result(), leaf) for read, leaf in zip(reads, wanted.values(), strict=True)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -303,7 +303,8 @@ def _read_array(folder: Path) -> ts.Future:
     return ts.open(spec, open=True).result().read()
 
 
-def _on_devices(array: np.ndarray, like: Any) -> jax.Array:
+def on_devices(array: np.ndarray, like: Any) -> jax.Array:
+    """The array where `like` has its sharding, or on the default device."""
     # copied, since a jax array that borrows numpy's memory could not be donated to a training step
     copied = jnp.array(array)
     sharding = like.sharding if isinstance(like, jax.ShapeDtypeStruct) else None

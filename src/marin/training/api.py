@@ -9,6 +9,7 @@ from marin.execution.executor import ExecutorStep, InputName, output_path_of, th
 from marin.models.config import LmConfig
 from marin.processing.tokenize.data_configs import lm_data_config
 from marin.training.config import SimpleTrainConfig, TrainLmConfig
+from marin.training.initialize_config import InitializeFromHf
 from marin.training.sft_config import SimpleSFTConfig, TrainEpochsConfig
 
 TokenStore = ExecutorStep | InputName | str
@@ -84,6 +85,9 @@ def default_train(
     initialize_from = train_config.initialize_from()
     if initialize_from is not None:
         initialize_from = replace(initialize_from, path=_place(initialize_from.path))
+    initialize_from_hf = None
+    if train_config.initialize_from_hf is not None:
+        initialize_from_hf = InitializeFromHf(path=_place(train_config.initialize_from_hf))  # type: ignore[arg-type]
     resources = train_config.resources
     if train_config.accelerator_type is not None:
         resources = ResourceConfig.with_tpu(train_config.accelerator_type)
@@ -95,6 +99,7 @@ def default_train(
             optimizer=train_config.optimizer(),
             trainer=train_config.trainer(),
             initialize_from=initialize_from,
+            initialize_from_hf=initialize_from_hf,
             callbacks=train_config.all_callbacks(),
             trackers=train_config.trackers,
             output_path=this_output_path(),

@@ -21,7 +21,7 @@ from marin.optim.schedules import Duration, ScheduleShape, StableShape
 from marin.optim.skip import SkipBadSteps
 from marin.tracking.config import TrackerConfig
 from marin.training.callback_config import CallbackConfig, ExportHfConfig, WatchConfig
-from marin.training.initialize_config import InitializeFrom
+from marin.training.initialize_config import InitializeFrom, InitializeFromHf
 
 PRECISIONS = ("p=f32,c=f32", "p=f32,c=bfloat16")
 
@@ -82,8 +82,8 @@ class TrainerConfig:
     train_seq_len: int | None = None
     """Tokens in a row; None is the longest the model takes."""
     per_device_parallelism: int | None = None
-    """Rows on each device at one time (microbatches); gradients are summed until the batch is full. None is all of the
-    device's share."""
+    """Rows on each device at one time, at most (microbatches); gradients are summed until the batch is full. None is
+    all of the device's share."""
     precision: str = "p=f32,c=f32"
     """dtype of parameters (p) and of computation (c): 'p=f32,c=f32' or 'p=f32,c=bfloat16'."""
     z_loss_weight: float = 0.0
@@ -149,7 +149,7 @@ class TrainerConfig:
         Raises ValueError, with the arithmetic, for rows that cannot be divided evenly.
         """
         each = self.per_device_parallelism
-        if each is None or (num_shards > 1 and each * num_shards >= batch_size):
+        if each is None or each * num_shards >= batch_size:
             at_once, says = num_shards, f"the {num_shards} devices that share it"
         else:
             at_once = each * num_shards
@@ -185,6 +185,8 @@ class TrainLmConfig:
     """Folder for checkpoints, metrics and the resolved config. A run found there is resumed."""
     initialize_from: InitializeFrom | None = None
     """Another run's checkpoint to begin with; None begins with random parameters."""
+    initialize_from_hf: InitializeFromHf | None = None
+    """A model in the Hugging Face format to begin with; its architecture must be `model`'s."""
     vocab_size: int | None = None
     """State the vocabulary to have it checked against the token stores; None takes theirs."""
     mup_base_model: LmConfig | None = None
@@ -202,6 +204,8 @@ class TrainLmConfig:
         callbacks = self.callbacks if isinstance(self.callbacks, tuple) else ()  # in a step it may be wrapped
         if sum(isinstance(callback, WatchConfig) for callback in callbacks) > 1:
             raise ValueError("callbacks lists 'watch' more than once; one step is watched in one way")
+        if self.initialize_from is not None and self.initialize_from_hf is not None:
+            raise ValueError("initialize_from and initialize_from_hf both say what to begin with: give one of them")
 
     def to_yaml(self) -> str:
         """The config as YAML with the origin of each value as a comment."""
@@ -234,7 +238,7 @@ class SimpleTrainConfig:
     """AdamWConfig; to never clip, give `optimizer_config`."""
     warmup: Duration | None = None
     """AdamWConfig; an int is steps, a float in (0, 1) a fraction of the run."""
-    decay: Duration | None = None
+    decay: Duration | tuple[Duration, ...] | None = None
     """AdamWConfig; in the same units."""
     lr_schedule: ScheduleShape | None = None
     """AdamWConfig."""
@@ -271,6 +275,8 @@ class SimpleTrainConfig:
     initialize_from_checkpoint_path: str | None = None
     """Begin with the whole state of another run, and count updates on from there (InitializeFrom of content 'state');
     in a script also a training step or a place in one. For its weights alone, see TrainLmConfig.initialize_from."""
+    initialize_from_hf: str | None = None
+    """Begin with the weights of a model in the Hugging Face format (InitializeFromHf.path)."""
     reset_data_loader_on_init: bool | None = None
     """InitializeFrom."""
     allow_partial_checkpoint: bool | None = None
@@ -299,6 +305,10 @@ class SimpleTrainConfig:
         if self.resources is not None and self.accelerator_type is not None:
             raise ValueError(
                 f"resources and accelerator_type={self.accelerator_type!r} say the same thing twice: give one of them"
+            )
+        if self.initialize_from_checkpoint_path is not None and self.initialize_from_hf is not None:
+            raise ValueError(
+                "initialize_from_checkpoint_path and initialize_from_hf both say what to begin with: give one of them"
             )
         if self.initialize_from_checkpoint_path is None:
             given = [name for name in _INITIALIZE_FIELDS if getattr(self, name) is not None]
@@ -375,6 +385,8 @@ class SimpleTrainConfig:
             places[f"callbacks.{len(self.callbacks)}"] = "steps_per_hf_export"
         if self.data_seed is not None:
             places["data.shuffle_seed"] = "data_seed"
+        if self.initialize_from_hf is not None:
+            places["initialize_from_hf"] = "initialize_from_hf"
         if self.initialize_from_checkpoint_path is not None:
             places["initialize_from"] = "initialize_from_checkpoint_path"
             places |= {f"initialize_from.{full}": name for name, full in self._initialize_options()}

@@ -83,7 +83,7 @@ class TrainResult:
     final_step: int
     """Updates done."""
     final_loss: float
-    """Loss of the last logged step, in nats a token."""
+    """Loss of the last step, in nats a token."""
     final_validation: dict[str, dict[str, float | int]]
     """Validation set -> {"loss": nats a token, "bits_per_byte": ..., "tokens" and "bytes": measured} at the end."""
     checkpoint: str
@@ -203,7 +203,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             ),
             steps_per_log=trainer.steps_per_log,
             flops_per_token=config.model.flops_per_token(data.vocab_size, seq_len),
-            peak_flops_per_second=peak_flops_per_second(),
+            peak_flops_per_second=peak_flops_per_second(jax.devices()[:1] if mesh is None else mesh.devices.flat),
             loader_stall_s=lambda: batches.stall_s,
             num_loader_stalls=lambda: batches.num_stalls,
             checkpoints=checkpoints,
@@ -312,14 +312,15 @@ def _open_data(config: TrainLmConfig, seq_len: int, batches: BatchSchedule) -> L
         from marin.processing.tokenize.tokenizer import load_tokenizer
 
         digest = load_tokenizer(config.data.tokenizer).digest
-    check_set_names(config.data.validation)
-    return open_data(
+    data = open_data(
         config.data,
         seq_len,
         batches=batches,
         vocab_size=config.vocab_size,
         tokenizer_digest=digest,
     )
+    check_set_names(data.validation, has_average=config.trainer.ema_beta is not None)
+    return data
 
 
 def _documents(loader: DataLoader, step: int, output: Path) -> str:
@@ -467,9 +468,10 @@ def _identity(config: TrainLmConfig) -> TrainLmConfig:
     paths = {"train": dict.fromkeys(config.data.train, ""), "validation": dict.fromkeys(config.data.validation, "")}
     data = replace(config.data, verify_stores=True, tokenizer=None, **paths)
     trainer = replace(config.trainer, runtime=RuntimeConfig(), mesh=MeshConfig())
-    source = config.initialize_from
-    initialize_from = None if source is None else replace(source, path="")
-    parts = {"data": data, "trainer": trainer, "initialize_from": initialize_from}
+    parts: dict[str, Any] = {"data": data, "trainer": trainer}
+    for name in ("initialize_from", "initialize_from_hf"):
+        if getattr(config, name) is not None:
+            parts[name] = replace(getattr(config, name), path="")
     return replace(config, output_path="", trackers=(), origins={}, **parts)
 
 
