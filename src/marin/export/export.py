@@ -18,8 +18,11 @@ from marin.checkpoint.format import CorruptCheckpointError
 from marin.config import decode
 from marin.export.config import MAX_SHARD_BYTES, ExportConfig
 from marin.export.hf import CONFIG_FILE, INDEX_FILE, save_hf
+from marin.export.peft import save_adapter
 from marin.export.verify import PARITY_FILE, Parity, verify_export
 from marin.models.config import LmConfig
+from marin.models.lora import LoraLm
+from marin.models.lora_config import LoraConfig
 from marin.processing.tokenize.tokenizer import load_tokenizer
 
 __all__ = ["ExportConfig", "export_model", "export_params"]
@@ -28,8 +31,8 @@ _UNVERIFIED = ".unverified"
 _WHAT_TO_DO = "Run the training step again, or name another checkpoint to export (checkpoint='checkpoints/step-...')."
 
 
-def export_model(config: ExportConfig) -> Parity:
-    """Write the checkpoint as a Hugging Face folder at `output_path`, with parity.json.
+def export_model(config: ExportConfig) -> Parity | None:
+    """Write the checkpoint as a Hugging Face folder at `output_path`, with parity.json; None for an adapter alone.
 
     Raises:
         ExportMismatch: the files do not compute what the checkpoint does; nothing is published.
@@ -44,12 +47,20 @@ def export_model(config: ExportConfig) -> Parity:
     vocab_size = description["vocab_size"]
     _check_tokenizer(config.tokenizer_path, description, train)
     checkpoint = _find_checkpoint(train, config.checkpoint)
-    shapes = jax.eval_shape(lambda: model.init(vocab_size, key=jax.random.key(0)))
+    lora = None if description.get("lora") is None else decode(LoraConfig, description["lora"])
+    if config.adapter_alone and lora is None:
+        raise ValueError(f"{train} trained no LoRA adapter: export the model (adapter_alone=False)")
+    trained = model if lora is None else LoraLm(base=model, lora=lora)
+    shapes = jax.eval_shape(lambda: trained.init(vocab_size, key=jax.random.key(0)))
     try:
         params = checkpoint_format.load(checkpoint, shapes, prefix=_part_to_export(config, checkpoint))
     except CorruptCheckpointError as error:
         error.args = (f"cannot export: {error} {_WHAT_TO_DO}",)
         raise
+    if isinstance(trained, LoraLm):
+        if config.adapter_alone:
+            return _export_adapter(trained, params, description, checkpoint, output)
+        params = trained.merge(params)
 
     source = {
         "checkpoint": checkpoint.name,
@@ -108,6 +119,15 @@ def export_params(
     finally:
         shutil.rmtree(unverified, ignore_errors=True)
     return parity
+
+
+def _export_adapter(model: LoraLm, params: Any, description: Mapping[str, Any], checkpoint: Path, output: Path) -> None:
+    """Write the adapter, found to give the merged model, beside what it was made from."""
+    save_adapter(model, params, output, base_model=description.get("base_model"))
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(params.adapter))
+    print(
+        f"exported the adapter of {checkpoint.name}, {num_params:,} parameters, verified tensor by tensor", flush=True
+    )
 
 
 def _read_description(train: Path) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def save_hf(
     and so on with model.safetensors.index.json. If `params` hold more than `vocab_size` rows, the rows beyond are left
     out. Raises ValueError where they hold fewer, or where the tokenizer has an id beyond the vocabulary.
     """
-    architecture = _architecture(config)
+    _architecture(config)  # refuses a model that there is no export for
     tokenizer = load_tokenizer(tokenizer_path)
     if tokenizer.vocab_size > vocab_size:
         raise ValueError(
@@ -104,8 +104,7 @@ def save_hf(
     output = Path(output_path)
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save(output)
-    weights = architecture.weights_to_hf(config, params, vocab_size)
-    _write_tensors(output, weights, max_shard_bytes)
+    _write_tensors(output, weights_to_hf(config, params, vocab_size), max_shard_bytes)
     for name, description in describe_hf(config, vocab_size, tokenizer).items():
         text = json.dumps(description, indent=2, sort_keys=True) + "\n"
         (output / name).write_text(text, encoding="utf-8")
@@ -135,6 +134,11 @@ def _write_tensors(output: Path, tensors: Mapping[str, np.ndarray], max_shard_by
             output / file,
             metadata={"format": "pt"},  # transformers refuses a file that does not say so
         )
+
+
+def weights_to_hf(config: LmConfig, params: Any, vocab_size: int) -> dict[str, np.ndarray]:
+    """The tensors of a model by their Hugging Face name, the vocabulary cut to `vocab_size` rows."""
+    return _architecture(config).weights_to_hf(config, params, vocab_size)
 
 
 def describe_hf(config: LmConfig, vocab_size: int, tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:

@@ -100,6 +100,7 @@ def default_train(
             trainer=train_config.trainer(),
             initialize_from=initialize_from,
             initialize_from_hf=initialize_from_hf,
+            lora=train_config.lora,
             callbacks=train_config.all_callbacks(),
             trackers=train_config.trackers,
             output_path=this_output_path(),

@@ -39,7 +39,7 @@ class ExportHf:
         with self._run.log.paused():
             export_params(
                 self._run.config.model,
-                jax.device_get(done.state.average if self._config.average else done.state.params),
+                jax.device_get(done.state.average if self._config.average else self._run.model_params(done.state)),
                 self._run.data.vocab_size,
                 tokenizer_path=tokenizer_path,
                 output=export_folder(self._run.output, done.step),

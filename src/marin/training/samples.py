@@ -46,7 +46,7 @@ class Samples:
             eos_id = self._tokenizer.eos_id
             completions = generate(
                 self._model,
-                done.state.params,
+                self._run.model_params(done.state),
                 self._prompts,
                 max_new_tokens=self._config.max_new_tokens,
                 stop_ids=() if eos_id is None else (eos_id,),
