@@ -49,6 +49,7 @@ class ExportHf:
                     output=export_folder(self._run.output, done.step),
                     probe_length=ExportConfig.probe_length,
                     max_shard_bytes=self._config.max_shard_bytes,
+                    chat=self._run.data.chat,
                     source={
                         "step": done.step,
                         "average": self._config.average,
