@@ -93,16 +93,36 @@ def test_the_mixtures_have_the_published_shares(experiments):
     """Per cent, from the retrospective's tables."""
     tootsie = experiments[0]
     jellyfish = {
-        "dolmino/dclm": 67.8, "dolma/pes2o": 10.8, "finemath_3_plus": 6.3, "dolma/arxiv": 5.2,
-        "dolma/stackexchange": 3.2, "starcoderdata": 2.2, "dolma/algebraic-stack": 2.1,
-        "dolma/open-web-math": 0.9, "dolma/megawika": 0.8, "dolma/wiki": 0.7,
+        "dolmino/dclm": 67.8,
+        "dolma/pes2o": 10.8,
+        "finemath_3_plus": 6.3,
+        "dolma/arxiv": 5.2,
+        "dolma/stackexchange": 3.2,
+        "starcoderdata": 2.2,
+        "dolma/algebraic-stack": 2.1,
+        "dolma/open-web-math": 0.9,
+        "dolma/megawika": 0.8,
+        "dolma/wiki": 0.7,
     }
     starling = {
-        "nemotron_cc/medium": 22.1, "nemotron_cc/hq_synth": 17.8, "nemotron_cc/medium_low": 10.1,
-        "nemotron_cc/hq_actual": 6.0, "nemotron_cc/medium_high": 5.4, "nemotron_cc/low_actual": 4.6,
-        "nemotron_cc/low_synth": 4.1, "arxiv_markdownified": 5.2, "dolmino/pes2o": 5.2, "starcoderdata": 4.5,
-        "proofpile_2": 4.5, "finemath_3_plus": 3.0, "dolmino/flan": 3.0, "dolmino/stackexchange": 1.5,
-        "stackexchange_custom": 1.5, "dolmino/all_math": 0.8, "wikipedia_markdown": 0.3, "dolmino/wiki": 0.3,
+        "nemotron_cc/medium": 22.1,
+        "nemotron_cc/hq_synth": 17.8,
+        "nemotron_cc/medium_low": 10.1,
+        "nemotron_cc/hq_actual": 6.0,
+        "nemotron_cc/medium_high": 5.4,
+        "nemotron_cc/low_actual": 4.6,
+        "nemotron_cc/low_synth": 4.1,
+        "arxiv_markdownified": 5.2,
+        "dolmino/pes2o": 5.2,
+        "starcoderdata": 4.5,
+        "proofpile_2": 4.5,
+        "finemath_3_plus": 3.0,
+        "dolmino/flan": 3.0,
+        "dolmino/stackexchange": 1.5,
+        "stackexchange_custom": 1.5,
+        "dolmino/all_math": 0.8,
+        "wikipedia_markdown": 0.3,
+        "dolmino/wiki": 0.3,
         "medu_science_qa": 0.1,
     }
     for weights, expected in ((tootsie.JELLYFISH_WEIGHTS, jellyfish), (tootsie.STARLING_WEIGHTS, starling)):
@@ -167,9 +187,16 @@ def twin(experiments, tmp_path_factory) -> dict[str, Phase]:
 def test_updates_are_counted_through_all_phases(twin):
     counts = {phase: (twin[phase].start, twin[phase].end) for phase in twin}
     assert counts == {
-        "kestrel": (0, 7), "ocelot": (7, 13), "jellyfish": (13, 19), "phoenix": (19, 25), "starling": (25, 31),
-        "deeper-starling": (31, 37), "raccoon": (19, 25), "softer-raccoon": (0, 6),
-        "spoonbill": (19, 25), "spoonbill-zloss": (22, 25),
+        "kestrel": (0, 7),
+        "ocelot": (7, 13),
+        "jellyfish": (13, 19),
+        "phoenix": (19, 25),
+        "starling": (25, 31),
+        "deeper-starling": (31, 37),
+        "raccoon": (19, 25),
+        "softer-raccoon": (0, 6),
+        "spoonbill": (19, 25),
+        "spoonbill-zloss": (22, 25),
     }
     for phase in twin.values():
         assert list(phase.rows) == list(range(phase.start + 1, phase.end + 1))
