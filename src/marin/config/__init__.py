@@ -231,12 +231,26 @@ def _decode_union(members: Sequence[Any], value: Any, path: str) -> Any:
         except ConfigError as error:
             errors.append((member, error))
     # The error of the one member that could have been meant says more than "none of them".
-    shaped = [error for member, error in errors if dataclasses.is_dataclass(member) == isinstance(value, Mapping)]
-    meant = [error for error in shaped if isinstance(value, Mapping)]
+    meant = [error for member, error in errors if _could_hold(member, value)]
+    if not meant and isinstance(value, Mapping):  # a name may be misspelt
+        meant = [error for member, error in errors if dataclasses.is_dataclass(member)]
     if len(meant) == 1:
         raise meant[0]
     choices = [c for m in members if typing.get_origin(m) is typing.Literal for c in typing.get_args(m)]
     raise _wrong(path, value, " or ".join(map(_name_of, members)), _near(value, choices) if choices else "")
+
+
+def _could_hold(member: Any, value: Any) -> bool:
+    """Whether a mapping or list is of the shape of a type, whatever is wrong inside."""
+    origin = typing.get_origin(member) or member
+    if not isinstance(origin, type):
+        return False
+    if isinstance(value, Mapping):
+        if dataclasses.is_dataclass(origin):
+            return {str(name) for name in value} <= {field.name for field in dataclasses.fields(origin)}
+        return issubclass(origin, collections.abc.Mapping)
+    is_list = issubclass(origin, (collections.abc.Sequence, collections.abc.Set)) and not issubclass(origin, str)
+    return isinstance(value, list) and is_list
 
 
 def _name_of(member: Any) -> str:

@@ -13,7 +13,7 @@ from marin.cluster.resources import ResourceConfig
 from marin.config.origins import annotated_yaml
 from marin.data.batch_schedule import BatchSchedule, ScheduleStep
 from marin.data.config import LmDataConfig
-from marin.distributed.config import MeshConfig
+from marin.distributed.config import MeshConfig, ProcessesConfig
 from marin.models.config import REMAT_POLICIES, LmConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.optimizer import OptimizerConfig
@@ -21,7 +21,7 @@ from marin.optim.schedules import Duration, ScheduleShape, StableShape
 from marin.optim.skip import SkipBadSteps
 from marin.tracking.config import TrackerConfig
 from marin.training.callback_config import CallbackConfig, ExportHfConfig, WatchConfig
-from marin.training.initialize_config import InitializeFrom
+from marin.training.initialize_config import InitializeFrom, InitializeFromHf
 
 PRECISIONS = ("p=f32,c=f32", "p=f32,c=bfloat16")
 
@@ -56,10 +56,12 @@ class RuntimeConfig:
     """Batches made ahead of the step."""
     keep_program: bool = True
     """Keep the lowered training step in the run's folder, StableHLO as compressed text; it costs one more lowering."""
+    processes: ProcessesConfig = ProcessesConfig()
+    """The processes that train together; by default what the environment says, or one."""
     profile: ProfileConfig | None = None
     """Record some updates with the profiler; None records none."""
     seconds_per_checkpoint: float | None = 60.0
-    """Save also when so many seconds have passed since the last checkpoint, more where saving would take over a
+    """Save also when so many seconds have passed since the last checkpoint, more where writing would take over a
     twentieth of the time. Such a checkpoint goes when a newer one comes. None saves by steps only."""
 
     def __post_init__(self) -> None:
@@ -82,8 +84,8 @@ class TrainerConfig:
     train_seq_len: int | None = None
     """Tokens in a row; None is the longest the model takes."""
     per_device_parallelism: int | None = None
-    """Rows on each device at one time (microbatches); gradients are summed until the batch is full. None is all of the
-    device's share."""
+    """Rows on each device at one time, at most (microbatches); gradients are summed until the batch is full. None is
+    all of the device's share."""
     precision: str = "p=f32,c=f32"
     """dtype of parameters (p) and of computation (c): 'p=f32,c=f32' or 'p=f32,c=bfloat16'."""
     z_loss_weight: float = 0.0
@@ -149,7 +151,7 @@ class TrainerConfig:
         Raises ValueError, with the arithmetic, for rows that cannot be divided evenly.
         """
         each = self.per_device_parallelism
-        if each is None or (num_shards > 1 and each * num_shards >= batch_size):
+        if each is None or each * num_shards >= batch_size:
             at_once, says = num_shards, f"the {num_shards} devices that share it"
         else:
             at_once = each * num_shards
@@ -185,6 +187,8 @@ class TrainLmConfig:
     """Folder for checkpoints, metrics and the resolved config. A run found there is resumed."""
     initialize_from: InitializeFrom | None = None
     """Another run's checkpoint to begin with; None begins with random parameters."""
+    initialize_from_hf: InitializeFromHf | None = None
+    """A model in the Hugging Face format to begin with; its architecture must be `model`'s."""
     vocab_size: int | None = None
     """State the vocabulary to have it checked against the token stores; None takes theirs."""
     mup_base_model: LmConfig | None = None
@@ -202,6 +206,8 @@ class TrainLmConfig:
         callbacks = self.callbacks if isinstance(self.callbacks, tuple) else ()  # in a step it may be wrapped
         if sum(isinstance(callback, WatchConfig) for callback in callbacks) > 1:
             raise ValueError("callbacks lists 'watch' more than once; one step is watched in one way")
+        if self.initialize_from is not None and self.initialize_from_hf is not None:
+            raise ValueError("initialize_from and initialize_from_hf both say what to begin with: give one of them")
 
     def to_yaml(self) -> str:
         """The config as YAML with the origin of each value as a comment."""
@@ -271,6 +277,8 @@ class SimpleTrainConfig:
     initialize_from_checkpoint_path: str | None = None
     """Begin with the whole state of another run, and count updates on from there (InitializeFrom of content 'state');
     in a script also a training step or a place in one. For its weights alone, see TrainLmConfig.initialize_from."""
+    initialize_from_hf: str | None = None
+    """Begin with the weights of a model in the Hugging Face format (InitializeFromHf.path)."""
     reset_data_loader_on_init: bool | None = None
     """InitializeFrom."""
     allow_partial_checkpoint: bool | None = None
@@ -299,6 +307,10 @@ class SimpleTrainConfig:
         if self.resources is not None and self.accelerator_type is not None:
             raise ValueError(
                 f"resources and accelerator_type={self.accelerator_type!r} say the same thing twice: give one of them"
+            )
+        if self.initialize_from_checkpoint_path is not None and self.initialize_from_hf is not None:
+            raise ValueError(
+                "initialize_from_checkpoint_path and initialize_from_hf both say what to begin with: give one of them"
             )
         if self.initialize_from_checkpoint_path is None:
             given = [name for name in _INITIALIZE_FIELDS if getattr(self, name) is not None]
@@ -375,6 +387,8 @@ class SimpleTrainConfig:
             places[f"callbacks.{len(self.callbacks)}"] = "steps_per_hf_export"
         if self.data_seed is not None:
             places["data.shuffle_seed"] = "data_seed"
+        if self.initialize_from_hf is not None:
+            places["initialize_from_hf"] = "initialize_from_hf"
         if self.initialize_from_checkpoint_path is not None:
             places["initialize_from"] = "initialize_from_checkpoint_path"
             places |= {f"initialize_from.{full}": name for name, full in self._initialize_options()}

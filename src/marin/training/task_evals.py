@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from marin.distributed.mesh import everywhere
 from marin.evaluation.multiple_choice import METRICS, answer_questions, correct
 from marin.evaluation.scoring import ScoredModel, TokenLogProbs
 from marin.evaluation.task_files import read_multiple_choice
@@ -42,7 +43,9 @@ class TaskEvals:
         }
         self._check_same_questions()
         model, compute_dtype = run.config.model, run.config.trainer.compute_dtype
-        self._score = jax.jit(lambda p, x, y: lm.token_log_probs(model, p, x, y, compute_dtype=compute_dtype))
+        self._score = jax.jit(
+            lambda p, x, y: everywhere(lm.token_log_probs(model, p, x, y, compute_dtype=compute_dtype))
+        )
 
     def __call__(self, done: StepDone) -> None:
         if not is_due(done, self._config.every):
