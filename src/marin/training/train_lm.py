@@ -227,7 +227,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             loader_stall_s=lambda: batches.stall_s,
             num_loader_stalls=lambda: batches.num_stalls,
             newest_checkpoint=writer.newest,
-            documents=lambda step: _documents(loader, step, output),
+            documents=lambda step: _documents(loader, step, config),
         )
         validate = Validate(
             log,
@@ -350,10 +350,13 @@ def _open_data(config: TrainLmConfig, seq_len: int, batches: BatchSchedule) -> L
     return data
 
 
-def _documents(loader: DataLoader, step: int, output: Path) -> str:
+def _documents(loader: DataLoader, step: int, config: TrainLmConfig) -> str:
     """The first documents of the batch of an update (counted from 1), and how to see them all."""
     named = name_documents(rows_at_update(loader, step), at_most=_NAMED_DOCUMENTS)
-    return f"Its batch held {named} (all of them, with their text: marin data at-step {output} {step} --text)"
+    command = f"marin data at-step {config.output_path} {step}"
+    if config.data.tokenizer is None:
+        return f"Its batch held {named} (all of them: {command})"
+    return f"Its batch held {named} (all of them, with their text: {command} --text)"
 
 
 def _parameter_shapes(model: LmConfig, vocab_size: int) -> Any:
