@@ -65,6 +65,7 @@ _CANCEL_GRACE_S = 10.0
 _TIDYING_S = 1.0
 _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 1.0
+_RENEWED_AT_ONCE = 16
 
 
 @dataclass(eq=False)
@@ -133,6 +134,7 @@ class Runner:
             self._times,
             lambda lease, lost: self._events.put(("lost", lease, lost)),
             on_tick=self._look_for_cancellation,
+            at_once=1 if store.is_local else _RENEWED_AT_ONCE,
         )
         self._results: dict[str, StepResult] = {}
         self._states: dict[str, State] = {}  # committed inputs
