@@ -67,6 +67,17 @@ def test_every_value_is_printed_with_where_it_comes_from(marin, place):
         ),
         (["--trainer.seed", "x"], "--trainer.seed: expected an int, got 'x'"),
         (["--trainer.seed"], "--trainer.seed expects a value after it"),
+        (["--output_path", "--dry-run"], "--output_path expects a value after it.*, but --dry-run stands there"),
+        (["--help"], "marin train --help"),
+        (
+            ["--trainer.train_batch_size", "[{start: 0, valu: 4}]"],
+            "trainer.train_batch_size.0.valu: .* has no such field; did you mean 'value'",
+        ),
+        (["--trainer.skip_bad_steps", "{windo: 4}"], "skip_bad_steps.windo: .* did you mean 'window'"),
+        (
+            ["--data.weights", "[{start: {num_tokens: -5}, weights: {text: 1}}]"],
+            "data.weights.0.start: Tokens counts tokens: a whole number, 0 or more; got -5",
+        ),
         (["--trainer.seed", "1", "--trainer.seed=2"], "--trainer.seed is given twice, as 1 and as 2: keep one"),
         (["seed=1"], "'seed=1': expected --PLACE VALUE"),
         (["--set", "trainer.seed"], "--set expects place=value"),

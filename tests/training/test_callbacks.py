@@ -216,6 +216,20 @@ def test_exports_on_the_way_are_verified_and_load(full_run):
     assert doubt_of(folder / "step-00000010", parity) is None
 
 
+def test_the_average_is_exported_where_that_is_asked_for(tiny_config, stores):
+    export = ExportHfConfig(average=True, max_shard_bytes=6_000)
+    config = tiny_config(num_train_steps=3, callbacks=(export,), tokenizer=str(stores / "train-tokenizer"))
+    with pytest.raises(ValueError, match=r"none is kept: set trainer\.ema_beta"):
+        train_lm(config)
+    config = replace(config, trainer=replace(config.trainer, ema_beta=0.5))
+    train_lm(config)
+    folder = Path(config.output_path) / "hf/step-00000003"
+    shapes = jax.eval_shape(lambda: config.model.init(257, key=jax.random.key(0)))
+    average = checkpoint.load(Path(config.output_path) / "checkpoints/step-00000003", shapes, "average")
+    jax.tree.map(np.testing.assert_array_equal, load_hf(folder).params, average)
+    assert read_parity(folder)["average"] is True and len(list(folder.glob("model-*.safetensors"))) > 1
+
+
 def test_the_program_and_the_picture_are_there_and_stalls_are_counted(full_run):
     config, _, _ = full_run
     output = Path(config.output_path)
@@ -316,6 +330,23 @@ def test_a_run_that_gets_no_better_stops_saves_and_is_done(tiny_config):
     assert final_bits(config.output_path) == before
 
 
+def test_a_run_that_stops_before_a_row_was_due_has_the_row_of_its_last_step(tiny_config):
+    config = stopping(tiny_config, "stops", steps_per_log=100)
+    result = train_lm(config)
+    rows = [row for row in read_rows(Path(config.output_path) / "metrics.jsonl") if "train/loss" in row]
+    assert [row["step"] for row in rows] == [8] == [result.final_step]
+    assert result.final_loss == rows[0]["train/loss"]
+    assert [row["step"] for row in read_rows(Path(config.output_path) / "timing.jsonl")] == [8]
+
+
+def test_a_metric_that_a_later_callback_writes_is_refused_once_it_is_seen(tiny_config):
+    probe = MemorizationConfig(source="text", prefix_lengths=(2,), continuation_length=4, every=2)
+    watching = EarlyStoppingConfig(metric="memorization/prefix_2/mean_probability", patience=1, min_delta=100.0)
+    assert train_lm(tiny_config("behind", callbacks=(probe, watching))).final_step == 4
+    with pytest.raises(ValueError, match="a callback behind it in the list writes .as at step 2.* List early_stopping"):
+        train_lm(tiny_config("before", callbacks=(watching, probe)))
+
+
 def test_killed_before_its_last_checkpoint_a_run_stops_at_the_same_step(tiny_config):
     whole, killed = stopping(tiny_config, "whole"), stopping(tiny_config, "killed")
     train_lm(whole)
@@ -349,6 +380,7 @@ def test_a_metric_that_gets_better_does_not_stop_a_run(tiny_config):
         ),
         (EarlyStoppingConfig(metric="valdation/held_out/loss"), "did you mean 'validation/held_out/loss'"),
         (EarlyStoppingConfig(metric="taks/a/acc"), "did you mean 'tasks/...'"),
+        (EarlyStoppingConfig(metric="train/loss"), "'train/loss', a number of every step.*validation/NAME/loss"),
     ],
 )
 def test_a_callback_that_cannot_work_is_refused_before_anything_is_written(tiny_config, callback, message):
@@ -364,6 +396,17 @@ def test_a_validation_set_named_like_the_parent_of_others_is_refused(tiny_config
     path = str(stores / "validation")
     with pytest.raises(ValueError, match="'a' has the name under which 'a/b' and its like are measured together"):
         train_lm(tiny_config(validation={"a": path, "a/b": path}))
+    held_out = tiny_config(validation={"text/b": path}, num_validation_sequences={"text": 3})
+    with pytest.raises(ValueError, match="'text' has the name under which 'text/b'"):
+        train_lm(held_out)
+    assert not Path(held_out.output_path).exists()
+
+
+def test_a_validation_set_named_like_what_the_average_is_measured_as_is_refused(tiny_config, stores):
+    path = str(stores / "validation")
+    train_lm(tiny_config("without", num_train_steps=3, validation={"ema/a": path}))
+    with pytest.raises(ValueError, match="'ema/a' has a name of those under which the average"):
+        train_lm(tiny_config(validation={"a": path, "ema/a": path}, ema_beta=0.5))
 
 
 def test_settings_without_sense_are_refused():

@@ -230,6 +230,27 @@ def test_old_checkpoints_go_and_rows_are_written_every_few_steps(tiny_config):
     assert [row["step"] for row in rows if "train/loss" in row] == [4, 8, 11]
 
 
+def test_a_checkpoint_that_is_kept_for_good_is_saved_at_its_step_whatever_the_others_are(tiny_config):
+    config = tiny_config(
+        num_train_steps=11, steps_per_checkpoint=4, keep_checkpoints=KeepPolicy(keep_last=1, keep_every=3)
+    )
+    train_lm(config)
+    assert [folder.step for folder in list_checkpoints(Path(config.output_path) / "checkpoints")] == [3, 6, 9, 11]
+
+
+def test_parameters_that_are_no_numbers_are_not_saved_though_loss_and_gradient_were(tiny_config):
+    # without epsilon, the moments of a token that no row has are 0 / 0 at once, and no loss knows of it yet
+    config = tiny_config(epsilon=0.0, max_grad_norm=None, steps_per_checkpoint=1)
+    with pytest.raises(NonFiniteLossError, match="step 1: the update made parameters that are NaN.*No checkpoint"):
+        train_lm(config)
+    assert list_checkpoints(Path(config.output_path) / "checkpoints") == []
+
+
+def test_rows_at_one_time_may_be_more_than_the_batch_has(tiny_config):
+    trainer = tiny_config(per_device_parallelism=8, train_batch_size=4).trainer
+    assert (trainer.num_microbatches(4), trainer.num_microbatches(4, 2), trainer.num_microbatches(16)) == (1, 1, 2)
+
+
 def test_a_loss_that_is_no_number_ends_the_run_with_its_step_and_keeps_the_checkpoint(tiny_config):
     config = tiny_config(learning_rate=1e36, warmup=0, steps_per_checkpoint=1, lr_schedule="constant", weight_decay=0.0)
     with pytest.raises(

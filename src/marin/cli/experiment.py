@@ -83,6 +83,7 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
     """
     import runpy
 
+    from marin.cluster.environment import find_project
     from marin.execution.executor import capturing
 
     path = os.path.abspath(arguments.file)
@@ -102,6 +103,9 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
     if arguments.prefix is not None:
         sys.argv += ["--prefix", arguments.prefix]
     sys.path.insert(0, os.path.dirname(path))
+    project = find_project(os.path.dirname(path))
+    if project is not None and project not in sys.path:
+        sys.path.append(project)  # by which one experiment imports another, as `experiments.x`
     try:
         # what the script prints is not the command's data
         with capturing(hand_over), contextlib.redirect_stdout(sys.stderr):

@@ -7,6 +7,7 @@ The list of commands is written out here so that `marin --help` loads none of th
 
 import errno
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -86,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # what a terminal's encoding lacks is no reason to fail
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if not {"", os.getcwd()} & set(sys.path):  # where a config's `type: module:Class` is looked for
+        sys.path.append(os.getcwd())
     try:
         return _dispatch(arguments[0], arguments[1:])
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ Here are the callbacks that every run has; `marin.training.callback_config` list
 The numbers of a step are fetched from the device one step late, or when they are there anyway: the loop never waits for
 the step it has just begun. Time is read when numbers come, and steps whose numbers come together share the time since
 those before them, so each throughput is of an interval in which its steps were computed. Before a checkpoint is saved
-all numbers are fetched and looked at, so a run that has turned to NaN never overwrites a good checkpoint.
+all numbers are looked at, and the parameters too, so a run that has turned to NaN never overwrites a good checkpoint.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -63,7 +64,7 @@ Callback = Callable[[StepDone], None]
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss or the gradient has become NaN or infinite."""
+    """The loss, the gradient or a parameter has become NaN or infinite."""
 
 
 class _Waiting(NamedTuple):
@@ -115,6 +116,7 @@ class LogMetrics:
         self._checkpoints = checkpoints
         self._documents = documents
         self._waiting: deque[_Waiting] = deque()
+        self._without_row: tuple[_Waiting, dict[str, float]] | None = None  # the last step fetched, if it got no row
         self._mark_s: float | None = None  # when the last fetched step was done; None before the first
         # since the last row
         self._busy_s, self._busy_steps, self._busy_tokens, self._stall_s, self._stalls = 0.0, 0, 0, 0.0, 0
@@ -128,6 +130,14 @@ class LogMetrics:
     def drain(self) -> None:
         """Wait for all steps begun, and write their rows."""
         self._take(len(self._waiting))
+
+    def log_last(self) -> None:
+        """Wait for all steps begun, and write a row of the last whether or not it was due."""
+        self.drain()
+        if self._without_row is not None:
+            waiting, numbers = self._without_row
+            self._write(waiting, numbers, self._times())
+            self._without_row = None
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -184,20 +194,22 @@ class LogMetrics:
         times: dict[str, float | int] | None = None
         for waiting, numbers in taken:
             if not all(map(math.isfinite, numbers.values())):
-                raise self._not_finite(waiting.step, numbers)
+                found = ", ".join(f"{name} is {value}" for name, value in numbers.items())
+                raise self.not_finite(waiting.step, found)
             if waiting.gets_row:
                 if times is None:
                     times = self._times()
                 else:  # waiting for batches was counted in the row before
                     times = {name: 0 * v if name.startswith("loader_stall") else v for name, v in times.items()}
-                self._write(waiting.step, {**numbers, "train/learning_rate": waiting.learning_rate}, times)
+                self._write(waiting, numbers, times)
+            self._without_row = None if waiting.gets_row else (waiting, numbers)
 
-    def _write(self, step: int, numbers: dict[str, float], times: Mapping[str, float | int]) -> None:
-        row = {**numbers, "train/tokens": self._num_tokens(step)}
-        self._metrics.log(step, row)
-        self._timing.log(step, times)
+    def _write(self, waiting: _Waiting, numbers: dict[str, float], times: Mapping[str, float | int]) -> None:
+        row = {**numbers, "train/learning_rate": waiting.learning_rate, "train/tokens": self._num_tokens(waiting.step)}
+        self._metrics.log(waiting.step, row)
+        self._timing.log(waiting.step, times)
         for tracker in self._others:
-            tracker.log(step, {**row, **times})
+            tracker.log(waiting.step, {**row, **times})
 
     def _times(self) -> dict[str, float | int]:
         """Means over the steps since the last row."""
@@ -218,10 +230,10 @@ class LogMetrics:
         self._busy_s, self._busy_steps, self._busy_tokens, self._stall_s = 0.0, 0, 0, stall_s
         return times
 
-    def _not_finite(self, step: int, numbers: Mapping[str, float]) -> NonFiniteLossError:
+    def not_finite(self, step: int, found: str) -> NonFiniteLossError:
+        """The error about what was found at a step."""
         saved = list_checkpoints(self._checkpoints)
         kept = f"The newest checkpoint, {saved[-1].path}, is from before and stays" if saved else "No checkpoint exists"
-        found = ", ".join(f"{name} is {value}" for name, value in numbers.items())
         batch = "" if self._documents is None else f"{self._documents(step)}. "
         return NonFiniteLossError(
             f"step {step}: {found}; expected finite numbers. {batch}"
@@ -275,7 +287,6 @@ class Validate:
         mesh: Mesh | None = None,
     ) -> None:
         """On a mesh the rows of a batch are rounded up to what can be spread over it."""
-        check_set_names(datasets)
         self._log = log
         self._datasets = datasets
         self._batch_size = round_up_rows(batch_size, mesh)
@@ -339,9 +350,19 @@ def validation_metrics(tags: Iterable[str], *, has_average: bool) -> list[str]:
     return [f"validation/{p}{tag}/{what}" for p in prefixes for tag in known for what in ("loss", "bits_per_byte")]
 
 
-def check_set_names(tags: Iterable[str]) -> None:
-    """ValueError where a validation set has the name of the parent of others: two numbers would have one name."""
+def check_set_names(tags: Iterable[str], *, has_average: bool) -> None:
+    """ValueError where two numbers would have one name.
+
+    So it is where a validation set has the name of the parent of others, or, if an average of the parameters is
+    measured too, the name under which that is done.
+    """
     known = set(tags)
+    taken = next((tag for tag in sorted(known) if tag.split("/")[0] == "ema"), None)
+    if has_average and taken is not None:
+        raise ValueError(
+            f"validation set '{taken}' has a name of those under which the average of the parameters is measured "
+            "(trainer.ema_beta), 'ema/NAME'; give it another"
+        )
     for tag in sorted(known):
         clash = next((parent for parent in _parents(tag) if parent in known), None)
         if clash is not None:
@@ -361,7 +382,11 @@ _MOST_SAVING = 1 / 20
 
 
 class SaveCheckpoint:
-    """Saves the state every few steps, every few seconds and after the last, then deletes what the policy lets go."""
+    """Saves the state every few steps, every few seconds and after the last, then deletes what the policy lets go.
+
+    A step whose checkpoint the policy keeps for good is saved too, whether or not it is one of every few. What is not
+    finite is not saved: an update can go wrong whose loss and gradient were in order.
+    """
 
     def __init__(
         self,
@@ -394,8 +419,9 @@ class SaveCheckpoint:
             self._saved_at = time.monotonic()
         if done.is_last:
             self._last_step = done.step
+            self._log.log_last()  # a run that is stopped early learns of its end when the row's time has gone by
         is_late = self._every_s is not None and time.monotonic() - self._saved_at >= self._every_s
-        if is_late or is_due(done, self._every):
+        if is_late or self._is_regular(done.step):
             self.save(done.step, done.state)
 
     def save(self, step: int, state: TrainState) -> None:
@@ -403,6 +429,8 @@ class SaveCheckpoint:
         if step == self._saved:
             return
         with self._log.paused():
+            if not _is_finite(state.params):
+                raise self._log.not_finite(step, "the update made parameters that are NaN or infinite")
             self._log.flush()
             began = time.monotonic()
             checkpoint.save(self._root, step, state, self._metadata())
@@ -412,12 +440,18 @@ class SaveCheckpoint:
             apply_policy(self._root, self._keep, saved=step, is_regular=self._is_regular)
 
     def _is_regular(self, step: int) -> bool:
-        return step % self._every == 0 or step == self._last_step
+        every = (self._every,) if self._keep.keep_every is None else (self._every, self._keep.keep_every)
+        return step == self._last_step or any(step % interval == 0 for interval in every)
 
 
 def is_due(done: StepDone, every: int | None) -> bool:
     """Whether something that happens every so many steps, and after the last, happens now."""
     return done.is_last or (every is not None and done.step % every == 0)
+
+
+@jax.jit
+def _is_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _is_computed(array: Any) -> bool:
