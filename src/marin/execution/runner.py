@@ -163,8 +163,8 @@ class Runner:
     def run(self) -> tuple[StepResult, ...]:
         """Carry out the plan; a result for each of its steps, in the plan's order.
 
-        Ctrl-C (or SIGTERM) stops: nothing new starts, running steps are asked to end and get 10 seconds; a second one
-        kills them. Both leave CANCELLED registers, and KeyboardInterrupt rises when all is written down.
+        Ctrl-C (or SIGTERM, or SIGHUP) stops: nothing new starts, running steps are asked to end and get 10 seconds; a
+        second one kills them. Both leave CANCELLED registers, and KeyboardInterrupt rises when all is written down.
         """
         scheduler = threading.Thread(target=self._schedule, name="marin-scheduler", daemon=True)
         with (
