@@ -40,8 +40,10 @@ class Config:
 
 
 def work(config: Config) -> None:
-    print("begun", flush=True)
+    report_progress(2, 12, "things")
+    time.sleep(1.1)  # of more reports in a second one is kept
     report_progress(3, 12, "things")
+    print("begun", flush=True)
     while config.until and not os.path.exists(config.until):
         time.sleep(0.02)
     print("ended", flush=True)
