@@ -69,7 +69,7 @@ def _place(config: ProcessesConfig) -> dict[str, Any] | None:
     missing = [f"{field} (${_VARIABLES[field]})" for field, value in given.items() if value is None]
     if missing:
         raise ValueError(
-            f"processes: {', '.join(missing)} is not given, but {_said(given)} is. Each process needs all three, or "
+            f"processes: {_said(given)} is given without {', '.join(missing)}. Each process needs all three, or "
             f"coordinator '{AUTOMATIC}' where JAX knows the cluster."
         )
     if given["num_processes"] in (1, "1"):
