@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from marin.cli import main as cli
 from marin.data.config import LmDataConfig
 from marin.distributed.compilation_cache import use_compilation_cache
 from marin.models.llama import LlamaConfig
@@ -73,3 +74,17 @@ def tiny_config_at(stores):
 def tiny_config(tiny_config_at, tmp_path):
     """`tiny_config(num_train_steps=9, learning_rate=...)`, in a folder of the test."""
     return lambda output="run", **changes: tiny_config_at(tmp_path / output, **changes)
+
+
+@pytest.fixture
+def marin(capfd):
+    """Runs one command line in this process: its output on success, its errors otherwise."""
+
+    def run(*arguments: str, expect: int = 0) -> str:
+        capfd.readouterr()
+        code = cli.main(arguments)
+        out, err = capfd.readouterr()
+        assert code == expect, err
+        return err if expect else out
+
+    return run

@@ -14,7 +14,6 @@ from test_train_lm import damage, files, final_bits
 from marin.checkpoint import format as checkpoint
 from marin.checkpoint.discover import list_checkpoints
 from marin.checkpoint.policy import KeepPolicy
-from marin.cli import main as cli
 from marin.config import dump_yaml
 from marin.data.at_step import name_documents, rows_at_update
 from marin.data.batch_schedule import BatchSchedule, ScheduleStep
@@ -38,20 +37,6 @@ def source(tiny_config_at, tmp_path_factory) -> Path:
     config = tiny_config_at(tmp_path_factory.mktemp("source") / "run", keep_checkpoints=KeepPolicy(keep_last=3))
     train_lm(config)
     return Path(config.output_path)
-
-
-@pytest.fixture
-def marin(capfd):
-    """Runs one command line in this process: its output on success, its errors otherwise."""
-
-    def run(*arguments: str, expect: int = 0) -> str:
-        capfd.readouterr()
-        code = cli.main(arguments)
-        out, err = capfd.readouterr()
-        assert code == expect, err
-        return err if expect else out
-
-    return run
 
 
 def state(path, **options) -> InitializeFrom:
@@ -288,9 +273,7 @@ def test_a_run_does_not_go_on_when_another_checkpoint_lies_where_it_began(tiny_c
     train_lm(elsewhere)
     shutil.rmtree(folder(moved, 4))
     shutil.copytree(folder(moved, 8), folder(moved, 4))
-    with pytest.raises(
-        ValueError, match="initialized from another checkpoint: the manifest of .*step-00000004 had sha"
-    ):
+    with pytest.raises(ValueError, match="initialized from something else than there is now at .*step-00000004"):
         train_lm(elsewhere)
     with pytest.raises(ValueError, match="another config: initialize_from.content was 'state', is 'weights'"):
         train_lm(replace(elsewhere, initialize_from=weights(moved)))

@@ -267,7 +267,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_step_and_keeps_the_check
     loader = DataLoader(open_data(config.data, 16).train, config.trainer.batches)
     documents = name_documents(rows_at_update(loader, step), at_most=8)
     assert f"Its batch held {documents} (all of them" in str(e.value)
-    assert f"marin data at-step {config.output_path} {step} --text)" in str(e.value)
+    assert f"marin data at-step {config.output_path} {step})" in str(e.value)
     newest = list_checkpoints(Path(config.output_path) / "checkpoints")[-1]
     assert newest.step == step - 1
     checkpoint.verify(newest.path)

@@ -44,7 +44,8 @@ class JobRequest:
     name: str  # for people
     entrypoint: Entrypoint  # what to run
     resources: ResourceConfig = field(default_factory=ResourceConfig.with_cpu)  # what it needs
-    env: Mapping[str, str] = field(default_factory=dict)  # environment variables added to the launcher's
+    env: Mapping[str, str] = field(default_factory=dict)  # environment variables added to those it inherits
+    inherited: Mapping[str, str] | None = None  # on this machine: those it inherits; None: the launcher's
     log_path: str | None = None  # file to which stdout and stderr are appended; None: not kept
     python: str | None = None  # interpreter to run it with, as from `prepare_environment`; None: the launcher's
     in_process: bool = False  # call the function in the process that a cluster of machines keeps for the job

@@ -34,7 +34,7 @@ from marin.cluster.job import (
 from marin.cluster.memory import oom_kills
 from marin.io.atomic import append
 
-_ASKING_TO_STOP = (signal.SIGINT, signal.SIGTERM)
+ASKING_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, `kill`, the end of the terminal
 _SIGNALS = {6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM", 25: "SIGXFSZ"}
 
 
@@ -71,11 +71,11 @@ def environment_variables(env: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _process_as_it_was() -> Iterator[None]:
-    """Afterwards the process has the variables, the folder and the handlers of SIGINT and SIGTERM that it had before.
+    """Afterwards the process has the variables, the folder and the handlers of signals to stop that it had before.
 
     What one job leaves behind would be in no record of the next one, and is not there when that one runs alone.
     """
-    variables, handlers = _variables(), [(number, signal.getsignal(number)) for number in _ASKING_TO_STOP]
+    variables, handlers = _variables(), [(number, signal.getsignal(number)) for number in ASKING_TO_STOP]
     try:
         folder = os.getcwd()
     except FileNotFoundError:  # it was deleted
@@ -287,12 +287,12 @@ def _paths_around_packages() -> tuple[list[str], list[str]]:
     return front, back
 
 
-def _programs_of(python: str | None) -> dict[str, str]:
+def _programs_of(python: str | None, inherited: Mapping[str, str]) -> dict[str, str]:
     """Variables by which a job finds the programs of its interpreter's environment before those of the launcher's."""
     if python is None:
         return {}
     programs = os.path.dirname(os.path.abspath(python))
-    variables = {"PATH": os.pathsep.join(filter(None, (programs, os.environ.get("PATH"))))}
+    variables = {"PATH": os.pathsep.join(filter(None, (programs, inherited.get("PATH"))))}
     if os.path.exists(os.path.join(os.path.dirname(programs), "pyvenv.cfg")):
         variables["VIRTUAL_ENV"] = os.path.dirname(programs)
     return variables
@@ -332,6 +332,7 @@ class LocalProcess:
             f"import sys; own = sys.path[:]; sys.path.insert(0, {source!r}); import marin.cluster.child as child; "
             f"child.main({payload}, {self._answer}, {os.getpid()}, own)"
         )
+        inherited = os.environ if request.inherited is None else request.inherited
         try:
             self._oom_kills = oom_kills()
             self._started = time.monotonic()
@@ -341,7 +342,7 @@ class LocalProcess:
                 stdout=write_end,
                 stderr=write_end,
                 pass_fds=(payload, self._answer),
-                env={**os.environ, **_programs_of(request.python), **request.env},
+                env={**inherited, **_programs_of(request.python, inherited), **request.env},
                 start_new_session=True,
             )
         except BaseException:

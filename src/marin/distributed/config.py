@@ -38,7 +38,13 @@ class MeshConfig:
         data = self.data
         if data is None:
             data, left = divmod(num_devices, others)
-            if left or not data:
+            if not data:
+                raise ValueError(
+                    f"mesh: replica {self.replica} x model {self.model} needs {others} devices, or a multiple of "
+                    f"them, but there are {num_devices}. Make the mesh smaller, or run on more. (A CPU "
+                    "counts as eight devices with XLA_FLAGS=--xla_force_host_platform_device_count=8.)"
+                )
+            if left:
                 raise ValueError(
                     f"mesh: replica {self.replica} x model {self.model} = {others} does not divide the {num_devices} "
                     f"devices here: {data} * {others} = {data * others}. Choose replica and model so that it does."

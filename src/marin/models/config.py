@@ -68,7 +68,8 @@ class LmConfig(Protocol):
         """States `(batch, seq, hidden)` after the final norm, in `compute_dtype`.
 
         `segment_ids` int32 `(batch, seq)`: a token attends only to earlier tokens of its own segment, and, unless
-        `positions` int32 `(batch, seq)` are given, positions restart at 0 with each segment. `remat` is a name of
+        `positions` int32 `(batch, seq)` are given, positions restart at 0 with each segment; a negative id is padding,
+        whose states mean nothing. `remat` is a name of
         `REMAT_POLICIES`. `scan_layers` compiles one layer and loops over it; None: only on accelerators
         with many layers.
         """
@@ -108,6 +109,29 @@ class AuxiliaryLossConfig(Protocol):
     def hidden_states_and_auxiliary_loss(self, params: Any, tokens: Any, **kwargs: Any) -> tuple[Any, Any]:
         """What `LmConfig.hidden_states` gives, and a float32 scalar in nats a token; keywords as there."""
         ...
+
+
+@runtime_checkable
+class PartlyTrainedConfig(Protocol):
+    """A model of whose parameters some are frozen."""
+
+    def trained(self, params: Any) -> Any:
+        """The pytree that gradients and the optimizer are of."""
+        ...
+
+    def with_trained(self, params: Any, trained: Any) -> Any:
+        """The parameters with that part replaced."""
+        ...
+
+
+def trained_part(model: Any, params: Any) -> Any:
+    """What training changes of the parameters: all of them, unless the model says otherwise."""
+    return model.trained(params) if isinstance(model, PartlyTrainedConfig) else params
+
+
+def with_trained_part(model: Any, params: Any, trained: Any) -> Any:
+    """The parameters with what training changes replaced."""
+    return model.with_trained(params, trained) if isinstance(model, PartlyTrainedConfig) else trained
 
 
 register_choice(LmConfig, "llama", "marin.models.llama:LlamaConfig")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from marin.config import register_choice
+from marin.export.config import MAX_SHARD_BYTES
 
 if TYPE_CHECKING:
     from marin.training.run import Run
@@ -134,7 +135,8 @@ class TaskEvalsConfig:
     """Accuracy on multiple-choice tasks, as `tasks/NAME/acc` and so on, of the parameters as they are in training."""
 
     tasks: dict[str, str]
-    """Name -> file of questions, a JSON object a line: {"query": ..., "choices": [...], "gold": index}."""
+    """Name -> file of questions, a JSON object a line: {"query": ..., "choices": [...], "gold": index}. In a step's
+    config it may be a place in another step, which makes what is in it part of what the run is."""
     every: int | None = None
     """Steps between two; also after the last step. None: after the last only."""
     max_questions: int | None = None
@@ -159,9 +161,13 @@ class ExportHfConfig:
 
     every: int | None = None
     """Steps between two; also after the last step. None: after the last only."""
+    average: bool = False
+    """Export the running average of the parameters (TrainerConfig.ema_beta) instead of the parameters."""
+    max_shard_bytes: int = MAX_SHARD_BYTES
+    """Weights that are more than this are written as several files with an index."""
 
     def __post_init__(self) -> None:
-        _check_at_least_one(self, "every")
+        _check_at_least_one(self, "every", "max_shard_bytes")
 
     def build(self, run: "Run") -> Callable[[Any], None]:
         from marin.training.export_hf import ExportHf

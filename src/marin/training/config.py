@@ -15,13 +15,14 @@ from marin.data.batch_schedule import BatchSchedule, ScheduleStep
 from marin.data.config import LmDataConfig
 from marin.distributed.config import MeshConfig, ProcessesConfig
 from marin.models.config import REMAT_POLICIES, LmConfig
+from marin.models.lora_config import LoraConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.optimizer import OptimizerConfig
 from marin.optim.schedules import Duration, ScheduleShape, StableShape
 from marin.optim.skip import SkipBadSteps
 from marin.tracking.config import TrackerConfig
 from marin.training.callback_config import CallbackConfig, ExportHfConfig, WatchConfig
-from marin.training.initialize_config import InitializeFrom
+from marin.training.initialize_config import InitializeFrom, InitializeFromHf
 
 PRECISIONS = ("p=f32,c=f32", "p=f32,c=bfloat16")
 
@@ -187,6 +188,10 @@ class TrainLmConfig:
     """Folder for checkpoints, metrics and the resolved config. A run found there is resumed."""
     initialize_from: InitializeFrom | None = None
     """Another run's checkpoint to begin with; None begins with random parameters."""
+    initialize_from_hf: InitializeFromHf | None = None
+    """A model in the Hugging Face format to begin with; its architecture must be `model`'s."""
+    lora: LoraConfig | None = None
+    """Train a low-rank adapter of the model that the run begins with; None trains all parameters."""
     vocab_size: int | None = None
     """State the vocabulary to have it checked against the token stores; None takes theirs."""
     mup_base_model: LmConfig | None = None
@@ -204,6 +209,20 @@ class TrainLmConfig:
         callbacks = self.callbacks if isinstance(self.callbacks, tuple) else ()  # in a step it may be wrapped
         if sum(isinstance(callback, WatchConfig) for callback in callbacks) > 1:
             raise ValueError("callbacks lists 'watch' more than once; one step is watched in one way")
+        if self.initialize_from is not None and self.initialize_from_hf is not None:
+            raise ValueError("initialize_from and initialize_from_hf both say what to begin with: give one of them")
+
+        if self.lora is not None:
+            self._check_lora()
+
+    def _check_lora(self) -> None:
+        source = self.initialize_from or self.initialize_from_hf
+        if source is None:
+            raise ValueError("lora adapts a model: say which, by initialize_from or initialize_from_hf")
+        if source.reinit_tokens:
+            raise ValueError("reinit_tokens draws embeddings that lora would leave as they were drawn: leave one out")
+        if self.mup_base_model is not None or self.trainer.ema_beta is not None:
+            raise ValueError("lora goes with neither mup_base_model nor trainer.ema_beta: leave them out")
 
     def to_yaml(self) -> str:
         """The config as YAML with the origin of each value as a comment."""
@@ -236,7 +255,7 @@ class SimpleTrainConfig:
     """AdamWConfig; to never clip, give `optimizer_config`."""
     warmup: Duration | None = None
     """AdamWConfig; an int is steps, a float in (0, 1) a fraction of the run."""
-    decay: Duration | None = None
+    decay: Duration | tuple[Duration, ...] | None = None
     """AdamWConfig; in the same units."""
     lr_schedule: ScheduleShape | None = None
     """AdamWConfig."""
@@ -273,10 +292,14 @@ class SimpleTrainConfig:
     initialize_from_checkpoint_path: str | None = None
     """Begin with the whole state of another run, and count updates on from there (InitializeFrom of content 'state');
     in a script also a training step or a place in one. For its weights alone, see TrainLmConfig.initialize_from."""
+    initialize_from_hf: str | None = None
+    """Begin with the weights of a model in the Hugging Face format (InitializeFromHf.path)."""
     reset_data_loader_on_init: bool | None = None
     """InitializeFrom."""
     allow_partial_checkpoint: bool | None = None
     """InitializeFrom.allow_partial."""
+    lora: LoraConfig | None = None
+    """TrainLmConfig."""
     steps_per_eval: int | None = None
     """TrainerConfig."""
     max_eval_batches: int | None = None
@@ -301,6 +324,10 @@ class SimpleTrainConfig:
         if self.resources is not None and self.accelerator_type is not None:
             raise ValueError(
                 f"resources and accelerator_type={self.accelerator_type!r} say the same thing twice: give one of them"
+            )
+        if self.initialize_from_checkpoint_path is not None and self.initialize_from_hf is not None:
+            raise ValueError(
+                "initialize_from_checkpoint_path and initialize_from_hf both say what to begin with: give one of them"
             )
         if self.initialize_from_checkpoint_path is None:
             given = [name for name in _INITIALIZE_FIELDS if getattr(self, name) is not None]
@@ -377,9 +404,13 @@ class SimpleTrainConfig:
             places[f"callbacks.{len(self.callbacks)}"] = "steps_per_hf_export"
         if self.data_seed is not None:
             places["data.shuffle_seed"] = "data_seed"
+        if self.initialize_from_hf is not None:
+            places["initialize_from_hf"] = "initialize_from_hf"
         if self.initialize_from_checkpoint_path is not None:
             places["initialize_from"] = "initialize_from_checkpoint_path"
             places |= {f"initialize_from.{full}": name for name, full in self._initialize_options()}
+        if self.lora is not None:
+            places["lora"] = "lora"
         if self.trackers:
             places["trackers"] = "trackers"
         defaults = {f.name for f in fields(self) if f.default is not MISSING and getattr(self, f.name) == f.default}

@@ -25,6 +25,11 @@ class ExportHf:
         self._config = config
         self._run = run
         assert run.tokenizer is not None, "a run without one has refused this callback"
+        if config.average and run.config.trainer.ema_beta is None:
+            raise ValueError(
+                "the export_hf callback is to export the average of the parameters, and none is kept: set "
+                "trainer.ema_beta, or average to false"
+            )
 
     def __call__(self, done: StepDone) -> None:
         if not is_due(done, self._config.every):
@@ -32,7 +37,7 @@ class ExportHf:
         tokenizer_path = self._run.config.data.tokenizer
         assert tokenizer_path is not None
         with self._run.log.paused():
-            params = fetch(done.state.params)
+            params = fetch(done.state.average if self._config.average else self._run.model_params(done.state))
             if not is_first():
                 return
             with use_own_device():
@@ -43,7 +48,13 @@ class ExportHf:
                     tokenizer_path=tokenizer_path,
                     output=export_folder(self._run.output, done.step),
                     probe_length=ExportConfig.probe_length,
-                    source={"step": done.step, "document_prefix": self._run.data.document_prefix},
+                    max_shard_bytes=self._config.max_shard_bytes,
+                    chat=self._run.data.chat,
+                    source={
+                        "step": done.step,
+                        "average": self._config.average,
+                        "document_prefix": self._run.data.document_prefix,
+                    },
                 )
 
 

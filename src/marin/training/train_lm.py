@@ -5,8 +5,8 @@ The output folder is all a run leaves, and all it needs to go on after being kil
     config.yaml      the resolved TrainLmConfig, with the origin of each value as a comment
     schedules.svg    learning rate, batch size and mixture by step, drawn before the first
     train_step.bN.stablehlo.gz   the lowered step for batches of N rows
-    model.json       model config, vocabulary size, tokenizer digest, and the token before each document
-                     (document_prefix): what export and evaluation need
+    model.json       model config, vocabulary size, tokenizer digest, the token before each document (document_prefix),
+                     and how the model is spoken to (chat): what export and evaluation need
     data.json        what decides which row comes when: stores by checksum, counts of the mixture's blocks, seed
     checkpoints/     step-00000500/, ...: see marin.checkpoint.format
     metrics.jsonl    numbers that each repetition of the run gives again, bit for bit
@@ -72,13 +72,21 @@ from marin.training.callback_config import WatchConfig
 from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate, check_set_names, device_batch
 from marin.training.config import RuntimeConfig, TrainLmConfig
 from marin.training.flops import peak_flops_per_second
-from marin.training.initialize import InitialState, RunStart, find_start, initial_state, record_source, run_batches
+from marin.training.initialize import (
+    InitialState,
+    RunStart,
+    base_model,
+    find_start,
+    initial_state,
+    record_source,
+    run_batches,
+)
 from marin.training.preview import SCHEDULES_FILE, Preview
 from marin.training.profile import Profile
 from marin.training.program import write_programs
-from marin.training.run import Run
+from marin.training.run import Run, trained_model
 from marin.training.state import TrainState, state_shapes
-from marin.training.train_step import METRICS, SKIPPED, CompiledStep, make_train_step
+from marin.training.train_step import METRICS, SKIPPED, TRAINED, CompiledStep, make_train_step
 from marin.training.trainer import train
 
 _NAMED_DOCUMENTS = 8  # in the error about a loss that is no number
@@ -132,12 +140,13 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     loader = DataLoader(data.train, row_schedule)
     loader.check_num_steps(trainer.num_train_steps)
     schedule = config.optimizer.schedule(trainer.num_train_steps)
-    shapes = _parameter_shapes(config.model, data.vocab_size)
+    model = trained_model(config)
+    shapes = _parameter_shapes(model, data.vocab_size)
     mup = None
     if config.mup_base_model is not None:
         mup = mup_scales(shapes, _parameter_shapes(config.mup_base_model, data.vocab_size))
     transformation = config.optimizer.transformation(
-        config.model.weight_decay_mask(shapes), None if mup is None else mup.learning_rate
+        model.weight_decay_mask(shapes), None if mup is None else mup.learning_rate
     )
     state_options: dict[str, Any] = {
         "has_average": trainer.ema_beta is not None,
@@ -149,7 +158,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     sizes = row_schedule.sizes_between(start.step, trainer.num_train_steps)
     for size in sizes:
         trainer.num_microbatches(size, num_batch_shards(mesh))  # refuses what cannot be divided
-    wanted = state_shapes(config.model, transformation, data.vocab_size, **state_options)
+    wanted = state_shapes(model, transformation, data.vocab_size, **state_options)
     shardings = None
     if mesh is not None:
         shardings = state_shardings(wanted, shapes, mesh, fsdp=trainer.mesh.fsdp)
@@ -185,7 +194,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             progress.say(f"{_mesh_line(mesh)}, {bytes_per_device(wanted) / 2**20:,.1f} MiB of state on each device")
     is_done = start_step == trainer.num_train_steps or run.stop.is_requested
     watch = next((callback for callback in config.callbacks if isinstance(callback, WatchConfig)), None)
-    make_steps = partial(_train_steps, config, sizes, transformation, shardings, num_batch_shards(mesh))
+    make_steps = partial(_train_steps, config, sizes, transformation, shardings, num_batch_shards(mesh), data)
     steps = make_steps()
     if trainer.runtime.keep_program and found is None and is_first():
         with use_mesh(mesh):
@@ -207,18 +216,22 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             timing=timing,
             others=(ProgressTracker(trainer.num_train_steps), *(() if progress is None else (progress,))),
             num_tokens=lambda num_steps: row_schedule.offset(num_steps) * seq_len,
-            names=METRICS if trainer.skip_bad_steps is None else (*METRICS, SKIPPED),
+            names=(
+                *METRICS,
+                *(() if trainer.skip_bad_steps is None else (SKIPPED,)),
+                *(() if data.chat is None else TRAINED),
+            ),
             steps_per_log=trainer.steps_per_log,
             flops_per_token=config.model.flops_per_token(data.vocab_size, seq_len),
             peak_flops_per_second=peak_flops_per_second(jax.devices()[:1] if mesh is None else mesh.devices.flat),
             loader_stall_s=lambda: batches.stall_s,
             num_loader_stalls=lambda: batches.num_stalls,
             newest_checkpoint=writer.newest,
-            documents=lambda step: _documents(loader, step, output),
+            documents=lambda step: _documents(loader, step, config),
         )
         validate = Validate(
             log,
-            config.model,
+            model,
             data.validation,
             batch_size=trainer.eval_batch_size or max(sizes),
             max_batches=trainer.max_eval_batches,
@@ -337,10 +350,13 @@ def _open_data(config: TrainLmConfig, seq_len: int, batches: BatchSchedule) -> L
     return data
 
 
-def _documents(loader: DataLoader, step: int, output: Path) -> str:
+def _documents(loader: DataLoader, step: int, config: TrainLmConfig) -> str:
     """The first documents of the batch of an update (counted from 1), and how to see them all."""
     named = name_documents(rows_at_update(loader, step), at_most=_NAMED_DOCUMENTS)
-    return f"Its batch held {named} (all of them, with their text: marin data at-step {output} {step} --text)"
+    command = f"marin data at-step {config.output_path} {step}"
+    if config.data.tokenizer is None:
+        return f"Its batch held {named} (all of them: {command})"
+    return f"Its batch held {named} (all of them, with their text: {command} --text)"
 
 
 def _parameter_shapes(model: LmConfig, vocab_size: int) -> Any:
@@ -353,13 +369,14 @@ def _train_steps(
     transformation: optax.GradientTransformation,
     shardings: TrainState | None,
     num_shards: int,
+    data: LmData,
     is_watched: bool = False,
 ) -> dict[int, CompiledStep]:
     """Batch size -> the step for it; each is compiled when it first comes."""
     trainer = config.trainer
     return {
         size: make_train_step(
-            config.model,
+            trained_model(config),
             transformation,
             max_grad_norm=config.optimizer.max_grad_norm,
             num_microbatches=trainer.num_microbatches(size, num_shards),
@@ -368,6 +385,7 @@ def _train_steps(
             remat=trainer.remat,
             ema_beta=trainer.ema_beta,
             skip=trainer.skip_bad_steps,
+            stop_id=None if data.chat is None else data.chat.stop_id,
             is_watched=is_watched,
             shardings=shardings,
         )
@@ -451,6 +469,10 @@ def _record_config(config: TrainLmConfig, output: Path, data: LmData) -> None:
         "bos_id": data.bos_id,
         "document_prefix": data.document_prefix,
     }
+    if data.chat is not None:
+        description["chat"] = encode(data.chat)
+    if config.lora is not None:
+        description |= {"lora": encode(config.lora), "base_model": base_model(config)}
     write_text(output / "model.json", json.dumps(description, indent=1) + "\n")
 
 
@@ -502,9 +524,10 @@ def _identity(config: TrainLmConfig) -> TrainLmConfig:
     paths = {"train": dict.fromkeys(config.data.train, ""), "validation": dict.fromkeys(config.data.validation, "")}
     data = replace(config.data, verify_stores=True, tokenizer=None, **paths)
     trainer = replace(config.trainer, runtime=RuntimeConfig(), mesh=MeshConfig())
-    source = config.initialize_from
-    initialize_from = None if source is None else replace(source, path="")
-    parts = {"data": data, "trainer": trainer, "initialize_from": initialize_from}
+    parts: dict[str, Any] = {"data": data, "trainer": trainer}
+    for name in ("initialize_from", "initialize_from_hf"):
+        if getattr(config, name) is not None:
+            parts[name] = replace(getattr(config, name), path="")
     return replace(config, output_path="", trackers=(), origins={}, **parts)
 
 
@@ -526,8 +549,9 @@ def _mesh_line(mesh: Mesh) -> str:
 
 def _opening_line(config: TrainLmConfig, data: LmData, start_step: int, initial: InitialState | None) -> str:
     num_params = config.model.num_params(data.vocab_size)
+    trained = num_params if config.lora is None else trained_model(config).num_params(data.vocab_size) - num_params
     where = f"resuming at step {start_step:,}" if initial is None else initial.opening(start_step)
-    return f"training {num_params:,} parameters for {config.trainer.num_train_steps:,} steps, {where}"
+    return f"training {trained:,} parameters for {config.trainer.num_train_steps:,} steps, {where}"
 
 
 def _summarize(
