@@ -1,10 +1,10 @@
 """Tutorials are run as a reader would: files are written, commands are typed, in order, in an empty folder.
 
-In docs/tutorials/*.md, and in every page of docs/how-to that says so in a comment, a block ```python title="name.py" is
-a file to save, a plain ```python block is run, and in a ```console block every line that begins with `$ ` is a command
-that must succeed (`# exits N` says it must exit with N).
-What a tutorial shows below a command is what the command prints, but for times, dates, digests and folders; a command
-with nothing below it may print anything. A block after `<!-- not run: reason -->` is left out.
+In docs/tutorials, and in every page of docs/how-to that says so in a comment, a block ```python title="name.py" is a
+file to save, a plain ```python block is run, and in a ```console block every line that begins with `$ ` is a command
+that must succeed (`# exits N` says it must exit with N). What a tutorial shows below a command is what the command
+prints, but for times, dates, digests and folders; a command with nothing below it may print anything. A block after
+`<!-- not run: reason -->` is left out.
 """
 
 import os

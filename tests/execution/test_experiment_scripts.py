@@ -186,7 +186,7 @@ def test_two_runs_at_once_call_each_body_once_and_both_end_well(experiment):
     assert experiment.output("c") == "abc"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_leaves_cancelled_registers_and_the_next_run_goes_on(experiment, number):
     experiment.mark("hold")
     process = experiment.start()
@@ -203,6 +203,16 @@ def test_an_interrupt_leaves_cancelled_registers_and_the_next_run_goes_on(experi
     experiment.mark("hold", on=False)
     assert experiment.run()[0] == 0
     assert experiment.output("c") == "abc" and experiment.calls() == ["a", "a", "b", "c"]
+
+
+def test_a_run_that_was_started_to_outlive_its_terminal_does(plain_experiment):
+    plain_experiment.mark("hold")
+    command = ["nohup", sys.executable, str(plain_experiment.script)]
+    process = subprocess.Popen(command, env=plain_experiment.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    plain_experiment.wait_for_calls(1)
+    process.send_signal(signal.SIGHUP)
+    plain_experiment.mark("hold", on=False)
+    assert process.wait(timeout=60) == 0
 
 
 def test_a_second_interrupt_kills_a_step_that_does_not_want_to_end(tmp_path):
@@ -224,6 +234,40 @@ def test_a_second_interrupt_kills_a_step_that_does_not_want_to_end(tmp_path):
     process.communicate(timeout=60)
     assert process.returncode == 130 and time.monotonic() - started < 5
     assert experiment.state("a").status == "CANCELLED"
+
+
+def test_a_third_interrupt_ends_a_process_whose_step_catches_them(tmp_path):
+    experiment = Experiment(tmp_path, processes=False)
+    hold = """    while Path(config.calls + ".hold").exists():  # held by the test
+        time.sleep(0.01)
+"""
+    shrug = """    while True:
+        try:
+            while Path(config.calls + ".hold").exists():
+                time.sleep(0.01)
+            break
+        except KeyboardInterrupt:
+            print("goes on", flush=True)
+"""
+    experiment.script.write_text(SCRIPT.replace(hold, shrug))
+    experiment.mark("hold")
+    process = experiment.start()
+    experiment.wait_for_calls(1)
+    time.sleep(0.2)  # until it is in its loop
+    for said in ("Ctrl-C again kills", "once more ends the process"):
+        process.send_signal(signal.SIGINT)
+        line = ""
+        while said not in line:
+            line = process.stderr.readline()
+            assert line
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGINT and experiment.state("a").status == "RUNNING"
+    experiment.mark("hold", on=False)
+    started = time.monotonic()
+    assert experiment.run()[0] == 0 and experiment.output("c") == "abc"  # taken over at once
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent ended")

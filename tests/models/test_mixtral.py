@@ -83,6 +83,16 @@ def test_router_losses_are_those_of_their_formulas(params, tokens):
     assert float(losses.z) == pytest.approx(float((jax.nn.logsumexp(logits, axis=-1) ** 2).mean()), rel=1e-5)
 
 
+def test_padding_has_no_part_in_the_router_losses(params, tokens):
+    whole = jax.jit(CONFIG.hidden_states_and_router_losses)
+    _, expected = whole(params, tokens[:, :10], segment_ids=jnp.zeros((2, 10), jnp.int32))
+    segments = jnp.where(jnp.arange(16) < 10, 0, -1) * jnp.ones((2, 1), jnp.int32)
+    _, found = whole(params, tokens.at[:, 10:].set(3), segment_ids=segments)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    _, of_padding = whole(params, tokens, segment_ids=jnp.full((2, 16), -1))
+    assert [float(loss) for loss in of_padding] == [0.0, 0.0]
+
+
 def test_the_load_balance_loss_falls_along_its_gradient_and_is_known_for_even_probabilities(params, tokens):
     @jax.jit
     @jax.value_and_grad

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from marin.config import ConfigError, decode, encode
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import LlamaConfig
+from marin.models.mixtral import MixtralConfig
 from marin.optim.adafactor import AdafactorConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.hutchinson import hutchinson_estimate, random_signs
@@ -164,6 +165,23 @@ def test_muon_and_soap_leave_embeddings_unembedding_and_norms_to_adam():
     assert sides["layers-qkv"] == ((1,), (2, 4)), "query, key and value are three matrices: axis 3 counts them"
     assert sides["layers-attention_out"] == ((1, 2), (3,))
     assert sides["layers-up"] == ((1,), (2,)) == sides["layers-down"]
+
+
+def test_in_a_mixture_each_expert_is_a_matrix_and_the_router_is_one_of_all_experts():
+    mixtral = MixtralConfig(
+        seq_len=8, hidden_dim=16, intermediate_dim=24, num_heads=4, num_kv_heads=2, num_layers=2, num_experts=3
+    )
+    shapes = jax.eval_shape(lambda: mixtral.init(11, key=jax.random.key(0)))
+    mask = mixtral.weight_decay_mask(shapes)
+    sides = {part.name: (part.inputs, part.outputs) for part in matrix_layout(shapes, mask).parts}
+    assert sides["layers-router"] == ((1,), (2,))
+    assert sides["layers-gate_up"] == ((2,), (4,)) and sides["layers-down"] == ((2,), (3,))
+    for config in (MuonConfig(learning_rate=0.1), SoapConfig(learning_rate=0.1)):
+        transformation = config.transformation(mask)
+        directions, _ = jax.eval_shape(
+            transformation.update, shapes, jax.eval_shape(transformation.init, shapes), shapes
+        )
+        assert jax.tree.map(lambda d: d.shape, directions) == jax.tree.map(lambda s: s.shape, shapes)
 
 
 def test_an_array_whose_axes_do_not_say_what_is_input_is_refused_by_name():

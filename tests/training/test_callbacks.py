@@ -22,8 +22,8 @@ from marin.checkpoint.discover import list_checkpoints
 from marin.checkpoint.policy import KeepPolicy
 from marin.data.config import LmDataConfig
 from marin.data.store import TokenStore
+from marin.evaluation.exported import doubt_of, read_parity
 from marin.evaluation.multiple_choice import METRICS, answer_questions, correct
-from marin.evaluation.run import doubt_of, read_parity
 from marin.evaluation.scoring import scored_model
 from marin.evaluation.task_files import read_multiple_choice
 from marin.export.hf import load_hf
@@ -330,6 +330,23 @@ def test_a_run_that_gets_no_better_stops_saves_and_is_done(tiny_config):
     assert final_bits(config.output_path) == before
 
 
+def test_a_run_that_stops_before_a_row_was_due_has_the_row_of_its_last_step(tiny_config):
+    config = stopping(tiny_config, "stops", steps_per_log=100)
+    result = train_lm(config)
+    rows = [row for row in read_rows(Path(config.output_path) / "metrics.jsonl") if "train/loss" in row]
+    assert [row["step"] for row in rows] == [8] == [result.final_step]
+    assert result.final_loss == rows[0]["train/loss"]
+    assert [row["step"] for row in read_rows(Path(config.output_path) / "timing.jsonl")] == [8]
+
+
+def test_a_metric_that_a_later_callback_writes_is_refused_once_it_is_seen(tiny_config):
+    probe = MemorizationConfig(source="text", prefix_lengths=(2,), continuation_length=4, every=2)
+    watching = EarlyStoppingConfig(metric="memorization/prefix_2/mean_probability", patience=1, min_delta=100.0)
+    assert train_lm(tiny_config("behind", callbacks=(probe, watching))).final_step == 4
+    with pytest.raises(ValueError, match="a callback behind it in the list writes .as at step 2.* List early_stopping"):
+        train_lm(tiny_config("before", callbacks=(watching, probe)))
+
+
 def test_killed_before_its_last_checkpoint_a_run_stops_at_the_same_step(tiny_config):
     whole, killed = stopping(tiny_config, "whole"), stopping(tiny_config, "killed")
     train_lm(whole)
@@ -363,6 +380,7 @@ def test_a_metric_that_gets_better_does_not_stop_a_run(tiny_config):
         ),
         (EarlyStoppingConfig(metric="valdation/held_out/loss"), "did you mean 'validation/held_out/loss'"),
         (EarlyStoppingConfig(metric="taks/a/acc"), "did you mean 'tasks/...'"),
+        (EarlyStoppingConfig(metric="train/loss"), "'train/loss', a number of every step.*validation/NAME/loss"),
     ],
 )
 def test_a_callback_that_cannot_work_is_refused_before_anything_is_written(tiny_config, callback, message):
@@ -378,6 +396,17 @@ def test_a_validation_set_named_like_the_parent_of_others_is_refused(tiny_config
     path = str(stores / "validation")
     with pytest.raises(ValueError, match="'a' has the name under which 'a/b' and its like are measured together"):
         train_lm(tiny_config(validation={"a": path, "a/b": path}))
+    held_out = tiny_config(validation={"text/b": path}, num_validation_sequences={"text": 3})
+    with pytest.raises(ValueError, match="'text' has the name under which 'text/b'"):
+        train_lm(held_out)
+    assert not Path(held_out.output_path).exists()
+
+
+def test_a_validation_set_named_like_what_the_average_is_measured_as_is_refused(tiny_config, stores):
+    path = str(stores / "validation")
+    train_lm(tiny_config("without", num_train_steps=3, validation={"ema/a": path}))
+    with pytest.raises(ValueError, match="'ema/a' has a name of those under which the average"):
+        train_lm(tiny_config(validation={"a": path, "ema/a": path}, ema_beta=0.5))
 
 
 def test_settings_without_sense_are_refused():
@@ -396,6 +425,23 @@ def test_a_line_that_is_no_question_is_named(tmp_path):
         read_multiple_choice(path, name="q")
     with pytest.raises(FileNotFoundError, match="task 'q': no file"):
         read_multiple_choice(tmp_path / "none.jsonl", name="q")
+
+
+def test_a_run_does_not_go_on_with_other_questions_than_it_was_scored_on(full_config, tmp_path):
+    config = full_config("other_questions")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps(QUESTIONS[0]) + "\n")
+    few = replace(config.trainer, num_train_steps=4, steps_per_eval=None)
+    config = replace(config, trainer=few, callbacks=(TaskEvalsConfig(tasks={"toy": str(questions)}, every=2),))
+    train_lm(config)
+    folder = Path(config.output_path)
+    asked = [row["tasks"]["toy"] for row in read_rows(folder / "tasks.jsonl")]
+    task = read_multiple_choice(questions, name="toy")
+    assert asked == [{"prompt_hash": task.prompt_hash, "questions": 1}] * 2
+    train_lm(config)  # the same questions: nothing to do
+    questions.write_text(json.dumps(QUESTIONS[1]) + "\n")
+    with pytest.raises(ValueError, match="task 'toy': .*has other questions than when this run was scored at step 2"):
+        train_lm(config)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from marin.checkpoint import format as checkpoint
 from marin.config import decode, dump_yaml, load_yaml
 from marin.data.batch_schedule import ScheduleStep
 from marin.models.llama import LlamaConfig
+from marin.models.mixtral import MixtralConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.muon import MuonConfig
 from marin.optim.mup import mup_scales
@@ -163,6 +164,18 @@ def test_mup_scales_by_fan_in_and_leaves_embeddings_and_norms():
     assert (rate.embedding, rate.final_norm, rate.layers.mlp_norm) == (1, 1, 1) == (init.embedding, 1, 1)
     assert rate.layers.qkv == rate.layers.attention_out == rate.layers.down == rate.unembedding == 1 / 4
     assert init.layers.qkv == init.layers.down == 1 / 2 and init.unembedding == 1 / 4
+
+
+def test_mup_scales_the_router_of_a_mixture_as_it_does_the_unembedding():
+    def mixture(hidden_dim, num_experts=4):
+        shape = dataclasses.asdict(widths(hidden_dim)) | {"rope": widths(hidden_dim).rope, "num_experts": num_experts}
+        return MixtralConfig(**shape)
+
+    scales = mup_scales(shapes_of(mixture(64)), shapes_of(mixture(16)))
+    assert scales.learning_rate.layers.router == scales.init.layers.router == 1 / 4
+    assert scales.learning_rate.layers.gate_up == 1 / 4 and scales.init.layers.gate_up == 1 / 2
+    with pytest.raises(ValueError, match="'experts' is 4 in the model and 2"):
+        mup_scales(shapes_of(mixture(16)), shapes_of(mixture(16, num_experts=2)))
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ class KeepPolicy:
     keep_last: int = 2
     """How many of the newest regular ones to keep, at least 1; with 1 a damaged checkpoint means starting anew."""
     keep_every: int | None = None
-    """Keep for good each checkpoint whose step is a multiple of this; None keeps only the newest."""
+    """Keep for good the checkpoint of each step that is a multiple of this; None keeps only the newest."""
 
     def __post_init__(self) -> None:
         if self.keep_last < 1:

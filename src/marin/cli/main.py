@@ -5,10 +5,18 @@
 The list of commands is written out here so that `marin --help` loads none of them; a test keeps the two alike.
 """
 
+import errno
 import io
+import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    import argparse
+    from types import ModuleType
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OK, STEP_FAILED, USAGE, REFUSED, MISMATCH, WORK_PENDING, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 COMMANDS = {
@@ -61,6 +69,10 @@ def help_text() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return its exit code."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        from marin.execution.console import open_missing_streams
+
+        open_missing_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(help_text(), end="", file=sys.stdout if arguments else sys.stderr)
@@ -75,23 +87,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # what a terminal's encoding lacks is no reason to fail
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if not {"", os.getcwd()} & set(sys.path):  # where a config's `type: module:Class` is looked for
+        sys.path.append(os.getcwd())
     try:
         return _dispatch(arguments[0], arguments[1:])
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
-        import os
+        from marin.execution.console import give_up_stdout
 
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_stdout()
         return OK
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            raise
+        from marin.execution.console import give_up_stdout
+
+        give_up_stdout()
+        print(f"error: cannot write: {error.strerror}", file=sys.stderr)
+        return STEP_FAILED
 
 
-def _dispatch(name: str, arguments: list[str]) -> int:
+def command_of(name: str) -> "tuple[ModuleType, argparse.ArgumentParser]":
+    """The module of a command, and what reads its arguments."""
     import argparse
     import importlib
-
-    from marin.cli.output import RefusedError, UsageError, error_line
 
     command = importlib.import_module(f"marin.cli.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
@@ -104,8 +125,15 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     # argparse puts usage first; a reader wants an example first
     parser.format_help = lambda: _examples_first(parser, command.EXAMPLES)  # type: ignore[method-assign]
     command.add_arguments(parser)
+    return command, parser
+
+
+def _dispatch(name: str, arguments: list[str]) -> int:
+    from marin.cli.output import RefusedError, UsageError, error_line
+
+    command, parser = command_of(name)
     try:
-        given = _parse(parser, arguments)
+        given = parse(parser, arguments)
         given.typed = ["marin", name, *arguments]
         code = command.run(given)
         sys.stdout.flush()
@@ -131,7 +159,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
         return stop.code or OK
 
 
-def _parse(parser: "argparse.ArgumentParser", arguments: list[str]) -> "argparse.Namespace":  # type: ignore[name-defined]
+def parse(parser: "argparse.ArgumentParser", arguments: list[str]) -> "argparse.Namespace":
     """The arguments, flags before, between or behind the others."""
     import argparse
 
@@ -145,7 +173,7 @@ def _parse(parser: "argparse.ArgumentParser", arguments: list[str]) -> "argparse
     return parser.parse_intermixed_args(arguments)
 
 
-def _examples_first(parser: "argparse.ArgumentParser", examples: str) -> str:  # type: ignore[name-defined]
+def _examples_first(parser: "argparse.ArgumentParser", examples: str) -> str:
     formatter = parser._get_formatter()
     formatter.add_text("examples:\n" + examples.rstrip("\n"))
     formatter.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups)

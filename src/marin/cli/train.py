@@ -78,6 +78,8 @@ def split_rest(words: Sequence[str]) -> tuple[list[str], list[str]]:
         if word in _SWITCHES:
             switches.append(word)
             continue
+        if word in ("-h", "--help"):
+            raise UsageError("--help stands before the file: marin train --help")
         if not word.startswith("--") or word == "--":
             raise UsageError(f"{word!r}: expected --PLACE VALUE, like --optimizer.learning_rate 1e-3")
         place, equals, value = word.removeprefix("--").partition("=")
@@ -87,8 +89,9 @@ def split_rest(words: Sequence[str]) -> tuple[list[str], list[str]]:
                 raise UsageError("--set expects place=value, like --set optimizer.learning_rate=1e-3")
         elif not equals:
             given = next(rest, None)
-            if given is None:
-                raise UsageError(f"--{place} expects a value after it, like --{place} 1")
+            if given is None or given.startswith("--"):  # the next flag would be a value, and be missed
+                behind = "" if given is None else f", but {given} stands there (if that is it: --{place}={given})"
+                raise UsageError(f"--{place} expects a value after it, like --{place} 1{behind}")
             value = given
         if place in overrides:
             raise UsageError(f"--{place} is given twice, as {overrides[place]} and as {value}: keep one")

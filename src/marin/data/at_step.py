@@ -86,6 +86,14 @@ def piece_tokens(loader: DataLoader, row: RowOrigin, piece: DocumentPiece) -> np
     return store.read(int(store.document_offsets[piece.document]) + piece.start, piece.length)
 
 
+def piece_loss_mask(loader: DataLoader, row: RowOrigin, piece: DocumentPiece) -> np.ndarray | None:
+    """Which tokens of a piece count, bool (length,); None where the store has no mask, so that all count."""
+    store = loader.mixture.sources[loader.mixture.names.index(row.source)].store
+    if store.chat is None:
+        return None
+    return store.read_loss_mask(int(store.document_offsets[piece.document]) + piece.start, piece.length)
+
+
 def name_documents(rows: Sequence[RowOrigin], *, at_most: int) -> str:
     """The documents of a batch in one line, by source, `at_most` of them by their ids.
 

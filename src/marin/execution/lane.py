@@ -1,7 +1,9 @@
 """The thread that called `run`: steps without resources run there, one at a time, and signals reach it.
 
-It is normally the main thread, where a step may use whatever a plain script may. Ctrl-C and SIGTERM are events of the
-run there, and an exception only in the function that runs at that moment.
+It is normally the main thread, where a step may use whatever a plain script may. Ctrl-C, SIGTERM and the end of the
+terminal are events of the run there, and an exception only in the function that runs at that moment. A function that
+catches that exception and goes on cannot be stopped alone: the third signal ends the process, and the next run takes
+its step over at once.
 """
 
 import contextlib
@@ -13,8 +15,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from marin.cluster.job import JobError, JobResult, error_of
+from marin.cluster.local import ASKING_TO_STOP
 
 _SIGNAL_LATENCY_S = 0.25
+_MOST_ASKED = 2  # a function that went on so often after KeyboardInterrupt ends with the process
 
 Body = Callable[[], JobResult]
 Done = Callable[[JobResult], None]
@@ -30,12 +34,17 @@ class Lane:
         self._on_interrupt = on_interrupt
         self._work: queue.SimpleQueue[tuple[Body, Done] | None] = queue.SimpleQueue()
         self._in_body = False
-        self._noted: tuple[int, ...] = ()  # of SIGINT and SIGTERM those that come to this run
+        self._noted: tuple[int, ...] = ()  # of the signals that ask to stop, those that come to this run
 
     @property
     def interrupts(self) -> int:
         """How often, and so how urgently, the run was asked to stop; 0: not at all."""
         return self._interrupts
+
+    @property
+    def is_in_body(self) -> bool:
+        """Whether a function is running in the thread at this moment."""
+        return self._in_body
 
     def put(self, body: Body, done: Done) -> None:
         """Have the thread call `body`, and `done` with its result."""
@@ -97,14 +106,20 @@ class Lane:
             return
 
         def note(number: int, frame: Any) -> None:
+            if number == signal.SIGHUP and self._interrupts:
+                return  # the shell and the system both tell that a terminal is gone
             self._interrupts += 1
             self._on_interrupt()
+            if self._in_body and self._interrupts > _MOST_ASKED:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
             if self._in_body:
                 raise KeyboardInterrupt
 
         before = {}
-        for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-            if signal.getsignal(number) == usual:  # someone else's handler, or "ignore", stays
+        usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}
+        for number in ASKING_TO_STOP:  # someone else's handler, or "ignore", stays
+            if signal.getsignal(number) == usual.get(number, signal.SIG_DFL):
                 before[number] = signal.signal(number, note)
         self._noted = tuple(before)
         try:

@@ -16,6 +16,7 @@ import jax
 from marin.checkpoint import format as checkpoint_format
 from marin.checkpoint.format import CorruptCheckpointError
 from marin.config import decode
+from marin.data.store import ChatInfo
 from marin.export.config import MAX_SHARD_BYTES, ExportConfig
 from marin.export.hf import CONFIG_FILE, INDEX_FILE, save_hf
 from marin.export.peft import save_adapter
@@ -75,6 +76,7 @@ def export_model(config: ExportConfig) -> Parity | None:
         output=output,
         probe_length=config.probe_length,
         max_shard_bytes=config.max_shard_bytes,
+        chat=None if description.get("chat") is None else ChatInfo(**description["chat"]),
         # what training put before each document
         source=source | {"document_prefix": description.get("document_prefix", "eos")},
     )
@@ -96,6 +98,7 @@ def export_params(
     probe_length: int,
     source: Mapping[str, Any],
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    chat: ChatInfo | None = None,
 ) -> Parity:
     """Write these parameters as a Hugging Face folder at `output`, with parity.json, which says `source` too.
 
@@ -104,7 +107,7 @@ def export_params(
     unverified = output / _UNVERIFIED
     shutil.rmtree(unverified, ignore_errors=True)
     try:
-        save_hf(model, params, vocab_size, tokenizer_path, unverified, max_shard_bytes=max_shard_bytes)
+        save_hf(model, params, vocab_size, tokenizer_path, unverified, max_shard_bytes=max_shard_bytes, chat=chat)
         parity = verify_export(
             unverified,
             config=model,
@@ -112,6 +115,7 @@ def export_params(
             vocab_size=vocab_size,
             tokenizer_path=tokenizer_path,
             probe_length=probe_length,
+            chat=chat,
         )
         about = {**source, "num_params": model.num_params(vocab_size)}
         _write_parity(unverified / PARITY_FILE, asdict(parity) | about)

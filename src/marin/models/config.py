@@ -68,7 +68,8 @@ class LmConfig(Protocol):
         """States `(batch, seq, hidden)` after the final norm, in `compute_dtype`.
 
         `segment_ids` int32 `(batch, seq)`: a token attends only to earlier tokens of its own segment, and, unless
-        `positions` int32 `(batch, seq)` are given, positions restart at 0 with each segment. `remat` is a name of
+        `positions` int32 `(batch, seq)` are given, positions restart at 0 with each segment; a negative id is padding,
+        whose states mean nothing. `remat` is a name of
         `REMAT_POLICIES`. `scan_layers` compiles one layer and loops over it; None: only on accelerators
         with many layers.
         """

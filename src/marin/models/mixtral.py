@@ -26,8 +26,8 @@ __all__ = ["MixtralConfig", "MixtralLayers", "MixtralParams", "RouterLosses"]
 class RouterLosses(NamedTuple):
     """Means over the layers; float32.
 
-    With p(t, e) the router's probabilities, over tokens t and experts e, and f(e) the number of copies that e receives
-    per token (their sum is experts_per_token):
+    With p(t, e) the router's probabilities, over tokens t (padding left out) and experts e, and f(e) the number of
+    copies that e receives per token (their sum is experts_per_token):
 
         load_balance = num_experts * sum over e of  f(e) * mean over t of p(t, e)      (Fedus et al. 2021, eq. 4-6)
         z            = mean over t of  logsumexp over e of the router's logits, squared    (Zoph et al. 2022, eq. 5)
@@ -179,6 +179,7 @@ class MixtralConfig:
             positions = layers.positions_of(tokens, segment_ids)
         rotation = layers.rotation(self.rope, self.head_size, positions)
         implementation = "blocked" if self.use_flash_attention else "reference"
+        counted = jnp.ones(tokens.shape, bool) if segment_ids is None else segment_ids >= 0
 
         def layer(layer_params: MixtralLayers, carry: tuple[Array, RouterLosses]):
             x, losses = carry
@@ -186,7 +187,7 @@ class MixtralConfig:
             mixed = causal_attention(
                 query, key, value, segment_ids=segment_ids, implementation=implementation, window=self.sliding_window
             )
-            x, layer_losses = _experts_block(self, layer_params, x + _attention_output(layer_params, mixed))
+            x, layer_losses = _experts_block(self, layer_params, x + _attention_output(layer_params, mixed), counted)
             return x, jax.tree.map(jnp.add, losses, layer_losses)
 
         x = params.embedding[tokens].astype(compute_dtype)
@@ -237,7 +238,8 @@ class MixtralConfig:
             query, key, value = _attention_input(self, layer_params, x, rotation)
             layer_cache = write_cache(layer_cache, key, value, positions)
             mixed = cached_attention(query, layer_cache.key, layer_cache.value, positions, window=self.sliding_window)
-            x, _ = _experts_block(self, layer_params, x + _attention_output(layer_params, mixed))
+            counted = jnp.ones(tokens.shape, bool)
+            x, _ = _experts_block(self, layer_params, x + _attention_output(layer_params, mixed), counted)
             return x, layer_cache
 
         x = params.embedding[tokens].astype(compute_dtype)
@@ -309,8 +311,8 @@ def _attention_output(params: MixtralLayers, mixed):
     return jnp.einsum("btkgh,kghd->btd", mixed, params.attention_out)
 
 
-def _experts_block(config: MixtralConfig, params: MixtralLayers, x):
-    """x plus what its experts say of it, and the router's losses."""
+def _experts_block(config: MixtralConfig, params: MixtralLayers, x, counted):
+    """x plus what its experts say of it, and the router's losses over the tokens that are `counted`, bool (B, T)."""
     normed = layers.rms_norm(x, params.mlp_norm, config.layer_norm_epsilon)
     tokens = normed.reshape(-1, config.hidden_dim)  # (N, D)
     logits = jnp.matmul(tokens, params.router, preferred_element_type=jnp.float32)
@@ -326,9 +328,12 @@ def _experts_block(config: MixtralConfig, params: MixtralLayers, x):
     # put back by a gather, not added by a scatter, whose order of summation would not be fixed
     rows = rows[jnp.argsort(order)].reshape(*weights.shape, config.hidden_dim)
     mixed = jnp.einsum("nk,nkd->nd", weights.astype(rows.dtype), rows)
-    share = copies.astype(jnp.float32) / tokens.shape[0]
+    counted = counted.reshape(-1)
+    part = counted / jnp.maximum(counted.sum(), 1).astype(jnp.float32)  # of the means below, that each token has
+    of_counted = jnp.where(counted[:, None], chosen, config.num_experts)
+    share = jnp.bincount(of_counted.reshape(-1), length=config.num_experts + 1)[:-1] / jnp.maximum(counted.sum(), 1)
     losses = RouterLosses(
-        load_balance=config.num_experts * jnp.sum(share * probabilities.mean(axis=0)),
-        z=jnp.mean(jax.nn.logsumexp(logits, axis=-1) ** 2),
+        load_balance=config.num_experts * jnp.sum(share * (part @ probabilities)),
+        z=part @ jax.nn.logsumexp(logits, axis=-1) ** 2,
     )
     return x + mixed.reshape(x.shape), losses

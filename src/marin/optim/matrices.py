@@ -4,7 +4,8 @@ Muon and SOAP treat a matrix as a map from inputs to outputs, but models store m
 axes of their own, and several in one array. What an axis is stands in the parameter's annotation beside its definition,
 and is read from there:
 
-- `layers`, `experts` and a number, like the 2 of `layers hidden 2 mlp` (gate and up), count separate matrices;
+- `layers` and `experts` in front, and a number anywhere, like the 2 of `layers hidden 2 mlp` (gate and up), count
+  separate matrices (the router's `layers hidden experts` is one matrix a layer, whose outputs are the experts);
 - `NAME_plus_2`, like `group_plus_2` (the queries of a group, then its key, then its value), is NAME slices of one
   matrix and then 2 matrices of one slice;
 - `hidden` first of the others is the input and the rest output, `hidden` last is the output and the rest input;
@@ -26,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-_STACKED = re.compile(r"layers|experts|\d+")
+_IN_FRONT = ("layers", "experts")
 _FUSED = re.compile(r"\w+_plus_(\d+)")
 
 
@@ -155,10 +156,16 @@ def by_matrix(
 
 def input_axes(names: tuple[str, ...]) -> tuple[int, ...]:
     """The axes that are summed over when a matrix with axes of these names is applied; () where it is none."""
-    own = [axis for axis, name in enumerate(names) if not _STACKED.fullmatch(name)]
+    own = _own_axes(names)
     if len(own) < 2 or "hidden" not in (names[own[0]], names[own[-1]]):
         return ()
     return (own[0],) if names[own[0]] == "hidden" else tuple(own[:-1])
+
+
+def _own_axes(names: tuple[str, ...]) -> list[int]:
+    """The axes of each single matrix: those that do not count separate ones."""
+    stacked = next((axis for axis, name in enumerate(names) if name not in _IN_FRONT), len(names))
+    return [axis for axis in range(stacked, len(names)) if not names[axis].isdecimal()]
 
 
 def _unnamed(ndim: int) -> tuple[str, ...]:
@@ -172,10 +179,10 @@ def _parts(name: str, leaf: int, names: tuple[str, ...], shape: tuple[int, ...])
     if not inputs:
         raise ValueError(
             f"parameter {name} with axes {' '.join(names)} decays like a matrix, but neither the first nor the last "
-            "axis that is not layers, experts or a number is 'hidden': inputs and outputs cannot be told apart. Rename "
-            "the axes in its annotation, or use an optimizer that needs no matrices, like adamw."
+            "axis behind layers and experts, numbers aside, is 'hidden': inputs and outputs cannot be told apart. "
+            "Rename the axes in its annotation, or use an optimizer that needs no matrices, like adamw."
         )
-    outputs = tuple(a for a, n in enumerate(names) if a not in inputs and not _STACKED.fullmatch(n))
+    outputs = tuple(axis for axis in _own_axes(names) if axis not in inputs)
     fused = [(axis, int(match[1])) for axis, n in enumerate(names) if (match := _FUSED.fullmatch(n))]
     if not fused:
         return [MatrixPart(name=name, leaf=leaf, inputs=inputs, outputs=outputs)]

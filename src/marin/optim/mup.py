@@ -5,7 +5,7 @@ whose updates are about as large in every element. With `r` = fan-in of a parame
 
                           initial standard deviation    learning rate
     hidden matrices       times 1 / sqrt(r)             times 1 / r
-    unembedding           times 1 / r                   times 1 / r
+    unembedding, routers  times 1 / r                   times 1 / r
     all else              unchanged                     unchanged
 
 The base model's own settings are those at r = 1. Weight decay is not scaled: it stays `learning_rate * weight_decay`.
@@ -46,18 +46,19 @@ def mup_scales(params: Any, base_params: Any) -> MupScales:
         _check_axes(names, leaf.shape, base.shape)
         is_unembedding = names == ("hidden", "vocab")
         has_unembedding |= is_unembedding
+        is_output = is_unembedding or names[-2:] == ("hidden", "experts")
         inputs = (0,) if is_unembedding else () if "vocab" in names or "positions" in names else input_axes(names)
         ratio = 1.0
         for axis in inputs:
             ratio *= leaf.shape[axis] / base.shape[axis]
-        init.append(1 / ratio if is_unembedding else ratio**-0.5)
+        init.append(1 / ratio if is_output else ratio**-0.5)
         rate.append(1 / ratio)
     if not has_unembedding:
         raise ValueError("muP scales embedding and unembedding differently: set tie_word_embeddings to false")
     return MupScales(structure.unflatten(init), structure.unflatten(rate))
 
 
-_SAME = ("layers", "vocab", "positions", "head_dim")
+_SAME = ("layers", "experts", "vocab", "positions", "head_dim")
 
 
 def _check_axes(names: tuple[str, ...], shape: tuple[int, ...], base: tuple[int, ...]) -> None:

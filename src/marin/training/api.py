@@ -10,6 +10,7 @@ from marin.models.config import LmConfig
 from marin.processing.tokenize.data_configs import lm_data_config
 from marin.training.config import SimpleTrainConfig, TrainLmConfig
 from marin.training.initialize_config import InitializeFromHf
+from marin.training.sft_config import SimpleSFTConfig, TrainEpochsConfig
 
 TokenStore = ExecutorStep | InputName | str
 """What names a token store: the step that makes it, a place in a step's output, or a path."""
@@ -115,6 +116,58 @@ def default_train(
         tags=tags,
         description=description,
         override_output_path=override_output_path,
+    )
+
+
+def default_sft(
+    name: str,
+    tokenized: LmDataConfig | TokenStore,
+    model_config: LmConfig,
+    sft_config: SimpleSFTConfig,
+    *,
+    validation: Mapping[str, TokenStore] | None = None,
+    tags: Sequence[str] = (),
+    description: str | None = None,
+    override_output_path: str | None = None,
+) -> ExecutorStep:
+    """A step that fine-tunes a trained model on conversations.
+
+    Args:
+        name: name of the run; its folder is below `checkpoints/` unless the name says where.
+        tokenized: one token store of conversations (`default_tokenize(..., chat=...)`), or a data config of several,
+            which may be of conversations and of text.
+        model_config: shape of the model, that of the run it begins with.
+        sft_config: what it begins with, batch, length, learning rate and so on.
+        validation: validation sets by tag, beside those of the data config.
+        tags: words to find the run by.
+        description: a sentence for people.
+        override_output_path: a folder of your own instead of the one the step's identity gives.
+    """
+    data = tokenized if isinstance(tokenized, LmDataConfig) else lm_data_config(tokenized, packing="best_fit")
+    step = default_train(
+        name,
+        sft_config.data(data),
+        model_config,
+        sft_config.train_config(),
+        validation=validation,
+        tags=tags,
+        description=description,
+        override_output_path=override_output_path,
+    )
+    checkpoint, model = sft_config.initialize_from(), sft_config.initialize_from_hf()
+    config = replace(
+        step.config,
+        initialize_from=None if checkpoint is None else replace(checkpoint, path=_place(checkpoint.path)),
+        initialize_from_hf=None if model is None else replace(model, path=_place(model.path)),
+        lora=sft_config.lora,
+        origins=sft_config.origins(step.config.origins),
+    )
+    if sft_config.num_epochs is None:
+        return replace(step, config=config)
+    return replace(
+        step,
+        fn="marin.training.train_epochs:train_epochs",
+        config=TrainEpochsConfig(run=config, num_epochs=sft_config.num_epochs),
     )
 
 

@@ -9,7 +9,7 @@ Here are the callbacks that every run has; `marin.training.callback_config` list
 The numbers of a step are fetched from the device one step late, or when they are there anyway: the loop never waits for
 the step it has just begun. Time is read when numbers come, and steps whose numbers come together share the time since
 those before them, so each throughput is of an interval in which its steps were computed. Before a checkpoint is saved
-all numbers are fetched and looked at, so a run that has turned to NaN never overwrites a good checkpoint.
+all numbers are looked at, and the parameters too, so a run that has turned to NaN never overwrites a good checkpoint.
 """
 
 import contextlib
@@ -24,21 +24,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from marin.checkpoint import format as checkpoint
-from marin.checkpoint.discover import list_checkpoints
+from marin.checkpoint.format import CheckpointWriter
 from marin.checkpoint.policy import KeepPolicy, apply_policy
 from marin.data.dataset import Batch, RowDataset
 from marin.data.loader import sequential_batches
-from marin.distributed.mesh import place_rows, round_up_rows
+from marin.distributed.mesh import everywhere, place_rows, round_up_rows, rows_here
+from marin.distributed.processes import Vote, wait_for_all
 from marin.models.config import LmConfig
 from marin.tracking.tracker import Tracker, Value
 from marin.training.state import TrainState
 from marin.training.train_step import METRICS, DeviceBatch, loss_sums
 
 _STEPS_BEHIND = 1
+_WAITING = ("loader_stall", "checkpoint_seconds")  # times of the row, not means of its steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ Callback = Callable[[StepDone], None]
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss or the gradient has become NaN or infinite."""
+    """The loss, the gradient or a parameter has become NaN or infinite."""
 
 
 class _Waiting(NamedTuple):
@@ -91,7 +93,7 @@ class LogMetrics:
         peak_flops_per_second: float | None,
         loader_stall_s: Callable[[], float],
         num_loader_stalls: Callable[[], int] | None = None,
-        checkpoints: Path,
+        newest_checkpoint: Callable[[], Path | None],
         documents: Callable[[int], str] | None = None,
     ) -> None:
         """`metrics` gets what is the same in each repetition of the run, `timing` what the clock says, `others` both.
@@ -99,8 +101,8 @@ class LogMetrics:
         `num_tokens` says how many tokens the first so many updates take, and `names` what a step's numbers are.
         `peak_flops_per_second` None leaves out the MFU. `loader_stall_s` says how long batches were waited for so far,
         and `num_loader_stalls` how many of them.
-        `checkpoints` is named in the error about a loss that is no number, and so is what `documents` says of the
-        step's batch, if it is given.
+        `newest_checkpoint` is asked for by the error about a loss that is no number, and so is what `documents` says of
+        the step's batch, if it is given.
         """
         self._metrics = metrics
         self._timing = timing
@@ -112,12 +114,14 @@ class LogMetrics:
         self._peak_flops_per_second = peak_flops_per_second
         self._loader_stall_s = loader_stall_s
         self._num_loader_stalls = num_loader_stalls
-        self._checkpoints = checkpoints
+        self._newest_checkpoint = newest_checkpoint
         self._documents = documents
         self._waiting: deque[_Waiting] = deque()
+        self._without_row: tuple[_Waiting, dict[str, float]] | None = None  # the last step fetched, if it got no row
         self._mark_s: float | None = None  # when the last fetched step was done; None before the first
         # since the last row
         self._busy_s, self._busy_steps, self._busy_tokens, self._stall_s, self._stalls = 0.0, 0, 0, 0.0, 0
+        self._saving_s = 0.0
         self._latest: dict[str, tuple[int, float]] = {}
         self._more_to_flush: list[Tracker] = []
 
@@ -128,6 +132,14 @@ class LogMetrics:
     def drain(self) -> None:
         """Wait for all steps begun, and write their rows."""
         self._take(len(self._waiting))
+
+    def log_last(self) -> None:
+        """Wait for all steps begun, and write a row of the last whether or not it was due."""
+        self.drain()
+        if self._without_row is not None:
+            waiting, numbers = self._without_row
+            self._write(waiting, numbers, self._times())
+            self._without_row = None
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -149,6 +161,10 @@ class LogMetrics:
     def flush_too(self, tracker: Tracker) -> None:
         """Make also the rows of this one durable before each checkpoint."""
         self._more_to_flush.append(tracker)
+
+    def count_saving(self, seconds: float) -> None:
+        """Tell the next row of times how long saving kept the loop."""
+        self._saving_s += seconds
 
     def log_row(self, step: int, row: Mapping[str, float | int]) -> None:
         """Write a row of deterministic numbers that is not of a training step."""
@@ -184,20 +200,22 @@ class LogMetrics:
         times: dict[str, float | int] | None = None
         for waiting, numbers in taken:
             if not all(map(math.isfinite, numbers.values())):
-                raise self._not_finite(waiting.step, numbers)
+                found = ", ".join(f"{name} is {value}" for name, value in numbers.items())
+                raise self.not_finite(waiting.step, found)
             if waiting.gets_row:
                 if times is None:
                     times = self._times()
-                else:  # waiting for batches was counted in the row before
-                    times = {name: 0 * v if name.startswith("loader_stall") else v for name, v in times.items()}
-                self._write(waiting.step, {**numbers, "train/learning_rate": waiting.learning_rate}, times)
+                else:  # what was waited for was counted in the row before
+                    times = {name: 0 * v if name.startswith(_WAITING) else v for name, v in times.items()}
+                self._write(waiting, numbers, times)
+            self._without_row = None if waiting.gets_row else (waiting, numbers)
 
-    def _write(self, step: int, numbers: dict[str, float], times: Mapping[str, float | int]) -> None:
-        row = {**numbers, "train/tokens": self._num_tokens(step)}
-        self._metrics.log(step, row)
-        self._timing.log(step, times)
+    def _write(self, waiting: _Waiting, numbers: dict[str, float], times: Mapping[str, float | int]) -> None:
+        row = {**numbers, "train/learning_rate": waiting.learning_rate, "train/tokens": self._num_tokens(waiting.step)}
+        self._metrics.log(waiting.step, row)
+        self._timing.log(waiting.step, times)
         for tracker in self._others:
-            tracker.log(step, {**row, **times})
+            tracker.log(waiting.step, {**row, **times})
 
     def _times(self) -> dict[str, float | int]:
         """Means over the steps since the last row."""
@@ -214,14 +232,16 @@ class LogMetrics:
             stalls = self._num_loader_stalls()
             times["loader_stalls"] = stalls - self._stalls
             self._stalls = stalls
+        times["checkpoint_seconds"] = self._saving_s
         times["peak_memory_bytes"] = peak_memory_bytes()
         self._busy_s, self._busy_steps, self._busy_tokens, self._stall_s = 0.0, 0, 0, stall_s
+        self._saving_s = 0.0
         return times
 
-    def _not_finite(self, step: int, numbers: Mapping[str, float]) -> NonFiniteLossError:
-        saved = list_checkpoints(self._checkpoints)
-        kept = f"The newest checkpoint, {saved[-1].path}, is from before and stays" if saved else "No checkpoint exists"
-        found = ", ".join(f"{name} is {value}" for name, value in numbers.items())
+    def not_finite(self, step: int, found: str) -> NonFiniteLossError:
+        """The error about what was found at a step."""
+        saved = self._newest_checkpoint()
+        kept = "No checkpoint exists" if saved is None else f"The newest checkpoint, {saved}, is from before and stays"
         batch = "" if self._documents is None else f"{self._documents(step)}. "
         return NonFiniteLossError(
             f"step {step}: {found}; expected finite numbers. {batch}"
@@ -274,16 +294,21 @@ class Validate:
         compute_dtype: Any,
         mesh: Mesh | None = None,
     ) -> None:
-        """On a mesh the rows of a batch are rounded up to what can be spread over it."""
-        check_set_names(datasets)
+        """On a mesh the rows of a batch are rounded up to what can be spread over it.
+
+        `token_byte_lengths` is int32 (vocab,).
+        """
         self._log = log
         self._datasets = datasets
         self._batch_size = round_up_rows(batch_size, mesh)
         self._mesh = mesh
         self._max_batches = max_batches
         self._every = every
-        self._token_byte_lengths = token_byte_lengths.astype(np.int64)
-        self._nll_sum = jax.jit(lambda params, batch: loss_sums(model, params, batch, compute_dtype=compute_dtype).nll)
+        self._rows_here = rows_here(self._batch_size, mesh)
+        self._nll_sum = jax.jit(
+            lambda params, batch: everywhere(loss_sums(model, params, batch, compute_dtype=compute_dtype).nll)
+        )
+        self._counts = jax.jit(lambda batch: everywhere(_counts(batch, token_byte_lengths)))
 
     def __call__(self, done: StepDone) -> None:
         if not self._datasets or not is_due(done, self._every):
@@ -296,7 +321,9 @@ class Validate:
             for prefix, params in measured.items():
                 sums: dict[str, ValidationSums] = {}
                 for tag, dataset in self._datasets.items():
-                    batches = sequential_batches(dataset, self._batch_size, max_batches=self._max_batches)
+                    batches = sequential_batches(
+                        dataset, self._batch_size, max_batches=self._max_batches, rows_here=self._rows_here
+                    )
                     sums[tag] = self.measure(params, batches)
                 for tag, total in (sums | parent_sums(sums)).items():
                     row[f"validation/{prefix}{tag}/loss"] = total.loss
@@ -306,14 +333,24 @@ class Validate:
             self._log.log_row(done.step, row)
 
     def measure(self, params: Any, batches: Iterable[Batch]) -> ValidationSums:
-        """Sums over all batches; whoever wants a mean divides last."""
-        sums, num_tokens, num_bytes = [], 0, 0
+        """Sums over all batches, of which this process has its rows; whoever wants a mean divides last."""
+        sums, counts = [], []
         for batch in batches:
-            sums.append(self._nll_sum(params, device_batch(batch, self._mesh)))
-            counted = batch.loss_weights > 0
-            num_tokens += int(counted.sum())  # a weight is 0 or 1
-            num_bytes += int(self._token_byte_lengths[batch.targets[counted]].sum())
-        return ValidationSums(nats=math.fsum(float(s) for s in sums), num_tokens=num_tokens, num_bytes=num_bytes)
+            placed = device_batch(batch, self._mesh, self._batch_size)
+            sums.append(self._nll_sum(params, placed))
+            counts.append(self._counts(placed))
+        return ValidationSums(
+            nats=math.fsum(float(s) for s in sums),
+            num_tokens=sum(int(tokens) for tokens, _ in counts),
+            num_bytes=sum(int(num_bytes) for _, num_bytes in counts),
+        )
+
+
+def _counts(batch: DeviceBatch, token_byte_lengths: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Target tokens of a batch that count, and their bytes, int32."""
+    counted = batch.loss_weights > 0  # a weight is 0 or 1
+    num_bytes = jnp.where(counted, jnp.asarray(token_byte_lengths)[batch.targets], 0)
+    return jnp.sum(counted, dtype=jnp.int32), jnp.sum(num_bytes, dtype=jnp.int32)
 
 
 def parent_sums(sums: Mapping[str, ValidationSums]) -> dict[str, ValidationSums]:
@@ -339,9 +376,19 @@ def validation_metrics(tags: Iterable[str], *, has_average: bool) -> list[str]:
     return [f"validation/{p}{tag}/{what}" for p in prefixes for tag in known for what in ("loss", "bits_per_byte")]
 
 
-def check_set_names(tags: Iterable[str]) -> None:
-    """ValueError where a validation set has the name of the parent of others: two numbers would have one name."""
+def check_set_names(tags: Iterable[str], *, has_average: bool) -> None:
+    """ValueError where two numbers would have one name.
+
+    So it is where a validation set has the name of the parent of others, or, if an average of the parameters is
+    measured too, the name under which that is done.
+    """
     known = set(tags)
+    taken = next((tag for tag in sorted(known) if tag.split("/")[0] == "ema"), None)
+    if has_average and taken is not None:
+        raise ValueError(
+            f"validation set '{taken}' has a name of those under which the average of the parameters is measured "
+            "(trainer.ema_beta), 'ema/NAME'; give it another"
+        )
     for tag in sorted(known):
         clash = next((parent for parent in _parents(tag) if parent in known), None)
         if clash is not None:
@@ -356,31 +403,44 @@ def _parents(tag: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
-# Saving because time has passed may take so large a share of the time.
+# Writing because time has passed may take so large a share of the time.
 _MOST_SAVING = 1 / 20
 
 
 class SaveCheckpoint:
-    """Saves the state every few steps, every few seconds and after the last, then deletes what the policy lets go."""
+    """Saves the state every few steps, every few seconds and after the last, then deletes what the policy lets go.
+
+    A step whose checkpoint the policy keeps for good is saved too, whether or not it is one of every few. What is not
+    finite is not saved: an update can go wrong whose loss and gradient were in order.
+
+    A checkpoint is written in a thread while the next steps run; only one at a time is. What goes wrong with one ends
+    the run after the step in which that is noticed. Several processes save at the same steps: whether it is time is put
+    to the vote.
+    """
 
     def __init__(
         self,
         log: LogMetrics,
+        writer: CheckpointWriter,
         root: Path,
         *,
+        is_late: Vote,
         every: int,
         every_s: float | None,
         keep: KeepPolicy,
         metadata: Callable[[], Mapping[str, Any]],
         already_saved: int | None = None,
     ) -> None:
-        """`metadata()` is asked when all rows up to the checkpoint's step are written.
+        """`writer` writes into `root`. `metadata()` is asked when all rows up to the checkpoint's step are written.
 
+        `is_late` is the vote on whether `every_s` have passed.
         `already_saved` is the step of the checkpoint this run resumed from; it is not saved again. The clock of
         `every_s` begins with the first step done: compiling is not lost work.
         """
         self._log = log
+        self._writer = writer
         self._root = root
+        self._vote = is_late
         self._every = every
         self._every_s = every_s
         self._keep = keep
@@ -394,25 +454,48 @@ class SaveCheckpoint:
             self._saved_at = time.monotonic()
         if done.is_last:
             self._last_step = done.step
-        is_late = self._every_s is not None and time.monotonic() - self._saved_at >= self._every_s
-        if is_late or is_due(done, self._every):
-            self.save(done.step, done.state)
+            self._log.log_last()  # a run that is stopped early learns of its end when the row's time has gone by
+        self._writer.raise_failure()
+        if self._vote(self._is_late()) or self._is_regular(done.step):
+            self._save(done.step, done.state)
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Save now, unless this step is saved already."""
+    def save_now(self, step: int, state: TrainState) -> None:
+        """Save, unless this step is saved already, and return when that is complete."""
+        self._save(step, state)
+        self.finish()
+
+    def finish(self) -> None:
+        """Return when all that was begun is complete."""
+        self._writer.wait()
+        wait_for_all("the checkpoint is complete")
+
+    def _save(self, step: int, state: TrainState) -> None:
         if step == self._saved:
             return
         with self._log.paused():
+            if not _is_finite(state.params):
+                raise self._log.not_finite(step, "the update made parameters that are NaN or infinite")
             self._log.flush()
-            began = time.monotonic()
-            checkpoint.save(self._root, step, state, self._metadata())
+            self._writer.save(
+                step,
+                state,
+                self._metadata(),
+                when_saved=lambda: apply_policy(self._root, self._keep, saved=step, is_regular=self._is_regular),
+            )
             self._saved, self._saved_at = step, time.monotonic()
-            if self._every_s is not None:
-                self._every_s = max(self._every_s, (self._saved_at - began) / _MOST_SAVING)
-            apply_policy(self._root, self._keep, saved=step, is_regular=self._is_regular)
+            self._vote.forget()
+            self._log.count_saving(self._writer.blocked_s)
+
+    def _is_late(self) -> bool:
+        if self._every_s is None or self._writer.is_writing:
+            return False
+        assert self._saved_at is not None
+        pause_s = max(self._every_s, (self._writer.write_s or 0.0) / _MOST_SAVING)
+        return time.monotonic() - self._saved_at >= pause_s
 
     def _is_regular(self, step: int) -> bool:
-        return step % self._every == 0 or step == self._last_step
+        every = (self._every,) if self._keep.keep_every is None else (self._every, self._keep.keep_every)
+        return step == self._last_step or any(step % interval == 0 for interval in every)
 
 
 def is_due(done: StepDone, every: int | None) -> bool:
@@ -420,15 +503,23 @@ def is_due(done: StepDone, every: int | None) -> bool:
     return done.is_last or (every is not None and done.step % every == 0)
 
 
+@jax.jit
+def _is_finite(tree: Any) -> jax.Array:
+    return everywhere(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all())
+
+
 def _is_computed(array: Any) -> bool:
     """Whether fetching a jax array would not wait (a method that jax's type stubs leave out)."""
     return array.is_ready()
 
 
-def device_batch(batch: Batch, mesh: Mesh | None = None) -> DeviceBatch:
-    """What the loss reads of a batch; spread over the mesh, or left for the compiled step to put on its device."""
+def device_batch(batch: Batch, mesh: Mesh | None = None, num_rows: int | None = None) -> DeviceBatch:
+    """What the loss reads of a batch; spread over the mesh, or left for the compiled step to put on its device.
+
+    `batch` has the rows of this process, of `num_rows` altogether; None: all of them are here.
+    """
     arrays: Any = (batch.tokens, batch.targets, batch.loss_weights, batch.segment_ids)
-    return place_rows(DeviceBatch(*arrays), mesh)
+    return place_rows(DeviceBatch(*arrays), mesh, batch.num_rows if num_rows is None else num_rows)
 
 
 def peak_memory_bytes() -> int:

@@ -13,7 +13,7 @@ from marin.cluster.resources import ResourceConfig
 from marin.config.origins import annotated_yaml
 from marin.data.batch_schedule import BatchSchedule, ScheduleStep
 from marin.data.config import LmDataConfig
-from marin.distributed.config import MeshConfig
+from marin.distributed.config import MeshConfig, ProcessesConfig
 from marin.models.config import REMAT_POLICIES, LmConfig
 from marin.models.lora_config import LoraConfig
 from marin.optim.adamw import AdamWConfig
@@ -57,10 +57,12 @@ class RuntimeConfig:
     """Batches made ahead of the step."""
     keep_program: bool = True
     """Keep the lowered training step in the run's folder, StableHLO as compressed text; it costs one more lowering."""
+    processes: ProcessesConfig = ProcessesConfig()
+    """The processes that train together; by default what the environment says, or one."""
     profile: ProfileConfig | None = None
     """Record some updates with the profiler; None records none."""
     seconds_per_checkpoint: float | None = 60.0
-    """Save also when so many seconds have passed since the last checkpoint, more where saving would take over a
+    """Save also when so many seconds have passed since the last checkpoint, more where writing would take over a
     twentieth of the time. Such a checkpoint goes when a newer one comes. None saves by steps only."""
 
     def __post_init__(self) -> None:
@@ -83,8 +85,8 @@ class TrainerConfig:
     train_seq_len: int | None = None
     """Tokens in a row; None is the longest the model takes."""
     per_device_parallelism: int | None = None
-    """Rows on each device at one time (microbatches); gradients are summed until the batch is full. None is all of the
-    device's share."""
+    """Rows on each device at one time, at most (microbatches); gradients are summed until the batch is full. None is
+    all of the device's share."""
     precision: str = "p=f32,c=f32"
     """dtype of parameters (p) and of computation (c): 'p=f32,c=f32' or 'p=f32,c=bfloat16'."""
     z_loss_weight: float = 0.0
@@ -150,7 +152,7 @@ class TrainerConfig:
         Raises ValueError, with the arithmetic, for rows that cannot be divided evenly.
         """
         each = self.per_device_parallelism
-        if each is None or (num_shards > 1 and each * num_shards >= batch_size):
+        if each is None or each * num_shards >= batch_size:
             at_once, says = num_shards, f"the {num_shards} devices that share it"
         else:
             at_once = each * num_shards
@@ -253,7 +255,7 @@ class SimpleTrainConfig:
     """AdamWConfig; to never clip, give `optimizer_config`."""
     warmup: Duration | None = None
     """AdamWConfig; an int is steps, a float in (0, 1) a fraction of the run."""
-    decay: Duration | None = None
+    decay: Duration | tuple[Duration, ...] | None = None
     """AdamWConfig; in the same units."""
     lr_schedule: ScheduleShape | None = None
     """AdamWConfig."""

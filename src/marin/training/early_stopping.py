@@ -24,6 +24,12 @@ class EarlyStopping:
         self._run = run
         self._best: float | None = None
         self._num_worse = 0
+        self._taken_at: int | None = None  # step of the last measurement that this process took
+        if config.metric.startswith("train/"):
+            raise ValueError(
+                f"early_stopping watches '{config.metric}', a number of every step, which says little of a run. Name "
+                "one that validation or a callback writes, like 'validation/NAME/loss'"
+            )
         kind, *_ = difflib.get_close_matches(config.metric.partition("/")[0], _KINDS, n=1) or [None]
         if kind == "validation":
             self._check_among(
@@ -39,10 +45,16 @@ class EarlyStopping:
     def __call__(self, done: StepDone) -> None:
         step, value = self._run.log.latest.get(self._config.metric, (None, 0.0))
         if step == done.step:
+            self._taken_at = step
             self._take(done.step, value)
         elif step is None:
             kind = self._config.metric.partition("/")[0]
             self._check_among([name for name in self._run.log.latest if name.partition("/")[0] == kind])
+        elif step != self._taken_at:
+            raise ValueError(
+                f"early_stopping watches '{self._config.metric}', which a callback behind it in the list writes (as at "
+                f"step {step}), when it has looked already. List early_stopping behind that callback"
+            )
 
     def _check_among(self, written: Sequence[str]) -> None:
         """ValueError where metrics of the kind of ours are written, and ours is not one of them."""

@@ -8,7 +8,8 @@ matrix products in bfloat16, whatever dtype the run computes in. For a device th
 CPU, MFU is unknown, and then it is not shown.
 """
 
-import jax
+from collections.abc import Iterable
+from typing import Any
 
 PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
@@ -24,10 +25,10 @@ PEAK_FLOPS = {
 """Start of the name of a device kind -> dense bfloat16 operations a second; the first that matches counts."""
 
 
-def peak_flops_per_second() -> float | None:
-    """Of all devices of this run together; None where one is not in the table."""
+def peak_flops_per_second(devices: Iterable[Any]) -> float | None:
+    """Of these jax devices together; None where one is not in the table."""
     total = 0.0
-    for device in jax.devices():
+    for device in devices:
         peak = _peak(device.device_kind)
         if peak is None:
             return None

@@ -287,13 +287,21 @@ def _load_hf(
     own = _own(wanted.params)
     names, found = checkpoint.named_leaves(own, "params"), checkpoint.named_leaves(params, "params")
     _check_shapes(folder, names, found)
-    placed = [checkpoint.on_devices(np.asarray(found[name]), leaf) for name, leaf in names.items()]
+    placed = [_on_devices(np.asarray(found[name]), leaf) for name, leaf in names.items()]
     params = jax.tree.unflatten(jax.tree.structure(own), placed)
     if isinstance(wanted.params, LoraParams):
         params = LoraParams(base=params, adapter={})
     cut = (f"{loaded.vocab_size - data.vocab_size} tokens beyond the vocabulary",)
     left_out = cut if loaded.vocab_size > data.vocab_size else ()
     return InitialState(state=TrainState(params=params, optimizer=None), left_out=left_out, source=source)
+
+
+def _on_devices(array: np.ndarray, like: Any) -> jax.Array:
+    """The array where `like` has its sharding, or on the default device."""
+    # copied, since a jax array that borrows numpy's memory could not be donated to a training step
+    if like.sharding is None:
+        return jnp.array(array)
+    return jax.make_array_from_callback(array.shape, like.sharding, lambda part: jnp.array(array[part]))
 
 
 def _own(params: Any) -> Any:

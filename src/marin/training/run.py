@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from marin.distributed.processes import is_first
 from marin.tracking.jsonl import JsonlTracker
 
 if TYPE_CHECKING:
@@ -87,8 +88,10 @@ class Run:
         """Append a row of deterministic values to a file in the run's folder.
 
         Rows of steps after the one that the run goes on from are cut off first; the file is flushed before each
-        checkpoint and closed with the run.
+        checkpoint and closed with the run. Of several processes the first one writes it.
         """
+        if not is_first():
+            return
         if name not in self._files:
             self._files[name] = JsonlTracker(self.output / name, resume_step=self.resume_step)
             self.log.flush_too(self._files[name])
