@@ -148,6 +148,7 @@ def _model_of_folder(path: str) -> tuple[dict[str, Any], str]:
 
 def _dry_run(config: Any) -> int:
     from marin.training.initialize import find_start
+    from marin.training.run import trained_model
     from marin.training.train_lm import open_run_data, preview_of
 
     try:
@@ -157,7 +158,10 @@ def _dry_run(config: Any) -> int:
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     num_params = config.model.num_params(data.vocab_size)
-    note(f"{num_params:,} parameters; nothing was trained or written")
+    adapter = ""
+    if config.lora is not None:
+        adapter = f" and {trained_model(config).num_params(data.vocab_size) - num_params:,} of the adapter"
+    note(f"{num_params:,} parameters{adapter}; nothing was trained or written")
     return 0
 
 
