@@ -17,6 +17,7 @@ from marin.distributed.config import MeshConfig
 from marin.models.config import LmConfig
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import LlamaConfig
+from marin.models.lora_config import LoraConfig
 from marin.models.mixtral import MixtralConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.muon import MuonConfig
@@ -166,6 +167,13 @@ def test_a_run_begins_with_a_checkpoint_from_another_mesh(runs):
         assert [row["step"] for row in rows] == [4, 5, 6]
         for row in rows:
             assert row == pytest.approx(whole[row["step"]], rel=1e-5, abs=1e-5)
+
+
+def test_an_adapter_is_trained_on_a_mesh_as_on_one_device(runs):
+    given = InitializeFrom(path=str(runs / "fsdp"), content="weights")
+    jobs = [replace(one, initialize_from=given, lora=LoraConfig(r=4, alpha=8.0)) for one in both(runs, "lora")]
+    assert run(runs, jobs) == [None, None]
+    assert_same_curves(runs / "lora_mesh", runs / "lora_one")
 
 
 def test_on_the_same_mesh_a_run_that_lost_its_last_checkpoint_ends_with_the_same_bits(runs):

@@ -22,8 +22,8 @@ from marin.checkpoint.discover import list_checkpoints
 from marin.checkpoint.policy import KeepPolicy
 from marin.data.config import LmDataConfig
 from marin.data.store import TokenStore
+from marin.evaluation.exported import doubt_of, read_parity
 from marin.evaluation.multiple_choice import METRICS, answer_questions, correct
-from marin.evaluation.run import doubt_of, read_parity
 from marin.evaluation.scoring import scored_model
 from marin.evaluation.task_files import read_multiple_choice
 from marin.export.hf import load_hf

@@ -147,6 +147,8 @@ def _field_axes(place: str, value: Any, annotations: Mapping[str, Any]) -> Any:
         return None
     if dataclasses.is_dataclass(value):
         return axis_names(value)
+    if isinstance(value, Mapping):
+        return {key: axis_names(item) for key, item in value.items()}
     annotation = annotations[place.rpartition(".")[2]]
     options = typing.get_args(annotation) or (annotation,)
     names = next((tuple(option.dim_str.split()) for option in options if hasattr(option, "dim_str")), None)

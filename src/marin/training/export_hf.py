@@ -37,7 +37,7 @@ class ExportHf:
         tokenizer_path = self._run.config.data.tokenizer
         assert tokenizer_path is not None
         with self._run.log.paused():
-            params = fetch(done.state.average if self._config.average else done.state.params)
+            params = fetch(done.state.average if self._config.average else self._run.model_params(done.state))
             if not is_first():
                 return
             with use_own_device():
@@ -49,6 +49,7 @@ class ExportHf:
                     output=export_folder(self._run.output, done.step),
                     probe_length=ExportConfig.probe_length,
                     max_shard_bytes=self._config.max_shard_bytes,
+                    chat=self._run.data.chat,
                     source={
                         "step": done.step,
                         "average": self._config.average,

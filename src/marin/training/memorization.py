@@ -59,7 +59,7 @@ class Memorization:
         if not is_due(done, self._config.every):
             return
         with self._run.log.paused():
-            log_probs = self._log_probs(done.state.params)
+            log_probs = self._log_probs(self._run.model_params(done.state))
             row: dict[str, float | int] = {"memorization/documents": len(log_probs)}
             for length in self._config.prefix_lengths:
                 # float64: a product of many probabilities is far below what float32 holds

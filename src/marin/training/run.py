@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from marin.data.lm_data import LmData
     from marin.training.callbacks import LogMetrics
     from marin.training.config import TrainLmConfig
+    from marin.training.state import TrainState
+
+
+def trained_model(config: "TrainLmConfig") -> Any:
+    """What the run trains: the model of the config, with an adapter where it asks for one."""
+    if config.lora is None:
+        return config.model
+    from marin.models.lora import LoraLm
+
+    return LoraLm(base=config.model, lora=config.lora)
 
 
 class StopRequest:
@@ -51,6 +61,16 @@ class Run:
     def output(self) -> Path:
         """The run's folder."""
         return Path(self.config.output_path)
+
+    def model_params(self, state: "TrainState") -> Any:
+        """The parameters of `config.model` itself: an adapter that is being trained is merged in."""
+        if self.config.lora is None:
+            return state.params
+        import jax
+
+        from marin.models.lora import LoraLm
+
+        return jax.jit(LoraLm.merge, static_argnums=0)(trained_model(self.config), state.params)
 
     @functools.cached_property
     def tokenizer(self) -> Any:

@@ -53,7 +53,7 @@ class TaskEvals:
         with self._run.log.paused():
             prefix: Any = self._run.data.document_prefix
             model = ScoredModel(
-                token_log_probs=self._scorer(done.state.params),
+                token_log_probs=self._scorer(self._run.model_params(done.state)),
                 seq_len=self._run.config.model.seq_len,
                 vocab_size=self._run.data.vocab_size,
                 document_prefix=prefix,

@@ -72,11 +72,19 @@ from marin.training.callback_config import WatchConfig
 from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate, check_set_names, device_batch
 from marin.training.config import RuntimeConfig, TrainLmConfig
 from marin.training.flops import peak_flops_per_second
-from marin.training.initialize import InitialState, RunStart, find_start, initial_state, record_source, run_batches
+from marin.training.initialize import (
+    InitialState,
+    RunStart,
+    base_model,
+    find_start,
+    initial_state,
+    record_source,
+    run_batches,
+)
 from marin.training.preview import SCHEDULES_FILE, Preview
 from marin.training.profile import Profile
 from marin.training.program import write_programs
-from marin.training.run import Run
+from marin.training.run import Run, trained_model
 from marin.training.state import TrainState, state_shapes
 from marin.training.train_step import METRICS, SKIPPED, TRAINED, CompiledStep, make_train_step
 from marin.training.trainer import train
@@ -132,12 +140,13 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     loader = DataLoader(data.train, row_schedule)
     loader.check_num_steps(trainer.num_train_steps)
     schedule = config.optimizer.schedule(trainer.num_train_steps)
-    shapes = _parameter_shapes(config.model, data.vocab_size)
+    model = trained_model(config)
+    shapes = _parameter_shapes(model, data.vocab_size)
     mup = None
     if config.mup_base_model is not None:
         mup = mup_scales(shapes, _parameter_shapes(config.mup_base_model, data.vocab_size))
     transformation = config.optimizer.transformation(
-        config.model.weight_decay_mask(shapes), None if mup is None else mup.learning_rate
+        model.weight_decay_mask(shapes), None if mup is None else mup.learning_rate
     )
     state_options: dict[str, Any] = {
         "has_average": trainer.ema_beta is not None,
@@ -149,7 +158,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     sizes = row_schedule.sizes_between(start.step, trainer.num_train_steps)
     for size in sizes:
         trainer.num_microbatches(size, num_batch_shards(mesh))  # refuses what cannot be divided
-    wanted = state_shapes(config.model, transformation, data.vocab_size, **state_options)
+    wanted = state_shapes(model, transformation, data.vocab_size, **state_options)
     shardings = None
     if mesh is not None:
         shardings = state_shardings(wanted, shapes, mesh, fsdp=trainer.mesh.fsdp)
@@ -222,7 +231,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
         )
         validate = Validate(
             log,
-            config.model,
+            model,
             data.validation,
             batch_size=trainer.eval_batch_size or max(sizes),
             max_batches=trainer.max_eval_batches,
@@ -367,7 +376,7 @@ def _train_steps(
     trainer = config.trainer
     return {
         size: make_train_step(
-            config.model,
+            trained_model(config),
             transformation,
             max_grad_norm=config.optimizer.max_grad_norm,
             num_microbatches=trainer.num_microbatches(size, num_shards),
@@ -462,6 +471,8 @@ def _record_config(config: TrainLmConfig, output: Path, data: LmData) -> None:
     }
     if data.chat is not None:
         description["chat"] = encode(data.chat)
+    if config.lora is not None:
+        description |= {"lora": encode(config.lora), "base_model": base_model(config)}
     write_text(output / "model.json", json.dumps(description, indent=1) + "\n")
 
 
@@ -538,8 +549,9 @@ def _mesh_line(mesh: Mesh) -> str:
 
 def _opening_line(config: TrainLmConfig, data: LmData, start_step: int, initial: InitialState | None) -> str:
     num_params = config.model.num_params(data.vocab_size)
+    trained = num_params if config.lora is None else trained_model(config).num_params(data.vocab_size) - num_params
     where = f"resuming at step {start_step:,}" if initial is None else initial.opening(start_step)
-    return f"training {num_params:,} parameters for {config.trainer.num_train_steps:,} steps, {where}"
+    return f"training {trained:,} parameters for {config.trainer.num_train_steps:,} steps, {where}"
 
 
 def _summarize(
