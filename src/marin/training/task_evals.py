@@ -28,7 +28,7 @@ class TaskEvals:
         self._tokenizer = run.tokenizer
         self._tasks = [
             read_multiple_choice(path, name=name, delimiter=config.delimiter, max_questions=config.max_questions)
-            for name, path in config.tasks.items()
+            for name, path in sorted(config.tasks.items())
         ]
         model, compute_dtype = run.config.model, run.config.trainer.compute_dtype
         self._score = jax.jit(lambda p, x, y: lm.token_log_probs(model, p, x, y, compute_dtype=compute_dtype))
