@@ -1,9 +1,10 @@
 """Tutorials are run as a reader would: files are written, commands are typed, in order, in an empty folder.
 
-In docs/tutorials/*.md, a block ```python title="name.py" is a file to save, a plain ```python block is run, and in a
-```console block every line that begins with `$ ` is a command that must succeed (`# exits N` says it must exit with N).
-What a tutorial shows below a command is what the command prints, but for times, dates, digests and folders; a command
-with nothing below it may print anything. A block after `<!-- not run: reason -->` is left out.
+In docs/tutorials and the how-tos of HOW_TOS, a block ```python title="name.py" is a file to save, a plain ```python
+block is run, and in a ```console block every line that begins with `$ ` is a command that must succeed (`# exits N`
+says it must exit with N). What a tutorial shows below a command is what the command prints, but for times, dates,
+digests and folders; a command with nothing below it may print anything. A block after `<!-- not run: reason -->` is
+left out.
 """
 
 import os
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-TUTORIALS = sorted((Path(__file__).resolve().parent.parent / "docs" / "tutorials").glob("*.md"))
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+HOW_TOS = ("custom-model", "custom-optimizer")  # those that begin in an empty folder
+TUTORIALS = [*sorted((DOCS / "tutorials").glob("*.md")), *(DOCS / "how-to" / f"{name}.md" for name in HOW_TOS)]
 BLOCK = re.compile(
     r"^(?P<skip><!-- not run: .+ -->\n\n?)?```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<body>.*?)^```$",
     re.M | re.S,

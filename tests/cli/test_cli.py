@@ -388,6 +388,8 @@ def test_a_runner_that_is_gone_is_shown_as_abandoned(marin: Callable[..., Simple
         (("run", "three_steps.py", "-j", "0"), r"-j must be at least 1"),
         (("run", "three_steps.py", "--prefix", "ftp://host/x"), r"neither a folder nor an object store"),
         (("ls", "--prefix", "three_steps.py"), r"prefix three_steps.py is a file, not a store"),
+        (("run", "three_steps.py", "--prefix", ""), r"the prefix is empty"),
+        (("ls", "--prefix="), r"the prefix is empty"),
         (("ls", "--prefix", "elsewhere"), r"no store at elsewhere"),
         (("show", "model/train", "--prefix", "elsewhere"), r"no store at elsewhere"),
         (("run", "silent.py"), r"never calls executor_main"),
@@ -509,7 +511,7 @@ def test_a_step_folder_with_another_recipe_is_refused_with_3(marin: Callable[...
             ["three_steps.py", "--run_only", "zzz"],
             "error: run_only: no step's name matches 'zzz'; there are model/eval",
         ),
-        (["three_steps.py", "--prefix", "s3:/b://c"], "error: prefix 's3:/b://c' is neither a folder nor"),
+        (["three_steps.py", "--prefix", "s3:/b://c"], "error: prefix 's3:/b://c' looks like the URL s3://b://c"),
         (["bad.py", "cycle"], "error: cycle: a -> a"),
         (["bad.py", "two"], "error: two steps with one output path 'p'"),
         (["bad.py", "value"], "error: step 'a': cannot version config: object"),
@@ -655,6 +657,49 @@ def test_sizes_and_times_read_as_people_write_them(monkeypatch: pytest.MonkeyPat
     assert local_time("2026-01-31T23:59:59Z") == "2026-02-01T05:29:59"
     monkeypatch.delenv("TZ")
     time.tzset()
+
+
+def read_only(folder: Path, command: list[str]) -> list[str]:
+    """A command line that runs `command` where `folder` cannot be written to."""
+    if os.geteuid() != 0:
+        return ["sh", "-c", 'chmod -R a-w "$0"; "$@"; code=$?; chmod -R u+w "$0"; exit $code', str(folder), *command]
+    mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" || exit 99; exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", mount, str(folder), *command]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux can root make a folder read-only")
+@pytest.mark.parametrize(
+    "command",
+    ["show raw/text", "logs raw/text", "ls runs", "status", "plan three_steps.py", "verify --deep --dry-run"],
+)
+def test_a_store_that_is_read_only_can_be_looked_at(command: str, marin: Callable[..., SimpleNamespace], place: Path):
+    marin("run", "three_steps.py")
+    typed = read_only(place / "store", [sys.executable, "-m", "marin.cli.main", *command.split()])
+    done = subprocess.run(typed, capture_output=True, text=True)
+    if done.returncode in (1, 99) and "unshare" in done.stderr + "mount" * (done.returncode == 99):
+        pytest.skip(f"this container lets nobody mount anything: {done.stderr}")
+    assert done.returncode == 0 and done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["-m marin.cli.main run three_steps.py", "three_steps.py"])
+def test_a_run_whose_streams_were_closed_runs(command: str, closed: str, place: Path):
+    assert subprocess.run(["sh", "-c", f"{sys.executable} {command} {closed}"]).returncode == 0
+    assert len(list(place.glob("store/*/*/data/x.txt"))) == 3
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("command", ["run three_steps.py", "run three_steps.py --json", "ls --json", "show raw/text"])
+def test_data_that_cannot_be_written_is_an_error_of_one_line(
+    command: str, marin: Callable[..., SimpleNamespace], place: Path
+):
+    marin("run", "three_steps.py")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "marin.cli.main", *command.split()], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert re.search(r"^error: cannot write( to stdout)?: No space left on device$", done.stderr, re.MULTILINE)
 
 
 def test_a_reader_that_stops_reading_is_no_error(marin: Callable[..., SimpleNamespace], place: Path):

@@ -70,7 +70,7 @@ def test_a_sound_store_and_machine_need_nothing(doctor: Doctor, store: Path):
 
 def test_json_holds_every_finding(doctor: Doctor, store: Path):
     told = json.loads(doctor("--prefix", str(store), "--json").out)
-    assert told["is_ok"] and {"installation", "machine", "store", "leases", "leftovers"} == {
+    assert told["is_ok"] and {"installation", "machine", "store", "leases", "records", "leftovers"} == {
         finding["section"] for finding in told["findings"]
     }
 
@@ -105,6 +105,29 @@ def gc_finds(store: Path, capsys: pytest.CaptureFixture, *arguments: str) -> lis
     capsys.readouterr()
     assert cli.main(["gc", "--dry-run", "--json", "--prefix", str(store), *arguments]) == 0
     return json.loads(capsys.readouterr().out)["found"]
+
+
+def test_a_striking_out_that_was_killed_half_way_is_finished(doctor: Doctor, store: Path):
+    assert cli.main(["invalidate", "a", "--reason", "wrong", "--yes", "--prefix", str(store)]) == 0
+    change_register(store, status="SUCCEEDED", error=None)  # as it is between the tombstone and the register
+    assert (
+        "~ struck out: a striking out had not been finished; 1 register brought into line"
+        in doctor("--prefix", str(store)).out
+    )
+    (folder,) = store.glob("a-*")
+    assert open_store(store).read(str(folder)).status == "INVALID"
+    assert "+ struck out: registers and tombstones agree" in doctor("--prefix", str(store)).out
+
+
+def test_a_tombstone_or_a_run_that_cannot_be_read_is_bad(doctor: Doctor, store: Path):
+    (store / ".exec/invalid").mkdir()
+    (store / ".exec/invalid/20260101-000000-abcdef.json").write_text("{")
+    (run,) = store.glob(".exec/runs/*/run.json")
+    run.write_text(run.read_text()[:100])
+    done = doctor("--prefix", str(store), expect=3)
+    assert re.search(rf"! \.exec/runs/{run.parent.name}/run\.json: not the record of a run", done.out)
+    assert re.search(r"! struck out: cannot be told\n .*abcdef\.json: not a tombstone", done.out)
+    assert "2 things to mend" in done.err
 
 
 def test_what_gc_would_delete_is_counted_and_nothing_else(

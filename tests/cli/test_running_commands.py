@@ -513,9 +513,10 @@ def test_zsh_completes(shell: Path):
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="no fish here")
 def test_fish_completes(shell: Path):
-    script = "marin completion fish | source; complete -C 'marin show sl'"
-    done = subprocess.run(["fish", "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["slow"]
+    for words, wanted in CASES:
+        script = f"marin completion fish | source; complete -C '{' '.join(['marin', *words])}'"
+        done = subprocess.run(["fish", "-c", script], capture_output=True, text=True, check=True)
+        assert sorted(done.stdout.split()) == sorted(wanted)
 
 
 def test_runs_are_completed_and_for_cancel_only_those_that_run(marin, running, place: Path):

@@ -315,7 +315,9 @@ FAILING = """def work(config: Config) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["gc", "--keep-days", "3"], "give --outputs with them"),
+        (["gc", "--keep-days", "3"], "give --outputs with it"),
+        (["gc", "--keep-refs"], "give --outputs with it"),
+        (["gc", "--scratch", "--outputs"], "one after the other"),
         (["gc", "--outputs", "--keep-days", "-1"], "--keep-days must be 0 or more"),
         (["gc", "--json"], "--json cannot ask"),
         (["pin", "trian"], "did you mean train"),

@@ -106,6 +106,46 @@ def test_variables_are_set_for_the_job_only(cluster, monkeypatch):
     assert "JOB_A" not in os.environ and os.environ["JOB_B"] == "outside"
 
 
+def leave_traces(folder: str) -> None:
+    os.environ["TRACE"] = "left"
+    os.environ["KNOWN"] = "changed"
+    del os.environ["TAKEN"]
+    os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    raise ValueError("and then it failed")
+
+
+def test_what_a_job_changes_of_its_process_is_as_it_was_when_it_has_ended(cluster, monkeypatch, tmp_path):
+    monkeypatch.delenv("TRACE", raising=False)
+    monkeypatch.setenv("KNOWN", "before")
+    monkeypatch.setenv("TAKEN", "there")
+
+    def seen():
+        return dict(os.environ), os.getcwd(), signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    before = seen()
+    assert cluster.launch(job(leave_traces, str(tmp_path))).wait().error.message == "and then it failed"
+    assert seen() == before
+    told = subprocess.run([sys.executable, "-c", "import os; print(os.environ['TAKEN'])"], capture_output=True)
+    assert told.stdout == b"there\n"  # the system's own copy, too, which children get
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise LookupError("no words")
+
+
+def fail_without_words() -> None:
+    raise Mute
+
+
+def test_an_exception_that_cannot_be_printed_is_told_by_its_type(cluster):
+    error = cluster.launch(job(fail_without_words)).wait().error
+    assert error.type == "Mute" and "LookupError: no words" in error.message
+    assert "fail_without_words" in error.traceback
+
+
 def test_a_value_that_is_no_small_json_is_left_out(cluster):
     assert cluster.launch(job(return_something_large)).wait().value is None
 

@@ -244,3 +244,61 @@ def test_a_setting_that_is_given_twice_on_the_command_line_is_refused(capsys):
     assert stop.value.code == 2
     said = "optimizer.learning_rate is given twice, as optimizer.learning_rate=1 and as optimizer.learning_rate=2"
     assert said in capsys.readouterr().err
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oval:
+    """A shape that nobody registered."""
+
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colour:
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    shapes: tuple[Shape, ...] = ()
+
+
+OVAL = f"{__name__}:Oval"
+
+
+def test_a_class_that_is_not_registered_goes_by_its_module_and_name(tmp_path):
+    drawing = Drawing(shapes=(Oval(size=2), Circle(size=1)))
+    (tmp_path / "drawing.yaml").write_text(dump_yaml(drawing))
+    assert f"type: {OVAL}" in (tmp_path / "drawing.yaml").read_text()
+    assert load_yaml(Drawing, tmp_path / "drawing.yaml") == drawing
+    assert apply_overrides(drawing, ["shapes.0.size=3"]).shapes[0] == Oval(size=3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("ovals:Oval", "shape.type: no module 'ovals'; it is looked for in the current folder"),
+        (f"{__name__}.deeper:Oval", f"shape.type: no module '{__name__}.deeper'"),
+        (f"{__name__}:Ovall", f"shape.type: the module '{__name__}' has no 'Ovall'"),
+        (f"{__name__}:OVAL", f"shape.type: {__name__}:OVAL is no dataclass"),
+        (f"{__name__}:Colour", "shape: Colour needs name"),
+    ],
+)
+def test_a_class_that_is_not_there_or_does_not_fit_is_named(given, message):
+    with pytest.raises(ConfigError) as error:
+        decode(Run, {"optimizer": {"learning_rate": 1}, "shape": {"type": given}})
+    assert message in str(error.value)
+
+
+def test_a_class_that_lacks_what_is_asked_of_a_choice_is_refused():
+    with pytest.raises(ConfigError, match="shape: Colour lacks size, so it is no Shape"):
+        decode(Run, {"optimizer": {"learning_rate": 1}, "shape": {"type": f"{__name__}:Colour", "name": "red"}})
+
+
+def test_a_class_that_no_other_process_finds_is_not_written():
+    @dataclass(frozen=True, kw_only=True)
+    class Local:
+        size: int
+
+    with pytest.raises(ConfigError, match="shape: .*Local is defined in a script or a function"):
+        encode(Run(optimizer=Optimizer(learning_rate=1.0), shape=Local(size=1)))

@@ -142,6 +142,11 @@ def test_the_age_of_what_was_just_written_is_small(store: Store):
     assert store.age_s(f"{store.prefix}/nothing") is None
 
 
+def test_where_a_disk_cannot_be_asked_for_its_time_no_age_is_known(tmp_path: Path):
+    (tmp_path / "file").touch()
+    assert LocalStore(tmp_path).age_s(f"{tmp_path}/file") is None  # there is no place for the file that asks
+
+
 # -- registers --------------------------------------------------------------------------------------------------------
 
 

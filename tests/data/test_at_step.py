@@ -98,7 +98,7 @@ def test_documents_are_named_by_source_and_the_rest_is_counted(stores):
 
 def test_updates_are_counted_from_one_and_end_with_the_stream(stores):
     loader = loader_of(stores, BatchSchedule(4), stop_strategy="first_exhausted")
-    with pytest.raises(ValueError, match="update 0 was asked for; the first update of a run is 1"):
+    with pytest.raises(ValueError, match="update 0 was asked for; the first update of this run is 1"):
         rows_at_update(loader, 0)
     last = loader.num_steps
     assert last is not None and len(rows_at_update(loader, last)) == 4

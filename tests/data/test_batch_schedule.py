@@ -30,6 +30,24 @@ def test_whole_batches_are_those_that_end_within_the_rows(steps, num_rows: int):
     assert batches.offset(whole) <= num_rows < batches.offset(whole + 1)
 
 
+@given(schedules(), st.integers(0, 70), st.integers(0, 3000))
+def test_a_run_that_begins_later_takes_the_same_sizes_from_row_0_on(steps, first_step: int, num_rows: int):
+    plain, shifted = BatchSchedule(steps), BatchSchedule(steps, first_step=first_step)
+    assert shifted.offset(first_step) == 0
+    for step in range(0, 80, 7):
+        assert shifted.size(step) == plain.size(step)
+        assert shifted.offset(step) == plain.offset(step) - plain.offset(first_step)
+    whole = shifted.whole_batches(num_rows)
+    assert whole >= first_step and shifted.offset(whole) <= num_rows < shifted.offset(whole + 1)
+
+
+@given(schedules(), st.integers(0, 70), st.integers(1, 30))
+def test_the_sizes_of_a_part_are_those_of_its_batches(steps, start: int, length: int):
+    batches = BatchSchedule(steps)
+    expected = dict.fromkeys(batches.size(step) for step in range(start, start + length))
+    assert batches.sizes_between(start, start + length) == tuple(expected)
+
+
 def test_a_number_is_the_same_size_throughout():
     batches = BatchSchedule(7)
     assert [batches.offset(step) for step in (0, 1, 1000)] == [0, 7, 7000] and batches.sizes == (7,)

@@ -23,6 +23,7 @@ from marin.optim.muon import MuonConfig
 from marin.testing.tiny import make_token_store
 from marin.tracking.jsonl import read_rows
 from marin.training.config import RuntimeConfig, TrainerConfig, TrainLmConfig
+from marin.training.initialize_config import InitializeFrom
 
 SHAPE: dict[str, Any] = {"seq_len": 32, "hidden_dim": 32, "num_heads": 4, "num_layers": 2}
 LLAMA = LlamaConfig(**SHAPE, intermediate_dim=48, num_kv_heads=2)
@@ -157,6 +158,22 @@ def test_a_run_goes_on_from_its_checkpoint_on_another_mesh(runs):
     shutil.rmtree(moved / "checkpoints" / "step-00000006")
     assert run(runs, [replace(jobs[0], trainer=replace(jobs[0].trainer, mesh=MeshConfig()))], num_devices=1) == [None]
     assert_same_curves(moved, runs / "one")
+
+
+def test_a_run_begins_with_a_checkpoint_from_another_mesh(runs):
+    given = InitializeFrom(
+        path=str(runs / "fsdp/checkpoints/step-00000003"), content="state", reset_data_loader_on_init=False
+    )
+    begun = replace(job(runs, "begun", MESHES["replicas"]), initialize_from=given)
+    with_average = replace(given, allow_partial=True)
+    averaged = replace(job(runs, "averaged", MeshConfig(), ema_beta=0.9), initialize_from=with_average)
+    assert run(runs, [begun, averaged]) == [None, None]
+    whole = {row["step"]: row for row in numbers(runs / "one") if "train/loss" in row}
+    for name in ("begun", "averaged"):
+        rows = [row for row in numbers(runs / name) if "train/loss" in row]
+        assert [row["step"] for row in rows] == [4, 5, 6]
+        for row in rows:
+            assert row == pytest.approx(whole[row["step"]], rel=1e-5, abs=1e-5)
 
 
 def test_on_the_same_mesh_a_run_that_lost_its_last_checkpoint_ends_with_the_same_bits(runs):

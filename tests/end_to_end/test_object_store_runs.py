@@ -330,3 +330,67 @@ def test_ctrl_c_waits_for_no_download_nor_does_the_end_of_the_process(
     state = find_step(os.environ["MARIN_PREFIX"], name).state
     assert state is not None and state.status == "CANCELLED"
     assert not list((tmp_path / "scratch").rglob("part-*"))
+
+
+SCRATCHY = """
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from marin.execution.executor import ExecutorStep, executor_main, output_path_of, this_output_path
+
+
+@dataclass(frozen=True)
+class Work:
+    output_path: str
+    input_path: str = ""
+    how: str = ""
+
+
+def work(config):
+    Path(config.output_path, "out").write_text("x" * 1000)
+    while config.how == "waits" and not Path("go").exists():
+        Path("waits").touch()
+        time.sleep(0.02)
+    if config.how == "fails":
+        raise ValueError("on purpose")
+
+
+first = ExecutorStep(name="first", fn=work, config=Work(this_output_path()))
+steps = [
+    ExecutorStep(
+        name=f"{how}-{publish}", fn=work, config=Work(this_output_path(), output_path_of(first), how), publish=publish
+    )
+    for how, publish in (("reads", "attempt"), ("fails", "attempt"), ("fails", "inplace"), ("waits", "attempt"))
+]
+if __name__ == "__main__":
+    executor_main(steps)
+"""
+
+
+def test_the_scratch_folder_is_tidied_but_for_what_is_in_use_or_unfinished(
+    marin: Callable[..., SimpleNamespace], tmp_path: Path
+):
+    (tmp_path / "script.py").write_text(SCRATCHY)
+    scratch = tmp_path / "scratch"
+    process = subprocess.Popen([sys.executable, "-m", "marin.cli.main", "run", "script.py"], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "waits").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    before = sorted(scratch.rglob("out"))
+    assert "in use by a run of this machine" in marin("gc", "--scratch", "--yes").err
+    assert sorted(scratch.rglob("out")) == before
+    (tmp_path / "go").touch()
+    process.communicate(timeout=60)
+    found = json.loads(marin("gc", "--scratch", "--dry-run", "--json").out)["found"]
+    assert {item["kind"] for item in found} == {"copies", "attempts"} and not any(item["is_in_use"] for item in found)
+    assert re.search(r"copies of what is in object stores: [\d.]+ MB .*\n +`marin gc --scratch`", marin("doctor").out)
+    assert "deleted" in marin("gc", "--scratch", "--yes").err
+    (left,) = scratch.rglob("out")
+    assert "inplace-" in str(left)  # the next attempt goes on from it
+    assert "deleted 1 thing, 1.0 kB" in marin("gc", "--scratch", "--keep-days", "0", "--yes").err
+    assert not list(scratch.rglob("out"))
+    assert "nothing to delete in" in marin("gc", "--scratch").err
+    command = [sys.executable, "-m", "marin.cli.main", "run", "script.py", "waits-attempt", "--force", "waits-attempt"]
+    assert subprocess.run(command).returncode == 0  # its input is fetched again

@@ -226,6 +226,40 @@ def test_a_second_interrupt_kills_a_step_that_does_not_want_to_end(tmp_path):
     assert experiment.state("a").status == "CANCELLED"
 
 
+def test_a_third_interrupt_ends_a_process_whose_step_catches_them(tmp_path):
+    experiment = Experiment(tmp_path, processes=False)
+    hold = """    while Path(config.calls + ".hold").exists():  # held by the test
+        time.sleep(0.01)
+"""
+    shrug = """    while True:
+        try:
+            while Path(config.calls + ".hold").exists():
+                time.sleep(0.01)
+            break
+        except KeyboardInterrupt:
+            print("goes on", flush=True)
+"""
+    experiment.script.write_text(SCRIPT.replace(hold, shrug))
+    experiment.mark("hold")
+    process = experiment.start()
+    experiment.wait_for_calls(1)
+    time.sleep(0.2)  # until it is in its loop
+    for said in ("Ctrl-C again kills", "once more ends the process"):
+        process.send_signal(signal.SIGINT)
+        line = ""
+        while said not in line:
+            line = process.stderr.readline()
+            assert line
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGINT and experiment.state("a").status == "RUNNING"
+    experiment.mark("hold", on=False)
+    started = time.monotonic()
+    assert experiment.run()[0] == 0 and experiment.output("c") == "abc"  # taken over at once
+    assert time.monotonic() - started < 20
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent ended")
 def test_a_runner_that_is_killed_takes_its_step_along_and_the_next_run_does_not_wait(experiment):
     experiment.mark("hold")

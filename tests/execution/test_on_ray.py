@@ -21,7 +21,7 @@ from marin.cluster.retry import Retry
 from marin.execution.executor import Executor
 from marin.execution.graph import build_graph
 from marin.execution.lease import LeaseTimes
-from marin.execution.status import process_is_alive
+from marin.execution.status import StepPaths, process_is_alive
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 
@@ -67,8 +67,12 @@ def started(folder: Path, name: str, rank: int = 0) -> bool:
     return (folder / f"{name}.{rank}.started").exists()
 
 
+def root_of(executor, step):
+    return f"{executor.prefix}/{build_graph([step]).nodes[-1].path}"
+
+
 def state_of(executor, step):
-    return executor.store.read(f"{executor.prefix}/{build_graph([step]).nodes[-1].path}")
+    return executor.store.read(root_of(executor, step))
 
 
 class InBackground:
@@ -152,6 +156,37 @@ def test_a_node_lost_in_the_middle_of_a_step_is_an_interruption(on_ray, executor
     assert result.is_ok and calls(tmp_path) == ["a:0", "a:0", "b:0"]
     attempts = state_of(executor, a).record["attempts"]
     assert [a["error_class"] for a in attempts] in (["WORKER_LOST"], ["PREEMPTED"]), screen.getvalue()
+
+
+def test_a_store_in_s3_gives_inputs_to_workers_and_takes_what_they_made_even_when_a_node_is_lost(
+    on_ray, s3_prefix, tmp_path, screen
+):
+    times = LeaseTimes(renew_s=0.5, fence_s=20.0, ttl_s=30.0)
+    executor = Executor(s3_prefix, stream=screen, lease_times=times)
+    here = ResourceConfig(device="cpu", custom={"bucket": 1})
+    node = on_ray.add(bucket=1)  # after the server: a machine's address and keys of the store are the machine's
+    a = step(tmp_path, "a", resources=here)
+    b = step(tmp_path, "b", a, resources=here, wait_for="go", retry=QUICK)
+    c = step(tmp_path, "c", b, resources=here, publish="inplace")
+    run = InBackground(executor, [c])
+    wait_until(lambda: started(tmp_path, "b"), "the second step starts")
+    first = state_of(executor, b)
+    wait_until(lambda: state_of(executor, b).progress == {"done": 1, "total": 2, "unit": "halves"}, "it reports")
+    last = on_ray.add(bucket=1)
+    on_ray.kill(node)
+    wait_until(lambda: calls(tmp_path) == ["a:0", "b:0", "b:0"], "it is tried again")
+    (tmp_path / "go").touch()
+    result = run.join()
+    assert result.is_ok and calls(tmp_path) == ["a:0", "b:0", "b:0", "c:0"], screen.getvalue()
+    assert executor.store.get(f"{result.output_path(c)}/out.txt") == b"abc"
+    state = state_of(executor, b)
+    assert state.epoch == 2 and state.owner.pid not in (os.getpid(), first.owner.pid)
+    assert [i["name"] for i in state.record["inputs"]] == ["a"]
+    assert [x["error_class"] for x in state.record["attempts"]] in (["WORKER_LOST"], ["PREEMPTED"])
+    assert b"b is at work" in executor.store.get(f"{StepPaths(root_of(executor, b)).logs(state)}/stdout.log")
+    assert cli.main(["verify", "--deep", "--prefix", s3_prefix]) == 0
+    assert executor.run([c]).plan.is_done
+    on_ray.kill(last)
 
 
 DRIVER = """

@@ -207,6 +207,15 @@ def test_a_register_of_another_layout_says_the_same(state, indent):
     assert State.from_json(json.dumps(json.loads(state.to_json()), indent=indent).encode() + b"\n") == state
 
 
+@pytest.mark.parametrize("line_end", [b"\r\n", b" \n", b"\n\n"])
+def test_a_register_whose_line_ends_were_changed_says_the_same(store, owner, tmp_path, line_end):
+    committed = acquire(store, tmp_path, owner).end(SUCCEEDED, record={"files": 2, "env": {"python": "3.11"}})
+    register = tmp_path / ".exec/state.json"
+    assert b"\n" in register.read_bytes()
+    register.write_bytes(register.read_bytes().replace(b"\n", line_end))
+    assert store.read(str(tmp_path)) == committed
+
+
 def test_what_few_ask_for_is_parsed_when_it_is_asked_for(store, owner, tmp_path):
     lease = acquire(store, tmp_path, owner)
     code = {"root": "0" * 64, "files": {"a.py": {"sha256": "1" * 64, "definitions": {"f": "2" * 16}}}}

@@ -373,9 +373,18 @@ def test_a_prefix_that_cannot_be_written_is_refused_before_anything_runs(calls, 
     assert calls() == []
 
 
-def test_a_prefix_that_is_neither_a_folder_nor_an_object_store_is_refused_with_the_reason():
-    with pytest.raises(PrefixError, match="'hdfs://host/x' is neither a folder nor an object store"):
-        Executor("hdfs://host/x")
+@pytest.mark.parametrize(
+    ("prefix", "complaint"),
+    [
+        ("hdfs://host/x", "'hdfs://host/x' is neither a folder nor an object store"),
+        ("", "the prefix is empty"),
+        ("s3:/bucket/x", r"'s3:/bucket/x' looks like the URL s3://bucket/x; \./s3:/bucket/x is a folder"),
+        ("x" * 300, "cannot look at prefix x*: File name too long"),
+    ],
+)
+def test_a_prefix_that_can_be_no_store_is_refused_with_the_reason(prefix, complaint):
+    with pytest.raises(PrefixError, match=complaint):
+        Executor(prefix)
 
 
 def test_without_a_prefix_the_environment_decides_else_the_working_folder(monkeypatch, tmp_path):
@@ -803,3 +812,34 @@ def test_a_second_ctrl_c_does_not_wait_for_a_store_that_does_not_answer(executor
     took_s = time.monotonic() - sent[-1]
     sender.join()
     assert len(sent) == 2 and took_s < 1.0, f"{len(sent)} times Ctrl-C, and {took_s:.1f} s after the last it was over"
+
+
+def set_a_variable(config: Work) -> None:
+    """Changes its process's environment, and goes on until the job beside it has started."""
+    os.environ["MARIN_TEST_TRACE"] = "left by a step"
+    Path(config.calls + ".set").touch()
+    deadline = time.monotonic() + 30
+    while not Path(config.calls + ".seen").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def wait_until_it_is_set(config: Work) -> None:
+    while not Path(config.calls + ".set").exists():
+        time.sleep(0.01)
+
+
+def tell_the_variable(config: Work) -> dict:
+    Path(config.calls + ".seen").touch()
+    return {"seen": os.environ.get("MARIN_TEST_TRACE")}
+
+
+def test_what_a_step_does_to_its_process_reaches_no_step_beside_or_after_it(executor, calls, monkeypatch):
+    monkeypatch.setenv("MARIN_CAPACITY", "cpu=2")
+    loud = calls.step("loud", fn=set_a_variable)
+    first = calls.step("first", fn=wait_until_it_is_set, resources=CPU)
+    beside = calls.step("beside", first, fn=tell_the_variable, resources=CPU)
+    after = calls.step("after", loud, fn=tell_the_variable)
+    result = executor.run([beside, after])
+    assert result.is_ok
+    assert [state_of(result, step).record["result"]["seen"] for step in (beside, after)] == [None, None]

@@ -23,7 +23,7 @@ from marin.export.hf import load_hf, save_hf
 from marin.export.verify import PROBE_TEXTS, ExportMismatch, verify_export
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import LlamaConfig
-from marin.processing.tokenize.tokenizer import load_tokenizer
+from marin.processing.tokenize.tokenizer import chat_template, load_tokenizer
 from marin.testing.tiny import write_byte_tokenizer
 
 # Heads that fill the width: query, key, value and output projection are square, and so is the whole MLP.
@@ -333,3 +333,61 @@ def test_the_step_waits_for_training_and_tokenizer(tokenizer):
     assert step.config.train_path is train
     assert step.config.tokenizer_path.step is words
     assert step.fn == "marin.export.export:export_model"
+
+
+def test_many_weights_are_written_as_several_files_and_verified_as_one_is(trained, tokenizer, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    export_model(export_config(trained, tokenizer, whole))
+    export_model(export_config(trained, tokenizer, cut, max_shard_bytes=6_000))
+    shards = sorted(path.name for path in cut.glob("*.safetensors"))
+    assert shards == [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    assert len(shards) > 2
+    index = json.loads((cut / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == set(shards)
+    one, several = load_hf(whole), load_hf(cut)
+    assert index["metadata"]["total_size"] == 4 * sum(leaf.size for leaf in jax.tree.leaves(one.params))
+    jax.tree.map(np.testing.assert_array_equal, several.params, one.params)
+    parity = json.loads((cut / "parity.json").read_text())
+    assert parity["passed"] and set(parity["sha256"]) == {path.name for path in cut.iterdir()} - {"parity.json"}
+    # written over one another, neither leaves a file that does not belong to the last
+    export_model(export_config(trained, tokenizer, cut))
+    assert {path.name for path in cut.iterdir()} == {path.name for path in whole.iterdir()}
+    export_model(export_config(trained, tokenizer, whole, max_shard_bytes=6_000))
+    assert sorted(path.name for path in whole.glob("*.safetensors")) == shards
+    (whole / shards[1]).unlink()
+    with pytest.raises(FileNotFoundError, match="lacks model-00002-of-.*, which model.safetensors.index.json names"):
+        load_hf(whole)
+    with pytest.raises(ValueError, match="max_shard_bytes must be 1 or more, got 0"):
+        export_config(trained, tokenizer, whole, max_shard_bytes=0)
+
+
+def test_an_average_is_exported_instead_of_the_parameters(tokenizer, tmp_path):
+    trained = write_training_folder(tmp_path / "train", GPT2, tokenizer)
+    with pytest.raises(ValueError, match="step-00000003 holds no average of the parameters"):
+        export_model(export_config(trained, tokenizer, tmp_path / "out", average=True))
+    shapes = jax.eval_shape(lambda: GPT2.init(257, key=jax.random.key(0)))
+    params = checkpoint_format.load(trained / "checkpoints/step-00000003", shapes)
+    average = jax.tree.map(lambda leaf: leaf / 2, params)
+    checkpoint_format.save(trained / "checkpoints", 3, {"params": params, "average": average}, {})
+    for name, expected in (("params", params), ("average", average)):
+        export_model(export_config(trained, tokenizer, tmp_path / name, average=name == "average"))
+        jax.tree.map(np.testing.assert_array_equal, load_hf(tmp_path / name).params, expected)
+        assert json.loads((tmp_path / name / "parity.json").read_text())["average"] is (name == "average")
+
+
+TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize("place", ["file", "key"])
+def test_the_chat_template_is_carried_along(trained, tokenizer, tmp_path, place):
+    chatting = shutil.copytree(tokenizer, tmp_path / "tokenizer")
+    if place == "file":
+        (chatting / "chat_template.jinja").write_text(TEMPLATE)
+    else:
+        edit_json(chatting / "tokenizer_config.json", lambda content: content.update(chat_template=TEMPLATE))
+    export_model(export_config(trained, chatting, tmp_path / "out"))
+    assert chat_template(tmp_path / "out") == TEMPLATE
+    assert chat_template(tokenizer) is None
+    # also by a tokenizer that was loaded with another end of text, whose files are written anew
+    load_tokenizer(chatting, eos_token="a").save(tmp_path / "other")
+    assert chat_template(tmp_path / "other") == TEMPLATE

@@ -1,6 +1,7 @@
 """Logits of our models and of transformers on the same files, both ways; transformers is the oracle of the format."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -156,6 +157,22 @@ def test_we_compute_what_transformers_saved(config, exported, transformers, toke
     assert loaded.config == config and loaded.vocab_size == VOCAB
     ours = np.asarray(jitted_logits(loaded.config, loaded.params, tokens))
     assert_same(ours, transformers_logits(theirs, tokens))
+
+
+def test_transformers_loads_the_shards_that_we_write(transformers, tokenizer, tmp_path, tokens):
+    params = random_params(LLAMA, VOCAB)
+    save_hf(LLAMA, params, VOCAB, tokenizer, tmp_path, max_shard_bytes=6_000)
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 2
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert_same(transformers_logits(theirs, tokens), np.asarray(jitted_logits(LLAMA, params, tokens)))
+
+
+def test_transformers_reads_the_chat_template_that_is_carried_along(transformers, tokenizer, tmp_path):
+    chatting = shutil.copytree(tokenizer, tmp_path / "tokenizer")
+    (chatting / "chat_template.jinja").write_text("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
+    save_hf(LLAMA, random_params(LLAMA, VOCAB), VOCAB, chatting, tmp_path / "model")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert theirs.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "<user>hi"
 
 
 def test_the_load_balance_loss_is_that_of_transformers(transformers, tmp_path, tokenizer, tokens):

@@ -143,6 +143,12 @@ def test_wsd_s_decays_at_the_end_of_each_cycle_and_goes_on_at_the_full_rate():
     assert [warm(t) for t in range(50, 55)] == pytest.approx([0.6, 0.7, 0.8, 0.9, 1.0])
 
 
+def test_a_cycle_without_decay_stays_at_its_peak_after_those_that_decay():
+    rate = make("wsd", warmup=0, decay=(0.25, 0), rewarmup=2, cycles=(40,), min_lr_ratio=0.1)
+    assert [rate(t) for t in (29, 30, 35)] == pytest.approx([1, 1, 0.55])
+    assert [rate(t) for t in (40, 41, 42, 99)] == pytest.approx([0.4, 0.7, 1, 1]), "warmed up from where it decayed to"
+
+
 def test_inverse_sqrt_is_that_of_the_transformer_paper():
     rate = make("inverse_sqrt", warmup=10, min_lr_ratio=0.0)
     paper = [min((t + 1) ** -0.5, (t + 1) * 11**-1.5) * 11**0.5 for t in range(100)]
@@ -195,6 +201,7 @@ def test_a_number_that_could_be_either_unit_is_refused(number):
         ({"cycle_length": (40, 50)}, r"40 \+ 50 is 90, but the run has 100"),
         ({"cycle_length": 0}, "cycle_length must be 1 step or more"),
         ({"cycle_length": 1.5}, "cycle_length: 1.5 is neither"),
+        ({"cycles": 2, "decay": (0.1, 0.1, 0.1)}, r"decay lists 3 lengths, \[0.1, 0.1, 0.1\], for the 2 cycles"),
         (
             {"cycles": 2, "decay": 40, "rewarmup": 11},
             "rewarmup of 11 steps and .* more than the 50 steps of the cycle from",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from marin.cli import main as cli
 from marin.data.config import LmDataConfig
 from marin.distributed.compilation_cache import use_compilation_cache
 from marin.models.llama import LlamaConfig
@@ -33,11 +34,11 @@ def stores(tmp_path_factory) -> Path:
 TINY_MODEL = LlamaConfig(seq_len=16, hidden_dim=16, intermediate_dim=24, num_heads=2, num_kv_heads=1, num_layers=1)
 
 
-@pytest.fixture
-def tiny_config(stores, tmp_path):
-    """`tiny_config(num_train_steps=9, learning_rate=...)`: a TrainLmConfig; names are looked up in its parts."""
+@pytest.fixture(scope="session")
+def tiny_config_at(stores):
+    """`tiny_config_at(folder, num_train_steps=9, ...)`: a TrainLmConfig; names are looked up in its parts."""
 
-    def make(output: str | Path = "run", **changes: Any) -> TrainLmConfig:
+    def make(output: Path, **changes: Any) -> TrainLmConfig:
         config = TrainLmConfig(
             data=LmDataConfig(
                 train={"text": str(stores / "train")},
@@ -56,7 +57,7 @@ def tiny_config(stores, tmp_path):
                 steps_per_checkpoint=4,
                 runtime=RuntimeConfig(show_progress=False),
             ),
-            output_path=str(tmp_path / output),
+            output_path=str(output),
         )
         for name, value in changes.items():
             if hasattr(config, name):
@@ -67,3 +68,23 @@ def tiny_config(stores, tmp_path):
         return config
 
     return make
+
+
+@pytest.fixture
+def tiny_config(tiny_config_at, tmp_path):
+    """`tiny_config(num_train_steps=9, learning_rate=...)`, in a folder of the test."""
+    return lambda output="run", **changes: tiny_config_at(tmp_path / output, **changes)
+
+
+@pytest.fixture
+def marin(capfd):
+    """Runs one command line in this process: its output on success, its errors otherwise."""
+
+    def run(*arguments: str, expect: int = 0) -> str:
+        capfd.readouterr()
+        code = cli.main(arguments)
+        out, err = capfd.readouterr()
+        assert code == expect, err
+        return err if expect else out
+
+    return run

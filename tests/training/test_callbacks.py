@@ -216,6 +216,20 @@ def test_exports_on_the_way_are_verified_and_load(full_run):
     assert doubt_of(folder / "step-00000010", parity) is None
 
 
+def test_the_average_is_exported_where_that_is_asked_for(tiny_config, stores):
+    export = ExportHfConfig(average=True, max_shard_bytes=6_000)
+    config = tiny_config(num_train_steps=3, callbacks=(export,), tokenizer=str(stores / "train-tokenizer"))
+    with pytest.raises(ValueError, match=r"none is kept: set trainer\.ema_beta"):
+        train_lm(config)
+    config = replace(config, trainer=replace(config.trainer, ema_beta=0.5))
+    train_lm(config)
+    folder = Path(config.output_path) / "hf/step-00000003"
+    shapes = jax.eval_shape(lambda: config.model.init(257, key=jax.random.key(0)))
+    average = checkpoint.load(Path(config.output_path) / "checkpoints/step-00000003", shapes, "average")
+    jax.tree.map(np.testing.assert_array_equal, load_hf(folder).params, average)
+    assert read_parity(folder)["average"] is True and len(list(folder.glob("model-*.safetensors"))) > 1
+
+
 def test_the_program_and_the_picture_are_there_and_stalls_are_counted(full_run):
     config, _, _ = full_run
     output = Path(config.output_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from marin.config import apply_overrides
-from marin.execution.executor import plan, run
+from marin.execution.executor import output_path_of, plan, run
 from marin.models.llama import LlamaConfig
 from marin.optim.adamw import AdamWConfig
 from marin.processing.tokenize.data_configs import lm_data_config, lm_mixture_data_config, mixture_for_evaluation
@@ -98,6 +98,29 @@ def test_a_training_step_runs_once_and_again_when_a_setting_changes(tmp_path, st
     )
     (item,) = plan([other], prefix=prefix).items
     assert item.action == "RUN" and any("optimizer.learning_rate" in change.path for change in item.changes)
+
+
+def test_a_step_begins_with_the_checkpoint_of_another_step(tmp_path, store):
+    prefix = str(tmp_path / "prefix")
+    first = default_train("first", store, MODEL, TRAIN)
+    at_two = output_path_of(first, "checkpoints/step-00000002")
+
+    def goes_on(name, source):
+        return default_train(
+            name, store, MODEL, replace(TRAIN, num_train_steps=6, initialize_from_checkpoint_path=source)
+        )
+
+    second, third = goes_on("second", first), goes_on("third", at_two)
+    done = run([third, second], prefix=prefix)
+    assert done.is_ok
+    summaries = [json.loads((Path(done.output_path(step)) / "summary.json").read_text()) for step in (second, third)]
+    assert [(summary["start_step"], summary["final_step"]) for summary in summaries] == [(4, 6), (2, 6)]
+    other = default_train("first", store, MODEL, replace(TRAIN, seed=1))
+
+    def place(step):
+        return next(item.node.path for item in plan([step], prefix=prefix).items if item.node.name == step.name)
+
+    assert place(goes_on("second", other)) != place(second), "what it begins with is part of what it is"
 
 
 @pytest.mark.parametrize(

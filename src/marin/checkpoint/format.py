@@ -94,7 +94,7 @@ def save(root: str | Path, step: int, state: Any, metadata: Mapping[str, Any] | 
     folder = root / f"{WRITING}{final.name}-{secrets.token_hex(4)}"
     folder.mkdir()
     try:
-        arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(state).items()}
+        arrays = {name: np.asarray(leaf) for name, leaf in named_leaves(state).items()}
         with _system_errors(final):
             writes = [_write_array(folder / _ARRAYS / name, array) for name, array in arrays.items()]
             for write in writes:
@@ -134,7 +134,7 @@ def save(root: str | Path, step: int, state: Any, metadata: Mapping[str, Any] | 
     return final
 
 
-def load(path: str | Path, like: Any, prefix: str = "params") -> Any:
+def load(path: str | Path, like: Any, prefix: str = "params", *, ignore_others: bool = False) -> Any:
     """Read the part of a checkpoint that lies under `prefix` into a pytree shaped like `like`.
 
     Args:
@@ -142,6 +142,7 @@ def load(path: str | Path, like: Any, prefix: str = "params") -> Any:
         like: pytree whose leaves have `.shape` and `.dtype` (arrays, or `jax.eval_shape` of what makes them). Where a
             shape has a `.sharding`, the array is put there, whatever devices it was saved from.
         prefix: dotted place in the saved tree; "" is the whole of it.
+        ignore_others: take what `like` has and leave the rest of that part unread.
 
     Returns:
         A pytree with the structure of `like` and jax arrays as leaves, bit for bit what was saved.
@@ -155,11 +156,13 @@ def load(path: str | Path, like: Any, prefix: str = "params") -> Any:
     saved = {entry["path"]: entry for entry in manifest["arrays"]}
     if prefix:
         saved = {name: entry for name, entry in saved.items() if name == prefix or name.startswith(f"{prefix}.")}
-    wanted = _named_leaves(like, prefix)
+    wanted = named_leaves(like, prefix)
+    if ignore_others:
+        saved = {name: entry for name, entry in saved.items() if name in wanted}
     _check_same_leaves(path, wanted, saved)
     _verify_files(path, saved.values())
     reads = [_read_array(path / _ARRAYS / name) for name in wanted]
-    leaves = [_on_devices(read.result(), leaf) for read, leaf in zip(reads, wanted.values(), strict=True)]
+    leaves = [on_devices(read.result(), leaf) for read, leaf in zip(reads, wanted.values(), strict=True)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -225,8 +228,22 @@ def verify(path: str | Path) -> None:
     _verify_files(path, _read_manifest(path)["arrays"])
 
 
-def _named_leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of a pytree by dotted path, in the tree's own order."""
+def saved_arrays(path: str | Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of each array of the checkpoint in folder `path`, by its dotted place; no array is read."""
+    manifest = _read_manifest(Path(path))
+    return {
+        entry["path"]: jax.ShapeDtypeStruct(tuple(entry["shape"]), np.dtype(entry["dtype"]))
+        for entry in manifest["arrays"]
+    }
+
+
+def manifest_digest(path: str | Path) -> str:
+    """The sha256 that the manifest of the checkpoint in folder `path` has of itself: equal digests, equal bytes."""
+    return _manifest_digest(_read_manifest(Path(path)))
+
+
+def named_leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of a pytree by the dotted path under which a checkpoint holds them, in the tree's own order."""
     named = {}
     for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         parts = [_key_text(key) for key in keys]
@@ -286,7 +303,8 @@ def _read_array(folder: Path) -> ts.Future:
     return ts.open(spec, open=True).result().read()
 
 
-def _on_devices(array: np.ndarray, like: Any) -> jax.Array:
+def on_devices(array: np.ndarray, like: Any) -> jax.Array:
+    """The array where `like` has its sharding, or on the default device."""
     # copied, since a jax array that borrows numpy's memory could not be donated to a training step
     copied = jnp.array(array)
     sharding = like.sharding if isinstance(like, jax.ShapeDtypeStruct) else None

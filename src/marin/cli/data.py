@@ -4,6 +4,9 @@ at-step prints where every row of one batch came from: source, documents, which 
 is counted as in metrics.jsonl: the first update of a run is 1. Nothing was recorded for it: the run's config says it,
 with the token stores, for any step, also one that is yet to come. Stores that have changed since are refused.
 
+Of conversations, what is trained on stands between ⟦ and ⟧ in the text, and in the JSON as "trained", ranges of the
+piece's tokens.
+
 mixture prints what a run takes from each source: shares by stage, rows, epochs. It needs the token stores, and no run:
 give the config.yaml of one that is yet to start.
 
@@ -56,7 +59,7 @@ def _mixture(arguments: Namespace) -> int:
     from marin.data.mixture_report import mixture_report, report_lines
 
     run = _open(arguments)
-    report = mixture_report(run.loader, run.config.trainer.num_train_steps)
+    report = mixture_report(run.loader, run.config.trainer.num_train_steps, start_step=run.start_step)
     if arguments.json:
         print_json({"config": str(run.config_path), **asdict(report)})
     else:
@@ -67,26 +70,27 @@ def _mixture(arguments: Namespace) -> int:
 def _at_step(arguments: Namespace) -> int:
     from dataclasses import asdict
 
-    from marin.data.at_step import piece_tokens, rows_at_update
+    from marin.data.at_step import piece_loss_mask, rows_at_update
 
     run = _open(arguments)
-    if not 1 <= arguments.step <= run.config.trainer.num_train_steps:
+    first = run.start_step + 1
+    if not first <= arguments.step <= run.config.trainer.num_train_steps:
         raise UsageError(
-            f"step {arguments.step} is no update of {run.config_path}: those are 1 to "
+            f"step {arguments.step} is no update of {run.config_path}: those are {first} to "
             f"{run.config.trainer.num_train_steps}, counted as in metrics.jsonl"
         )
     rows = rows_at_update(run.loader, arguments.step)
     tokenizer = _tokenizer(arguments, run) if arguments.text else None
 
-    def text(row: Any, piece: Any) -> str | None:
-        return None if tokenizer is None else tokenizer.decode(piece_tokens(run.loader, row, piece))
-
     if arguments.json:
         described = [asdict(row) for row in rows]
-        if tokenizer is not None:
-            for row, plain in zip(rows, described, strict=True):
-                for piece, values in zip(row.pieces, plain["pieces"], strict=True):
-                    values["text"] = text(row, piece)
+        for row, plain in zip(rows, described, strict=True):
+            for piece, values in zip(row.pieces, plain["pieces"], strict=True):
+                mask = piece_loss_mask(run.loader, row, piece)
+                if mask is not None:
+                    values["trained"] = [[first, end] for first, end, is_trained in _runs(mask) if is_trained]
+                if tokenizer is not None:
+                    values["text"] = _text(run, row, piece, tokenizer, marks=("", ""))
         print_json({"config": str(run.config_path), "step": arguments.step, "seq_len": run.seq_len, "rows": described})
         return 0
     note(f"update {arguments.step} of {run.config_path.parent}: {len(rows)} rows of {run.seq_len} slots")
@@ -99,8 +103,27 @@ def _at_step(arguments: Namespace) -> int:
         for piece in row.pieces:
             number, source, document, tokens, slots, store = _line(row, piece)
             print(f"--- row {number}, slots {slots}: {source}, document {document}, tokens {tokens}, {store}")
-            print(text(row, piece))
+            print(_text(run, row, piece, tokenizer, marks=("⟦", "⟧")))
     return 0
+
+
+def _text(run: "_Run", row: Any, piece: Any, tokenizer: Any, *, marks: tuple[str, str]) -> str:
+    """The text of a piece, with marks around what is trained on where not all is."""
+    from marin.data.at_step import piece_loss_mask, piece_tokens
+
+    tokens, mask = piece_tokens(run.loader, row, piece), piece_loss_mask(run.loader, row, piece)
+    if mask is None:
+        return tokenizer.decode(tokens)
+    begin, end = marks
+    parts = [(tokenizer.decode(tokens[first:last]), is_trained) for first, last, is_trained in _runs(mask)]
+    return "".join(f"{begin}{text}{end}" if is_trained else text for text, is_trained in parts)
+
+
+def _runs(mask: Any) -> list[tuple[int, int, bool]]:
+    """(first, end, value) of each run of equal values of a mask."""
+    ends = [i for i in range(1, len(mask)) if mask[i] != mask[i - 1]]
+    bounds = [0, *ends, len(mask)]
+    return [(first, end, bool(mask[first])) for first, end in zip(bounds, bounds[1:], strict=False)]
 
 
 _HEADER = ("row", "source", "document", "tokens", "slots", "store")
@@ -128,11 +151,15 @@ class _Run:
         from marin.data.lm_data import open_data
         from marin.data.loader import DataLoader
         from marin.training.config import TrainLmConfig
+        from marin.training.initialize import find_start, recorded_start, run_batches
 
         self.config_path = config_path
         self.config: TrainLmConfig = load_yaml(TrainLmConfig, config_path)
         self.seq_len = self.config.trainer.train_seq_len or self.config.model.seq_len
-        batches = self.config.trainer.batches
+        folder = config_path.parent
+        start = recorded_start(self.config, folder) or find_start(self.config, folder)
+        self.start_step = start.step
+        batches = run_batches(self.config, start)
         # the ledgers tell whether these are the stores; that no byte of them is damaged is not asked here
         self.data = open_data(replace(self.config.data, verify_stores=False), self.seq_len, batches=batches)
         self.loader = DataLoader(self.data.train, batches)

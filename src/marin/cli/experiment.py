@@ -72,7 +72,7 @@ def prefix_of(arguments: Namespace) -> str:
     """The store that the command line or the environment names."""
     from marin.execution.executor import default_prefix
 
-    return arguments.prefix or default_prefix()
+    return arguments.prefix if arguments.prefix is not None else default_prefix()
 
 
 def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None], None]) -> None:
@@ -83,6 +83,7 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
     """
     import runpy
 
+    from marin.cluster.environment import find_project
     from marin.execution.executor import capturing
 
     path = os.path.abspath(arguments.file)
@@ -99,9 +100,12 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
 
     before, stdout = (sys.argv[:], sys.path[:]), sys.stdout
     sys.argv = [arguments.file, *(word for text in arguments.overrides for word in ("--set", text))]
-    if arguments.prefix:
+    if arguments.prefix is not None:
         sys.argv += ["--prefix", arguments.prefix]
     sys.path.insert(0, os.path.dirname(path))
+    project = find_project(os.path.dirname(path))
+    if project is not None and project not in sys.path:
+        sys.path.append(project)  # by which one experiment imports another, as `experiments.x`
     try:
         # what the script prints is not the command's data
         with capturing(hand_over), contextlib.redirect_stdout(sys.stderr):

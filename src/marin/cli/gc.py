@@ -4,10 +4,15 @@ Without --outputs: folders of failed, cancelled and crashed attempts, older than
 left. With --outputs also committed outputs that are kept by none of: a ref (marin pin), a run under way, a run or an
 age of less than --keep-days, a run with tags, an output that is kept and was built on it. Records, manifests and logs
 are kept always; a step whose data was deleted runs again when it is needed.
+
+With --scratch, of this machine's scratch folder instead: copies of outputs of object stores, which are fetched again
+when they are needed, what attempts left there, and unfinished work that nothing touched for --keep-days. Nothing of a
+store that a run of this machine uses.
 """
 
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from typing import Any
 
 from marin.cli.experiment import add_writing_arguments, hint, store_to_write
@@ -17,6 +22,7 @@ EXAMPLES = """\
   marin gc --dry-run                         what could go
   marin gc                                   leftovers of attempts that made no output; asks first
   marin gc --outputs --keep-days 30          and outputs that no ref and no run of 30 days needs
+  marin gc --scratch                         this machine's copies of what is in object stores
 """
 
 _WORDS = {
@@ -26,13 +32,23 @@ _WORDS = {
     "leftover": "interrupted deletions",
     "edge": "edges",
     "temporary": "temporary files",
+    "copies": "folders of copies",
+    "attempts": "remains of attempts",
+    "unfinished": "unfinished outputs in place",
 }
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--outputs", action="store_true", help="also committed outputs that nothing keeps")
     parser.add_argument(
-        "--keep-days", type=float, default=None, metavar="N", help="with --outputs: keep what is younger (default: 30)"
+        "--scratch", action="store_true", help="instead: this machine's copies of what is in object stores"
+    )
+    parser.add_argument(
+        "--keep-days",
+        type=float,
+        default=None,
+        metavar="N",
+        help="with --outputs, --scratch: keep what is younger (default: 30)",
     )
     parser.add_argument(
         "--keep-refs", action="store_true", help="with --outputs: keep only what refs reach, and what is in use"
@@ -47,37 +63,64 @@ def run(arguments: Namespace) -> int:
     from marin.execution.gc import Policy, collect, find_garbage
 
     policy = _policy(arguments, Policy)
+    if arguments.scratch:
+        return _tidy_scratch(arguments, policy.keep_days)
     store = store_to_write(arguments, writes=not arguments.dry_run)
     waits_s: list[float] = []  # of attempts that are too young
     found = find_garbage(store, policy, on_young=waits_s.append)
+    if not found and not arguments.json:
+        note(f"nothing to delete{_yet(waits_s)}\nNext: {hint(['marin', 'ls'], arguments)}")
+        return 0
+    _delete(found, lambda: collect(store, found, policy), arguments)
+    return 0
+
+
+def _tidy_scratch(arguments: Namespace, keep_days: float) -> int:
+    from marin.execution.scratch import delete, remains, scratch_root
+
+    everything = remains(keep_days)
+    found = [item for item in everything if not item.is_in_use]
+    if len(found) < len(everything):
+        note(f"{_things(len(everything) - len(found))} in {scratch_root()} in use by a run of this machine")
+    if not found and not arguments.json:
+        note(f"nothing to delete in {scratch_root()}")
+        return 0
+    _delete(found, lambda: delete(found), arguments)
+    return 0
+
+
+def _delete(found: list[Any], collect: Callable[[], list[Any]], arguments: Namespace) -> None:
+    """Show what was found, and delete it by `collect` unless somebody says no."""
     if arguments.json:
         if not (arguments.dry_run or arguments.yes):
             raise UsageError("--json cannot ask: give --yes or --dry-run")
-        deleted = [] if arguments.dry_run else collect(store, found, policy)
+        deleted = [] if arguments.dry_run else collect()
         print_json({"found": [item.to_json() for item in found], "deleted": [item.to_json() for item in deleted]})
-        return 0
-    if not found:
-        note(f"nothing to delete{_yet(waits_s)}\nNext: {hint(['marin', 'ls'], arguments)}")
-        return 0
+        return
     _show(found)
     if arguments.dry_run:
         words = [word for word in arguments.typed if word != "--dry-run"]
         note(f"Next: {hint(words, Namespace(prefix=None))}")
-        return 0
+        return
     if not arguments.yes and not _agrees():
         note("nothing was deleted")
-        return 0
-    deleted = collect(store, found, policy)
+        return
+    deleted = collect()
     note(f"deleted {_things(len(deleted))}, {size(sum(item.num_bytes for item in deleted))}")
     if len(deleted) < len(found):
         note(f"{_things(len(found) - len(deleted))} came into use meanwhile and stayed")
-    note(f"Next: {hint(['marin', 'ls'], arguments)}")
-    return 0
+    note(f"Next: {hint(['marin', 'doctor' if arguments.scratch else 'ls'], arguments)}")
 
 
 def _policy(arguments: Namespace, policy: Any) -> Any:
-    if not arguments.outputs and (arguments.keep_days is not None or arguments.keep_refs):
-        raise UsageError("--keep-days and --keep-refs say which outputs stay; give --outputs with them")
+    if arguments.scratch and (arguments.outputs or arguments.keep_refs):
+        raise UsageError(
+            "--scratch is about this machine, --outputs and --keep-refs about a store; one after the other"
+        )
+    if not arguments.outputs and arguments.keep_refs:
+        raise UsageError("--keep-refs says which outputs stay; give --outputs with it")
+    if not arguments.outputs and not arguments.scratch and arguments.keep_days is not None:
+        raise UsageError("--keep-days says which outputs stay; give --outputs with it")
     if arguments.keep_days is not None and not arguments.keep_days >= 0:
         raise UsageError(f"--keep-days must be 0 or more, got {arguments.keep_days}")
     days = 30.0 if arguments.keep_days is None else arguments.keep_days

@@ -5,10 +5,13 @@
 The list of commands is written out here so that `marin --help` loads none of them; a test keeps the two alike.
 """
 
+import errno
 import io
+import os
 import sys
 from collections.abc import Sequence
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OK, STEP_FAILED, USAGE, REFUSED, MISMATCH, WORK_PENDING, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 COMMANDS = {
@@ -61,6 +64,10 @@ def help_text() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return its exit code."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        from marin.execution.console import open_missing_streams
+
+        open_missing_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(help_text(), end="", file=sys.stdout if arguments else sys.stderr)
@@ -75,16 +82,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # what a terminal's encoding lacks is no reason to fail
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if not {"", os.getcwd()} & set(sys.path):  # where a config's `type: module:Class` is looked for
+        sys.path.append(os.getcwd())
     try:
         return _dispatch(arguments[0], arguments[1:])
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
-        import os
+        from marin.execution.console import give_up_stdout
 
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_stdout()
         return OK
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            raise
+        from marin.execution.console import give_up_stdout
+
+        give_up_stdout()
+        print(f"error: cannot write: {error.strerror}", file=sys.stderr)
+        return STEP_FAILED
 
 
 def _dispatch(name: str, arguments: list[str]) -> int:

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -108,18 +108,32 @@ def _read(path: str, overrides: Sequence[str]) -> Any:
     if not Path(path).is_file():
         raise UsageError(f"no file {path}; `marin train --reference` lists what can stand in one")
     try:
-        config, origins = load_with_origins(TrainLmConfig, path, overrides)
-    except ConfigError as error:
+        config, origins = load_with_origins(TrainLmConfig, path, overrides, fill_in=_model_of_source)
+    except (ConfigError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     return replace(config, origins={**config.origins, **origins})
 
 
+def _model_of_source(content: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
+    """The model where the config leaves it out and names a model in the Hugging Face format to begin with."""
+    source = content.get("initialize_from_hf")
+    path = source.get("path") if isinstance(source, dict) else None
+    if content.get("model") is not None or not isinstance(path, str):
+        return None
+    from marin.config import encode
+    from marin.export.hf import read_config
+
+    return {"model": encode(read_config(path))}, f"config.json of {path}"
+
+
 def _dry_run(config: Any) -> int:
+    from marin.training.initialize import find_start
     from marin.training.train_lm import open_run_data, preview_of
 
     try:
-        data = open_run_data(config)
-        print(preview_of(config, data).text())
+        start = find_start(config, Path(config.output_path))
+        data = open_run_data(config, start)
+        print(preview_of(config, data, start).text())
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     num_params = config.model.num_params(data.vocab_size)

@@ -14,7 +14,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from marin.cli.experiment import add_writing_arguments, hint, store_to_write
-from marin.cli.output import note, paint, print_json, size
+from marin.cli.output import UsageError, note, paint, print_json, size
 
 EXAMPLES = """\
   marin verify                                  names and sizes of everything in the store
@@ -39,9 +39,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     from marin.execution.status import current_user
+    from marin.execution.store import PrefixError
     from marin.execution.verify import verify
 
-    store = store_to_write(arguments, writes=not arguments.dry_run)
+    try:
+        store = store_to_write(arguments, writes=not arguments.dry_run)
+    except PrefixError as error:
+        raise UsageError(f"{error}; or have a look without writing down what is found: --dry-run") from None
     entries, num_unreadable = _chosen(store, arguments.addresses)
     expected = sum(entry.num_bytes or 0 for entry in entries) if arguments.deep else 0
     progress = _Progress(expected)

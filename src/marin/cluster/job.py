@@ -44,7 +44,8 @@ class JobRequest:
     name: str  # for people
     entrypoint: Entrypoint  # what to run
     resources: ResourceConfig = field(default_factory=ResourceConfig.with_cpu)  # what it needs
-    env: Mapping[str, str] = field(default_factory=dict)  # environment variables added to the launcher's
+    env: Mapping[str, str] = field(default_factory=dict)  # environment variables added to those it inherits
+    inherited: Mapping[str, str] | None = None  # on this machine: those it inherits; None: the launcher's
     log_path: str | None = None  # file to which stdout and stderr are appended; None: not kept
     python: str | None = None  # interpreter to run it with, as from `prepare_environment`; None: the launcher's
     in_process: bool = False  # call the function in the process that a cluster of machines keeps for the job
@@ -237,8 +238,13 @@ def error_of(error: BaseException) -> JobError:
     while frame is not None and os.path.dirname(frame.tb_frame.f_code.co_filename) == here:
         frame = frame.tb_next
     shown = error if frame is None else error.with_traceback(frame)
-    lines = "".join(traceback.format_exception(shown)).rstrip("\n").split("\n")
-    message = str(error)
+    try:
+        message = str(error)
+        text = "".join(traceback.format_exception(shown))
+    except Exception as trouble:  # the job's own class of exceptions is at fault, too
+        message = f"(it cannot say what it is: {type(trouble).__name__}: {trouble})"
+        text = "".join(traceback.format_tb(shown.__traceback__))
+    lines = text.rstrip("\n").split("\n")
     if isinstance(error, SystemExit):
         # Not even code 0 is success: a job that was asked to stop may leave so, with half of its work done.
         message = f"it called sys.exit({error.code!r}); a job ends well by returning"

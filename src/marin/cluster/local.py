@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -33,6 +34,7 @@ from marin.cluster.job import (
 from marin.cluster.memory import oom_kills
 from marin.io.atomic import append
 
+_ASKING_TO_STOP = (signal.SIGINT, signal.SIGTERM)
 _SIGNALS = {6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM", 25: "SIGXFSZ"}
 
 
@@ -65,6 +67,39 @@ def environment_variables(env: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _process_as_it_was() -> Iterator[None]:
+    """Afterwards the process has the variables, the folder and the handlers of SIGINT and SIGTERM that it had before.
+
+    What one job leaves behind would be in no record of the next one, and is not there when that one runs alone.
+    """
+    variables, handlers = _variables(), [(number, signal.getsignal(number)) for number in _ASKING_TO_STOP]
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:  # it was deleted
+        folder = None
+    try:
+        yield
+    finally:
+        if (now := _variables()) != variables:
+            for name in now.keys() - variables.keys():
+                del os.environb[name]
+            os.environb.update({name: value for name, value in variables.items() if now.get(name) != value})
+        for number, handler in handlers:
+            # a handler of None was not set by Python, and cannot be set by it
+            if handler is not None and signal.getsignal(number) is not handler:
+                with contextlib.suppress(ValueError):  # not the main thread, so the job did not change it either
+                    signal.signal(number, handler)
+        with contextlib.suppress(OSError):
+            if folder is not None and os.getcwd() != folder:
+                os.chdir(folder)
+
+
+def _variables() -> dict[bytes, bytes]:
+    """This process's environment variables. By way of `os.environ` they would take longer than a small job."""
+    return dict(getattr(os.environb, "_data", os.environb))
 
 
 def _max_rss_bytes(maxrss: int) -> int:
@@ -124,8 +159,9 @@ class InProcessCluster:
     What the function prints by `sys.stdout` goes to the log file and to `on_output`, as a process's output would: a
     closed reader of the launcher's stdout is no trouble of the job. The log file also gets its start, its end and its
     exception. What goes to stderr, or past `sys.stdout` (child processes, C libraries), goes where the launcher's goes.
-    Processes that the function starts and leaves behind are not ended. One job at a time: environment variables and
-    `sys.stdout` belong to the whole process. Ctrl-C stops the job and makes it cancelled. Memory and processor time are
+    Processes that the function starts and leaves behind are not ended. One job at a time: environment variables, the
+    working directory, signal handlers and `sys.stdout` belong to the whole process; what the function changes of them
+    is as it was when it has ended. Ctrl-C stops the job and makes it cancelled. Memory and processor time are
     those of the process, for they cannot be told apart.
     """
 
@@ -150,7 +186,7 @@ class InProcessCluster:
                 "LocalCluster"
             )
         self._note(request, "started in the runner's process; its stderr is not captured")
-        with environment_variables(request.env), _stdout_into(request.log_path, on_output):
+        with _process_as_it_was(), environment_variables(request.env), _stdout_into(request.log_path, on_output):
             value, error, cancelled = None, None, False
             started, cpu = time.monotonic(), time.process_time()
             try:
@@ -251,12 +287,12 @@ def _paths_around_packages() -> tuple[list[str], list[str]]:
     return front, back
 
 
-def _programs_of(python: str | None) -> dict[str, str]:
+def _programs_of(python: str | None, inherited: Mapping[str, str]) -> dict[str, str]:
     """Variables by which a job finds the programs of its interpreter's environment before those of the launcher's."""
     if python is None:
         return {}
     programs = os.path.dirname(os.path.abspath(python))
-    variables = {"PATH": os.pathsep.join(filter(None, (programs, os.environ.get("PATH"))))}
+    variables = {"PATH": os.pathsep.join(filter(None, (programs, inherited.get("PATH"))))}
     if os.path.exists(os.path.join(os.path.dirname(programs), "pyvenv.cfg")):
         variables["VIRTUAL_ENV"] = os.path.dirname(programs)
     return variables
@@ -296,6 +332,7 @@ class LocalProcess:
             f"import sys; own = sys.path[:]; sys.path.insert(0, {source!r}); import marin.cluster.child as child; "
             f"child.main({payload}, {self._answer}, {os.getpid()}, own)"
         )
+        inherited = os.environ if request.inherited is None else request.inherited
         try:
             self._oom_kills = oom_kills()
             self._started = time.monotonic()
@@ -305,7 +342,7 @@ class LocalProcess:
                 stdout=write_end,
                 stderr=write_end,
                 pass_fds=(payload, self._answer),
-                env={**os.environ, **_programs_of(request.python), **request.env},
+                env={**inherited, **_programs_of(request.python, inherited), **request.env},
                 start_new_session=True,
             )
         except BaseException:
@@ -325,8 +362,6 @@ class LocalProcess:
         return self._result
 
     def cancel(self, grace_s: float = 10.0) -> None:
-        import signal
-
         self._cancelled = True
         if self._kill_timer is not None:
             self._kill_timer.cancel()

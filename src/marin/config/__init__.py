@@ -48,6 +48,7 @@ def register_choice(base: type, name: str, target: str) -> None:
     """Let a field annotated `base` hold any of several config classes, told apart by `type: name`.
 
     `target` is "module:Class" and is imported only when a config names it, so that a list of models costs nothing.
+    A class that is not registered goes by `type: module:Class` itself.
     """
     known = _CHOICES.setdefault(base, {})
     if known.get(name, target) != target:
@@ -65,6 +66,39 @@ def _import_choice(target: str) -> type:
     return getattr(importlib.import_module(module), name)
 
 
+def _import_own_choice(target: str, path: str) -> type:
+    """The config class that a `type: module:Class` names; ConfigError where there is none."""
+    module, _, name = target.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, what it imports is not
+        raise ConfigError(
+            f"{path}: no module {module!r}; it is looked for in the current folder and wherever `import` does "
+            "(PYTHONPATH)"
+        ) from error
+    except AttributeError as error:
+        raise ConfigError(f"{path}: the module {module!r} has no {name!r}") from error
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise ConfigError(f"{path}: {target} is no dataclass; the config of a choice is one")
+    return cls
+
+
+@functools.cache
+def _fields_of_choices(cls: type) -> frozenset[str]:
+    """Fields of a dataclass that hold one of several config classes, alone or in a collection."""
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError:  # a class that is only written, never read: what its annotations name is not there
+        return frozenset()
+    return frozenset(f.name for f in dataclasses.fields(cls) if _holds_choice(hints[f.name]))
+
+
+def _holds_choice(hint: Any) -> bool:
+    return hint in _CHOICES or any(_holds_choice(argument) for argument in typing.get_args(hint))
+
+
 def encode(value: Any) -> Any:
     """Plain dicts, lists and scalars that `decode` turns back into an equal value.
 
@@ -73,10 +107,14 @@ def encode(value: Any) -> Any:
     return _encode(value, "")
 
 
-def _encode(value: Any, path: str) -> Any:
+def _encode(value: Any, path: str, is_choice: bool = False) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _encode(getattr(value, f.name), _join(path, f.name)) for f in dataclasses.fields(value)}
-        name = _choice_name(type(value))
+        choices = _fields_of_choices(type(value))
+        fields = {
+            f.name: _encode(getattr(value, f.name), _join(path, f.name), f.name in choices)
+            for f in dataclasses.fields(value)
+        }
+        name = _choice_name(type(value)) or (_own_choice_name(type(value), path) if is_choice else None)
         return {"type": name, **fields} if name else fields
     if isinstance(value, enum.Enum):
         return value.name
@@ -85,12 +123,22 @@ def _encode(value: Any, path: str) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, Mapping):
-        return {_encode(k, path): _encode(v, _join(path, str(k))) for k, v in value.items()}
+        return {_encode(k, path): _encode(v, _join(path, str(k)), is_choice) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_encode(v, _join(path, str(i))) for i, v in enumerate(value)]
+        return [_encode(v, _join(path, str(i)), is_choice) for i, v in enumerate(value)]
     if isinstance(value, (set, frozenset)):
         return sorted(_encode(v, path) for v in value)
     raise ConfigError(f"{path or 'config'}: a {type(value).__name__} cannot be written as YAML: {value!r}")
+
+
+def _own_choice_name(cls: type, path: str) -> str:
+    """`module:Class` of a class that is not registered. ConfigError for one of a script or a function."""
+    if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
+        raise ConfigError(
+            f"{path}: {cls.__qualname__} is defined in a script or a function, where no other process finds it again; "
+            "move it into a module of its own and import it from there"
+        )
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def decode(cls: type[T], value: Any, path: str = "") -> T:
@@ -214,16 +262,31 @@ def _name_of(member: Any) -> str:
 
 def _decode_choice(base: type, value: Any, path: str) -> Any:
     choices = _CHOICES[base]
-    if dataclasses.is_dataclass(value) and _choice_name(type(value)) in choices:
-        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _checked_choice(base, value, path)
     if isinstance(value, str):  # a name alone: all else is default
         value = {"type": value}
     if not isinstance(value, Mapping) or "type" not in value:
         raise _wrong(path, value, f"a mapping with `type:` one of {', '.join(sorted(choices))}")
-    name = value["type"]
+    name, where = value["type"], _join(path, "type")
+    fields = {k: v for k, v in value.items() if k != "type"}
+    if isinstance(name, str) and ":" in name:
+        return _checked_choice(base, _decode_dataclass(_import_own_choice(name, where), fields, path), path)
     if name not in choices:
-        raise _wrong(_join(path, "type"), name, "one of " + ", ".join(sorted(choices)), _near(name, choices))
-    return _decode_dataclass(_import_choice(choices[name]), {k: v for k, v in value.items() if k != "type"}, path)
+        hint = f"{_near(name, choices)} (a class of your own is named module:Class)"
+        raise _wrong(where, name, f"one of {', '.join(sorted(choices))}", hint)
+    return _decode_dataclass(_import_choice(choices[name]), fields, path)
+
+
+def _checked_choice(base: type, value: Any, path: str) -> Any:
+    """`value`, which must offer whatever `base` asks of a config."""
+    asked = [name for name in (*vars(base), *base.__dict__.get("__annotations__", {})) if not name.startswith("_")]
+    missing = [name for name in asked if not hasattr(value, name)]
+    if missing:
+        raise ConfigError(
+            f"{path or 'config'}: {type(value).__qualname__} lacks {', '.join(missing)}, so it is no {base.__name__}"
+        )
+    return value
 
 
 def _decode_dataclass(cls: Any, value: Any, path: str) -> Any:

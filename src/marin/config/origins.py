@@ -11,7 +11,7 @@ left it alone.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,11 +25,18 @@ Origins = Mapping[str, str]
 COMMAND_LINE = "command line"
 
 
-def load_with_origins(cls: type[T], path: str | Path, overrides: Iterable[str] = ()) -> tuple[T, dict[str, str]]:
+def load_with_origins(
+    cls: type[T],
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    fill_in: Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], str] | None] = lambda content: None,
+) -> tuple[T, dict[str, str]]:
     """The config in a YAML file with every `a.b=value` put into it, and the origin of each value that either names.
 
-    Overrides are put in before anything is decoded, so they may also give what the file leaves out. Errors name the
-    file, or the override they are about.
+    Overrides are put in before anything is decoded, so they may also give what the file leaves out. `fill_in` is then
+    asked for more fields: (values by name, where they come from), or None. Errors name the file, or the override they
+    are about.
     """
     path = Path(path)
     text = path.read_text(encoding="utf-8")
@@ -48,6 +55,10 @@ def load_with_origins(cls: type[T], path: str | Path, overrides: Iterable[str] =
         content = _put(content, place.split("."), parsed, place)
         origins = {known: origin for known, origin in origins.items() if not _is_within(known, place)}
         origins |= {leaf: COMMAND_LINE for leaf, _ in _leaves(parsed, place)}
+    filled = fill_in(content)
+    if filled is not None:
+        content = {**content, **filled[0]}
+        origins |= dict.fromkeys(filled[0], filled[1])
     try:
         return decode(cls, content), origins
     except ConfigError as error:

@@ -43,8 +43,9 @@ def rows_at_update(loader: DataLoader, update: int) -> list[RowOrigin]:
     Updates are counted from 1, as `step` in metrics.jsonl counts them: the batch of update 1 is `loader.batch(0)`.
     Raises ValueError for an update before the first, IndexError for one after the end of the stream.
     """
-    if update < 1:
-        raise ValueError(f"update {update} was asked for; the first update of a run is 1")
+    first = loader.batches.first_step + 1
+    if update < first:
+        raise ValueError(f"update {update} was asked for; the first update of this run is {first}")
     positions = np.arange(loader.batches.offset(update - 1), loader.batches.offset(update))
     mixture = loader.mixture
     source, index = mixture.locate(positions)
@@ -83,6 +84,14 @@ def piece_tokens(loader: DataLoader, row: RowOrigin, piece: DocumentPiece) -> np
     """The token ids of a piece, int32 (length,): the targets of its slots."""
     store = loader.mixture.sources[loader.mixture.names.index(row.source)].store
     return store.read(int(store.document_offsets[piece.document]) + piece.start, piece.length)
+
+
+def piece_loss_mask(loader: DataLoader, row: RowOrigin, piece: DocumentPiece) -> np.ndarray | None:
+    """Which tokens of a piece count, bool (length,); None where the store has no mask, so that all count."""
+    store = loader.mixture.sources[loader.mixture.names.index(row.source)].store
+    if store.chat is None:
+        return None
+    return store.read_loss_mask(int(store.document_offsets[piece.document]) + piece.start, piece.length)
 
 
 def name_documents(rows: Sequence[RowOrigin], *, at_most: int) -> str:

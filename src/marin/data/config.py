@@ -14,6 +14,10 @@ LaidOutMode = Literal["greedy", "best_fit"]
 PackingMode = Literal["concatenate", LaidOutMode]
 PACKING_MODES: tuple[PackingMode, ...] = ("concatenate", "greedy", "best_fit")
 
+# What becomes of conversations longer than a row.
+LongConversations = Literal["error", "drop", "cut"]
+LONG_CONVERSATIONS: tuple[LongConversations, ...] = ("error", "drop", "cut")
+
 # Where the stream of training rows ends; see marin.data.mixture.
 StopStrategy = Literal["restart", "first_exhausted", "all_exhausted"]
 STOP_STRATEGIES: tuple[StopStrategy, ...] = ("restart", "first_exhausted", "all_exhausted")
@@ -41,6 +45,9 @@ class LmDataConfig:
     validation: dict[str, str] = field(default_factory=dict)
     # How documents become rows: see marin.data.packing.
     packing: PackingMode = "concatenate"
+    # Conversations longer than a row: "error" refuses them, "drop" leaves them out, and a run says how many, "cut" cuts
+    # them into pieces, of which the later do not see the earlier. (Texts longer than a row are always cut.)
+    long_conversations: LongConversations = field(default="error", metadata={"version": {"omit_when": "error"}})
     # Chooses the order of everything. The same seed gives the same batches.
     shuffle_seed: int = 0
     # Rows over which the weights are met exactly.
@@ -67,6 +74,10 @@ class LmDataConfig:
             raise ValueError("LmDataConfig.train names no source; give at least one token store")
         if isinstance(self.packing, str) and self.packing not in PACKING_MODES:
             raise ValueError(f"LmDataConfig.packing is {self.packing!r}; {_one_of(PACKING_MODES)}")
+        if isinstance(self.long_conversations, str) and self.long_conversations not in LONG_CONVERSATIONS:
+            raise ValueError(
+                f"LmDataConfig.long_conversations is {self.long_conversations!r}; {_one_of(LONG_CONVERSATIONS)}"
+            )
         if isinstance(self.stop_strategy, str) and self.stop_strategy not in STOP_STRATEGIES:
             raise ValueError(f"LmDataConfig.stop_strategy is {self.stop_strategy!r}; {_one_of(STOP_STRATEGIES)}")
         if isinstance(self.weights, dict):

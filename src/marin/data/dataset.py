@@ -4,6 +4,9 @@ A row is index arithmetic over the memory-mapped store; no row is ever materiali
 a few times a batch, and in the packed modes once a piece, never once a token. See `marin.data.packing` for what a slot
 is and for the trade between the ways of packing.
 
+A slot counts where its target is a real token and, in a store of conversations, where the loss mask lets that target
+count. Conversations are laid into rows whole: cut at a row end, an answer would be learned without its question.
+
 Segments: slot t belongs to the document of its *target*. The end-of-text token that precedes a document is therefore
 the first input of that document's segment, and a model that masks attention by segment sees no stranger's token.
 """
@@ -13,7 +16,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from marin.data.config import PACKING_MODES, LaidOutMode, PackingMode
+from marin.data.config import PACKING_MODES, LaidOutMode, LongConversations, PackingMode
 from marin.data.packing import PackingStats, concatenation_stats, pack
 from marin.data.permutation import Permutation
 from marin.data.store import TokenStore
@@ -27,7 +30,7 @@ class Batch:
 
     tokens: np.ndarray  # int32 (B, T): inputs; end-of-text where a slot is padding
     targets: np.ndarray  # int32 (B, T): what follows each input; end-of-text where a slot is padding
-    loss_weights: np.ndarray  # float32 (B, T): 1 where the target counts, 0 on padding
+    loss_weights: np.ndarray  # float32 (B, T): 1 where the target counts, 0 on padding and where a mask leaves it out
     segment_ids: np.ndarray  # int32 (B, T): 0, 1, ... by document from the left of each row, -1 on padding
 
     @property
@@ -65,12 +68,14 @@ class RowDataset(Protocol):
     def stats(self) -> PackingStats: ...
 
 
-def row_dataset(store: TokenStore, seq_len: int, packing: PackingMode) -> RowDataset:
+def row_dataset(
+    store: TokenStore, seq_len: int, packing: PackingMode, long_conversations: LongConversations = "error"
+) -> RowDataset:
     """Rows of `seq_len` slots over a store."""
     if packing == "concatenate":
         return ConcatenatedRows(store, seq_len)
     if packing == "greedy" or packing == "best_fit":
-        return PackedRows(store, seq_len, packing)
+        return PackedRows(store, seq_len, packing, long_conversations)
     raise ValueError(f"unknown packing {packing!r}; expected one of {', '.join(map(repr, PACKING_MODES))}")
 
 
@@ -79,6 +84,11 @@ class ConcatenatedRows:
 
     def __init__(self, store: TokenStore, seq_len: int):
         _check_seq_len(seq_len)
+        if store.chat is not None:
+            raise ValueError(
+                f"{store.path} holds conversations, and packing 'concatenate' would cut them at row ends, answers from "
+                "their questions; use packing='best_fit' or 'greedy'"
+            )
         self.store = store
         self.seq_len = seq_len
         self.num_rows = -(-store.num_tokens // seq_len)
@@ -138,17 +148,28 @@ class ConcatenatedRows:
 class PackedRows:
     """Documents laid into rows whole, by `greedy` or `best_fit`; laid out when opened."""
 
-    def __init__(self, store: TokenStore, seq_len: int, packing: LaidOutMode):
+    def __init__(
+        self, store: TokenStore, seq_len: int, packing: LaidOutMode, long_conversations: LongConversations = "error"
+    ):
         _check_seq_len(seq_len)
         self.store = store
         self.seq_len = seq_len
         offsets = store.document_offsets
-        layout = pack(np.diff(offsets), seq_len, packing)
+        lengths = np.diff(offsets)
+        if store.chat is not None and long_conversations == "error" and (lengths > seq_len).any():
+            raise ValueError(
+                f"{int((lengths > seq_len).sum()):,} of {lengths.size:,} conversations in {store.path} have more "
+                f"tokens than a row of {seq_len} (the longest {int(lengths.max()):,}). Use longer rows, or say what is "
+                "to become of them: long_conversations='drop' leaves them out, 'cut' cuts them into pieces that do not "
+                "see each other."
+            )
+        layout = pack(lengths, seq_len, packing, drop_long=store.chat is not None and long_conversations == "drop")
         self._stats = layout.stats()
         self._row_offsets = layout.row_offsets
         self._length = layout.length
         self._position = offsets[layout.document] + layout.start  # of a piece's first target
         self._begins = layout.start == 0  # whether a piece begins its document
+        self._is_whole = layout.length == lengths[layout.document]  # whether a piece is its document
         self._slot = np.cumsum(layout.length) - layout.length  # of a piece's first target, counted over all rows
         row_starts = np.append(self._slot, layout.length.sum())[layout.row_offsets[:-1]]
         self._slot -= np.repeat(row_starts, np.diff(layout.row_offsets))  # now counted from its row's first slot
@@ -163,19 +184,29 @@ class PackedRows:
         slot, length, position = self._slot[piece], self._length[piece], self._position[piece]
         targets = np.full(shape, eos, np.int32)
         segments = np.full(shape, PADDING_SEGMENT, np.int32)
+        weights = np.zeros(shape, np.float32)
         pieces = zip(*(array.tolist() for array in (row, slot, length, position, piece - low[row])), strict=True)
         for at, first, size, start, segment in pieces:  # one copy a piece: cheaper than an index a token
             targets[at, first : first + size] = self.store.read(start, size)
             segments[at, first : first + size] = segment
+            weights[at, first : first + size] = 1 if self.store.chat is None else self.store.read_loss_mask(start, size)
+        self._check_stops(targets, weights, has_cut=np.bincount(row, ~self._is_whole[piece], indices.size) > 0)
         tokens = np.full(shape, eos, np.int32)
         tokens[:, 1:] = targets[:, :-1]
         # A piece's first input is what precedes it in the store: end-of-text, unless the piece continues a document.
         continues = np.flatnonzero(~self._begins[piece])
         tokens[row, slot] = eos
         tokens[row[continues], slot[continues]] = self.store.take(position[continues] - 1)
-        real = segments != PADDING_SEGMENT
-        tokens[~real] = eos
-        return Batch(tokens=tokens, targets=targets, loss_weights=real.astype(np.float32), segment_ids=segments)
+        tokens[segments == PADDING_SEGMENT] = eos
+        return Batch(tokens=tokens, targets=targets, loss_weights=weights, segment_ids=segments)
+
+    def _check_stops(self, targets: np.ndarray, weights: np.ndarray, *, has_cut: np.ndarray) -> None:
+        """Of whole conversations the end of turns is trained on: has_cut bool (B,) says which rows have others too."""
+        if self.store.chat is None:
+            return
+        is_trained = weights > 0
+        stops = (is_trained & (targets == self.store.chat.stop_id)).any(axis=1)
+        assert (stops | has_cut).all(), f"a row of {self.store.path} trains on answers and not on their end"
 
     def pieces(self, indices: np.ndarray) -> Pieces:
         indices = _checked(indices, self.num_rows)
@@ -218,7 +249,8 @@ class SomeRows:
         return self._whole.pieces(self._in_whole(indices))
 
     def stats(self) -> PackingStats:
-        """Of these rows alone; a document counts as cut where some of its tokens lie in another row."""
+        """Of these rows alone; a document counts as cut where some of its tokens lie in another row. Dropped documents
+        are in no row and are told of the whole."""
         pieces = self.pieces(np.arange(self.num_rows))
         num_tokens = int(pieces.length.sum())
         documents, tokens = np.unique(pieces.document), np.bincount(pieces.document, weights=pieces.length)
@@ -230,6 +262,7 @@ class SomeRows:
             num_tokens=num_tokens,
             padding=self.num_rows * self.seq_len - num_tokens,
             cut=int(((times > 1) | (tokens[documents] < lengths)).sum()),
+            dropped=self._whole.stats().dropped,
         )
 
     def _in_whole(self, indices: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from marin.data.config import LmDataConfig
 from marin.data.dataset import RowDataset, SomeRows, row_dataset
 from marin.data.mixture import Mixture
 from marin.data.permutation import derive_key
-from marin.data.store import TokenStore
+from marin.data.store import ChatInfo, TokenStore
 from marin.data.units import to_row
 
 DATA_FILE = "data.json"  # in a run's folder: what LmData.describe() said
@@ -40,6 +40,7 @@ class LmData:
     document_prefix: str  # what the model sees before each document: "eos"
     tokenizer_digest: str
     token_byte_lengths: np.ndarray  # int32 (vocab_size,)
+    chat: ChatInfo | None  # of the conversations that are trained on, where there are any
 
     @property
     def train(self) -> Mixture:
@@ -108,7 +109,7 @@ def open_data(
             block_size=config.mixture_block_size,
             stop_strategy=config.stop_strategy,
         )
-    whole = {name: row_dataset(store, seq_len, config.packing) for name, store in validation.items()}
+    whole = {name: _rows(store, f"validation set {name!r}", seq_len, config) for name, store in validation.items()}
     return LmData(
         mixture=mixture,
         validation=dict(sorted((whole | held_out).items())),
@@ -119,7 +120,31 @@ def open_data(
         document_prefix=first.document_prefix,
         tokenizer_digest=first.tokenizer_digest,
         token_byte_lengths=first.token_byte_lengths,
+        chat=_one_chat(train),
     )
+
+
+def _rows(store: TokenStore, label: str, seq_len: int, config: LmDataConfig) -> RowDataset:
+    try:
+        return row_dataset(store, seq_len, config.packing, config.long_conversations)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from error
+
+
+def _one_chat(train: Mapping[str, TokenStore]) -> ChatInfo | None:
+    """How the conversations among the sources were written: all in one way, since the model is spoken to in one."""
+    chats = {name: store.chat for name, store in train.items() if store.chat is not None}
+    if not chats:
+        return None
+    (first_name, first), *others = chats.items()
+    for name, chat in others:
+        if chat != first:
+            raise ValueError(
+                f"training sources {first_name!r} and {name!r} are conversations written in two ways: the ledgers of "
+                f"{train[first_name].path} and {train[name].path} differ in 'chat'. Tokenize both with one chat "
+                "template and one stop token."
+            )
+    return first
 
 
 def _sources(
@@ -130,7 +155,7 @@ def _sources(
     sources: dict[str, RowDataset] = {}
     held_out: dict[str, RowDataset] = {}
     for name, store in train.items():
-        whole = row_dataset(store, seq_len, config.packing)
+        whole = _rows(store, f"training source {name!r}", seq_len, config)
         num_held_out = config.num_validation_sequences.get(name, 0)
         num_left = whole.num_rows - num_held_out
         if num_left < 1:
@@ -195,7 +220,10 @@ def _weights(
     if sorted(set(starts)) != starts:
         rows = ", ".join(f"{s.start!r} is row {row}" for s, row in zip(config.weights, starts, strict=True))
         raise ValueError(f"LmDataConfig.weights: starts of stages must rise: {rows}. Put the stages in order.")
-    return [(row, stage.weights) for row, stage in zip(starts, config.weights, strict=True)]
+    # where the stream begins with a later update than 0, the stage in force there is its first
+    first = max(index for index, row in enumerate(starts) if row <= 0)
+    stages = zip([0, *starts[first + 1 :]], config.weights[first:], strict=True)
+    return [(row, stage.weights) for row, stage in stages]
 
 
 def _open(paths: Mapping[str, str], kind: str, config: LmDataConfig) -> dict[str, TokenStore]:

@@ -27,23 +27,25 @@ class DataLoader:
 
     @property
     def num_steps(self) -> int | None:
-        """Whole batches in the stream; None where it never ends. What is left over at the end is never given."""
+        """Updates that the stream lasts for; None where it never ends. What is left over at the end is never given."""
         return None if self.mixture.num_rows is None else self.batches.whole_batches(self.mixture.num_rows)
 
     def check_num_steps(self, num_steps: int) -> None:
-        """ValueError where the stream ends before that many batches."""
+        """ValueError where the stream ends before the batches of that many updates."""
         available = self.num_steps
         if available is not None and num_steps > available:
+            first = self.batches.first_step
             raise ValueError(
-                f"{num_steps} batches take {self.batches.offset(num_steps)} rows, and the mixture ends after "
-                f"{self.mixture.num_rows} (stop_strategy {self.mixture.stop_strategy!r}), which are {available} whole "
-                f"batches. Train for {available} steps or fewer, or set stop_strategy to 'restart' to repeat the data."
+                f"{num_steps - first} batches take {self.batches.offset(num_steps)} rows, and the mixture ends after "
+                f"{self.mixture.num_rows} (stop_strategy {self.mixture.stop_strategy!r}), which are "
+                f"{available - first} whole batches. Train for {available} steps or fewer, or set stop_strategy to "
+                "'restart' to repeat the data."
             )
 
     def batch(self, step: int) -> Batch:
         """The batch of one step, counted from 0."""
-        if step < 0:
-            raise ValueError(f"step {step} was asked for; steps begin at 0")
+        if step < self.batches.first_step:
+            raise ValueError(f"step {step} was asked for; steps begin at {self.batches.first_step}")
         return self.mixture.rows(np.arange(self.batches.offset(step), self.batches.offset(step + 1)))
 
     def iterate(self, start_step: int, *, num_steps: int | None = None, prefetch: int = 2) -> "BatchStream":

@@ -32,6 +32,7 @@ class PackingStats:
     num_tokens: int  # placed; every token of every document
     padding: int  # slots left empty
     cut: int  # documents whose tokens lie in more than one piece
+    dropped: int = 0  # documents left out, since they are longer than a row; in none of the other counts
 
     @property
     def fill(self) -> float:
@@ -48,6 +49,7 @@ class Packing:
     start: np.ndarray  # int64 (P,): the piece's first token, counted from the document's first
     length: np.ndarray  # int64 (P,): tokens of the piece
     row_offsets: np.ndarray  # int64 (R + 1,): pieces row_offsets[r] to row_offsets[r + 1] - 1 are row r, left to right
+    dropped: int = 0  # documents that are in no row
 
     @property
     def num_rows(self) -> int:
@@ -62,19 +64,23 @@ class Packing:
             num_tokens=num_tokens,
             padding=self.num_rows * self.seq_len - num_tokens,
             cut=int((pieces_of > 1).sum()),
+            dropped=self.dropped,
         )
 
 
-def pack(lengths: np.ndarray, seq_len: int, mode: LaidOutMode) -> Packing:
+def pack(lengths: np.ndarray, seq_len: int, mode: LaidOutMode, *, drop_long: bool = False) -> Packing:
     """Lay documents of the given lengths (int64 (N,), each at least 1) into rows of `seq_len` slots.
 
-    A document longer than a row gives full rows first and its rest is packed like a document. `concatenate` needs no
-    layout: see `marin.data.dataset.ConcatenatedRows`.
+    A document longer than a row gives full rows first and its rest is packed like a document, or with `drop_long` it is
+    in no row. `concatenate` needs no layout: see `marin.data.dataset.ConcatenatedRows`.
     """
     if seq_len < 1:
         raise ValueError(f"seq_len is {seq_len}; a row has at least one slot")
     lengths = np.asarray(lengths, dtype=np.int64)
     document, start, length = _cut(lengths, seq_len)
+    if drop_long:
+        fits = lengths[document] <= seq_len
+        document, start, length = document[fits], start[fits], length[fits]
     if mode == "greedy":
         order, row_offsets = np.arange(length.size), _greedy(length, seq_len)
     elif mode == "best_fit":
@@ -82,7 +88,12 @@ def pack(lengths: np.ndarray, seq_len: int, mode: LaidOutMode) -> Packing:
     else:
         raise ValueError(f"packing mode {mode!r} has no layout; expected 'greedy' or 'best_fit'")
     return Packing(
-        seq_len=seq_len, document=document[order], start=start[order], length=length[order], row_offsets=row_offsets
+        seq_len=seq_len,
+        document=document[order],
+        start=start[order],
+        length=length[order],
+        row_offsets=row_offsets,
+        dropped=int((lengths > seq_len).sum()) if drop_long else 0,
     )
 
 

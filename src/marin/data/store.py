@@ -7,11 +7,17 @@ A store is a folder::
     shard-00000/tokens.bin     token ids, little endian, uint16 where the vocabulary fits, else uint32
     shard-00000/offsets.bin    int64, num_documents + 1: where each document begins in tokens.bin, and the end
     shard-00000/documents.jsonl  one line a document: {"id", "source", "num_bytes"}
+    shard-00000/loss_mask.bin  of conversations only: uint8, one a token, 1 where training asks for that token
 
 Every document ends with the end-of-text token and nothing stands before it, not even the begin-of-text token of a
 tokenizer that has one. So what a model sees before a document is end-of-text: the ledger says so as
 `"document_prefix": "eos"`, training copies it to model.json, and whoever asks the model about a text puts that token
 first.
+
+A store of conversations has a loss mask, and its ledger says `"chat"`: the template that made the text and the token
+that ends a turn. It is of version 3, the others of version 2: a program that knows no masks would train on every token
+of it, so that program must refuse it. A byte for a bit is the price of mapping the mask as the tokens are; stores of
+conversations are small.
 
 Shards put end to end are one long stream. The decision: readers see that stream by position and shards are never
 consolidated. The price is that a read may touch two shards, and that the store knows nothing of sequence lengths,
@@ -21,8 +27,8 @@ which is what lets one store serve all of them.
 import bisect
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,15 +39,25 @@ from marin.io.hashing import sha256_file
 
 FORMAT = "marin-token-store"
 VERSION = 2
+CHAT_VERSION = 3  # of a store with a loss mask
 LEDGER = "store.json"
 BYTE_LENGTHS = "token_byte_lengths.npy"
 SHARD_FILES = {"tokens": "tokens.bin", "offsets": "offsets.bin", "documents": "documents.jsonl"}
+CHAT_SHARD_FILES = {**SHARD_FILES, "loss_mask": "loss_mask.bin"}
 OFFSET_DTYPE = np.dtype("<i8")
 DOCUMENT_PREFIX = "eos"  # the one policy there is; see the module's docstring
 
 
 class CorruptStoreError(ValueError):
     """A token store whose files are not what its ledger says; the message names the shard and the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatInfo:
+    """What the ledger says of a store of conversations."""
+
+    template: str  # Jinja text that made messages one text
+    stop_id: int  # the token that ends each turn that is trained on; may be the end-of-text token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +68,23 @@ class ShardInfo:
     num_tokens: int
     num_documents: int
     num_bytes: int  # UTF-8 bytes of the documents' text
-    sha256: dict[str, str]  # of the files named in SHARD_FILES
+    sha256: dict[str, str]  # of the files named in SHARD_FILES, or in CHAT_SHARD_FILES
+    num_trained: int | None = None  # tokens that the loss mask lets count; None: there is no mask
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        plain = {
             "name": self.name,
             "num_tokens": self.num_tokens,
             "num_documents": self.num_documents,
             "num_bytes": self.num_bytes,
             "sha256": dict(self.sha256),
         }
+        return plain if self.num_trained is None else {**plain, "num_trained": self.num_trained}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Kind -> name of each of its files."""
+        return SHARD_FILES if self.num_trained is None else CHAT_SHARD_FILES
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -76,7 +99,7 @@ class ShardWriter:
     only the offsets are held. Bytes are hashed on their way to the files.
     """
 
-    def __init__(self, folder: str | Path, *, name: str, vocab_size: int, eos_id: int):
+    def __init__(self, folder: str | Path, *, name: str, vocab_size: int, eos_id: int, has_loss_mask: bool = False):
         if not 0 <= eos_id < vocab_size:
             raise ValueError(f"eos_id {eos_id} lies outside the vocabulary of {vocab_size} tokens")
         self._folder = Path(folder)
@@ -86,31 +109,61 @@ class ShardWriter:
         self._eos = np.array([eos_id], dtype=self._dtype)
         self._offsets = [0]
         self._num_bytes = 0
-        self._hashes = {kind: hashlib.sha256() for kind in SHARD_FILES}
+        self._num_trained: int | None = 0 if has_loss_mask else None
+        self._hashes = {kind: hashlib.sha256() for kind in (CHAT_SHARD_FILES if has_loss_mask else SHARD_FILES)}
         self._tokens: IO[bytes] = open(self._folder / SHARD_FILES["tokens"], "wb")  # noqa: SIM115 (closed by close)
         self._documents: IO[bytes] = open(self._folder / SHARD_FILES["documents"], "wb")  # noqa: SIM115
+        self._masks: IO[bytes] | None = None
+        if has_loss_mask:
+            self._masks = open(self._folder / CHAT_SHARD_FILES["loss_mask"], "wb")  # noqa: SIM115
 
-    def add(self, tokens: np.ndarray, *, document_id: str, source: str = "", num_bytes: int) -> None:
-        """Append one document: its token ids (n,), any integer dtype, without the end-of-text token, which is added."""
+    def add(
+        self,
+        tokens: np.ndarray,
+        *,
+        document_id: str,
+        source: str = "",
+        num_bytes: int,
+        loss_mask: np.ndarray | None = None,
+    ) -> None:
+        """Append one document: its token ids (n,), any integer dtype, without the end-of-text token, which is added.
+
+        `loss_mask` is bool (n + 1,), with a place for that token; it is given where the shard has masks.
+        """
         if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < self._vocab_size):
             worst = int(tokens.max()) if int(tokens.max()) >= self._vocab_size else int(tokens.min())
             raise ValueError(
                 f"document {document_id!r}: token id {worst} lies outside the vocabulary of {self._vocab_size}"
             )
         row = np.concatenate([tokens.astype(self._dtype), self._eos])
+        self._add_mask(loss_mask, row.size, document_id)
         self._write("tokens", self._tokens, row.tobytes())
         self._offsets.append(self._offsets[-1] + row.size)
         self._num_bytes += num_bytes
         line = json.dumps({"id": document_id, "source": source, "num_bytes": num_bytes}, ensure_ascii=False)
         self._write("documents", self._documents, line.encode() + b"\n")
 
+    def _add_mask(self, loss_mask: np.ndarray | None, size: int, document_id: str) -> None:
+        if (loss_mask is None) != (self._masks is None):
+            raise ValueError(
+                f"document {document_id!r}: a loss mask is given for all documents of a shard, or for none"
+            )
+        if loss_mask is None or self._masks is None or self._num_trained is None:
+            return
+        if loss_mask.dtype != np.bool_ or loss_mask.shape != (size,):
+            raise ValueError(
+                f"document {document_id!r}: its loss mask is {loss_mask.dtype} {loss_mask.shape}; expected bool "
+                f"({size},), one a token and one for the end-of-text token"
+            )
+        self._write("loss_mask", self._masks, loss_mask.astype(np.uint8).tobytes())
+        self._num_trained += int(loss_mask.sum())
+
     def _write(self, kind: str, file: IO[bytes], data: bytes) -> None:
         file.write(data)
         self._hashes[kind].update(data)
 
     def close(self) -> ShardInfo:
-        self._tokens.close()
-        self._documents.close()
+        self._close_files()
         with open(self._folder / SHARD_FILES["offsets"], "wb") as file:
             self._write("offsets", file, np.array(self._offsets, dtype=OFFSET_DTYPE).tobytes())
         return ShardInfo(
@@ -119,14 +172,19 @@ class ShardWriter:
             num_documents=len(self._offsets) - 1,
             num_bytes=self._num_bytes,
             sha256={kind: digest.hexdigest() for kind, digest in self._hashes.items()},
+            num_trained=self._num_trained,
         )
+
+    def _close_files(self) -> None:
+        for file in (self._tokens, self._documents, self._masks):
+            if file is not None:
+                file.close()
 
     def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._tokens.close()
-        self._documents.close()
+        self._close_files()
 
 
 def ledger_text(
@@ -137,11 +195,12 @@ def ledger_text(
     eos_id: int,
     bos_id: int | None,
     byte_lengths_sha256: str,
+    chat: ChatInfo | None = None,
 ) -> str:
     """The text of store.json. It holds no clock and no host, so equal input gives equal bytes."""
-    ledger = {
+    ledger: dict[str, Any] = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if chat is None else CHAT_VERSION,
         "dtype": token_dtype(vocab_size).name,
         "vocab_size": vocab_size,
         "tokenizer_digest": tokenizer_digest,
@@ -154,6 +213,9 @@ def ledger_text(
         "token_byte_lengths_sha256": byte_lengths_sha256,
         "shards": [shard.to_json() for shard in shards],
     }
+    if chat is not None:
+        ledger["num_trained"] = sum(shard.num_trained or 0 for shard in shards)
+        ledger["chat"] = asdict(chat)
     return json.dumps({**ledger, "checksum": _checksum(ledger)}, indent=1) + "\n"
 
 
@@ -166,8 +228,14 @@ def write_ledger(
     eos_id: int,
     bos_id: int | None,
     token_byte_lengths: np.ndarray,
+    chat: ChatInfo | None = None,
 ) -> None:
-    """Complete a store whose shards stand in `path`: the byte lengths, then the ledger, which makes it a store."""
+    """Complete a store whose shards stand in `path`: the byte lengths, then the ledger, which makes it a store.
+
+    `chat` is given where the shards have loss masks.
+    """
+    if any((shard.num_trained is None) != (chat is None) for shard in shards):
+        raise ValueError(f"{path}: either all shards have a loss mask, and `chat` says of what, or none has")
     lengths = np.ascontiguousarray(token_byte_lengths, dtype="<i4")
     if lengths.shape != (vocab_size,):
         raise ValueError(f"token_byte_lengths has shape {lengths.shape}, expected ({vocab_size},), one a token")
@@ -181,6 +249,7 @@ def write_ledger(
         eos_id=eos_id,
         bos_id=bos_id,
         byte_lengths_sha256=sha256_file(folder / BYTE_LENGTHS)[1],
+        chat=chat,
     )
     write_text(folder / LEDGER, text)
 
@@ -201,6 +270,8 @@ class TokenStore:
     eos_id: int
     bos_id: int | None
     document_prefix: str  # the token before each document: "eos", end-of-text
+    chat: ChatInfo | None  # of a store with a loss mask; None: every token counts
+    num_trained: int  # tokens that count: all, where there is no mask
     checksum: str  # of the ledger, which holds the hash of every file: equal checksums, equal stores
     shards: tuple[ShardInfo, ...]
 
@@ -216,6 +287,8 @@ class TokenStore:
         self.eos_id = ledger["eos_id"]
         self.bos_id = ledger["bos_id"]
         self.document_prefix = ledger["document_prefix"]
+        self.chat = ChatInfo(**ledger["chat"]) if "chat" in ledger else None
+        self.num_trained = ledger.get("num_trained", self.num_tokens)
         self.checksum = _checksum(ledger)
         self.shards = tuple(ShardInfo(**shard) for shard in ledger["shards"])
         self._byte_lengths_sha256: str = ledger["token_byte_lengths_sha256"]
@@ -223,6 +296,7 @@ class TokenStore:
         self._shard_bounds: list[int] = self._shard_starts.tolist()
         self._document_starts = np.cumsum([0, *(shard.num_documents for shard in self.shards)], dtype=np.int64)
         self._tokens: list[np.ndarray | None] = [None] * len(self.shards)
+        self._masks: list[np.ndarray | None] = [None] * len(self.shards)
         self._offsets: np.ndarray | None = None
         self._documents: dict[int, tuple[bytes, np.ndarray]] = {}
         self._check_sizes()
@@ -278,16 +352,25 @@ class TokenStore:
 
     def read(self, start: int, length: int) -> np.ndarray:
         """One run of `length` tokens, over as many shards as it takes: int32 (length,)."""
+        return self._read(start, np.empty(length, np.int32), self._shard)
+
+    def read_loss_mask(self, start: int, length: int) -> np.ndarray:
+        """Which of these tokens count when they are targets: bool (length,), all of them where there is no mask."""
+        if self.chat is None:
+            return np.ones(length, bool)
+        return self._read(start, np.empty(length, bool), self._mask_shard)
+
+    def _read(self, start: int, out: np.ndarray, shard_of: Callable[[int], np.ndarray]) -> np.ndarray:
+        length = out.size
         if start < 0 or start + length > self.num_tokens:
             raise IndexError(
                 f"{self.path}: tokens {start}..{start + length} asked for, the store has 0..{self.num_tokens}"
             )
-        out = np.empty(length, np.int32)
         filled = 0
         shard = bisect.bisect_right(self._shard_bounds, start) - 1
         while filled < length:
             local = start + filled - self._shard_bounds[shard]
-            piece = self._shard(shard)[local : local + length - filled]
+            piece = shard_of(shard)[local : local + length - filled]
             out[filled : filled + piece.size] = piece
             filled += piece.size
             shard += 1
@@ -301,6 +384,14 @@ class TokenStore:
             tokens = _map(path, self.dtype, shard.num_tokens)
             self._tokens[index] = tokens
         return tokens
+
+    def _mask_shard(self, index: int) -> np.ndarray:
+        mask = self._masks[index]
+        if mask is None:
+            shard = self.shards[index]
+            mask = _map(self.path / shard.name / CHAT_SHARD_FILES["loss_mask"], np.dtype(np.uint8), shard.num_tokens)
+            self._masks[index] = mask
+        return mask
 
     # --- documents ---
 
@@ -364,7 +455,7 @@ class TokenStore:
     def _files(self) -> Iterator[tuple[Path, str]]:
         yield self.path / BYTE_LENGTHS, self._byte_lengths_sha256
         for shard in self.shards:
-            for kind, file in SHARD_FILES.items():
+            for kind, file in shard.files.items():
                 yield self.path / shard.name / file, shard.sha256[kind]
 
     def _check_sizes(self) -> None:
@@ -374,8 +465,10 @@ class TokenStore:
                 "tokens": shard.num_tokens * self.dtype.itemsize,
                 "offsets": (shard.num_documents + 1) * OFFSET_DTYPE.itemsize,
             }
+            if self.chat is not None:
+                expected["loss_mask"] = shard.num_tokens
             for kind, size in expected.items():
-                file = self.path / shard.name / SHARD_FILES[kind]
+                file = self.path / shard.name / shard.files[kind]
                 found = file.stat().st_size if file.is_file() else None
                 if found != size:
                     state = "is missing" if found is None else f"has {found:,} bytes, the ledger says {size:,}"
@@ -429,10 +522,10 @@ def _read_ledger(path: Path) -> dict[str, Any]:
         checksum = ledger.pop("checksum")
     except (ValueError, KeyError, AttributeError) as error:
         raise CorruptStoreError(f"{file} is not a ledger: {error}. {_REMEDY}") from error
-    if ledger.get("format") != FORMAT or ledger.get("version") != VERSION:
+    if ledger.get("format") != FORMAT or ledger.get("version") != (CHAT_VERSION if "chat" in ledger else VERSION):
         raise ValueError(
-            f"{file} is of format {ledger.get('format')!r} version {ledger.get('version')!r}; "
-            f"this program reads {FORMAT!r} version {VERSION}. Tokenize again with this version."
+            f"{file} is of format {ledger.get('format')!r} version {ledger.get('version')!r}; this program reads "
+            f"{FORMAT!r} version {VERSION}, and {CHAT_VERSION} of conversations. Tokenize again with this version."
         )
     if _checksum(ledger) != checksum:
         raise CorruptStoreError(f"{file} does not match its own checksum. {_REMEDY}")

@@ -69,18 +69,20 @@ def number_of(place: Place) -> int:
 
 
 def to_row(place: Place, *, batches: BatchSchedule | None, seq_len: int) -> int:
-    """The first row at or after `place`, counted from the first row of the run.
+    """The first row at or after `place`, as a position in the stream.
 
-    A number of tokens that is no multiple of `seq_len` means the next whole row. `batches` says how many rows the
-    updates before take. Raises ValueError for what is no place, and for a number of updates (other than 0) where
-    `batches` is None.
+    A number of tokens that is no multiple of `seq_len` means the next whole row. `batches` says which row an update
+    begins with: one below 0 for an update before that of row 0. Raises ValueError for what is no place, and for a
+    number of updates (other than 0) where `batches` is None.
     """
     unit, number = unit_of(place), number_of(place)
-    if unit is Sequences or number == 0:
+    if unit is Sequences:
         return number
     if unit is Tokens:
         return -(-number // seq_len)
     if batches is None:
+        if number == 0:
+            return 0
         raise ValueError(
             f"{place!r} counts updates, and how many rows those take is not known here. Say how large the batches are "
             "(open_data's `batches`), or write Sequences(...) or Tokens(...)."

@@ -2,7 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
+from marin.download.http import HttpFilesConfig
+from marin.download.huggingface import DownloadConfig
 from marin.download.local import LocalDocumentsConfig, folder_digest
 from marin.download.standard_library import StandardLibraryConfig
 from marin.execution.executor import ExecutorStep, this_output_path, unversioned
@@ -19,6 +22,41 @@ def standard_library(
             output_path=this_output_path(), validation_fraction=validation_fraction, max_documents=max_documents
         ),
         description="Sources and documentation topics of the running Python, split by file",
+    )
+
+
+def hub_repository(
+    name: str,
+    repository: str,
+    *,
+    revision: str,
+    files: tuple[str, ...] = (),
+    kind: Literal["datasets", "models"] = "datasets",
+) -> ExecutorStep:
+    """A step that fetches a repository of the Hugging Face hub at a commit, or those of its files that match."""
+    return ExecutorStep(
+        name=name,
+        fn="marin.download.huggingface:download_hf",
+        config=DownloadConfig(
+            hf_dataset_id=repository,
+            revision=revision,
+            hf_urls_glob=files,
+            hf_repo_type_prefix=kind,
+            output_path=this_output_path(),
+        ),
+        description=f"{repository} at {revision}",
+        publish="inplace",  # an interrupted download goes on
+    )
+
+
+def http_files(name: str, base_url: str, *, index: str, files: tuple[str, ...] = ()) -> ExecutorStep:
+    """A step that fetches the files below `base_url` that an index there names, or those that match."""
+    return ExecutorStep(
+        name=name,
+        fn="marin.download.http:download_http",
+        config=HttpFilesConfig(base_url=base_url, index=index, files=files, output_path=this_output_path()),
+        description=f"files of {base_url}/{index}",
+        publish="inplace",
     )
 
 

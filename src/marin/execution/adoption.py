@@ -24,12 +24,13 @@ from typing import Any
 
 from marin.cluster.job import JobResult, error_of
 from marin.execution.artifact import OutputError, check_output
-from marin.execution.attempt import Attempt, conclude, work_place
+from marin.execution.attempt import Attempt, conclude
 from marin.execution.graph import Node, build_graph
 from marin.execution.inplace import clear
 from marin.execution.lease import Lease, LeaseTimes, Observer, Renewer, acquire, swap
 from marin.execution.plan import HIT, Plan, has_drifted
 from marin.execution.record import new_run_id, surroundings, utc
+from marin.execution.scratch import hold, work_place
 from marin.execution.status import EXEC, RUNNING, SUCCEEDED, State, StepPaths, active_run
 from marin.execution.step import ExecutorStep
 from marin.execution.store import Store, open_store
@@ -285,6 +286,8 @@ def _attempt(store: Store, node: Node, lease: Lease, adopted: Mapping[str, Any],
 
 def _bring(store: Store, attempt: Attempt, source: str, files: list[str], link: bool) -> None:
     """Put the files into the attempt's folder, and see that they are what the step's output must be."""
+    if not store.is_local:
+        hold(store)
     os.makedirs(attempt.work_dir, exist_ok=True)
     os.makedirs(attempt.log_dir, exist_ok=True)
     for path in files:

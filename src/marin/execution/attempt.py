@@ -13,7 +13,6 @@ read: whoever looks from an output to its record and upstream finds on scratch w
 
 import contextlib
 import errno
-import hashlib
 import os
 import queue
 import shutil
@@ -30,6 +29,7 @@ from marin.execution.lease import Lease, LeaseLost, RegisterGone
 from marin.execution.manifest import Manifest, ManifestEntry, build_manifest
 from marin.execution.record import utc
 from marin.execution.results import link_data
+from marin.execution.scratch import hold, mirror_of
 from marin.execution.status import (
     ABANDONED,
     CANCELLED,
@@ -110,29 +110,6 @@ def with_packages(attempt: Attempt, python: str) -> Attempt:
     return replace(attempt, record={**attempt.record, "packages": installed_packages(python)})
 
 
-def scratch_root() -> str:
-    """Folder of a machine for copies of what is in an object store: $MARIN_SCRATCH, else one in the temporary folder.
-
-    The same on all machines of a cluster, for paths in it are worked out on one and used on another.
-    """
-    return os.environ.get("MARIN_SCRATCH") or f"{tempfile.gettempdir()}/marin-{os.getuid()}"
-
-
-def work_place(store: Store, paths: StepPaths, state: State) -> tuple[str, str]:
-    """(folder to write into, folder for logs) of an attempt, on the machine that carries it out."""
-    if store.is_local:
-        return paths.data_root(state), paths.logs(state)
-    place = f"{scratch_root()}/steps/{os.path.basename(paths.root)}-{state.digest[:16]}"
-    # in place: what the attempts since the last beginning left on this machine is found again
-    work = f"{place}/inplace-{state.began}" if state.data_root == "." else f"{place}/{state.attempt}"
-    return work, f"{place}/logs/{state.attempt}"
-
-
-def mirror_of(store: Store) -> str:
-    """Folder of a machine for copies of outputs of a store that is not a disk, laid out like the store."""
-    return f"{scratch_root()}/stores/{hashlib.sha256(store.prefix.encode()).hexdigest()[:16]}"
-
-
 def fetch_of(store: Store, paths: StepPaths, state: State) -> Fetch:
     """How the committed output of a register comes to a machine."""
     assert state.record is not None
@@ -147,6 +124,8 @@ def fetch_of(store: Store, paths: StepPaths, state: State) -> Fetch:
 
 def prepare(store: Store, attempt: Attempt, stop: threading.Event | None = None) -> None:
     """Make the attempt's folders and fetch its inputs. KeyboardInterrupt after `stop`, at once."""
+    if not store.is_local:
+        hold(store)
     for folder in (attempt.work_dir, attempt.log_dir):
         make_folder(os.path.dirname(folder))
         make_folder(folder)
@@ -193,6 +172,7 @@ def fetch_output(store: Store, fetch: Fetch, stop: threading.Event | None = None
 
     KeyboardInterrupt after `stop`, at once: no file that is on its way is waited for.
     """
+    hold(store)
     if os.path.isdir(fetch.folder):
         return fetch.folder
     data = store.get(fetch.manifest)

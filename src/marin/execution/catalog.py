@@ -128,21 +128,33 @@ def list_runs(prefix: str) -> list[RunEntry]:
 
 
 def runs_of(store: Store) -> list[RunEntry]:
-    """All runs of a store, the latest first."""
-    folder = f"{store.prefix}/{EXEC}/runs"
-    found = []
-    items = [item for item in reversed(store.items(folder)) if item.is_folder]
+    """All runs of a store that can be read, the latest first."""
+    return _runs(store)[0]
+
+
+def unreadable_runs(store: Store) -> list[str]:
+    """Paths, below the prefix, of the records of runs that cannot be read: no command shows these runs."""
+    return _runs(store)[1]
+
+
+def _runs(store: Store) -> tuple[list[RunEntry], list[str]]:
+    folder = f"{EXEC}/runs"
+    found, damaged = [], []
+    items = [item for item in reversed(store.items(f"{store.prefix}/{folder}")) if item.is_folder]
     with side_by_side(store) as each:
-        contents = each(lambda item: store.get(f"{folder}/{item.name}/run.json"), items)
+        contents = each(lambda item: store.get(f"{store.prefix}/{folder}/{item.name}/run.json"), items)
     for item, data in zip(items, contents, strict=True):
+        if data is None:  # the run has just begun, or was killed when it had
+            continue
         try:
-            record = json.loads(data or b"")
+            record = json.loads(data)
             if record.get("status") == RUNNING and Owner(**record["owner"]).is_gone():
                 record["status"] = ABANDONED
-        except (ValueError, TypeError, KeyError):
-            continue  # being written, or left half-written by a killed run: no record to show
+        except (ValueError, TypeError, KeyError, AttributeError):
+            damaged.append(f"{folder}/{item.name}/run.json")
+            continue
         found.append(RunEntry(run_id=item.name, record=record))
-    return found
+    return found, damaged
 
 
 def find(prefix: str, address: str) -> StepEntry | RunEntry:

@@ -1,6 +1,7 @@
 """What a person sees of a run: one line per event on stderr, and what the steps print.
 
-Lines, not a live table: they read the same on a terminal, in a log file and in a bug report.
+The lines read the same on a terminal, in a log file and in a bug report. On a terminal there may be something drawn
+below them (`marin.execution.live`), which is taken away before a line is printed and drawn again after it.
 """
 
 import os
@@ -126,12 +127,38 @@ _ACTIONS = ("ran", "cached", "skipped", "failed", "blocked", "cancelled")
 
 
 def print_data(text: str) -> None:
-    """Print what a command is for on stdout; a reader that has seen enough is no error and decides no exit code."""
+    """Print what a command is for on stdout; a reader that has seen enough is no error and decides no exit code.
+
+    SystemExit(1), after a line that says why, if it cannot be written: to a full disk, for example.
+    """
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # else the interpreter tries again when it ends, and complains
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_stdout()
+    except OSError as error:
+        give_up_stdout()
+        print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def give_up_stdout() -> None:
+    """What is printed from now on goes nowhere: else the interpreter tries again when it ends, and complains."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def open_missing_streams() -> None:
+    """Give this process the standard streams that whoever started it had closed: they lead nowhere.
+
+    Without, the next file that is opened, a register perhaps, would be what its children take for their stderr.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - open as long as the process lives
 
 
 def format_outputs(plan: Any, steps: Sequence[Any]) -> str:
@@ -151,6 +178,9 @@ class Console:
         self._quiet = quiet
         self._mutex = threading.RLock()
         self._half_line = False  # the cursor does not stand at the beginning of a line
+        self._drawing: Sequence[str] = ()  # what is to stand below the last line
+        self._num_drawn = 0  # lines of it that stand there
+        self._is_lent = False  # a step writes to the terminal as it likes
         self._running = 0
         # What was shown last, if it was printed by a step: the step's name, and its lines.
         self._streamed_of: str | None = None
@@ -158,7 +188,7 @@ class Console:
         self.is_terminal = self._stream.isatty()
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         try:
-            "✓▶✗·…".encode(encoding)
+            "✓▶✗·└─█░▌".encode(encoding)
             self._symbols = {"done": "✓", "start": "▶", "fail": "✗", "wait": "·"}
         except UnicodeEncodeError:
             self._symbols = {"done": "ok", "start": ">", "fail": "x", "wait": "."}
@@ -172,11 +202,65 @@ class Console:
             if self._half_line:
                 text = "\n" + text
                 self._half_line = False
-            try:
-                self._stream.write(text + "\n")
-                self._stream.flush()
-            except (OSError, ValueError):  # the reader of our stderr is gone; the run is not
-                self._quiet = True
+            self._write(text + "\n")
+
+    def _write(self, text: str) -> None:
+        erased = f"\r\x1b[{self._num_drawn}A\x1b[J" if self._num_drawn else ""
+        drawn = () if self._half_line or self._is_lent else self._drawing
+        self._num_drawn = len(drawn)
+        try:
+            self._stream.write(erased + text + "".join(f"{line}\n" for line in drawn))
+            self._stream.flush()
+        except (OSError, ValueError):  # the reader of our stderr is gone; the run is not
+            self._quiet = True
+
+    # -- what is drawn below the lines of a terminal
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether there is a terminal on which lines can be drawn again."""
+        return self.is_terminal and not self._quiet and os.environ.get("TERM", "dumb") != "dumb"
+
+    @property
+    def may_draw(self) -> bool:
+        """Whether something that is drawn now would disturb nobody."""
+        return not (self._quiet or self._is_lent or self._half_line)
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Have these lines stand below the last one, in place of what was drawn before; none: nothing."""
+        with self._mutex:
+            if not self._quiet and (lines or self._num_drawn):
+                self._drawing = lines
+                self._write("")
+
+    def lend(self) -> None:
+        """From now on, until `take_back`, a step writes to the terminal past us: nothing is drawn."""
+        self._is_lent = True
+        if self._drawing:
+            with self._mutex:
+                self._drawing = ()
+                self._write("")
+
+    def take_back(self) -> None:
+        """That step has ended."""
+        self._is_lent = False
+
+    def size(self) -> tuple[int, int]:
+        """(columns, lines) of the terminal."""
+        try:
+            columns, lines = os.get_terminal_size(self._stream.fileno())
+        except (OSError, ValueError):
+            columns, lines = 0, 0
+        return columns or 80, lines or 24  # some terminals do not say
+
+    @property
+    def has_symbols(self) -> bool:
+        """Whether the terminal can show more than ASCII."""
+        return self._symbols["done"] == "✓"
+
+    def symbol(self, what: str) -> str:
+        """The mark of what is done, started ("start"), failed ("fail") or waiting ("wait")."""
+        return self._symbols[what]
 
     def printed_by(self, name: str, text: str | None, lines: Sequence[str]) -> None:
         """Print what a step printed (None: it is printed already); `lines`: the lines it ends, as its log has them."""
@@ -191,14 +275,10 @@ class Console:
     def through(self, text: str) -> None:
         """Pass text to the terminal as it is, half lines and redrawn lines too."""
         with self._mutex:
-            if self._quiet:
+            if self._quiet or not text:
                 return
-            try:
-                self._stream.write(text)
-                self._stream.flush()
-                self._half_line = not text.endswith("\n")
-            except (OSError, ValueError):
-                self._quiet = True
+            self._half_line = not text.endswith("\n")
+            self._write(text)
 
     @property
     def passes_through(self) -> bool:

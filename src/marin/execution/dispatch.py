@@ -11,12 +11,13 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from marin.cluster.retry import Retry
-from marin.execution.attempt import Attempt, Fetch, fetch_of, work_place
+from marin.execution.attempt import Attempt, Fetch, fetch_of
 from marin.execution.fingerprint import code_of
 from marin.execution.graph import Node, resolve_config
 from marin.execution.lease import Lease
 from marin.execution.plan import Plan
 from marin.execution.record import inputs_of, readable, utc
+from marin.execution.scratch import work_place
 from marin.execution.status import INVALID, SUCCEEDED, State
 from marin.execution.store import Store
 

@@ -2,7 +2,8 @@
 
 Findings, each with a verdict and, where it is not "ok", with what to do. "bad" is what would stop or endanger a run.
 Everything else that is worth knowing (a runner that is gone, leftovers of killed runs) harms nothing and is a "note".
-Nothing is changed but for the store's self-test, which deletes what it wrote.
+Nothing is changed but for the store's self-test, which deletes what it wrote, and for a striking out that was killed
+half-way: it is finished, for it was in force already.
 """
 
 import os
@@ -14,8 +15,8 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from marin.execution.catalog import StepEntry, side_by_side, steps_of
-from marin.execution.status import RUNNING
+from marin.execution.catalog import StepEntry, side_by_side, steps_of, unreadable_runs
+from marin.execution.status import RUNNING, RegisterError
 from marin.execution.store import PrefixError, Store, open_store
 
 OK, NOTE, BAD = "ok", "note", "bad"
@@ -28,7 +29,7 @@ _SLOW_S = 10.0  # a self-test that takes longer says that renewals may come late
 class Finding:
     """One thing that was looked at."""
 
-    section: str  # installation, machine, store, leases or leftovers
+    section: str  # installation, machine, store, leases, records or leftovers
     what: str  # what was looked at
     verdict: str  # ok, note or bad
     found: str  # how it is
@@ -118,7 +119,7 @@ def installation() -> Iterator[Finding]:
 def machine() -> Iterator[Finding]:
     """Cores, memory and accelerators that steps may use, and room for copies and temporary files."""
     from marin.cluster.capacity import Capacity
-    from marin.execution.attempt import scratch_root
+    from marin.execution.scratch import remains, scratch_root
 
     try:
         has = Capacity.of_this_machine()
@@ -136,6 +137,15 @@ def machine() -> Iterator[Finding]:
         found = ", ".join(f"{count} {kind}" for kind, count in has.tpus.items())
         yield Finding(section="machine", what="tpus", verdict=OK, found=found)
     yield _room("machine", "scratch", scratch_root(), "free some, or name another folder with MARIN_SCRATCH")
+    copied = remains(keep_days=0)
+    if copied:
+        yield Finding(
+            section="machine",
+            what="copies of what is in object stores",
+            verdict=OK,
+            found=f"{sum(item.num_bytes for item in copied) / 1e6:,.1f} MB in {scratch_root()}",
+            advice="`marin gc --scratch` deletes them",
+        )
 
 
 def _room(section: str, what: str, folder: str, advice: str) -> Finding:
@@ -260,7 +270,33 @@ def contents(store: Store) -> Iterator[Finding]:
             found=f"abandoned by run {step.state.owner.run_id} on {step.state.owner.host}",
             advice="nothing: the next run that needs it takes it over at once",
         )
+    yield from records(store)
     yield from leftovers(store, [step for step in steps if step.state is not None])
+
+
+def records(store: Store) -> Iterator[Finding]:
+    """Records of runs that cannot be read, and whether tombstones and registers agree about what is struck out."""
+    from marin.execution.strike import settle
+
+    for path in unreadable_runs(store):
+        yield Finding(
+            section="records",
+            what=path,
+            verdict=BAD,
+            found="not the record of a run, so no command shows the run",
+            advice="restore it, or move its folder away; no output depends on it",
+        )
+    try:
+        num_changed = settle(store)
+    except RegisterError as error:
+        yield Finding(section="records", what="struck out", verdict=BAD, found="cannot be told", advice=str(error))
+        return
+    if num_changed:
+        registers = f"{num_changed} register{'s' * (num_changed != 1)}"
+        found = f"a striking out had not been finished; {registers} brought into line"
+        yield Finding(section="records", what="struck out", verdict=NOTE, found=found)
+    else:
+        yield Finding(section="records", what="struck out", verdict=OK, found="registers and tombstones agree")
 
 
 def leftovers(store: Store, steps: Sequence[StepEntry]) -> Iterator[Finding]:

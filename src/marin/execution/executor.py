@@ -544,6 +544,10 @@ def executor_main(
             "a step of this script runs in a process of its own, which imports the script again, and the script calls "
             "executor_main on import: put the call under `if __name__ == '__main__':`"
         )
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        from marin.execution.console import open_missing_streams
+
+        open_missing_streams()
     _refuse_unread_settings()
     if isinstance(steps, ExecutorStep | InputName):
         from marin.execution.graph import NotAStepError

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from marin.execution.canonical import input_entries, to_json
+from marin.execution.canonical_text import input_entries, to_json
 from marin.execution.graph import Graph, Node
 
 _WIDTH = 60  # characters of a value that fit on a line

@@ -157,7 +157,7 @@ def _planned(run: RunEntry) -> list[str]:
 
 def _is_younger(store: Store, path: str, days: float) -> bool:
     age_s = store.age_s(path)
-    return age_s is not None and age_s < days * _DAY_S
+    return age_s is None or age_s < days * _DAY_S  # unknown: kept
 
 
 def _run_folder(store: Store, run: RunEntry) -> str:

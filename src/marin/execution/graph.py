@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from marin.execution.canonical import Encoding, Memo, UnversionableError, quoted, to_json
+from marin.execution.canonical import Encoding, Memo, UnversionableError
+from marin.execution.canonical_text import quoted, to_json
 from marin.execution.references import function_reference
 from marin.execution.step import (
     ExecutorStep,

@@ -1,7 +1,8 @@
 """The thread that called `run`: steps without resources run there, one at a time, and signals reach it.
 
 It is normally the main thread, where a step may use whatever a plain script may. Ctrl-C and SIGTERM are events of the
-run there, and an exception only in the function that runs at that moment.
+run there, and an exception only in the function that runs at that moment. A function that catches that exception and
+goes on cannot be stopped alone: the third signal ends the process, and the next run takes its step over at once.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from typing import Any
 from marin.cluster.job import JobError, JobResult, error_of
 
 _SIGNAL_LATENCY_S = 0.25
+_MOST_ASKED = 2  # a function that went on so often after KeyboardInterrupt ends with the process
 
 Body = Callable[[], JobResult]
 Done = Callable[[JobResult], None]
@@ -36,6 +38,11 @@ class Lane:
     def interrupts(self) -> int:
         """How often, and so how urgently, the run was asked to stop; 0: not at all."""
         return self._interrupts
+
+    @property
+    def is_in_body(self) -> bool:
+        """Whether a function is running in the thread at this moment."""
+        return self._in_body
 
     def put(self, body: Body, done: Done) -> None:
         """Have the thread call `body`, and `done` with its result."""
@@ -99,6 +106,9 @@ class Lane:
         def note(number: int, frame: Any) -> None:
             self._interrupts += 1
             self._on_interrupt()
+            if self._in_body and self._interrupts > _MOST_ASKED:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
             if self._in_body:
                 raise KeyboardInterrupt
 

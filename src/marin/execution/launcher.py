@@ -5,6 +5,7 @@ step that is ready is sent, and the worker holds the lease (`marin.execution.rem
 """
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -89,6 +90,8 @@ class Launcher:
         self._store = store
         self._run_id = run_id
         self._times = times
+        # As it is before any step runs in this process and changes it for its own purposes.
+        self._environ = dict(os.environ)
         self._books: Allocator | None = None
 
     @property
@@ -150,6 +153,7 @@ class Launcher:
                 entrypoint=Entrypoint.from_callable(attempt.fn, (attempt.config,)),
                 resources=resources_of(node.step),
                 env={**env, **(allocation.env if allocation is not None else {})},
+                inherited=self._environ,
                 log_path=attempt.log_path,
                 python=python,
             )

@@ -9,9 +9,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from marin.execution.attempt import work_place
 from marin.execution.catalog import AddressError, StepEntry
 from marin.execution.lease import Observer
+from marin.execution.scratch import work_place
 from marin.execution.status import CANCELLED, FAILED, RUNNING, State, StepPaths
 from marin.execution.store import Store
 

@@ -5,7 +5,7 @@ import json
 import os
 import time
 
-from marin.execution.attempt import work_place
+from marin.execution.scratch import work_place
 from marin.execution.status import State, StepPaths, process_is_alive, process_start
 from marin.execution.store import Store
 from marin.io.atomic import write_text

@@ -27,7 +27,7 @@ from marin.execution.status import (
     StepPaths,
 )
 from marin.execution.store import Store
-from marin.tracking.progress import read_progress
+from marin.tracking.progress import read_progress, seconds_left
 
 WAITING = "WAITING"  # on a step that another run has
 PENDING = "PENDING"  # its inputs are being made
@@ -165,14 +165,12 @@ class Overview:
         return reported or state.progress
 
     def _eta(self, name: str, digest: str, elapsed_s: float | None, progress: Mapping[str, Any] | None) -> float | None:
-        if elapsed_s is None:
-            return None
-        if progress and progress.get("total") and progress.get("done"):
-            return elapsed_s * max(0.0, progress["total"] / progress["done"] - 1)
+        told = seconds_left(elapsed_s, progress)
+        if told is not None or elapsed_s is None:
+            return told
         if name not in self._usual:
             self._usual[name] = usual_wall_s(self._store, name, digest)
-        usual = self._usual[name]
-        return max(0.0, usual - elapsed_s) if usual is not None else None
+        return seconds_left(elapsed_s, None, self._usual[name])
 
 
 def usual_wall_s(store: Store, name: str, digest: str) -> float | None:

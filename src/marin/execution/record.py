@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from marin.execution.canonical import input_entries
+from marin.execution.canonical_text import input_entries
 from marin.io.hashing import sha256_file
 
 if TYPE_CHECKING:

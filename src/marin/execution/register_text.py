@@ -45,15 +45,21 @@ def parse_register(text: str, path: str) -> dict[str, Any]:
     `path` is for messages.
     """
     text = text.strip()
-    head, line_end, _ = text.partition("\n")  # in no JSON value there is one
-    rest = ""
-    if line_end and '"record":{' in head and text.endswith("}}"):
-        value, rest = _loads(head.removesuffix(",") + "}}"), text[len(head) : -2]
-    else:
-        value = _loads(text)
+    try:
+        value, rest = _first_line(text)
+    except ValueError:  # spaces or carriage returns at the ends of its lines: another layout
+        value, rest = _loads(text), ""
     if value.get("record") is not None:
         value["record"] = Record(value["record"], rest, path)
     return value
+
+
+def _first_line(text: str) -> tuple[dict[str, Any], str]:
+    """(what the first line says, the other lines of the record), or all and nothing if there is but one line."""
+    head, line_end, _ = text.partition("\n")  # in no JSON value there is one
+    if line_end and '"record":{' in head and text.endswith("}}"):
+        return _loads(head.removesuffix(",") + "}}"), text[len(head) : -2]
+    return _loads(text), ""
 
 
 def _loads(text: str) -> Any:

@@ -19,9 +19,9 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marin.cluster.capacity import Allocation
 from marin.cluster.current import current_cluster
@@ -35,7 +35,6 @@ from marin.execution.attempt import (
     is_disk_full,
     prepare,
     recorded_error,
-    scratch_root,
     with_packages,
 )
 from marin.execution.console import Console, StepOutput, duration
@@ -50,6 +49,7 @@ from marin.execution.plan import BLOCKED, FAILED_BEFORE, HIT, REFUSED, WAIT, Jud
 from marin.execution.record import RunRecord
 from marin.execution.remote import settle_patiently
 from marin.execution.results import StepResult, settled
+from marin.execution.scratch import scratch_root
 from marin.execution.status import (
     CANCELLED,
     RUNNING,
@@ -57,6 +57,9 @@ from marin.execution.status import (
     State,
 )
 from marin.execution.store import Store
+
+if TYPE_CHECKING:
+    from marin.execution.live import Scene
 
 _CANCEL_GRACE_S = 10.0
 _TIDYING_S = 1.0
@@ -78,6 +81,7 @@ class _Running:
     timer: threading.Timer | None = None  # stops it when its time is over
     timed_out: bool = False
     is_preparing: bool = False  # in a thread of its own, before its job can be launched
+    since: float = field(default_factory=time.monotonic)  # when it was launched
     stop: threading.Event = field(default_factory=threading.Event)  # tells who prepares it that nobody waits any more
 
 
@@ -145,6 +149,7 @@ class Runner:
         self._tries: dict[str, _Tries] = {}  # steps that failed in this run and were tried again
         self._poll_s = _FIRST_POLL_S
         self._crash: BaseException | None = None
+        self._began = time.monotonic()
 
     @property
     def results(self) -> tuple[StepResult, ...]:
@@ -160,9 +165,12 @@ class Runner:
         kills them. Both leave CANCELLED registers, and KeyboardInterrupt rises when all is written down.
         """
         scheduler = threading.Thread(target=self._schedule, name="marin-scheduler", daemon=True)
-        with environment_variables(self._dispatcher.variables_of_run):  # once, not again for each step
+        with (
+            environment_variables(self._dispatcher.variables_of_run),  # once, not again for each step
+            self._drawn_live(),
+        ):
             self._lane.serve(before=scheduler.start)
-        scheduler.join()
+            scheduler.join()
         deadline = time.monotonic() + _TIDYING_S
         for thread in self._preparing:  # those that were given up delete what they fetched by half
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -178,6 +186,35 @@ class Runner:
         result = InProcessCluster().launch(self._request_here(running), on_output=running.output.feed).wait()
         assert result is not None
         return result
+
+    @contextlib.contextmanager
+    def _drawn_live(self) -> Iterator[None]:
+        """Inside, a terminal shows what runs, below the lines."""
+        if not self._console.can_draw:
+            yield
+            return
+        from marin.execution.live import LiveView
+
+        live = LiveView(self._console, self._scene)
+        try:
+            yield
+        finally:
+            live.close()
+
+    def _scene(self) -> "Scene":
+        """What a terminal shows of the run now."""
+        from marin.execution.live import scene_of
+
+        with self._deciding:
+            return scene_of(
+                self._plan,
+                running={digest: (r.since, r.attempt.progress_path) for digest, r in self._running.items()},
+                waiting=self._waiting,
+                ready=[self._node_at(position).digest for position in sorted(self._ready_here + self._ready_jobs)],
+                results=self._results,
+                readers=self._readers,
+                elapsed_s=time.monotonic() - self._began,
+            )
 
     # -- the scheduling thread ---------------------------------------------------------------------------------------
 
@@ -367,6 +404,7 @@ class Runner:
                 clear_if_marked(self._store, lease)
                 prepare(self._store, attempt)
             if not node.step.runs_as_process:
+                self._console.lend()
                 body, done = self._run_here, self._conclude_here
                 self._lane.put(functools.partial(body, running), functools.partial(done, running))
                 return
@@ -537,6 +575,7 @@ class Runner:
         self._launcher.free(running.allocation)
         if not node.step.runs_as_process:
             self._lane.is_free = True
+            self._console.take_back()
         measured = {
             "wall_s": result.wall_s,
             "cpu_s": result.cpu_s,
@@ -674,6 +713,8 @@ class Runner:
         if self._running:
             names = ", ".join(r.node.step.name for r in self._running.values())
             how = f"up to {grace_s:.0f} s; Ctrl-C again kills" if grace_s else "killing"
+            if not grace_s and self._lane.is_in_body:
+                how += "; what runs in this process catches Ctrl-C, and once more ends the process"
             self._console.line(f"interrupted: stopping {names} ({how})")
         for running in self._running.values():
             if running.handle is not None:

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +19,7 @@ from typing import Protocol
 from marin.execution.status import EXEC, RegisterError, State, StepPaths, read_state
 from marin.io.atomic import create_bytes, fsync_directory, make_folder, write_bytes
 
+_SCHEMES = frozenset({"s3", "gs", "az", "memory"})
 _ELSEWHERE = "Name another folder with --prefix or MARIN_PREFIX"
 
 
@@ -138,7 +138,10 @@ class Store(Protocol):
         ...
 
     def age_s(self, path: str) -> float | None:
-        """Seconds since a file, or anything below a folder, was last written, by the store's own clock."""
+        """Seconds since a file, or anything below a folder, was last written, by the store's own clock.
+
+        None if it is not there, or if the store's clock cannot be asked: that of a disk that is read-only.
+        """
         ...
 
 
@@ -148,6 +151,11 @@ def open_store(prefix: str | os.PathLike[str], *, fsync: bool = True, single_run
     `single_runner` accepts an object store without working conditional writes: then nobody else may run on it.
     """
     given = os.fspath(prefix)
+    if not given:
+        raise PrefixError(f"the prefix is empty: a variable that is not set, perhaps. {_ELSEWHERE}")
+    scheme, _, rest = given.partition(":")
+    if scheme in _SCHEMES and not rest.startswith("//"):
+        raise PrefixError(f"prefix {given!r} looks like the URL {scheme}://{rest.lstrip('/')}; ./{given} is a folder")
     if "://" not in given:
         return LocalStore(given, fsync=fsync)
     from marin.execution.object_store import ObjectStore
@@ -179,6 +187,12 @@ class LocalStore:
     def __init__(self, prefix: str | os.PathLike[str] = ".", *, fsync: bool = True) -> None:
         self.prefix = os.path.abspath(os.fspath(prefix))
         self.fsync = fsync
+        try:
+            os.stat(self.prefix)
+        except (FileNotFoundError, NotADirectoryError):  # below a file: `prepare` says so
+            pass
+        except OSError as error:
+            raise PrefixError(f"cannot look at prefix {prefix}: {error.strerror}. {_ELSEWHERE}") from error
         if os.path.exists(self.prefix) and not os.path.isdir(self.prefix):
             raise PrefixError(f"prefix {prefix} is a file, not a store. Name a folder with --prefix or MARIN_PREFIX")
 
@@ -310,6 +324,8 @@ class LocalStore:
             os.unlink(path)
 
     def delete_tree(self, folder: str) -> None:
+        import shutil  # with all that can unpack archives: a plan needs none of it
+
         with contextlib.suppress(FileNotFoundError):
             if os.path.islink(folder):
                 os.unlink(folder)
@@ -345,10 +361,12 @@ class LocalStore:
 
     def upload(self, local_path: str, path: str) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        shutil.copyfile(local_path, path)
+        self.download(local_path, path)
 
     def download(self, path: str, local_path: str) -> None:
-        shutil.copyfile(path, local_path)
+        from shutil import copyfile
+
+        copyfile(path, local_path)
 
     def age_s(self, path: str) -> float | None:
         try:
@@ -364,7 +382,10 @@ class LocalStore:
             for inner, _ in self.tree(path):
                 with contextlib.suppress(OSError):  # deleted meanwhile
                     newest = max(newest, os.lstat(f"{path}/{inner}").st_mtime)
-        return max(0.0, self._now() - newest)
+        try:
+            return max(0.0, self._now() - newest)
+        except OSError:
+            return None
 
     def _now(self) -> float:
         """What the disk's own clock says: on a shared disk that is the server's."""

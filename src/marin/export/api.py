@@ -6,7 +6,7 @@ The work function is named, not imported, so that defining an experiment loads n
 from typing import TypeAlias
 
 from marin.execution.executor import ExecutorStep, InputName, this_output_path
-from marin.export.config import ExportConfig
+from marin.export.config import MAX_SHARD_BYTES, ExportConfig
 
 PathLike: TypeAlias = ExecutorStep | InputName | str
 
@@ -18,14 +18,17 @@ def export_step(
     *,
     checkpoint: str | None = None,
     probe_length: int = 256,
+    average: bool = False,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
     description: str | None = None,
     tags: frozenset[str] = frozenset(),
 ) -> ExecutorStep:
     """A step `name` whose output is the trained model as a verified Hugging Face folder.
 
     `trained` is a training step, `tokenizer` the step (or a folder, or a path) whose tokenizer it was trained with.
-    `checkpoint` names one within the training output; None: the one that training ended with. The step fails,
-    and publishes nothing, if the exported files do not compute what the checkpoint does.
+    `checkpoint` names one within the training output; None: the one that training ended with. `average` exports the
+    running average of the parameters that training kept; `max_shard_bytes` is as in `ExportConfig`. The step fails, and
+    publishes nothing, if the exported files do not compute what the checkpoint does.
     """
     return ExecutorStep(
         name=name,
@@ -36,6 +39,8 @@ def export_step(
             output_path=this_output_path(),  # type: ignore[arg-type]
             checkpoint=checkpoint,
             probe_length=probe_length,
+            average=average,
+            max_shard_bytes=max_shard_bytes,
         ),
         description=description or "export to the Hugging Face format, verified against the checkpoint",
         tags=tags,

@@ -16,8 +16,8 @@ import jax
 from marin.checkpoint import format as checkpoint_format
 from marin.checkpoint.format import CorruptCheckpointError
 from marin.config import decode
-from marin.export.config import ExportConfig
-from marin.export.hf import CONFIG_FILE, save_hf
+from marin.export.config import MAX_SHARD_BYTES, ExportConfig
+from marin.export.hf import CONFIG_FILE, INDEX_FILE, save_hf
 from marin.export.verify import PARITY_FILE, Parity, verify_export
 from marin.models.config import LmConfig
 from marin.processing.tokenize.tokenizer import load_tokenizer
@@ -46,12 +46,16 @@ def export_model(config: ExportConfig) -> Parity:
     checkpoint = _find_checkpoint(train, config.checkpoint)
     shapes = jax.eval_shape(lambda: model.init(vocab_size, key=jax.random.key(0)))
     try:
-        params = checkpoint_format.load(checkpoint, shapes, prefix="params")
+        params = checkpoint_format.load(checkpoint, shapes, prefix=_part_to_export(config, checkpoint))
     except CorruptCheckpointError as error:
         error.args = (f"cannot export: {error} {_WHAT_TO_DO}",)
         raise
 
-    source = {"checkpoint": checkpoint.name, "step": checkpoint_format.read_metadata(checkpoint)["step"]}
+    source = {
+        "checkpoint": checkpoint.name,
+        "step": checkpoint_format.read_metadata(checkpoint)["step"],
+        "average": config.average,
+    }
     parity = export_params(
         model,
         params,
@@ -59,6 +63,7 @@ def export_model(config: ExportConfig) -> Parity:
         tokenizer_path=config.tokenizer_path,
         output=output,
         probe_length=config.probe_length,
+        max_shard_bytes=config.max_shard_bytes,
         # what training put before each document
         source=source | {"document_prefix": description.get("document_prefix", "eos")},
     )
@@ -79,6 +84,7 @@ def export_params(
     output: Path,
     probe_length: int,
     source: Mapping[str, Any],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Parity:
     """Write these parameters as a Hugging Face folder at `output`, with parity.json, which says `source` too.
 
@@ -87,7 +93,7 @@ def export_params(
     unverified = output / _UNVERIFIED
     shutil.rmtree(unverified, ignore_errors=True)
     try:
-        save_hf(model, params, vocab_size, tokenizer_path, unverified)
+        save_hf(model, params, vocab_size, tokenizer_path, unverified, max_shard_bytes=max_shard_bytes)
         parity = verify_export(
             unverified,
             config=model,
@@ -109,6 +115,18 @@ def _read_description(train: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no training run at {train}: it has no model.json; give the folder of a training step")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _part_to_export(config: ExportConfig, checkpoint: Path) -> str:
+    """What of the checkpoint is the model. ValueError where it is to be an average that training did not keep."""
+    if not config.average:
+        return "params"
+    if not any(name.startswith("average.") for name in checkpoint_format.saved_arrays(checkpoint)):
+        raise ValueError(
+            f"{checkpoint} holds no average of the parameters: the run was trained without trainer.ema_beta. Export "
+            "the parameters (average=False)."
+        )
+    return "average"
 
 
 def _check_tokenizer(path: str, description: Mapping[str, Any], train: Path) -> None:
@@ -149,7 +167,12 @@ def _write_parity(path: Path, parity: dict[str, Any]) -> None:
 
 
 def _publish(folder: Path, output: Path) -> None:
-    """Move the files of `folder` into `output`, config.json last; while they move, `output` holds no config.json."""
+    """Move the files of `folder` into `output`, config.json last; while they move, `output` holds no config.json.
+
+    Weights of an earlier export go, also where they were cut into other files.
+    """
     (output / CONFIG_FILE).unlink(missing_ok=True)
+    for path in (output / INDEX_FILE, *output.glob("model*.safetensors")):
+        path.unlink(missing_ok=True)
     for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG_FILE):
         path.replace(output / path.name)

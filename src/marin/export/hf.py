@@ -1,13 +1,14 @@
 """Models as folders in the Hugging Face format, written and read.
 
-The weights are float32 in one safetensors file, so that an export can be compared with its checkpoint to the last
-digit that matters; a reader that wants less precision casts on loading. Each architecture's names and layout are in a
-file of its own (`marin.export.llama` and so on); here is what they share.
+The weights are float32, in one safetensors file or, where they are many, in several with an index, so that an export
+can be compared with its checkpoint to the last digit that matters; a reader that wants less precision casts on loading.
+Each architecture's names and layout are in a file of its own (`marin.export.llama` and so on); here is what they share.
 """
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from marin.export import gemma, gemma2, gemma3, gpt2, llama, mistral, mixtral, olmo2, qwen2, qwen3
+from marin.export.config import MAX_SHARD_BYTES
 from marin.models.config import LmConfig
 from marin.models.gemma import GemmaConfig
 from marin.models.gemma2 import Gemma2Config
@@ -75,12 +77,19 @@ class LoadedModel:
 
 
 def save_hf(
-    config: LmConfig, params: Any, vocab_size: int, tokenizer_path: str | Path, output_path: str | Path
+    config: LmConfig,
+    params: Any,
+    vocab_size: int,
+    tokenizer_path: str | Path,
+    output_path: str | Path,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write config.json, generation_config.json, model.safetensors and the tokenizer's files into `output_path`.
+    """Write config.json, generation_config.json, weights and the tokenizer's files into `output_path`.
 
-    If `params` hold more than `vocab_size` rows, the rows beyond are left out. Raises ValueError where they hold
-    fewer, or where the tokenizer has an id beyond the vocabulary.
+    The weights are model.safetensors, or, where they are more than `max_shard_bytes`, model-00001-of-00002.safetensors
+    and so on with model.safetensors.index.json. If `params` hold more than `vocab_size` rows, the rows beyond are left
+    out. Raises ValueError where they hold fewer, or where the tokenizer has an id beyond the vocabulary.
     """
     architecture = _architecture(config)
     tokenizer = load_tokenizer(tokenizer_path)
@@ -96,14 +105,36 @@ def save_hf(
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save(output)
     weights = architecture.weights_to_hf(config, params, vocab_size)
-    save_file(
-        {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in weights.items()},
-        output / WEIGHTS_FILE,
-        metadata={"format": "pt"},  # transformers refuses a file that does not say so
-    )
+    _write_tensors(output, weights, max_shard_bytes)
     for name, description in describe_hf(config, vocab_size, tokenizer).items():
         text = json.dumps(description, indent=2, sort_keys=True) + "\n"
         (output / name).write_text(text, encoding="utf-8")
+
+
+def _write_tensors(output: Path, tensors: Mapping[str, np.ndarray], max_shard_bytes: int) -> None:
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        num_bytes = 4 * tensor.size
+        if shards[-1] and size + num_bytes > max_shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += num_bytes
+    files = [WEIGHTS_FILE]
+    if len(shards) > 1:
+        files = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+        index = {
+            "metadata": {"total_size": 4 * sum(tensor.size for tensor in tensors.values())},
+            "weight_map": {name: file for file, names in zip(files, shards, strict=True) for name in names},
+        }
+        (output / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for file, names in zip(files, shards, strict=True):
+        save_file(
+            {name: np.ascontiguousarray(tensors[name], np.float32) for name in names},
+            output / file,
+            metadata={"format": "pt"},  # transformers refuses a file that does not say so
+        )
 
 
 def describe_hf(config: LmConfig, vocab_size: int, tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
@@ -134,11 +165,9 @@ def load_hf(path: str | Path) -> LoadedModel:
     Raises ValueError for an architecture or a setting that marin does not have and for tensors that do not fit the
     config.
     """
-    folder = Path(path)
-    if not (folder / CONFIG_FILE).is_file():
-        raise FileNotFoundError(f"no model at {folder}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    folder = hf_folder(path)
+    config = read_config(folder)
     description = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    config = config_from_hf(description)
     tensors = _read_tensors(folder)
     try:
         params = _architecture(config).weights_from_hf(config, tensors)
@@ -154,6 +183,65 @@ def load_hf(path: str | Path) -> LoadedModel:
     return LoadedModel(config=config, params=params, vocab_size=vocab_size)
 
 
+def read_config(path: str | Path) -> LmConfig:
+    """Our config of the model in a folder in the Hugging Face format (or `hf://...`, see `hf_folder`)."""
+    file = hf_folder(path) / CONFIG_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"no model at {path}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    return config_from_hf(json.loads(file.read_text(encoding="utf-8")))
+
+
+def hf_folder(path: str | Path) -> Path:
+    """The folder of a model: `path` itself, or for `hf://organization/name[@revision]` that of the local cache.
+
+    The cache is where the Hugging Face tools download to (HF_HUB_CACHE, else HF_HOME/hub); nothing is downloaded here.
+    """
+    if not str(path).startswith("hf://"):
+        return Path(path)
+    name, _, revision = str(path).removeprefix("hf://").partition("@")
+    home = os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub"))
+    repository = cache / f"models--{name.replace('/', '--')}"
+    reference = repository / "refs" / (revision or "main")
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    folder = repository / "snapshots" / commit
+    if not commit or not folder.is_dir():
+        raise FileNotFoundError(
+            f"{path} is not in the local cache ({repository}). Download it (`hf download {name}`), or give the folder "
+            "of a model."
+        )
+    return folder
+
+
+def check_same_architecture(config: LmConfig, found: LmConfig, folder: Path) -> None:
+    """ValueError, with the fields that differ, unless weights for `found` compute the same as those for `config`.
+
+    The longest sequence may differ where positions have no weights, and how weights are drawn has no part in it.
+    """
+    if type(config) is not type(found):
+        raise ValueError(f"{folder} holds a {type(found).__name__}, and the config says {type(config).__name__}")
+    ours, theirs = (
+        {**describe, **dict.fromkeys(("max_position_embeddings", "initializer_range"))}
+        for describe in (_architecture(each).config_to_hf(each, 0) for each in (config, found))
+    )
+    differing = [
+        f"{name} is {theirs[name]!r} there and {ours[name]!r} here" for name in ours if ours[name] != theirs[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} holds a {type(found).__name__} of another shape: {'; '.join(differing)}. Leave the model out of "
+            "the config to take that of the folder."
+        )
+
+
+def cut_vocabulary(params: Any, vocab_size: int) -> Any:
+    """Parameters for the first `vocab_size` tokens alone."""
+    cut = {"embedding": params.embedding[:vocab_size]}
+    if getattr(params, "unembedding", None) is not None:
+        cut["unembedding"] = params.unembedding[:, :vocab_size]
+    return replace(params, **cut)
+
+
 def _architecture(config: LmConfig) -> ModuleType:
     if type(config) not in _BY_CONFIG:
         known = ", ".join(cls.__name__ for cls in _BY_CONFIG)
@@ -161,18 +249,31 @@ def _architecture(config: LmConfig) -> ModuleType:
     return _BY_CONFIG[type(config)]
 
 
+def weight_files(folder: Path) -> list[str]:
+    """Names of the safetensors files of a model: one, or those that the index names."""
+    if (folder / WEIGHTS_FILE).is_file():
+        return [WEIGHTS_FILE]
+    if not (folder / INDEX_FILE).is_file():
+        raise FileNotFoundError(f"no weights at {folder}: expected {WEIGHTS_FILE} or {INDEX_FILE}")
+    return sorted(set(_weight_map(folder).values()))
+
+
+def _weight_map(folder: Path) -> Mapping[str, str]:
+    return json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"]
+
+
 def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Every tensor of one safetensors file, or of those that the index names, float32."""
-    files = [WEIGHTS_FILE]
-    if not (folder / WEIGHTS_FILE).is_file():
-        if not (folder / INDEX_FILE).is_file():
-            raise FileNotFoundError(f"no weights at {folder}: expected {WEIGHTS_FILE} or {INDEX_FILE}")
-        index: Mapping[str, str] = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"]
-        files = sorted(set(index.values()))
+    """Every tensor of the safetensors files, float32. ValueError where a file has other ones than the index says."""
     tensors = {}
+    files = weight_files(folder)
+    expected = None if files == [WEIGHTS_FILE] else _weight_map(folder)
     for file in files:
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"{folder} lacks {file}, which {INDEX_FILE} names")
         with safe_open(folder / file, framework="flax") as opened:  # of the frameworks, the one here that has bfloat16
             for name in opened.keys():  # noqa: SIM118  # not a mapping
+                if expected is not None and expected.get(name) != file:
+                    raise ValueError(f"{folder / file} holds the tensor '{name}', which {INDEX_FILE} does not say")
                 tensors[name] = np.asarray(opened.get_tensor(name)).astype(np.float32)
     return tensors
 

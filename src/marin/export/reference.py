@@ -17,10 +17,10 @@ from safetensors.numpy import load_file
 
 
 def reference_logits(folder: str | Path, tokens: Int[np.ndarray, "batch seq"]) -> Float[np.ndarray, "batch seq vocab"]:
-    """What the model in `folder` (config.json, model.safetensors) says of each next token, float32."""
+    """What the model in `folder` (config.json, safetensors) says of each next token, float32."""
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    weights = load_file(folder / "model.safetensors")
+    weights = _weights(folder)
     forward = _FORWARD.get(config["model_type"])
     if forward is None:
         raise ValueError(f"{folder}: no reference reader for model_type={config['model_type']!r}")
@@ -29,6 +29,18 @@ def reference_logits(folder: str | Path, tokens: Int[np.ndarray, "batch seq"]) -
     if unread.names:
         raise ValueError(f"{folder}: tensors that a {config['model_type']} has no use for: {sorted(unread.names)[:5]}")
     return out
+
+
+def _weights(folder: Path) -> dict[str, np.ndarray]:
+    """Tensors of one file; or by the index, each of the file that it names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return load_file(folder / "model.safetensors")
+    places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    files = {file: load_file(folder / file) for file in set(places.values())}
+    if sum(map(len, files.values())) != len(places):
+        raise ValueError(f"{folder}: the files hold tensors that {index.name} does not name")
+    return {name: files[file][name] for name, file in places.items()}
 
 
 class _Reads:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer as HfTokenizer
 
 from marin.export.config import MIN_PROBE_LENGTH
-from marin.export.hf import CONFIG_FILE, GENERATION_FILE, WEIGHTS_FILE, config_from_hf, describe_hf
+from marin.export.hf import CONFIG_FILE, GENERATION_FILE, INDEX_FILE, config_from_hf, describe_hf, weight_files
 from marin.export.reference import reference_logits
 from marin.io.hashing import sha256_file
 from marin.models.config import LmConfig
@@ -29,7 +29,7 @@ from marin.processing.tokenize.tokenizer import SIDE_FILES, TOKENIZER_FILE, Toke
 
 PARITY_FILE = "parity.json"
 TOLERANCE = 1e-4
-_FILES = (CONFIG_FILE, GENERATION_FILE, WEIGHTS_FILE, TOKENIZER_FILE, *SIDE_FILES)
+_FILES = (CONFIG_FILE, GENERATION_FILE, INDEX_FILE, TOKENIZER_FILE, *SIDE_FILES)
 
 # Numbers, spaces, case, punctuation, other scripts, combining marks, emoji, code, a special token spelled out.
 PROBE_TEXTS = (
@@ -126,6 +126,7 @@ def verify_export(
         expected = np.asarray(jax.jit(logits, static_argnums=0)(config, params, probe))[..., :vocab_size]
     found = reference_logits(folder, probe)
     figures = _compare(expected, found, tolerance)
+    files = [*(name for name in _FILES if (folder / name).is_file()), *weight_files(folder)]
     parity = Parity(
         **figures,
         probe_sha256=hashlib.sha256(probe.astype("<i4").tobytes()).hexdigest(),
@@ -133,7 +134,7 @@ def verify_export(
         tokenizer_digest=tokenizer.digest,
         eos_id=tokenizer.eos_id,
         bos_id=tokenizer.bos_id,
-        sha256={name: sha256_file(folder / name)[1] for name in _FILES if (folder / name).is_file()},
+        sha256={name: sha256_file(folder / name)[1] for name in files},
         versions={name: _version(name) for name in ("marin", "jax", "numpy", "safetensors", "tokenizers")},
     )
     if not parity.passed:

@@ -14,11 +14,12 @@ def schedule_text(
     value: Callable[[int], float],
     num_train_steps: int,
     *,
+    start_step: int = 0,
     name: str = "learning rate",
     width: int = 64,
     height: int = 8,
 ) -> str:
-    """Bars of `value(step)` for the steps of a run, with the largest value at the top and steps below.
+    """Bars of `value(step)` for the steps of a run, from `start_step` on, with the largest value at the top.
 
     >>> print(schedule_text(lambda step: min(step + 1, 8) / 8, 16, width=16, height=2))
     learning rate, 0 to 1
@@ -26,10 +27,11 @@ def schedule_text(
     |▂▄▆█████████████|
     step 0 to 15
     """
-    if num_train_steps < 1 or width < 1 or height < 1:
-        raise ValueError(f"a plot of {num_train_steps} steps, {width} wide and {height} high: each must be 1 or more")
-    width = min(width, num_train_steps)
-    edges = [column * num_train_steps // width for column in range(width + 1)]
+    num_steps = num_train_steps - start_step
+    if num_steps < 1 or width < 1 or height < 1:
+        raise ValueError(f"a plot of {num_steps} steps, {width} wide and {height} high: each must be 1 or more")
+    width = min(width, num_steps)
+    edges = [start_step + column * num_steps // width for column in range(width + 1)]
     highest = [max(map(value, range(a, b))) for a, b in zip(edges, edges[1:], strict=False)]
     top = max(highest) or 1.0
     eighths = [round(8 * height * max(0.0, rate) / top) for rate in highest]
@@ -37,4 +39,4 @@ def schedule_text(
         "|" + "".join(_EIGHTHS[min(8, max(0, eighth - 8 * row))] for eighth in eighths) + "|"
         for row in reversed(range(height))
     )
-    return "\n".join([f"{name}, 0 to {top:.4g}", *rows, f"step 0 to {num_train_steps - 1}"])
+    return "\n".join([f"{name}, 0 to {top:.4g}", *rows, f"step {start_step} to {num_train_steps - 1}"])

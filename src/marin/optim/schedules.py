@@ -22,7 +22,8 @@ would reach at `t = a`. So no update is wasted on a rate of zero, the stable par
 - `linear` and `cosine` (Loshchilov and Hutter 2017, arXiv:1608.03983) decay over all that follows the warm-up unless
   told otherwise; `cosine` with cycles is that paper's warm restarts.
 - `wsd` (warm-up, stable, decay: Hu et al. 2024, arXiv:2404.06395) must say how long it decays. With cycles it is WSD-S
-  (Wen et al. 2024, arXiv:2410.05192): decay, then on from the decayed weights at the full rate.
+  (Wen et al. 2024, arXiv:2410.05192): decay, then on from the decayed weights at the full rate. A last cycle without
+  decay leaves the rate at its peak for whatever run comes after: `decay=(500, 0)`.
 - `inverse_sqrt` (Vaswani et al. 2017, arXiv:1706.03762) does not decay at the end unless told to.
 
 `stable_lr_schedule="inverse_sqrt"` bends the stable part of `linear`, `cosine` and `wsd`.
@@ -34,6 +35,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from marin.data.batch_schedule import ScheduleStep as ScheduleStep
 from marin.data.units import Steps as Steps
 
 Schedule = Callable[[int], float]
@@ -87,7 +89,7 @@ def schedule(
     learning_rate: float,
     num_train_steps: int,
     warmup: Duration,
-    decay: Duration | None,
+    decay: Duration | Sequence[Duration] | None,
     min_lr_ratio: float,
     stable_shape: StableShape = "constant",
     rewarmup: Duration = 0,
@@ -101,8 +103,9 @@ def schedule(
         learning_rate: the peak, more than 0.
         num_train_steps: updates in the run.
         warmup: length of the linear warm-up; a fraction is of the run.
-        decay: length of the decay at the end of each cycle, a fraction is of the cycle; None is all that follows the
-            warm-up for 'linear' and 'cosine', nothing for 'inverse_sqrt', and refused by 'wsd'.
+        decay: length of the decay at the end of each cycle, a fraction is of the cycle; or a list, with one for each
+            cycle; None is all that follows the warm-up for 'linear' and 'cosine', nothing for 'inverse_sqrt', and
+            refused by 'wsd'.
         min_lr_ratio: the floor of the decay as a part of the peak, from 0 to 1.
         stable_shape: the stable part between warm-up and decay.
         rewarmup: length of the warm-up of each cycle but the first; a fraction is of the cycle.
@@ -129,11 +132,15 @@ def schedule(
     if len(starts) > 1 and shape == "constant":
         raise ValueError("a constant schedule has no cycles. Use 'wsd', or leave cycles and cycle_length out.")
 
+    alike = decay is None or isinstance(decay, (int, float, Steps, Fraction))
+    decays: Sequence[Duration | None] = [decay] * len(starts) if alike else decay  # type: ignore[list-item, assignment]
+    if len(decays) != len(starts):
+        raise ValueError(f"decay lists {len(decays)} lengths, {list(decays)}, for the {len(starts)} cycles of the run")
     parts: list[_Cycle] = []
     for index, (start, end) in enumerate(zip(starts, [*starts[1:], num_train_steps], strict=True)):
         name = "warmup" if index == 0 else "rewarmup"
         num_warmup = to_steps(rewarmup, end - start, name) if index else to_steps(warmup, num_train_steps, name)
-        num_decay = _decay_steps(shape, decay, end - start, num_warmup)
+        num_decay = _decay_steps(shape, decays[index], end - start, num_warmup)
         if num_warmup + num_decay > end - start:
             whole = "the run" if len(starts) == 1 else f"the cycle from step {start} to step {end}"
             raise ValueError(
@@ -225,7 +232,7 @@ class _Cycle:
         return max(self.floor, self.peak * math.sqrt((self.num_warmup + 1) / (since + 1)))
 
 
-def _check_shapes(shape: ScheduleShape, stable_shape: StableShape, decay: Duration | None) -> None:
+def _check_shapes(shape: ScheduleShape, stable_shape: StableShape, decay: Duration | Sequence[Duration] | None) -> None:
     if shape not in get_args(ScheduleShape):
         raise ValueError(f"unknown schedule {shape!r}: expected {_listed(get_args(ScheduleShape))}")
     if stable_shape not in get_args(StableShape):

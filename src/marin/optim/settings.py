@@ -30,9 +30,9 @@ class OptimizerSettings:
     """Shape between warm-up and decay: 'constant' or 'inverse_sqrt'."""
     warmup: Duration = 0.01
     """Length of the linear warm-up: an int is steps, a float in (0, 1) a fraction of the run."""
-    decay: Duration | None = None
-    """Length of the decay at the end of each cycle, a fraction is of the cycle; None is all that follows the warm-up
-    ('wsd' must say, 'inverse_sqrt' has none then)."""
+    decay: Duration | tuple[Duration, ...] | None = None
+    """Length of the decay at the end of each cycle, a fraction is of the cycle; or a list with one for each cycle. None
+    is all that follows the warm-up ('wsd' must say, 'inverse_sqrt' has none then)."""
     min_lr_ratio: float = 0.1
     """Learning rate at the end of a decay as a part of the peak."""
     cycles: int | tuple[int, ...] | None = None

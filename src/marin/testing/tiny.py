@@ -4,7 +4,9 @@ Everything here is made from a seed and equal for equal arguments, so a test can
 mock: the files are read by the same code as a user's.
 """
 
+import contextlib
 import gzip
+import io
 import json
 import random
 from collections.abc import Sequence
@@ -12,9 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from marin.data.store import ShardWriter, TokenStore, write_ledger
+from marin.processing.tokenize.config import ChatFormat, TokenizeConfig
+from marin.processing.tokenize.tokenize import tokenize
 from marin.processing.tokenize.tokenizer import byte_alphabet, load_tokenizer, write_tokenizer_folder
 
 EOS_TOKEN = "<|endoftext|>"
+
+TINY_CHAT_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
+TINY_CHAT = ChatFormat(
+    template=(
+        "{% for message in messages %}{{ '<|' ~ message.role ~ '|>' }}"
+        "{% if message.role == 'assistant' %}{% generation %}{{ message.content ~ '<|end|>' }}{% endgeneration %}"
+        "{% else %}{{ message.content ~ '<|end|>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    ),
+    stop_token="<|end|>",
+)
+"""A chat format whose special tokens are TINY_CHAT_TOKENS."""
 
 _WORDS = [
     *["the", "a", "small", "big", "red", "old", "new", "model", "token", "step", "house", "tree", "river", "stone"],
@@ -46,17 +62,34 @@ def write_documents(folder: str | Path, documents: Sequence[dict[str, Any]], *, 
     return folder
 
 
-def write_byte_tokenizer(folder: str | Path) -> Path:
-    """A tokenizer folder whose tokens are the 256 bytes (id = byte) and <|endoftext|> (id 256); returns the folder."""
+def tiny_conversations(num_conversations: int, *, seed: int = 0, num_words: int = 8) -> list[dict[str, Any]]:
+    """Conversations of one to three questions with answers: rows {"id", "messages"}."""
+    rng = random.Random(f"tiny conversations {seed}")
+
+    def say(role: str) -> dict[str, str]:
+        return {"role": role, "content": " ".join(rng.choices(_WORDS, k=rng.randint(1, num_words)))}
+
+    return [
+        {"id": f"chat-{seed}-{number}", "messages": [say(role) for role in ("user", "assistant") * rng.randint(1, 3)]}
+        for number in range(num_conversations)
+    ]
+
+
+def write_byte_tokenizer(folder: str | Path, *, extra_special_tokens: Sequence[str] = ()) -> Path:
+    """A tokenizer folder whose tokens are the 256 bytes (id = byte) and <|endoftext|> (id 256); returns the folder.
+
+    Extra special tokens get the ids from 257 on.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    eos = {"id": 256, "content": EOS_TOKEN, "single_word": False, "lstrip": False, "rstrip": False}
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    added = [{"id": 256 + i, "content": text, **special} for i, text in enumerate((EOS_TOKEN, *extra_special_tokens))]
     description = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{**eos, "normalized": False, "special": True}],
+        "added_tokens": added,
         "normalizer": None,
         "pre_tokenizer": byte_level,
         "post_processor": None,
@@ -116,3 +149,32 @@ def make_token_store(
         token_byte_lengths=encoder.token_byte_lengths(),
     )
     return TokenStore.open(path)
+
+
+def make_chat_store(
+    path: str | Path,
+    conversations: Sequence[dict[str, Any]] | int = 20,
+    *,
+    seed: int = 0,
+    num_shards: int = 2,
+    tokenizer: str | Path | None = None,
+    chat: ChatFormat = TINY_CHAT,
+) -> TokenStore:
+    """Tokenize conversations (or that number of tiny ones) into a store with a loss mask at `path` and open it.
+
+    `tokenizer` is a tokenizer folder; without it, a byte tokenizer with TINY_CHAT_TOKENS is written to
+    <path>-tokenizer and used.
+    """
+    path = Path(path)
+    if tokenizer is None:
+        tokenizer = write_byte_tokenizer(
+            path.with_name(path.name + "-tokenizer"), extra_special_tokens=TINY_CHAT_TOKENS
+        )
+    rows = tiny_conversations(conversations, seed=seed) if isinstance(conversations, int) else conversations
+    folder = write_documents(path.with_name(path.name + "-conversations"), rows, num_shards=num_shards)
+    config = TokenizeConfig(
+        input_path=str(folder), output_path=str(path), tokenizer=str(tokenizer), chat=chat, max_bad=0.0, num_workers=1
+    )
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress
+        tokenize(config)
+    return TokenStore.open(path, verify=True)

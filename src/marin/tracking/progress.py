@@ -56,3 +56,17 @@ def read_progress(path: str) -> Mapping[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def seconds_left(
+    elapsed_s: float | None, progress: Mapping[str, Any] | None, usual_s: float | None = None
+) -> float | None:
+    """Seconds until work that began `elapsed_s` ago is done, at its pace so far; None if nothing tells.
+
+    `usual_s`: what such work takes, for what does not report how much of it there is.
+    """
+    if elapsed_s is None:
+        return None
+    if progress and progress.get("total") and progress.get("done"):
+        return elapsed_s * max(0.0, progress["total"] / progress["done"] - 1)
+    return max(0.0, usual_s - elapsed_s) if usual_s is not None else None

@@ -9,6 +9,8 @@ from marin.execution.executor import ExecutorStep, InputName, output_path_of, th
 from marin.models.config import LmConfig
 from marin.processing.tokenize.data_configs import lm_data_config
 from marin.training.config import SimpleTrainConfig, TrainLmConfig
+from marin.training.initialize_config import InitializeFromHf
+from marin.training.sft_config import SimpleSFTConfig, TrainEpochsConfig
 
 TokenStore = ExecutorStep | InputName | str
 """What names a token store: the step that makes it, a place in a step's output, or a path."""
@@ -80,6 +82,12 @@ def default_train(
         tokenizer=_place(data.tokenizer),
         shuffle_seed=data.shuffle_seed if train_config.data_seed is None else train_config.data_seed,
     )
+    initialize_from = train_config.initialize_from()
+    if initialize_from is not None:
+        initialize_from = replace(initialize_from, path=_place(initialize_from.path))
+    initialize_from_hf = None
+    if train_config.initialize_from_hf is not None:
+        initialize_from_hf = InitializeFromHf(path=_place(train_config.initialize_from_hf))  # type: ignore[arg-type]
     resources = train_config.resources
     if train_config.accelerator_type is not None:
         resources = ResourceConfig.with_tpu(train_config.accelerator_type)
@@ -90,6 +98,8 @@ def default_train(
             model=model_config,
             optimizer=train_config.optimizer(),
             trainer=train_config.trainer(),
+            initialize_from=initialize_from,
+            initialize_from_hf=initialize_from_hf,
             callbacks=train_config.all_callbacks(),
             trackers=train_config.trackers,
             output_path=this_output_path(),
@@ -105,6 +115,56 @@ def default_train(
         tags=tags,
         description=description,
         override_output_path=override_output_path,
+    )
+
+
+def default_sft(
+    name: str,
+    tokenized: LmDataConfig | TokenStore,
+    model_config: LmConfig,
+    sft_config: SimpleSFTConfig,
+    *,
+    validation: Mapping[str, TokenStore] | None = None,
+    tags: Sequence[str] = (),
+    description: str | None = None,
+    override_output_path: str | None = None,
+) -> ExecutorStep:
+    """A step that fine-tunes a trained model on conversations.
+
+    Args:
+        name: name of the run; its folder is below `checkpoints/` unless the name says where.
+        tokenized: one token store of conversations (`default_tokenize(..., chat=...)`), or a data config of several,
+            which may be of conversations and of text.
+        model_config: shape of the model, that of the run it begins with.
+        sft_config: what it begins with, batch, length, learning rate and so on.
+        validation: validation sets by tag, beside those of the data config.
+        tags: words to find the run by.
+        description: a sentence for people.
+        override_output_path: a folder of your own instead of the one the step's identity gives.
+    """
+    data = tokenized if isinstance(tokenized, LmDataConfig) else lm_data_config(tokenized, packing="best_fit")
+    step = default_train(
+        name,
+        sft_config.data(data),
+        model_config,
+        sft_config.train_config(),
+        validation=validation,
+        tags=tags,
+        description=description,
+        override_output_path=override_output_path,
+    )
+    begin = sft_config.initialize_from()
+    config = replace(
+        step.config,
+        initialize_from=replace(begin, path=_place(begin.path)),
+        origins=sft_config.origins(step.config.origins),
+    )
+    if sft_config.num_epochs is None:
+        return replace(step, config=config)
+    return replace(
+        step,
+        fn="marin.training.train_epochs:train_epochs",
+        config=TrainEpochsConfig(run=config, num_epochs=sft_config.num_epochs),
     )
 
 

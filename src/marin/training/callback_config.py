@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from marin.config import register_choice
+from marin.export.config import MAX_SHARD_BYTES
 
 if TYPE_CHECKING:
     from marin.training.run import Run
@@ -159,9 +160,13 @@ class ExportHfConfig:
 
     every: int | None = None
     """Steps between two; also after the last step. None: after the last only."""
+    average: bool = False
+    """Export the running average of the parameters (TrainerConfig.ema_beta) instead of the parameters."""
+    max_shard_bytes: int = MAX_SHARD_BYTES
+    """Weights that are more than this are written as several files with an index."""
 
     def __post_init__(self) -> None:
-        _check_at_least_one(self, "every")
+        _check_at_least_one(self, "every", "max_shard_bytes")
 
     def build(self, run: "Run") -> Callable[[Any], None]:
         from marin.training.export_hf import ExportHf

@@ -21,6 +21,7 @@ from marin.optim.schedules import Duration, ScheduleShape, StableShape
 from marin.optim.skip import SkipBadSteps
 from marin.tracking.config import TrackerConfig
 from marin.training.callback_config import CallbackConfig, ExportHfConfig, WatchConfig
+from marin.training.initialize_config import InitializeFrom, InitializeFromHf
 
 PRECISIONS = ("p=f32,c=f32", "p=f32,c=bfloat16")
 
@@ -182,6 +183,10 @@ class TrainLmConfig:
     """The loop."""
     output_path: str
     """Folder for checkpoints, metrics and the resolved config. A run found there is resumed."""
+    initialize_from: InitializeFrom | None = None
+    """Another run's checkpoint to begin with; None begins with random parameters."""
+    initialize_from_hf: InitializeFromHf | None = None
+    """A model in the Hugging Face format to begin with; its architecture must be `model`'s."""
     vocab_size: int | None = None
     """State the vocabulary to have it checked against the token stores; None takes theirs."""
     mup_base_model: LmConfig | None = None
@@ -199,6 +204,8 @@ class TrainLmConfig:
         callbacks = self.callbacks if isinstance(self.callbacks, tuple) else ()  # in a step it may be wrapped
         if sum(isinstance(callback, WatchConfig) for callback in callbacks) > 1:
             raise ValueError("callbacks lists 'watch' more than once; one step is watched in one way")
+        if self.initialize_from is not None and self.initialize_from_hf is not None:
+            raise ValueError("initialize_from and initialize_from_hf both say what to begin with: give one of them")
 
     def to_yaml(self) -> str:
         """The config as YAML with the origin of each value as a comment."""
@@ -231,7 +238,7 @@ class SimpleTrainConfig:
     """AdamWConfig; to never clip, give `optimizer_config`."""
     warmup: Duration | None = None
     """AdamWConfig; an int is steps, a float in (0, 1) a fraction of the run."""
-    decay: Duration | None = None
+    decay: Duration | tuple[Duration, ...] | None = None
     """AdamWConfig; in the same units."""
     lr_schedule: ScheduleShape | None = None
     """AdamWConfig."""
@@ -265,6 +272,15 @@ class SimpleTrainConfig:
     """Draws the initial parameters."""
     data_seed: int | None = None
     """Order of the data (LmDataConfig.shuffle_seed); None leaves the data config's own."""
+    initialize_from_checkpoint_path: str | None = None
+    """Begin with the whole state of another run, and count updates on from there (InitializeFrom of content 'state');
+    in a script also a training step or a place in one. For its weights alone, see TrainLmConfig.initialize_from."""
+    initialize_from_hf: str | None = None
+    """Begin with the weights of a model in the Hugging Face format (InitializeFromHf.path)."""
+    reset_data_loader_on_init: bool | None = None
+    """InitializeFrom."""
+    allow_partial_checkpoint: bool | None = None
+    """InitializeFrom.allow_partial."""
     steps_per_eval: int | None = None
     """TrainerConfig."""
     max_eval_batches: int | None = None
@@ -290,6 +306,14 @@ class SimpleTrainConfig:
             raise ValueError(
                 f"resources and accelerator_type={self.accelerator_type!r} say the same thing twice: give one of them"
             )
+        if self.initialize_from_checkpoint_path is not None and self.initialize_from_hf is not None:
+            raise ValueError(
+                "initialize_from_checkpoint_path and initialize_from_hf both say what to begin with: give one of them"
+            )
+        if self.initialize_from_checkpoint_path is None:
+            given = [name for name in _INITIALIZE_FIELDS if getattr(self, name) is not None]
+            if given:
+                raise ValueError(f"{given[0]} is for initialize_from_checkpoint_path, which is not given")
         if self.optimizer_config is not None:
             given = [name for name in _ADAMW_FIELDS if getattr(self, name) is not None]
             if given:
@@ -326,6 +350,17 @@ class SimpleTrainConfig:
             **renamed,
         )
 
+    def initialize_from(self) -> InitializeFrom | None:
+        """What the run begins with."""
+        path = self.initialize_from_checkpoint_path
+        if path is None:
+            return None
+        options: dict[str, Any] = {full: getattr(self, name) for name, full in self._initialize_options()}
+        return InitializeFrom(path=path, content="state", **options)
+
+    def _initialize_options(self) -> list[tuple[str, str]]:
+        return [(name, full) for name, full in _INITIALIZE_FIELDS.items() if getattr(self, name) is not None]
+
     def all_callbacks(self) -> tuple[CallbackConfig, ...]:
         """The callbacks, the export among them."""
         export = () if self.steps_per_hf_export is None else (ExportHfConfig(every=self.steps_per_hf_export),)
@@ -350,6 +385,11 @@ class SimpleTrainConfig:
             places[f"callbacks.{len(self.callbacks)}"] = "steps_per_hf_export"
         if self.data_seed is not None:
             places["data.shuffle_seed"] = "data_seed"
+        if self.initialize_from_hf is not None:
+            places["initialize_from_hf"] = "initialize_from_hf"
+        if self.initialize_from_checkpoint_path is not None:
+            places["initialize_from"] = "initialize_from_checkpoint_path"
+            places |= {f"initialize_from.{full}": name for name, full in self._initialize_options()}
         if self.trackers:
             places["trackers"] = "trackers"
         defaults = {f.name for f in fields(self) if f.default is not MISSING and getattr(self, f.name) == f.default}
@@ -365,6 +405,12 @@ _TRAINER_FIELDS = (
     *("z_loss_weight", "ema_beta", "train_seq_len", "precision", "per_device_parallelism", "mesh"),
     *("steps_per_eval", "max_eval_batches", "steps_per_checkpoint"),
 )
+_INITIALIZE_FIELDS = {
+    "reset_data_loader_on_init": "reset_data_loader_on_init",
+    "allow_partial_checkpoint": "allow_partial",
+}
+"""Fields here -> what they are called in InitializeFrom."""
+
 _RENAMED = {"eval_batch_size": "per_device_eval_parallelism"}
 """Fields of TrainerConfig -> what they are called in SimpleTrainConfig."""
 

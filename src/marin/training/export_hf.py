@@ -25,6 +25,11 @@ class ExportHf:
         self._config = config
         self._run = run
         assert run.tokenizer is not None, "a run without one has refused this callback"
+        if config.average and run.config.trainer.ema_beta is None:
+            raise ValueError(
+                "the export_hf callback is to export the average of the parameters, and none is kept: set "
+                "trainer.ema_beta, or average to false"
+            )
 
     def __call__(self, done: StepDone) -> None:
         if not is_due(done, self._config.every):
@@ -34,12 +39,17 @@ class ExportHf:
         with self._run.log.paused():
             export_params(
                 self._run.config.model,
-                jax.device_get(done.state.params),
+                jax.device_get(done.state.average if self._config.average else done.state.params),
                 self._run.data.vocab_size,
                 tokenizer_path=tokenizer_path,
                 output=export_folder(self._run.output, done.step),
                 probe_length=ExportConfig.probe_length,
-                source={"step": done.step, "document_prefix": self._run.data.document_prefix},
+                max_shard_bytes=self._config.max_shard_bytes,
+                source={
+                    "step": done.step,
+                    "average": self._config.average,
+                    "document_prefix": self._run.data.document_prefix,
+                },
             )
 
 

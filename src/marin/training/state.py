@@ -47,17 +47,32 @@ def init_state(
     """
 
     def init(key: jax.Array) -> TrainState:
-        params = model.init(vocab_size, key=key)
-        if init_scale is not None:
-            params = jax.tree.map(lambda p, s: p * s, params, init_scale)
-        return TrainState(
-            params=params,
-            optimizer=transformation.init(params),
-            average=jax.tree.map(jax.numpy.copy, params) if has_average else None,
-            skip_window=None if skip is None else skip.init(),
-        )
+        params = init_params(model, vocab_size, key=key, init_scale=init_scale)
+        return state_of(params, transformation, has_average=has_average, skip=skip)
 
     return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
+
+
+def init_params(model: LmConfig, vocab_size: int, *, key: jax.Array, init_scale: Any = None) -> Any:
+    """Parameters drawn with `key`, times `init_scale`."""
+    params = model.init(vocab_size, key=key)
+    return params if init_scale is None else jax.tree.map(lambda p, s: p * s, params, init_scale)
+
+
+def state_of(
+    params: Any,
+    transformation: optax.GradientTransformation,
+    *,
+    has_average: bool = False,
+    skip: SkipBadSteps | None = None,
+) -> TrainState:
+    """The state before the first update of these parameters: a fresh optimizer, an average that begins as they are."""
+    return TrainState(
+        params=params,
+        optimizer=transformation.init(params),
+        average=jax.tree.map(jax.numpy.copy, params) if has_average else None,
+        skip_window=None if skip is None else skip.init(),
+    )
 
 
 def state_shapes(

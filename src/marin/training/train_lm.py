@@ -5,12 +5,13 @@ The output folder is all a run leaves, and all it needs to go on after being kil
     config.yaml      the resolved TrainLmConfig, with the origin of each value as a comment
     schedules.svg    learning rate, batch size and mixture by step, drawn before the first
     train_step.bN.stablehlo.gz   the lowered step for batches of N rows
-    model.json       model config, vocabulary size, tokenizer digest, and the token before each document
-                     (document_prefix): what export and evaluation need
+    model.json       model config, vocabulary size, tokenizer digest, the token before each document (document_prefix),
+                     and how the model is spoken to (chat): what export and evaluation need
     data.json        what decides which row comes when: stores by checksum, counts of the mixture's blocks, seed
     checkpoints/     step-00000500/, ...: see marin.checkpoint.format
     metrics.jsonl    numbers that each repetition of the run gives again, bit for bit
     timing.jsonl     what the clock said: step time, tokens a second, loader stall, memory
+    initialized_from.json   the checkpoint that the run began with, where it is not random parameters
     summary.json     last step, loss, validation and checkpoint; written when all is done
     and what the callbacks and trackers of the config write: samples.jsonl, histograms.jsonl, hf/, tensorboard/, ...
 
@@ -22,6 +23,7 @@ import hashlib
 import json
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +37,7 @@ from marin.checkpoint import format as checkpoint
 from marin.checkpoint.discover import checkpoint_name, list_checkpoints, remove_leftovers, set_aside
 from marin.config import encode, load_yaml
 from marin.data.at_step import name_documents, rows_at_update
+from marin.data.batch_schedule import BatchSchedule
 from marin.data.lm_data import DATA_FILE, LmData, open_data
 from marin.data.loader import DataLoader
 from marin.data.mixture_report import mixture_report, report_lines
@@ -61,12 +64,13 @@ from marin.training.callback_config import WatchConfig
 from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate, check_set_names, device_batch
 from marin.training.config import RuntimeConfig, TrainLmConfig
 from marin.training.flops import peak_flops_per_second
+from marin.training.initialize import InitialState, RunStart, find_start, initial_state, record_source, run_batches
 from marin.training.preview import SCHEDULES_FILE, Preview
 from marin.training.profile import Profile
 from marin.training.program import write_programs
 from marin.training.run import Run
-from marin.training.state import TrainState, init_state, state_shapes
-from marin.training.train_step import METRICS, SKIPPED, CompiledStep, make_train_step
+from marin.training.state import TrainState, state_shapes
+from marin.training.train_step import METRICS, SKIPPED, TRAINED, CompiledStep, make_train_step
 from marin.training.trainer import train
 
 _NAMED_DOCUMENTS = 8  # in the error about a loss that is no number
@@ -87,9 +91,12 @@ class TrainResult:
     num_params: int
     """Parameters of the model."""
     num_tokens: int
-    """Tokens trained on, padding included."""
+    """Tokens of the stream of training rows up to here, padding included: what the run was trained on, and before it
+    the run whose place in the stream it took over."""
     epochs: dict[str, float]
-    """Training source -> how often its rows were passed through."""
+    """Training source -> how often its rows were passed through, counted likewise."""
+    start_step: int = 0
+    """Updates that another run had done before the first of this one (TrainLmConfig.initialize_from)."""
 
 
 def train_lm(config: TrainLmConfig) -> TrainResult:
@@ -109,8 +116,11 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
 
     seq_len = _seq_len(config)
     check_installed(config.trackers)
-    data = _open_data(config, seq_len)
-    loader = DataLoader(data.train, trainer.batches)
+    _check_same_config(config, output)
+    start = find_start(config, output)
+    row_schedule = run_batches(config, start)
+    data = _open_data(config, seq_len, row_schedule)
+    loader = DataLoader(data.train, row_schedule)
     loader.check_num_steps(trainer.num_train_steps)
     schedule = config.optimizer.schedule(trainer.num_train_steps)
     shapes = _parameter_shapes(config.model, data.vocab_size)
@@ -127,7 +137,8 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     }
 
     mesh = make_mesh(trainer.mesh)
-    for size in trainer.batches.sizes:
+    sizes = row_schedule.sizes_between(start.step, trainer.num_train_steps)
+    for size in sizes:
         trainer.num_microbatches(size, num_batch_shards(mesh))  # refuses what cannot be divided
     wanted = state_shapes(config.model, transformation, data.vocab_size, **state_options)
     shardings = None
@@ -137,17 +148,12 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
 
     checkpoints = output / "checkpoints"
     stores = _store_digests(data)
-    found = _find_checkpoint(config, checkpoints, wanted, data, stores)
+    found = _find_checkpoint(checkpoints, wanted, data, stores)
+    initial = None
     if found is None:
-        start_step, resume_step = 0, None
-        state = init_state(
-            config.model,
-            transformation,
-            data.vocab_size,
-            seed=trainer.seed,
-            shardings=shardings,
-            **state_options,
-        )
+        start_step, resume_step = start.step, None
+        initial = initial_state(config, start, wanted, transformation, data, shardings=shardings, **state_options)
+        state = initial.state
     else:
         start_step = resume_step = found.step
         state = found.state
@@ -161,14 +167,15 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     for leftover in output.glob("*.tmp"):  # a file that a kill left half written
         leftover.unlink()
     _record_config(config, output, data)
+    record_source(start, output)
     metrics = JsonlTracker(output / "metrics.jsonl", resume_step=resume_step)
     timing = JsonlTracker(output / "timing.jsonl", resume_step=resume_step)
     progress = ConsoleTracker(trainer.num_train_steps) if trainer.runtime.show_progress else None
-    preview = preview_of(config, data)
+    preview = preview_of(config, data, start)
     write_text(output / SCHEDULES_FILE, preview.svg())
     if progress is not None:
-        progress.say(_opening_line(config, data, start_step))
-        for line in report_lines(mixture_report(loader, trainer.num_train_steps)):
+        progress.say(_opening_line(config, data, start_step, initial))
+        for line in report_lines(mixture_report(loader, trainer.num_train_steps, start_step=start.step)):
             progress.say(line)
         if found is None:
             progress.say(preview.text())
@@ -176,7 +183,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             progress.say(f"{_mesh_line(mesh)}, {bytes_per_device(wanted) / 2**20:,.1f} MiB of state on each device")
     is_done = start_step == trainer.num_train_steps or run.stop.is_requested
     watch = next((callback for callback in config.callbacks if isinstance(callback, WatchConfig)), None)
-    make_steps = partial(_train_steps, config, transformation, shardings, num_batch_shards(mesh))
+    make_steps = partial(_train_steps, config, sizes, transformation, shardings, num_batch_shards(mesh), data)
     steps = make_steps()
     if trainer.runtime.keep_program and found is None:
         with use_mesh(mesh):
@@ -188,8 +195,12 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             metrics=metrics,
             timing=timing,
             others=(ProgressTracker(trainer.num_train_steps), *(() if progress is None else (progress,))),
-            num_tokens=lambda num_steps: trainer.batches.offset(num_steps) * seq_len,
-            names=METRICS if trainer.skip_bad_steps is None else (*METRICS, SKIPPED),
+            num_tokens=lambda num_steps: row_schedule.offset(num_steps) * seq_len,
+            names=(
+                *METRICS,
+                *(() if trainer.skip_bad_steps is None else (SKIPPED,)),
+                *(() if data.chat is None else TRAINED),
+            ),
             steps_per_log=trainer.steps_per_log,
             flops_per_token=config.model.flops_per_token(data.vocab_size, seq_len),
             peak_flops_per_second=peak_flops_per_second(jax.devices()[:1] if mesh is None else mesh.devices.flat),
@@ -202,7 +213,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             log,
             config.model,
             data.validation,
-            batch_size=trainer.eval_batch_size or max(trainer.batches.sizes),
+            batch_size=trainer.eval_batch_size or max(sizes),
             max_batches=trainer.max_eval_batches,
             every=trainer.steps_per_eval,
             token_byte_lengths=data.token_byte_lengths,
@@ -250,16 +261,17 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
                 tracker.close()
     if progress is not None and run.stop.reason is not None:
         progress.say(run.stop.reason)
-    return _summarize(config, output, data, seq_len, final_step)
+    return _summarize(config, output, data, loader, start, final_step)
 
 
-def preview_of(config: TrainLmConfig, data: LmData) -> Preview:
+def preview_of(config: TrainLmConfig, data: LmData, start: RunStart) -> Preview:
     """What the run will do, to be drawn."""
     return Preview(
         num_train_steps=config.trainer.num_train_steps,
         learning_rate=config.optimizer.schedule(config.trainer.num_train_steps),
-        batches=config.trainer.batches,
+        batches=run_batches(config, start),
         mixture=data.train,
+        start_step=start.step,
     )
 
 
@@ -277,9 +289,9 @@ def _is_watched(watch: WatchConfig, step: int, num_train_steps: int) -> bool:
     return step % watch.every == 0 or step == num_train_steps
 
 
-def open_run_data(config: TrainLmConfig) -> LmData:
+def open_run_data(config: TrainLmConfig, start: RunStart) -> LmData:
     """The data of a run, opened and checked as training does."""
-    return _open_data(config, _seq_len(config))
+    return _open_data(config, _seq_len(config), run_batches(config, start))
 
 
 def _seq_len(config: TrainLmConfig) -> int:
@@ -294,7 +306,7 @@ def _seq_len(config: TrainLmConfig) -> int:
     return seq_len
 
 
-def _open_data(config: TrainLmConfig, seq_len: int) -> LmData:
+def _open_data(config: TrainLmConfig, seq_len: int, batches: BatchSchedule) -> LmData:
     digest = None
     if config.data.tokenizer is not None:
         from marin.processing.tokenize.tokenizer import load_tokenizer
@@ -303,7 +315,7 @@ def _open_data(config: TrainLmConfig, seq_len: int) -> LmData:
     data = open_data(
         config.data,
         seq_len,
-        batches=config.trainer.batches,
+        batches=batches,
         vocab_size=config.vocab_size,
         tokenizer_digest=digest,
     )
@@ -323,12 +335,14 @@ def _parameter_shapes(model: LmConfig, vocab_size: int) -> Any:
 
 def _train_steps(
     config: TrainLmConfig,
+    sizes: Sequence[int],
     transformation: optax.GradientTransformation,
     shardings: TrainState | None,
     num_shards: int,
+    data: LmData,
     is_watched: bool = False,
 ) -> dict[int, CompiledStep]:
-    """Batch size -> the step for it, for every size that the schedule has; each is compiled when it first comes."""
+    """Batch size -> the step for it; each is compiled when it first comes."""
     trainer = config.trainer
     return {
         size: make_train_step(
@@ -341,10 +355,11 @@ def _train_steps(
             remat=trainer.remat,
             ema_beta=trainer.ema_beta,
             skip=trainer.skip_bad_steps,
+            stop_id=None if data.chat is None else data.chat.stop_id,
             is_watched=is_watched,
             shardings=shardings,
         )
-        for size in dict.fromkeys(trainer.batches.sizes)
+        for size in sizes
     }
 
 
@@ -352,14 +367,11 @@ def _by_batch_size(steps: dict[int, CompiledStep]) -> Any:
     return lambda state, batch, learning_rate: steps[batch.tokens.shape[0]](state, batch, learning_rate)
 
 
-def _find_checkpoint(
-    config: TrainLmConfig, checkpoints: Path, shapes: Any, data: LmData, stores: dict[str, str]
-) -> checkpoint.Loaded | None:
+def _find_checkpoint(checkpoints: Path, shapes: Any, data: LmData, stores: dict[str, str]) -> checkpoint.Loaded | None:
     """The checkpoint to go on from, if it is of this very run; None where there is none. Writes nothing."""
     if not list_checkpoints(checkpoints):
         return None
     output = checkpoints.parent
-    _check_same_config(config, output)
     found = checkpoint.load_latest(checkpoints, shapes)
     assert found is not None, "there are checkpoints"
     _check_same_data(found, stores)
@@ -369,8 +381,9 @@ def _find_checkpoint(
 
 
 def _check_same_config(config: TrainLmConfig, output: Path) -> None:
+    """That the checkpoints in the output folder, if there are any, are of this config."""
     path = output / "config.yaml"
-    if path.exists():
+    if path.exists() and list_checkpoints(output / "checkpoints"):
         changes = _differences(encode(_identity(load_yaml(TrainLmConfig, path))), encode(_identity(config)))
         if changes:
             raise ValueError(
@@ -402,6 +415,8 @@ def _record_config(config: TrainLmConfig, output: Path, data: LmData) -> None:
         "bos_id": data.bos_id,
         "document_prefix": data.document_prefix,
     }
+    if data.chat is not None:
+        description["chat"] = encode(data.chat)
     write_text(output / "model.json", json.dumps(description, indent=1) + "\n")
 
 
@@ -453,7 +468,11 @@ def _identity(config: TrainLmConfig) -> TrainLmConfig:
     paths = {"train": dict.fromkeys(config.data.train, ""), "validation": dict.fromkeys(config.data.validation, "")}
     data = replace(config.data, verify_stores=True, tokenizer=None, **paths)
     trainer = replace(config.trainer, runtime=RuntimeConfig(), mesh=MeshConfig())
-    return replace(config, output_path="", data=data, trainer=trainer, trackers=(), origins={})
+    parts: dict[str, Any] = {"data": data, "trainer": trainer}
+    for name in ("initialize_from", "initialize_from_hf"):
+        if getattr(config, name) is not None:
+            parts[name] = replace(getattr(config, name), path="")
+    return replace(config, output_path="", trackers=(), origins={}, **parts)
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -471,13 +490,15 @@ def _mesh_line(mesh: Mesh) -> str:
     return f"{mesh.size} devices: " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
 
 
-def _opening_line(config: TrainLmConfig, data: LmData, start_step: int) -> str:
+def _opening_line(config: TrainLmConfig, data: LmData, start_step: int, initial: InitialState | None) -> str:
     num_params = config.model.num_params(data.vocab_size)
-    where = f"resuming at step {start_step:,}" if start_step else "from the start"
+    where = f"resuming at step {start_step:,}" if initial is None else initial.opening(start_step)
     return f"training {num_params:,} parameters for {config.trainer.num_train_steps:,} steps, {where}"
 
 
-def _summarize(config: TrainLmConfig, output: Path, data: LmData, seq_len: int, final_step: int) -> TrainResult:
+def _summarize(
+    config: TrainLmConfig, output: Path, data: LmData, loader: DataLoader, start: RunStart, final_step: int
+) -> TrainResult:
     """The result, from metrics.jsonl alone: the same whether or not this process did the last step."""
     losses = [float(row["train/loss"]) for row in read_rows(output / "metrics.jsonl") if "train/loss" in row]
     validation: dict[str, dict[str, float | int]] = {}
@@ -488,14 +509,16 @@ def _summarize(config: TrainLmConfig, output: Path, data: LmData, seq_len: int, 
                     tag, _, metric = name.removeprefix("validation/").rpartition("/")
                     assert not isinstance(value, str), name
                     validation.setdefault(tag, {})[metric] = value
+    position = loader.batches.offset(final_step)
     result = TrainResult(
         final_step=final_step,
         final_loss=losses[-1],
         final_validation=validation,
         checkpoint=f"checkpoints/{checkpoint_name(final_step)}",
         num_params=config.model.num_params(data.vocab_size),
-        num_tokens=config.trainer.batches.offset(final_step) * seq_len,
-        epochs=data.train.epochs(config.trainer.batches.offset(final_step)),
+        num_tokens=position * data.seq_len,
+        epochs=data.train.epochs(position),
+        start_step=start.step,
     )
     write_text(output / "summary.json", json.dumps(encode(result), indent=1) + "\n")
     return result

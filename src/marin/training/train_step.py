@@ -32,6 +32,11 @@ SKIPPED = "train/skipped"
 """The number that follows where outliers are skipped: 1 for an update that was, else 0."""
 
 
+TRAINED = ("train/trained_tokens", "train/trained_stops")
+"""The numbers that follow where conversations are trained on: targets that count, and ends of turns among them. A model
+does not learn to stop where the second is 0."""
+
+
 class DeviceBatch(NamedTuple):
     """What the loss reads of a batch; `marin.data.dataset.Batch` describes each."""
 
@@ -118,16 +123,17 @@ def make_train_step(
     remat: str = "none",
     ema_beta: float | None = None,
     skip: SkipBadSteps | None = None,
+    stop_id: int | None = None,
     is_watched: bool = False,
     shardings: TrainState | None = None,
 ) -> "CompiledStep":
     """The compiled step: (state, batch, learning rate) -> (new state, numbers named in `METRICS`).
 
     The state passed in is donated: its arrays are gone afterwards. With `ema_beta` the state has an average, which
-    becomes `ema_beta * average + (1 - ema_beta) * params`; with `skip` it has a window, and the numbers end with
-    `SKIPPED`. With `is_watched` the step gives a third value, `marin.training.watch_statistics.Watched`: another
-    program, which keeps the parameters before the update until those after it are there. On a mesh `shardings` says
-    where each array of the state lies, before and after.
+    becomes `ema_beta * average + (1 - ema_beta) * params`; with `skip` it has a window, and `SKIPPED` follows; with
+    `stop_id`, the token that ends a turn, the numbers end with `TRAINED`. With `is_watched` the step gives a third
+    value, `marin.training.watch_statistics.Watched`: another program, which keeps the parameters before the update
+    until those after it are there. On a mesh `shardings` says where each array of the state lies, before and after.
     """
     loss_options: dict[str, Any] = {"compute_dtype": compute_dtype, "z_loss_weight": z_loss_weight, "remat": remat}
 
@@ -160,6 +166,8 @@ def make_train_step(
             is_bad, window = skip.judge(state.skip_window, sums.total / weight, norm)
             after = replace(jax.lax.cond(is_bad, lambda state: state, updated, state), skip_window=window)
             metrics = jnp.append(metrics, is_bad.astype(metrics.dtype))
+        if stop_id is not None:
+            metrics = jnp.concatenate([metrics, _trained(batch, stop_id).astype(metrics.dtype)])
         if not is_watched:
             return after, metrics
         mean_gradient = jax.tree.map(lambda g: g / weight, gradient)
@@ -192,6 +200,12 @@ def _moved(average: Any, params: Any, beta: float) -> Any:
 def _total_weight(batch: DeviceBatch, dtype: Any) -> Array:
     """The bound gives a batch of nothing but padding a gradient of zero instead of NaN."""
     return jnp.maximum(jnp.sum(batch.loss_weights, dtype=dtype), 1e-9)
+
+
+def _trained(batch: DeviceBatch, stop_id: int) -> Array:
+    """(targets that count, those of them that end a turn)."""
+    counts = batch.loss_weights > 0
+    return jnp.stack([jnp.sum(counts), jnp.sum(counts & (batch.targets == stop_id))])
 
 
 def _mean_loss(model: LmConfig, params: Any, *, batch: DeviceBatch, **loss_options: Any) -> Array:

@@ -7,7 +7,13 @@ publishes in place: an interrupted step finds its complete shards again.
 from typing import TypeAlias
 
 from marin.execution.executor import ExecutorStep, InputName, this_output_path
-from marin.processing.tokenize.config import RECIPE_VERSION, TokenizeConfig, TrainBpeConfig
+from marin.processing.tokenize.config import (
+    CHAT_RECIPE_VERSION,
+    RECIPE_VERSION,
+    ChatFormat,
+    TokenizeConfig,
+    TrainBpeConfig,
+)
 
 PathLike: TypeAlias = ExecutorStep | InputName | str
 
@@ -18,6 +24,7 @@ def train_tokenizer(
     vocab_size: int,
     *,
     eos_token: str = "<|endoftext|>",
+    extra_special_tokens: tuple[str, ...] = (),
     max_bytes: int | None = None,
     max_bad: float = 0.01,
     description: str | None = None,
@@ -26,7 +33,8 @@ def train_tokenizer(
     """A step `tokenizers/<name>` that trains a byte-level BPE tokenizer of `vocab_size` tokens on documents.
 
     `dataset` is a step, a folder in one (`collected / "train"`), or a path; `max_bytes` bounds the text that is
-    trained on. The step's output is a tokenizer folder in Hugging Face format.
+    trained on. `extra_special_tokens` are those that a chat template will write. The step's output is a tokenizer
+    folder in Hugging Face format.
     """
     return ExecutorStep(
         name=f"tokenizers/{name}",
@@ -36,6 +44,7 @@ def train_tokenizer(
             output_path=this_output_path(),  # type: ignore[arg-type]
             vocab_size=vocab_size,
             eos_token=eos_token,
+            extra_special_tokens=extra_special_tokens,
             max_bytes=max_bytes,
             max_bad=max_bad,
         ),
@@ -49,6 +58,7 @@ def default_tokenize(
     dataset: PathLike,
     tokenizer: PathLike,
     *,
+    chat: ChatFormat | None = None,
     max_bad: float = 0.01,
     check_round_trip: bool = True,
     num_workers: int | None = None,
@@ -57,8 +67,9 @@ def default_tokenize(
 ) -> ExecutorStep:
     """A step `tokenized/<name>` that turns documents into a token store.
 
-    `dataset` is a step, a folder in one (`collected / "train"`), or a path; `tokenizer` likewise. More bad rows than
-    the share `max_bad` fail the step; `num_workers` processes share the work (None: one a CPU) and change nothing.
+    `dataset` is a step, a folder in one (`collected / "train"`), or a path; `tokenizer` likewise. With `chat` the rows
+    are conversations, and the store says which of their tokens are trained on. More bad rows than the share `max_bad`
+    fail the step; `num_workers` processes share the work (None: one a CPU) and change nothing.
     """
     return ExecutorStep(
         name=f"tokenized/{name}",
@@ -70,9 +81,10 @@ def default_tokenize(
             max_bad=max_bad,
             check_round_trip=check_round_trip,
             num_workers=num_workers,
+            chat=chat,
         ),
         description=description or f"tokenize {name}",
         publish="inplace",
-        code_version=str(RECIPE_VERSION),
+        code_version=str(RECIPE_VERSION) if chat is None else f"{RECIPE_VERSION}, chat {CHAT_RECIPE_VERSION}",
         tags=tags,
     )

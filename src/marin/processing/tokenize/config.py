@@ -11,6 +11,8 @@ NUM_BYTES = 256
 # store, so that old ones are made anew. 2: the tokenizer's digest covers eos_id and bos_id, the ledger has the document
 # prefix, and an id or source of null is an absent one. 3: the digest leaves out settings that decide no id.
 RECIPE_VERSION = 3
+# Likewise, of what is done to conversations beside that.
+CHAT_RECIPE_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,36 @@ class TrainBpeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChatFormat:
+    """How a row becomes a conversation, a conversation text, and which of that text is trained on.
+
+    Trained on is what the template writes inside `{% generation %}` blocks. A template without them is asked twice for
+    each turn of `output_role`, without the turn and with it, and what the turn adds is trained on.
+    """
+
+    # Jinja text. It sees messages, add_generation_prompt, bos_token, eos_token and raise_exception(text).
+    template: str
+    # Token that ends each turn that is trained on; None: the tokenizer's end-of-text token.
+    stop_token: str | None = None
+    # Column with the messages: a list of {"role", "content"}, whose other fields the template may use too.
+    messages_column: str = "messages"
+    # For rows of two columns instead: the text that asks, and the text that answers. Both or neither.
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    # The role that the prompt column gets.
+    input_role: str = "user"
+    # The role of the completion column, and of the turns that are trained on.
+    output_role: str = "assistant"
+
+    def __post_init__(self) -> None:
+        if (self.prompt_column is None) != (self.completion_column is None):
+            raise ValueError(
+                f"ChatFormat.prompt_column is {self.prompt_column!r} and completion_column {self.completion_column!r}; "
+                "give both, for rows that have these columns instead of messages, or neither"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenizeConfig:
     """Which text, which tokenizer, and where the store goes."""
 
@@ -59,6 +91,8 @@ class TokenizeConfig:
     check_round_trip: bool = True
     # Processes; None: one a CPU, at most one a file. The store does not depend on it, so it is no part of its identity.
     num_workers: int | None = field(default=None, metadata={"version": {"exclude": True}})
+    # For rows that are conversations; None: each is a text.
+    chat: ChatFormat | None = field(default=None, metadata={"version": {"omit_when": None}})
 
     def __post_init__(self) -> None:
         _check_share("max_bad", self.max_bad)

@@ -25,12 +25,21 @@ from typing import Any
 
 import numpy as np
 
-from marin.data.store import BYTE_LENGTHS, LEDGER, SHARD_FILES, ShardInfo, ShardWriter, write_ledger
+from marin.data.store import (
+    BYTE_LENGTHS,
+    CHAT_SHARD_FILES,
+    LEDGER,
+    ChatInfo,
+    ShardInfo,
+    ShardWriter,
+    write_ledger,
+)
 from marin.io.atomic import fsync_directory, write_text
 from marin.io.hashing import sha256_file
 from marin.io.records import LineReader, find_record_files, write_records
-from marin.processing.document import SHOWN_ROWS, BadRow, Document, parse_documents
-from marin.processing.tokenize.config import RECIPE_VERSION, TokenizeConfig
+from marin.processing.document import SHOWN_ROWS, BadRow
+from marin.processing.tokenize.config import CHAT_RECIPE_VERSION, RECIPE_VERSION, ChatFormat, TokenizeConfig
+from marin.processing.tokenize.rows import Encoded, Row, Rows, TextRows
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 from marin.tracking.progress import report_progress
 
@@ -86,6 +95,11 @@ class ShardJob:
     recipe: dict[str, Any]  # everything beside the input that decides the shard's bytes
     check_round_trip: bool
 
+    @property
+    def chat(self) -> ChatFormat | None:
+        chat = self.recipe.get("chat")
+        return None if chat is None else ChatFormat(**chat["format"])
+
 
 def tokenize(config: TokenizeConfig) -> ShardCounts:
     """Tokenize all documents of `config.input_path` into a store; returns what became of the rows.
@@ -97,6 +111,7 @@ def tokenize(config: TokenizeConfig) -> ShardCounts:
     failed, once all others are done.
     """
     tokenizer = load_tokenizer(config.tokenizer)
+    chat = None if config.chat is None else _chat_info(config.chat, tokenizer)
     jobs = _plan(config, tokenizer)
     output = Path(config.output_path)
     output.mkdir(parents=True, exist_ok=True)
@@ -129,6 +144,7 @@ def tokenize(config: TokenizeConfig) -> ShardCounts:
         eos_id=tokenizer.eos_id,
         bos_id=tokenizer.bos_id,
         token_byte_lengths=tokenizer.token_byte_lengths(),
+        chat=chat,
     )
     progress.finish(total)
     return total
@@ -143,8 +159,8 @@ def tokenize_shard(job: ShardJob, tokenizer: Tokenizer, report: Report) -> None:
     temporary = output / f"{TEMPORARY}{job.name}-{os.urandom(4).hex()}"
     temporary.mkdir()
     try:
-        _write_shard(job, tokenizer, report, temporary)
-        for name in (*SHARD_FILES.values(), MANIFEST):
+        shard = _write_shard(job, tokenizer, report, temporary)
+        for name in (*shard.files.values(), MANIFEST):
             _fsync(temporary / name)
         fsync_directory(temporary)
         _publish(temporary, output / job.name)
@@ -165,12 +181,14 @@ def _plan(config: TokenizeConfig, tokenizer: Tokenizer) -> list[ShardJob]:
     if not files:
         found = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
         raise ValueError(f"no documents: {root} holds no *.jsonl, *.jsonl.gz or *.jsonl.zst file (it holds {found})")
-    recipe = {
+    recipe: dict[str, Any] = {
         "version": RECIPE_VERSION,
         "tokenizer_digest": tokenizer.digest,
         "eos_id": tokenizer.eos_id,
         "vocab_size": tokenizer.vocab_size,
     }
+    if config.chat is not None:
+        recipe["chat"] = {"version": CHAT_RECIPE_VERSION, "format": asdict(config.chat)}
     return [
         ShardJob(
             name=f"shard-{number:05d}",
@@ -184,19 +202,41 @@ def _plan(config: TokenizeConfig, tokenizer: Tokenizer) -> list[ShardJob]:
     ]
 
 
-def _write_shard(job: ShardJob, tokenizer: Tokenizer, report: Report, folder: Path) -> None:
+def _chat_info(chat: ChatFormat, tokenizer: Tokenizer) -> ChatInfo:
+    """What the ledger says of conversations; raises for a template that cannot be used with this tokenizer."""
+    from marin.processing.tokenize.chat import ChatTemplate
+
+    return ChatInfo(template=chat.template, stop_id=ChatTemplate(chat, tokenizer).stop_id)
+
+
+def _kind_of_rows(job: ShardJob, tokenizer: Tokenizer) -> Rows:
+    if job.chat is None:
+        return TextRows(tokenizer)
+    from marin.processing.tokenize.chat import ChatRows, ChatTemplate
+
+    return ChatRows(ChatTemplate(job.chat, tokenizer))
+
+
+def _write_shard(job: ShardJob, tokenizer: Tokenizer, report: Report, folder: Path) -> ShardInfo:
     """Write the shard's files and its manifest into `folder`, and its bad rows into the quarantine."""
+    kind = _kind_of_rows(job, tokenizer)
     bad: list[BadRow] = []
     rows = empty = 0
     byte_lengths = tokenizer.token_byte_lengths()
     with (
         LineReader(job.file) as lines,
-        ShardWriter(folder, name=job.name, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id) as writer,
+        ShardWriter(
+            folder,
+            name=job.name,
+            vocab_size=tokenizer.vocab_size,
+            eos_id=tokenizer.eos_id,
+            has_loss_mask=job.chat is not None,
+        ) as writer,
     ):
 
-        def documents() -> Iterator[Document]:
+        def documents() -> Iterator[Row]:
             nonlocal rows, empty
-            for row in parse_documents(lines, file=job.label):
+            for row in kind.parse(lines, file=job.label):
                 rows += 1
                 if isinstance(row, BadRow):
                     bad.append(row)
@@ -208,15 +248,19 @@ def _write_shard(job: ShardJob, tokenizer: Tokenizer, report: Report, folder: Pa
         unchecked = ROUND_TRIP_DOCUMENTS if job.check_round_trip else 0
         reported = 0
         for batch in _batches(documents()):
-            encoded = tokenizer.encode_batch([document.text for document in batch])
             text_bytes = 0
-            for document, ids in zip(batch, encoded, strict=True):
-                num_bytes = len(document.text.encode("utf-8"))
+            for document, encoded in zip(batch, kind.encode(batch), strict=True):
                 if unchecked > 0:
                     unchecked -= 1
-                    _check_round_trip(document, ids, num_bytes, tokenizer, byte_lengths)
-                writer.add(ids, document_id=document.id, source=document.source, num_bytes=num_bytes)
-                text_bytes += num_bytes
+                    _check_round_trip(document.id, encoded, tokenizer, byte_lengths)
+                writer.add(
+                    encoded.ids,
+                    document_id=document.id,
+                    source=document.source,
+                    num_bytes=encoded.num_bytes,
+                    loss_mask=encoded.loss_mask,
+                )
+                text_bytes += encoded.num_bytes
             report(lines.bytes_read - reported, text_bytes)
             reported = lines.bytes_read
         shard = writer.close()
@@ -234,11 +278,12 @@ def _write_shard(job: ShardJob, tokenizer: Tokenizer, report: Report, folder: Pa
     manifest = {"recipe": job.recipe, "input": source, "counts": asdict(counts), "shard": shard.to_json()}
     _quarantine(job, bad)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return shard
 
 
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+def _batches(documents: Iterator[Row]) -> Iterator[list[Row]]:
     """Runs of documents with bounded text, so that memory is bounded by the longest document."""
-    batch: list[Document] = []
+    batch: list[Row] = []
     size = 0
     for document in documents:
         batch.append(document)
@@ -250,22 +295,21 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _check_round_trip(
-    document: Document, ids: np.ndarray, num_bytes: int, tokenizer: Tokenizer, byte_lengths: np.ndarray
-) -> None:
-    decoded = tokenizer.decode(ids)
-    if decoded != document.text:
-        pairs = enumerate(itertools.zip_longest(document.text, decoded))
+def _check_round_trip(document_id: str, encoded: Encoded, tokenizer: Tokenizer, byte_lengths: np.ndarray) -> None:
+    decoded = tokenizer.decode(encoded.ids)
+    if decoded != encoded.text:
+        pairs = enumerate(itertools.zip_longest(encoded.text, decoded))
         at = next(i for i, (ours, theirs) in pairs if ours != theirs)
         raise ValueError(
-            f"the tokenizer does not give document {document.id!r} back: from character {at} on, "
-            f"{document.text[at : at + 20]!r} became {decoded[at : at + 20]!r}. Use a tokenizer without normalization, "
+            f"the tokenizer does not give document {document_id!r} back: from character {at} on, "
+            f"{encoded.text[at : at + 20]!r} became {decoded[at : at + 20]!r}. Use a tokenizer without normalization, "
             "or set check_round_trip=False and know that bits per byte is then of other text."
         )
-    if int(byte_lengths[ids].sum()) != num_bytes:
+    counted = int(byte_lengths[encoded.ids].sum())
+    if counted != encoded.num_bytes:
         raise ValueError(
-            f"document {document.id!r} has {num_bytes} bytes, its tokens stand for {int(byte_lengths[ids].sum())}; "
-            "the tokenizer's byte lengths are wrong"
+            f"document {document_id!r} has {encoded.num_bytes} bytes, its tokens stand for {counted}; the tokenizer's "
+            "byte lengths are wrong"
         )
 
 
@@ -309,7 +353,7 @@ def _is_complete(job: ShardJob) -> bool:
             return False
         outputs = manifest["shard"]["sha256"]
         return sha256_file(job.file)[1] == manifest["input"]["sha256"] and all(
-            sha256_file(folder / file)[1] == outputs[kind] for kind, file in SHARD_FILES.items()
+            sha256_file(folder / CHAT_SHARD_FILES[kind])[1] == digest for kind, digest in outputs.items()
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False

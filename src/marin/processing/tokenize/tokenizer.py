@@ -18,7 +18,8 @@ from tokenizers import Tokenizer as HfTokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
-SIDE_FILES = (CONFIG_FILE, "special_tokens_map.json")
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+SIDE_FILES = (CONFIG_FILE, "special_tokens_map.json", CHAT_TEMPLATE_FILE)
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -61,6 +62,11 @@ class Tokenizer:
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, digest={self.digest[:12]!r}, folder={str(self._folder)!r})"
 
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Text of each special token -> its id."""
+        return {token["content"]: token["id"] for token in self._description["added_tokens"] if token["special"]}
+
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text, int32 (n,); no special token is added or recognised."""
         return np.array(self._hf.encode(text, add_special_tokens=False).ids, dtype=np.int32)
@@ -73,6 +79,10 @@ class Tokenizer:
     def decode(self, ids: np.ndarray | list[int]) -> str:
         """The text of ids. Special tokens are written out; bytes that are no UTF-8 become U+FFFD."""
         return self._hf.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def token_id(self, token: str) -> int:
+        """The id of one token by its text, as the vocabulary writes it. ValueError where there is no such token."""
+        return _token_id(self._hf.get_vocab(with_added_tokens=True), token, "token", self._folder)
 
     def token_byte_lengths(self) -> np.ndarray:
         """int32 (vocab_size,): how many UTF-8 bytes of text each token stands for; 0 for special tokens and unused ids.
@@ -100,8 +110,8 @@ class Tokenizer:
     def save(self, folder: str | Path) -> None:
         """Write a folder that `load_tokenizer` and transformers' AutoTokenizer read.
 
-        Files that came with the tokenizer are copied as they are, unless they name other end-of-text or begin-of-text
-        tokens than it was loaded with: what is read back has the same digest.
+        Files that came with the tokenizer are copied as they are, its chat template among them, unless they name other
+        end-of-text or begin-of-text tokens than it was loaded with: what is read back has the same digest.
         """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
@@ -111,6 +121,9 @@ class Tokenizer:
                     shutil.copyfile(self._folder / name, target / name)
             return
         write_tokenizer_folder(target, self._hf.to_str(pretty=True), eos_token=self.eos_token, bos_token=self.bos_token)
+        template = None if self._folder is None else chat_template(self._folder)
+        if template is not None:
+            (target / CHAT_TEMPLATE_FILE).write_text(template, encoding="utf-8")
 
 
 def write_tokenizer_folder(folder: Path, tokenizer_json: str, *, eos_token: str, bos_token: str | None = None) -> None:
@@ -158,6 +171,20 @@ def load_tokenizer(path: str | Path, *, eos_token: str | None = None, bos_token:
             f"Give eos_token=...; its special tokens are {special}"
         )
     return Tokenizer(hf, eos_token=eos_token, bos_token=bos_token or configured_bos, folder=file.parent)
+
+
+def chat_template(folder: str | Path) -> str | None:
+    """The Jinja text with which a tokenizer folder writes conversations; None where it has none.
+
+    It is a file of its own, or in tokenizer_config.json as older libraries wrote it.
+    """
+    file, config = Path(folder) / CHAT_TEMPLATE_FILE, Path(folder) / CONFIG_FILE
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+    if isinstance(template, list):  # several, by name
+        template = next((each["template"] for each in template if each["name"] == "default"), None)
+    return template
 
 
 def _special_tokens(folder: Path) -> tuple[str | None, str | None]:

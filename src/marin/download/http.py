@@ -1,0 +1,242 @@
+"""Files over HTTP, each one whole and as announced, or not there.
+
+A file that is cut off goes on where it stopped (a Range request), under another name until its size and hash are those
+that its source states. So a download that was killed and begun again fetches only what is missing, and what lies under
+a final name is never half of anything. Where a source states no hash, the hash of what came is recorded: it tells a
+later reader whether the copies are the same, not whether the first one was right.
+"""
+
+import fnmatch
+import gzip
+import hashlib
+import http.client
+import json
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from marin.io.atomic import fsync_directory, write_text
+from marin.io.hashing import sha256_file
+
+PROVENANCE = "provenance.json"
+_PART = ".part"
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_S = 60.0
+_ATTEMPTS = 6
+_FIRST_PAUSE_S = 0.5  # doubled after each attempt
+
+
+class DownloadError(OSError):
+    """A file that did not come, or came as another one than was announced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """A file at its source, and what that says of it."""
+
+    path: str
+    """Where it goes, below the output folder."""
+    url: str
+    """Where it is."""
+    size: int | None = None
+    """Bytes; None: not stated."""
+    sha256: str | None = None
+    """64 hex digits; None: not stated."""
+    git_sha1: str | None = None
+    """Hash that git gives the file, of `blob SIZE\\0` and its bytes; None: not stated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpFilesConfig:
+    """Files that an index names, a path or address a line (plain or .gz), all below one address."""
+
+    base_url: str
+    """Address that the files are below."""
+    index: str
+    """The index: its path below `base_url`, or a whole address."""
+    output_path: str
+    """Folder that gets the files under their paths, and provenance.json."""
+    index_sha256: str | None = None
+    """Hash of the index as it is fetched: pins which files there are. None takes what there is, and records it."""
+    files: tuple[str, ...] = ()
+    """Only paths that match one of these patterns, as `fnmatch` reads them (`*` matches slashes too); empty: all."""
+    num_workers: int = field(default=8, metadata={"version": {"exclude": True}})
+    """Files fetched at one time."""
+
+
+def download_http(config: HttpFilesConfig) -> dict[str, Any]:
+    """Fetch what the index names; returns the provenance. Run again, it fetches what is missing.
+
+    Raises ValueError for an index that is another one than was pinned, or no file that matches; DownloadError.
+    """
+    base, output = config.base_url.rstrip("/") + "/", Path(config.output_path)
+    index = urllib.parse.urljoin(base, config.index)
+    content = fetch_bytes(index)
+    digest = hashlib.sha256(content).hexdigest()
+    if config.index_sha256 not in (None, digest):
+        raise ValueError(
+            f"{index} is not the index that was pinned: its sha256 is {digest}, index_sha256 says "
+            f"{config.index_sha256}. Look at what changed, and pin the new one if you want it."
+        )
+    text = (gzip.decompress(content) if config.index.endswith(".gz") else content).decode("utf-8")
+    lines = [line.strip().removeprefix(base) for line in text.splitlines() if line.strip()]
+    elsewhere = [line for line in lines if "://" in line]
+    if elsewhere:
+        raise ValueError(f"{index} names {elsewhere[0]}, which is not below base_url {base}")
+    files = [RemoteFile(path=path, url=f"{base}{path}") for path in matching(lines, config.files, index)]
+    fetched = fetch_all(files, output, num_workers=config.num_workers)
+    return write_provenance(output, {"base_url": base, "index": index, "index_sha256": digest}, fetched)
+
+
+def matching(paths: Iterable[str], patterns: tuple[str, ...], source: str) -> list[str]:
+    """The paths that match one of the patterns (all, where there is none), sorted. ValueError where there are none."""
+    known = sorted(paths)
+    chosen = [p for p in known if not patterns or any(fnmatch.fnmatchcase(p, pattern) for pattern in patterns)]
+    if not chosen:
+        there = ", ".join(known[:5]) or "nothing"
+        raise ValueError(f"{source}: no file matches {list(patterns)}; it has {len(known)} files, like {there}")
+    return chosen
+
+
+def fetch_all(
+    files: Iterable[RemoteFile], output: Path, *, num_workers: int, headers: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Fetch each file into `output`; returns path, size and sha256 of each, in the order of `files`."""
+    with ThreadPoolExecutor(num_workers) as pool:
+        futures = [pool.submit(fetch, file, output, headers=headers) for file in files]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def fetch(file: RemoteFile, output: Path, *, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """One file, from where an earlier attempt stopped; {"path", "size", "sha256"}.
+
+    A file that is there already is hashed, and kept if it is the one announced. `headers` go to the address itself,
+    not where it redirects to. Raises DownloadError.
+    """
+    target = output / file.path
+    if not target.resolve().is_relative_to(output.resolve()):
+        raise DownloadError(f"{file.url}: its path {file.path!r} leads out of {output}; nothing was fetched")
+    if target.exists() and _differs(file, target) is None:
+        return _described(file, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + _PART)
+    _retrying(file.url, lambda: _append(file.url, part, headers or {}))
+    difference = _differs(file, part)
+    if difference is not None:
+        part.unlink()
+        raise DownloadError(f"{file.url} came as another file than was announced: {difference}. Run it again.")
+    os.replace(part, target)
+    fsync_directory(target.parent)
+    return _described(file, target)
+
+
+def fetch_bytes(url: str, *, headers: Mapping[str, str] | None = None) -> bytes:
+    """The whole answer to a GET. Raises DownloadError."""
+    return fetch_answer(url, headers=headers)[0]
+
+
+def fetch_answer(url: str, *, headers: Mapping[str, str] | None = None) -> tuple[bytes, Mapping[str, str]]:
+    """Body and headers of the answer to a GET. Raises DownloadError."""
+
+    def get() -> tuple[bytes, Mapping[str, str]]:
+        with _open(url, headers or {}) as answer:
+            return answer.read(), answer.headers
+
+    return _retrying(url, get)
+
+
+def write_provenance(output: Path, source: Mapping[str, Any], files: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write what was fetched from where to provenance.json, last of all; returns it."""
+    provenance = {**source, "num_bytes": sum(file["size"] for file in files), "files": files}
+    write_text(output / PROVENANCE, json.dumps(provenance, indent=1) + "\n")
+    return provenance
+
+
+def _append(url: str, part: Path, headers: Mapping[str, str]) -> None:
+    """Fetch what `part` lacks of the file."""
+    start = part.stat().st_size if part.exists() else 0
+    ranged = {"Range": f"bytes={start}-"} if start else {}
+    try:
+        answer = _open(url, headers, ranged)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and start:  # nothing beyond: it is whole, or of another file, which its hash will tell
+            return
+        raise
+    with answer, open(part, "ab" if answer.status == 206 else "wb") as file:
+        expected = answer.headers.get("Content-Length")
+        received = 0
+        while chunk := answer.read(_CHUNK_BYTES):
+            file.write(chunk)
+            received += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    if expected is not None and received != int(expected):
+        raise http.client.IncompleteRead(b"", int(expected) - received)
+
+
+def _open(url: str, headers: Mapping[str, str], ranged: Mapping[str, str] | None = None) -> Any:
+    request = urllib.request.Request(url, headers=dict(ranged or {}))
+    for name, value in headers.items():
+        request.add_unredirected_header(name, value)  # a token is for the address that it was given for
+    return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+
+
+def _retrying(url: str, get: Callable[[], Any]) -> Any:
+    pause = _FIRST_PAUSE_S
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return get()
+        except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException) as error:
+            code = error.code if isinstance(error, urllib.error.HTTPError) else None
+            may_pass = code is None or code == 429 or code >= 500
+            if not may_pass or attempt == _ATTEMPTS:
+                times = f" ({attempt} attempts)" if attempt > 1 else ""
+                raise DownloadError(f"{url}: {error}{times}{_advice(code)}") from error
+            time.sleep(pause)
+            pause *= 2
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _advice(code: int | None) -> str:
+    if code in (401, 403):
+        return ". It wants to know who asks: set HF_TOKEN to a token that may read it, and accept its terms there."
+    return ". Is the name, or the revision, spelled right?" if code == 404 else ""
+
+
+def _differs(file: RemoteFile, path: Path) -> str | None:
+    """What is wrong with the bytes at `path`; None: nothing."""
+    size = path.stat().st_size
+    if file.size is not None and size != file.size:
+        return f"{size} bytes, not {file.size}"
+    if file.sha256 is not None:
+        digest = sha256_file(path)[1]
+        return None if digest == file.sha256 else f"sha256 {digest}, not {file.sha256}"
+    if file.git_sha1 is not None:
+        digest = git_blob_sha1(path)
+        return None if digest == file.git_sha1 else f"git's hash {digest}, not {file.git_sha1}"
+    return None
+
+
+def git_blob_sha1(path: Path) -> str:
+    """What `git hash-object` prints of a file, 40 hex digits."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with open(path, "rb") as content:
+        while chunk := content.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _described(file: RemoteFile, path: Path) -> dict[str, Any]:
+    size, digest = sha256_file(path)
+    return {"path": file.path, "size": size, "sha256": digest}

@@ -1,0 +1,33 @@
+"""Train for so many passes through the data.
+
+A training run is so many updates: its learning rate is a function of that number. What a pass is in updates is known
+only when the token stores are there, so it is found here, before the run begins, and the run's own config.yaml holds
+the number. The stores are opened twice for it, which reads no token.
+"""
+
+import math
+from dataclasses import replace
+
+from marin.data.lm_data import open_data
+from marin.training.config import TrainLmConfig
+from marin.training.sft_config import TrainEpochsConfig
+from marin.training.train_lm import TrainResult, train_lm
+
+
+def train_epochs(config: TrainEpochsConfig) -> TrainResult:
+    """Train as `train_lm` does, for `num_epochs` passes through all rows, rounded up to whole updates."""
+    run = config.run
+    trainer = replace(run.trainer, num_train_steps=num_train_steps(run, config.num_epochs))
+    return train_lm(replace(run, trainer=trainer))
+
+
+def num_train_steps(config: TrainLmConfig, num_epochs: float) -> int:
+    """Updates in which all rows of the training sources are passed through so often; 1 at least.
+
+    The last update may hold rows of another pass.
+    """
+    seq_len = config.trainer.train_seq_len or config.model.seq_len
+    data = open_data(replace(config.data, verify_stores=False), seq_len, batches=config.trainer.batches)
+    num_rows = sum(source.num_rows for source in data.train.sources)
+    batch_size = config.trainer.batches.size(0)
+    return max(1, math.ceil(num_epochs * num_rows / batch_size))

@@ -1,0 +1,213 @@
+"""Downloads: pinned, checked, resumed; from a server that can be told to misbehave."""
+
+import gzip
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from marin.download import http as download
+from marin.download.api import hub_repository
+from marin.download.http import DownloadError, HttpFilesConfig, RemoteFile, download_http, fetch
+from marin.download.huggingface import DownloadConfig, download_hf
+from marin.execution.executor import Executor
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LARGE = b"a row of text\n" * 5000
+SMALL = b"# A set of rows\n"
+FILES = {"README.md": SMALL, "data/part-0.jsonl.gz": LARGE, "data/part-1.jsonl.gz": LARGE[::-1], "extra/notes.txt": b""}
+
+
+class Server:
+    """Serves `contents` by path, counts requests, and does as `rule` says where it says something."""
+
+    def __init__(self, contents: dict[str, bytes]) -> None:
+        self.contents = contents
+        self.links: dict[str, str] = {}  # path -> its Link header
+        self.counts: Counter[str] = Counter()
+        self.ranges: list[str] = []
+        self.authorizations: dict[str, str | None] = {}
+        self.rule: Callable[[str, int], int | str | None] = lambda path, count: None  # a status, "cut" or a redirect
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path = self.path
+                server.counts[path] += 1
+                server.authorizations[path] = self.headers["Authorization"]
+                told = server.rule(path, server.counts[path])
+                if isinstance(told, int) or path not in server.contents:
+                    self.send_error(told if isinstance(told, int) else 404)
+                    return
+                if told is not None and told != "cut":
+                    self.send_response(302)
+                    self.send_header("Location", told)
+                    self.end_headers()
+                    return
+                body, start = server.contents[path], 0
+                if self.headers["Range"]:
+                    server.ranges.append(self.headers["Range"])
+                    start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+                self.send_response(206 if start else 200)
+                self.send_header("Content-Length", str(len(body) - start))
+                if path in server.links:
+                    self.send_header("Link", server.links[path])
+                self.end_headers()
+                self.wfile.write(body[start : start + (len(body) - start) // 2] if told == "cut" else body[start:])
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def git_sha1(content: bytes) -> str:
+    return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+
+
+def entry(path: str, content: bytes) -> dict:
+    about = {"type": "file", "path": path, "size": len(content), "oid": git_sha1(content)}
+    if path.startswith("data/"):
+        about["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    return about
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A hub with one data set, whose listing comes in two pages."""
+    entries = [{"type": "directory", "path": "data", "oid": "0"}, *(entry(*item) for item in FILES.items())]
+    tree = f"/api/datasets/us/rows/tree/{COMMIT}?recursive=true"
+    server = Server(
+        {
+            "/api/datasets/us/rows/revision/0123456": json.dumps({"sha": COMMIT}).encode(),
+            tree: json.dumps(entries[:3]).encode(),
+            f"{tree}&cursor=3": json.dumps(entries[3:]).encode(),
+            **{f"/datasets/us/rows/resolve/{COMMIT}/{path}": content for path, content in FILES.items()},
+        }
+    )
+    server.links[tree] = f'<{server.url}{tree}&cursor=3>; rel="next"'
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(download, "_FIRST_PAUSE_S", 0.001)
+    yield server
+    server.close()
+
+
+def config(output: Path, **changes) -> DownloadConfig:
+    settings = {"hf_dataset_id": "us/rows", "revision": "0123456", "output_path": str(output), **changes}
+    return DownloadConfig(**settings)
+
+
+def fetched(server: Server) -> dict[str, int]:
+    """How often each file was asked for."""
+    return {path.partition(COMMIT)[2][1:]: n for path, n in server.counts.items() if "/resolve/" in path}
+
+
+def test_a_repository_comes_whole_with_where_it_came_from(hub: Server, tmp_path: Path):
+    provenance = download_hf(config(tmp_path))
+    assert {path: (tmp_path / path).read_bytes() for path in FILES} == FILES
+    assert provenance["commit"] == COMMIT and provenance["repository"] == "us/rows"
+    assert json.loads((tmp_path / "provenance.json").read_text()) == provenance
+    sha256 = {file["path"]: file["sha256"] for file in provenance["files"]}
+    assert sha256 == {path: hashlib.sha256(content).hexdigest() for path, content in FILES.items()}
+
+
+def test_only_the_files_that_were_asked_for_come(hub: Server, tmp_path: Path):
+    download_hf(config(tmp_path, hf_urls_glob=("data/*",)))
+    assert fetched(hub) == {"data/part-0.jsonl.gz": 1, "data/part-1.jsonl.gz": 1}
+    with pytest.raises(ValueError, match=r"no file matches \['dta/\*'\]; it has 4 files, like README.md"):
+        download_hf(config(tmp_path, hf_urls_glob=("dta/*",)))
+
+
+def test_a_file_that_is_cut_off_goes_on_where_it_stopped(hub: Server, tmp_path: Path):
+    hub.rule = lambda path, count: "cut" if path.endswith("part-0.jsonl.gz") and count <= 2 else None
+    download_hf(config(tmp_path))
+    assert (tmp_path / "data/part-0.jsonl.gz").read_bytes() == LARGE
+    assert hub.ranges == [f"bytes={len(LARGE) // 2}-", f"bytes={len(LARGE) * 3 // 4}-"]
+
+
+def test_what_is_there_is_not_fetched_again_and_what_was_damaged_is(hub: Server, tmp_path: Path):
+    download_hf(config(tmp_path))
+    (tmp_path / "README.md").write_bytes(SMALL.upper())
+    download_hf(config(tmp_path))
+    assert (tmp_path / "README.md").read_bytes() == SMALL
+    assert fetched(hub) == {**dict.fromkeys(FILES, 1), "README.md": 2}
+
+
+@pytest.mark.parametrize("path", ["README.md", "data/part-1.jsonl.gz"])
+def test_a_file_that_is_not_the_one_announced_is_not_taken(hub: Server, tmp_path: Path, path: str):
+    hub.contents[f"/datasets/us/rows/resolve/{COMMIT}/{path}"] = FILES[path].swapcase()
+    with pytest.raises(DownloadError, match=rf"{path} came as another file than was announced: (sha256|git's hash)"):
+        download_hf(config(tmp_path))
+    assert not (tmp_path / path).exists() and not (tmp_path / "provenance.json").exists()
+
+
+def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_not(hub: Server, tmp_path: Path):
+    hub.rule = lambda path, count: 503 if count <= 2 else None
+    download_hf(config(tmp_path / "busy"))
+    assert set(hub.counts.values()) == {3}
+    hub.rule = lambda path, count: 403 if path.endswith("README.md") else None
+    hub.counts.clear()
+    with pytest.raises(DownloadError, match=r"README.md: HTTP Error 403.*set HF_TOKEN"):
+        download_hf(config(tmp_path / "refused"))
+    assert fetched(hub)["README.md"] == 1
+
+
+def test_a_token_goes_to_the_hub_and_not_where_that_sends_us(hub: Server, tmp_path: Path, monkeypatch):
+    elsewhere = Server({"/store/README.md": SMALL})
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    hub.rule = lambda path, count: f"{elsewhere.url}/store/README.md" if path.endswith("README.md") else None
+    download_hf(config(tmp_path, hf_urls_glob=("README.md",)))
+    assert (tmp_path / "README.md").read_bytes() == SMALL
+    assert set(hub.authorizations.values()) == {"Bearer secret"}
+    assert elsewhere.authorizations == {"/store/README.md": None}
+    elsewhere.close()
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "0123", "0123456789abcdefg"])
+def test_a_revision_that_could_move_is_refused(tmp_path: Path, revision: str):
+    with pytest.raises(ValueError, match=r"must be a commit \(7 to 40 hex digits\): branches and tags move"):
+        config(tmp_path, revision=revision)
+
+
+def test_a_path_that_leads_out_of_the_folder_is_refused(hub: Server, tmp_path: Path):
+    with pytest.raises(DownloadError, match="leads out of"):
+        fetch(RemoteFile(path="../outside", url=f"{hub.url}/x"), tmp_path / "in")
+
+
+def test_files_of_an_index_come_and_a_pinned_index_that_changed_is_refused(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = Server({"/set/q=high/a.jsonl": LARGE, "/set/q=low/b.jsonl": SMALL})
+    index = gzip.compress(f"set/q=high/a.jsonl\n{server.url}/set/q=low/b.jsonl\n".encode())
+    server.contents["/index.gz"] = index
+    settings = {"base_url": server.url, "index": "index.gz", "files": ("*/q=high/*",), "output_path": str(tmp_path)}
+    provenance = download_http(HttpFilesConfig(**settings))
+    assert (tmp_path / "set/q=high/a.jsonl").read_bytes() == LARGE and not (tmp_path / "set/q=low").exists()
+    assert provenance["index_sha256"] == hashlib.sha256(index).hexdigest()
+    with pytest.raises(ValueError, match="is not the index that was pinned"):
+        download_http(HttpFilesConfig(**settings, index_sha256="0" * 64))
+    by_address = {**settings, "index": f"{server.url}/index.gz", "files": ("*/q=low/*",)}
+    assert [file["path"] for file in download_http(HttpFilesConfig(**by_address))["files"]] == ["set/q=low/b.jsonl"]
+    with pytest.raises(ValueError, match=r"names http://.*/b.jsonl, which is not below base_url"):
+        download_http(HttpFilesConfig(**{**by_address, "base_url": f"{server.url}/elsewhere"}))
+    server.close()
+
+
+def test_downloads_are_steps_that_run_once(hub: Server, tmp_path: Path):
+    executor = Executor(prefix=str(tmp_path / "store"))
+    rows = hub_repository("raw/rows", "us/rows", revision="0123456", files=("data/*",))
+    assert executor.run([rows])["raw/rows"].action == "ran"
+    assert Path(executor.run([rows]).output_path(rows), "data/part-0.jsonl.gz").read_bytes() == LARGE
+    assert fetched(hub)["data/part-0.jsonl.gz"] == 1
