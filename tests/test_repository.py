@@ -2,6 +2,8 @@
 
 import re
 import subprocess
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,10 @@ def test_the_map_of_the_executor_names_every_file_of_it(repository: Path):
 
 def test_large_files_stay_out_of_the_repository(committed: list[Path]):
     assert not [p for p in committed if p.stat().st_size > 1_000_000]
+
+
+def test_no_script_stands_beside_a_module_that_has_the_name_of_a_package(committed: list[Path], repository: Path):
+    """A script's folder comes first on the path, so such a module would be imported in place of the package."""
+    packages = packages_distributions().keys() | sys.stdlib_module_names
+    beside = [p for p in committed if p.suffix == ".py" and (repository / "experiments") in p.parents]
+    assert [p for p in beside if p.stem in packages - {"__init__"}] == []

@@ -1,10 +1,10 @@
 """Tutorials are run as a reader would: files are written, commands are typed, in order, in an empty folder.
 
-In docs/tutorials and the how-tos of HOW_TOS, a block ```python title="name.py" is a file to save, a plain ```python
-block is run, and in a ```console block every line that begins with `$ ` is a command that must succeed (`# exits N`
-says it must exit with N). What a tutorial shows below a command is what the command prints, but for times, dates,
-digests and folders; a command with nothing below it may print anything. A block after `<!-- not run: reason -->` is
-left out.
+In docs/tutorials, and in every page of docs/how-to that says so in a comment, a block ```python title="name.py" is a
+file to save, a plain ```python block is run, and in a ```console block every line that begins with `$ ` is a command
+that must succeed (`# exits N` says it must exit with N). What a tutorial shows below a command is what the command
+prints, but for times, dates, digests and folders; a command with nothing below it may print anything. A block after
+`<!-- not run: reason -->` is left out.
 """
 
 import os
@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-HOW_TOS = ("custom-model", "custom-optimizer")  # those that begin in an empty folder
-TUTORIALS = [*sorted((DOCS / "tutorials").glob("*.md")), *(DOCS / "how-to" / f"{name}.md" for name in HOW_TOS)]
+SAYS_SO = "<!-- every block of this page is run by the tests -->"
+TUTORIALS = sorted((DOCS / "tutorials").glob("*.md")) + [
+    page for page in sorted((DOCS / "how-to").glob("*.md")) if SAYS_SO in page.read_text(encoding="utf-8")
+]
 BLOCK = re.compile(
     r"^(?P<skip><!-- not run: .+ -->\n\n?)?```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<body>.*?)^```$",
     re.M | re.S,

@@ -3,7 +3,7 @@
 The shares are the sizes of the sets in trillions of tokens, which is how the reference project weighted them.
 """
 
-from experiments.tokenizers import llama3_tokenizer
+from experiments.shared_tokenizers import llama3_tokenizer
 from marin.download.api import hub_repository
 from marin.execution.executor import ExecutorStep
 from marin.processing.tokenize.api import default_tokenize

@@ -3,7 +3,7 @@
 The hub holds the list of files, the files are elsewhere: so the list is pinned, and the files go by their names in it.
 """
 
-from experiments.tokenizers import llama3_tokenizer
+from experiments.shared_tokenizers import llama3_tokenizer
 from marin.download.api import http_files
 from marin.execution.executor import ExecutorStep
 from marin.processing.tokenize.api import default_tokenize

@@ -1,6 +1,6 @@
 """Parts of Dolmino, the mix of OLMo 2's second stage (OLMo team 2024, arXiv:2501.00656)."""
 
-from experiments.tokenizers import llama3_tokenizer
+from experiments.shared_tokenizers import llama3_tokenizer
 from marin.download.api import hub_repository
 from marin.execution.executor import ExecutorStep
 from marin.processing.tokenize.api import default_tokenize

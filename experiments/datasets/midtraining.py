@@ -5,7 +5,7 @@ naming a commit. So they are read from folders of the store that no step makes (
 belongs; `marin adopt` puts it there with a record.
 """
 
-from experiments.tokenizers import llama3_tokenizer
+from experiments.shared_tokenizers import llama3_tokenizer
 from marin.download.api import hub_repository
 from marin.execution.executor import ExecutorStep, InputName
 from marin.processing.tokenize.api import default_tokenize

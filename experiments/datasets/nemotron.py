@@ -4,7 +4,7 @@ The shares are the compressed sizes of the parts in TiB, about proportional to t
 weighted them.
 """
 
-from experiments.tokenizers import llama3_tokenizer
+from experiments.shared_tokenizers import llama3_tokenizer
 from marin.download.api import http_files
 from marin.execution.executor import ExecutorStep
 from marin.processing.tokenize.api import default_tokenize

@@ -1,6 +1,6 @@
 """Paloma (Magnusson et al. 2023, arXiv:2312.10523): validation sets of many domains, by `paloma/DOMAIN`."""
 
-from experiments.tokenizers import llama3_tokenizer
+from experiments.shared_tokenizers import llama3_tokenizer
 from marin.download.api import hub_repository
 from marin.execution.executor import ExecutorStep
 from marin.processing.tokenize.api import default_tokenize

@@ -1,13 +1,15 @@
 """Llamas from small to large, with the Llama 3 vocabulary in mind (128,256 tokens).
 
-Up to 1.9B, 13B, 24B, 32B and 56B the shapes are this project's own, for scaling studies and pretraining; 3.2-1B, 8B and
-70B are those of Meta's models. `seq_len` is what they are trained at here, not how far a published one was stretched.
+Up to 1.9B, 3.5B, 13B, 24B, 32B and 56B the shapes are this project's own, for scaling studies and pretraining; the
+other ones are those of Meta's models (Touvron et al. 2023, arXiv:2307.09288, for 32,000 tokens; Llama team 2024,
+arXiv:2407.21783). `seq_len` is what they are trained at here, not how far a published one was stretched.
 """
 
 from marin.models.llama import LlamaConfig
 from marin.models.rotary import DefaultRotaryEmbeddingsConfig, Llama3RotaryEmbeddingsConfig
 
 llama_nano = LlamaConfig(seq_len=512, hidden_dim=32, intermediate_dim=128, num_heads=2, num_kv_heads=2, num_layers=2)
+# 34 million parameters, of which 33 are embeddings.
 llama_30m = LlamaConfig(seq_len=1024, hidden_dim=128, intermediate_dim=448, num_heads=2, num_kv_heads=2, num_layers=4)
 llama_50m = LlamaConfig(seq_len=1024, hidden_dim=192, intermediate_dim=448, num_heads=2, num_kv_heads=2, num_layers=4)
 llama_75m = LlamaConfig(seq_len=1024, hidden_dim=256, intermediate_dim=896, num_heads=4, num_kv_heads=4, num_layers=8)
@@ -34,6 +36,16 @@ llama_3_2_1b = LlamaConfig(
     num_heads=32,
     num_kv_heads=8,
     num_layers=16,
+    rope=Llama3RotaryEmbeddingsConfig(factor=32.0),
+    tie_word_embeddings=True,
+)
+llama_3_2_3b = LlamaConfig(
+    seq_len=4096,
+    hidden_dim=3072,
+    intermediate_dim=8192,
+    num_heads=24,
+    num_kv_heads=8,
+    num_layers=28,
     rope=Llama3RotaryEmbeddingsConfig(factor=32.0),
     tie_word_embeddings=True,
 )
@@ -101,4 +113,22 @@ llama_70b = LlamaConfig(
     num_kv_heads=8,
     num_layers=80,
     rope=Llama3RotaryEmbeddingsConfig(),
+)
+llama_405b = LlamaConfig(
+    seq_len=4096,
+    hidden_dim=16384,
+    intermediate_dim=53248,
+    num_heads=128,
+    num_kv_heads=8,
+    num_layers=126,
+    rope=Llama3RotaryEmbeddingsConfig(),
+)
+llama2_7b = LlamaConfig(
+    seq_len=4096, hidden_dim=4096, intermediate_dim=11008, num_heads=32, num_kv_heads=32, num_layers=32
+)
+llama2_13b = LlamaConfig(
+    seq_len=4096, hidden_dim=5120, intermediate_dim=13824, num_heads=40, num_kv_heads=40, num_layers=40
+)
+llama2_70b = LlamaConfig(
+    seq_len=4096, hidden_dim=8192, intermediate_dim=28672, num_heads=64, num_kv_heads=8, num_layers=80
 )

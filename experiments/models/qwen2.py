@@ -1,4 +1,7 @@
-"""Sizes of Qwen2 (Qwen team 2024, arXiv:2407.10671, table 1): 151,936 rows up to 1.5B, 152,064 beyond."""
+"""Sizes of Qwen2 (Qwen team 2024, arXiv:2407.10671, table 1) and of Qwen2.5 where it has others (arXiv:2412.15115).
+
+Their vocabulary has 151,936 rows up to 3B, 152,064 beyond.
+"""
 
 from marin.models.qwen2 import Qwen2Config
 
@@ -35,5 +38,32 @@ qwen2_72b = Qwen2Config(
     num_heads=64,
     num_kv_heads=8,
     num_layers=80,
+    layer_norm_epsilon=1e-5,
+)
+qwen2_5_3b = Qwen2Config(
+    seq_len=4096,
+    hidden_dim=2048,
+    intermediate_dim=11008,
+    num_heads=16,
+    num_kv_heads=2,
+    num_layers=36,
+    tie_word_embeddings=True,
+)
+qwen2_5_14b = Qwen2Config(
+    seq_len=4096,
+    hidden_dim=5120,
+    intermediate_dim=13824,
+    num_heads=40,
+    num_kv_heads=8,
+    num_layers=48,
+    layer_norm_epsilon=1e-5,
+)
+qwen2_5_32b = Qwen2Config(
+    seq_len=4096,
+    hidden_dim=5120,
+    intermediate_dim=27648,
+    num_heads=40,
+    num_kv_heads=8,
+    num_layers=64,
     layer_norm_epsilon=1e-5,
 )

@@ -16,10 +16,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from marin.checkpoint import format as checkpoint
+from marin.checkpoint import shards
 from marin.checkpoint.discover import list_checkpoints, remove_leftovers, set_aside
-from marin.checkpoint.format import CorruptCheckpointError, CorruptCheckpointWarning
+from marin.checkpoint.format import CheckpointWriter, CorruptCheckpointError, CorruptCheckpointWarning
+
+FILE = "process-00000.safetensors"
 
 
 @jax.tree_util.register_dataclass
@@ -43,6 +47,13 @@ def assert_same_bits(left, right):
     assert jax.tree.structure(left) == jax.tree.structure(right)
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
         assert a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def damage(path):
+    """Flip a bit of the last array, params.scale."""
+    content = bytearray((path / FILE).read_bytes())
+    content[-1] ^= 1
+    (path / FILE).write_bytes(content)
 
 
 def files_of(path):
@@ -75,12 +86,78 @@ def test_nan_infinity_and_signed_zero_survive(tmp_path):
     assert_same_bits(checkpoint.load(checkpoint.save(tmp_path, 1, tree), tree, prefix=""), tree)
 
 
-def test_an_array_larger_than_a_chunk_is_split_and_survives(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_CHUNK_BYTES", 64)
+def test_an_array_larger_than_a_piece_survives_and_a_wrong_byte_in_any_piece_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "PIECE_BYTES", 64)
     tree = {"params": {"x": jnp.arange(7 * 6, dtype=jnp.float32).reshape(7, 6)}}
     path = checkpoint.save(tmp_path, 1, tree)
-    assert len(list((path / "arrays" / "params.x").glob("c.*.0"))) > 1
+    (saved,) = json.loads((path / "manifest.json").read_text())["arrays"]
+    assert len(saved["shards"][0]["sha256"]) == 3
     assert_same_bits(checkpoint.load(path, tree, prefix=""), tree)
+    content = bytearray((path / FILE).read_bytes())
+    for back in (1, 65, 129):
+        damaged = content.copy()
+        damaged[-back] ^= 1
+        (path / FILE).write_bytes(damaged)
+        with pytest.raises(CorruptCheckpointError, match="array 'params.x'"):
+            checkpoint.load(path, tree, prefix="")
+
+
+def test_any_reader_of_safetensors_opens_the_arrays(tmp_path):
+    saved = state(0.3)
+    read = load_file(checkpoint.save(tmp_path, 1, saved) / FILE)
+    assert list(read) == ["optimizer.0", "optimizer.1.count", "params.embedding", "params.scale"]
+    assert read["params.scale"].dtype == jnp.bfloat16
+    assert_same_bits(list(read.values()), jax.tree.leaves(saved))
+
+
+def test_a_dtype_that_no_reader_knows_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="array 'x' has dtype complex64, which a checkpoint cannot hold"):
+        checkpoint.save(tmp_path, 1, {"x": jnp.zeros(2, jnp.complex64)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_saved_is_the_state_of_that_moment_whatever_becomes_of_it_while_it_is_written(tmp_path):
+    step = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    now = {f"a{i}": jnp.zeros((300, 300)) for i in range(8)}
+    with CheckpointWriter(tmp_path) as writer:
+        for number in range(6):
+            writer.save(number, now)
+            now = step(now)  # takes the memory of the state that is being written
+    assert [folder.step for folder in list_checkpoints(tmp_path)] == list(range(6))
+    for folder in list_checkpoints(tmp_path):
+        loaded = checkpoint.load(folder.path, now, prefix="")
+        assert {float(value) for leaf in loaded.values() for value in np.unique(leaf)} == {folder.step}
+
+
+def test_a_save_that_fails_in_the_background_is_raised_by_the_next_one_or_at_the_end(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    for name in ("save", "wait", "raise_failure"):
+        writer = CheckpointWriter(tmp_path / "file")
+        writer.save(1, state())
+        while writer.is_writing:
+            time.sleep(0.001)
+        with pytest.raises(OSError, match="file"):
+            writer.save(2, state()) if name == "save" else getattr(writer, name)()
+        writer.wait()  # said once
+    with pytest.raises(OSError), CheckpointWriter(tmp_path / "file") as writer:
+        writer.save(1, state())
+
+
+def test_an_error_is_not_hidden_by_that_of_the_save_in_progress(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(KeyError) as caught, CheckpointWriter(tmp_path / "file") as writer:
+        writer.save(1, state())
+        raise KeyError("mine")
+    (note,) = caught.value.__notes__
+    assert "the checkpoint that was being written failed" in note
+
+
+def test_what_comes_after_a_save_is_done_when_the_checkpoint_is_there(tmp_path):
+    seen = []
+    with CheckpointWriter(tmp_path) as writer:
+        for step in (1, 2):
+            writer.save(step, state(), when_saved=lambda: seen.append([f.step for f in list_checkpoints(tmp_path)]))
+    assert seen == [[1], [1, 2]] and writer.write_s > 0
 
 
 def test_the_parameters_alone_can_be_loaded_from_their_shapes(tmp_path):
@@ -109,17 +186,26 @@ def test_every_flipped_byte_is_found_and_its_file_named(tmp_path):
 
 def test_a_missing_file_is_found(tmp_path):
     path = checkpoint.save(tmp_path, 3, state())
-    chunk = files_of(path / "arrays" / "optimizer.0")[0]
-    chunk.unlink()
-    with pytest.raises(CorruptCheckpointError, match="arrays/optimizer.0/c.0.0.*No such file"):
-        checkpoint.verify(path)
+    (path / FILE).unlink()
+    for read in (checkpoint.verify, lambda path: checkpoint.load(path, state(), prefix="")):
+        with pytest.raises(CorruptCheckpointError, match=f"{FILE}.*No such file"):
+            read(path)
+
+
+def test_a_file_that_was_cut_off_or_went_on_is_found(tmp_path):
+    path = checkpoint.save(tmp_path, 3, state())
+    content = (path / FILE).read_bytes()
+    for wrong in (content[:-1], content + b"x", b""):
+        (path / FILE).write_bytes(wrong)
+        with pytest.raises(CorruptCheckpointError, match=f"has {len(wrong)} bytes, expected {len(content)}"):
+            checkpoint.verify(path)
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_with_a_warning(tmp_path):
     for step in (1, 2, 3):
         checkpoint.save(tmp_path, step, state(step), {"note": step})
-    (tmp_path / "step-00000003" / "arrays" / "params.embedding" / "c.0.0").write_bytes(b"\0" * 60)
-    with pytest.warns(CorruptCheckpointWarning, match=r"step-00000003.*params\.embedding.*of step 2 before it"):
+    damage(tmp_path / "step-00000003")
+    with pytest.warns(CorruptCheckpointWarning, match=r"step-00000003.*params\.scale.*of step 2 before it"):
         loaded = checkpoint.load_latest(tmp_path, state())
     assert (loaded.step, loaded.metadata) == (2, {"note": 2})
     assert loaded.rejected == (tmp_path / "step-00000003",)
@@ -131,9 +217,9 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_with_a_warning(
 def test_where_every_checkpoint_is_damaged_they_are_named_with_what_to_do(tmp_path):
     for step in (1, 2):
         checkpoint.save(tmp_path, step, state())
-    (tmp_path / "step-00000001" / "arrays" / "params.embedding" / "c.0.0").write_bytes(b"\0" * 60)
+    damage(tmp_path / "step-00000001")
     (tmp_path / "step-00000002" / "manifest.json").unlink()
-    message = r"(?s)no checkpoint in .*step-00000002.*manifest\.json.*is missing.*step-00000001.*params\.embedding.*"
+    message = r"(?s)no checkpoint in .*step-00000002.*manifest\.json.*is missing.*step-00000001.*params\.scale.*"
     for read in (lambda: checkpoint.load_latest(tmp_path, state()), lambda: checkpoint.latest(tmp_path)):
         with pytest.raises(CorruptCheckpointError, match=message + "delete the folder .* to start anew"):
             read()
@@ -164,11 +250,11 @@ def test_another_models_checkpoint_is_refused_with_the_names(tmp_path):
 def test_a_checkpoint_of_a_later_format_is_refused_without_calling_it_corrupt(tmp_path):
     path = checkpoint.save(tmp_path, 1, state())
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest["version"] = 2
+    manifest["version"] = 3
     del manifest["sha256"]
     manifest["sha256"] = checkpoint._manifest_digest(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="version 2.*reads.*version 1") as caught:
+    with pytest.raises(ValueError, match="version 3.*reads.*version 2") as caught:
         checkpoint.verify(path)
     assert not isinstance(caught.value, CorruptCheckpointError)
 

@@ -40,8 +40,10 @@ class Config:
 
 
 def work(config: Config) -> None:
-    print("begun", flush=True)
+    report_progress(2, 12, "things")
+    time.sleep(1.1)  # of more reports in a second one is kept
     report_progress(3, 12, "things")
+    print("begun", flush=True)
     while config.until and not os.path.exists(config.until):
         time.sleep(0.02)
     print("ended", flush=True)
@@ -114,7 +116,9 @@ def test_status_shows_what_runs_how_far_it_is_and_what_waits(marin, running, pla
     assert re.search(r"Next: marin logs slow@\w{6} -f", done.err)
     (view,) = json.loads(marin("status", "slow.py", "--json").out)["runs"]
     assert [step["status"] for step in view["steps"]] == ["RUNNING", "PENDING"]
-    assert view["steps"][0]["progress"] == {"done": 3, "total": 12, "unit": "things"}
+    progress = view["steps"][0]["progress"]
+    assert progress.pop("pace") == pytest.approx(0.9, abs=0.1)  # one in 1.1 s, however long the step took to start
+    assert progress == {"done": 3, "total": 12, "unit": "things"}
     assert json.loads(marin("status", view["run_id"][:18], "--json").out)["runs"][0]["run_id"] == view["run_id"]
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from marin.config import load_yaml
-from marin.testing.tiny import make_token_store
+from marin.processing.tokenize.config import TrainBpeConfig
+from marin.processing.tokenize.train_bpe import train_bpe
+from marin.testing.tiny import make_token_store, tiny_documents, write_documents
 from marin.tracking.jsonl import read_rows
 from marin.training.config import TrainLmConfig
 
@@ -37,6 +39,11 @@ def stores(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("train_command")
     make_token_store(root / "train", 60, seed=1)
     make_token_store(root / "validation", 6, seed=2)
+    make_token_store(root / "other", 20, seed=3)
+    make_token_store(root / "empty", [], num_shards=1, tokenizer=root / "train-tokenizer")
+    documents = write_documents(root / "documents", tiny_documents(20))
+    train_bpe(TrainBpeConfig(input_path=str(documents), output_path=str(root / "bpe"), vocab_size=280))
+    make_token_store(root / "other_tokens", 20, tokenizer=root / "bpe")
     return root
 
 
@@ -89,6 +96,90 @@ def test_every_value_is_printed_with_where_it_comes_from(marin, place):
 def test_a_mistake_is_said_in_one_line_and_nothing_is_written(marin, place, words, message):
     err = marin("train", "config.yaml", *words, expect=2).err
     assert re.search(message, err) and "Traceback" not in err
+    assert not (place / "run").exists()
+
+
+def stages(*starts: object) -> str:
+    return json.dumps([{"start": start, "weights": {"text": 1}} for start in starts])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--trainer.train_batch_size", "10", "--trainer.per_device_parallelism", "4"],
+            r"train_batch_size 10 is not a multiple of per_device_parallelism 4: 2 \* 4 = 8 leaves 2 rows. "
+            "Nearest batch sizes: 8 and 12.",
+        ),
+        (
+            ["--trainer.mesh.model", "2"],
+            "mesh: replica 1 x model 2 needs 2 devices, or a multiple of them, but there are 1. Make the mesh",
+        ),
+        (["--trainer.mesh.data", "4"], "mesh: replica 1 x data 4 x model 1 needs 4 devices, but there are 1."),
+        (
+            ["--model.seq_len", "9999"],
+            "'text' at stores/train has .* tokens, one row needs 9999 .*Use a shorter seq_len or more text",
+        ),
+        (
+            ["--data.train.empty", "stores/empty"],
+            "training source 'empty': the store at stores/empty is empty: it has no token. Leave it out, or",
+        ),
+        (["--data.weights", "{text: 0}"], "all weights are 0 .*at least one source must have a share"),
+        (["--data.weights", "{text: -1}"], "weights are finite and 0 or more; given {'text': -1.0}"),
+        (
+            ["--data.weights", stages(0, 8, 5)],
+            "stage from 5 on stands after the one from 8 on; put the stages in order",
+        ),
+        (["--data.weights", stages(3)], "the first stage starts at 3; it must start at 0"),
+        (
+            ["--data.weights", stages(0, 8, {"num_tokens": 64})],
+            r"starts of stages must rise: .*8 is row 32, Tokens\(num_tokens=64\) is row 4. Put the stages in order",
+        ),
+        (
+            ["--trainer.train_batch_size", "[{start: 0, value: 4}, {start: 6, value: 8}, {start: 3, value: 2}]"],
+            r"its starts rise; got starts \[0, 6, 3\]. Put them in order",
+        ),
+        (
+            ["--data.train.other", "stores/other_tokens"],
+            "'text' at stores/train and training source 'other' at stores/other_tokens were made with different "
+            "tokenizers .*Tokenize both with one",
+        ),
+        (
+            ["--data.tokenizer", "stores/bpe"],
+            "the tokenizer 'stores/bpe' .* is not the one that training source 'text'",
+        ),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_with_what_to_do(marin, place, words, message):
+    err = marin("train", "config.yaml", *words, expect=2).err
+    assert re.search(message, err) and "Traceback" not in err
+    assert not (place / "run").exists()
+
+
+def test_a_loss_that_is_no_number_names_its_step_and_documents_and_how_to_read_them(marin, place):
+    config = ["config.yaml", "--optimizer.learning_rate", "1e30", "--data.tokenizer", "stores/train-tokenizer"]
+    err = marin("train", *config, expect=1).err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert re.search(r"step 2: train/loss is nan.*Its batch held text: 'tiny-1-\d+'.*A lower learning_rate", line)
+    command = re.search(r"marin (data at-step run 2 --text)", line)
+    named = re.findall(r"'(tiny-1-\d+)'", line)
+    read = marin(*command[1].split()).out
+    assert all(f"document {name}," in read for name in named)
+
+
+def test_a_checkpoint_of_another_model_or_tokenizer_is_refused_with_what_differs(marin, place):
+    marin("train", "config.yaml", "--trainer.num_train_steps", "4", "--output_path", "first")
+    begin = ["--initialize_from", "{path: first, content: weights}"]
+    err = marin("train", "config.yaml", *begin, "--model.hidden_dim", "32", expect=2).err
+    assert (
+        "first/checkpoints/step-00000004 is a checkpoint of another model: 'params.embedding' is float32[257, 16]"
+        in err
+    )
+    other = ["--data.train", "{text: stores/other_tokens}", "--data.validation", "{}"]
+    err = marin("train", "config.yaml", *begin, *other, expect=2).err
+    assert "was trained on tokens of another tokenizer" in err and "Tokenize the text with its tokenizer" in err
+    err = marin("train", "config.yaml", "--output_path", "first", "--model.hidden_dim", "32", expect=2).err
+    assert "first holds a run of another config: model.hidden_dim was 16, is 32" in err
     assert not (place / "run").exists()
 
 

@@ -350,7 +350,8 @@ def test_a_gang_runs_on_the_hosts_of_a_slice_at_the_same_time(cluster, left, tmp
     assert result.error is None, result.error
     address = result.value.pop("MARIN_COORDINATOR_ADDRESS")
     assert re.fullmatch(r"[\d.]+:\d+", address)
-    assert result.value == {"MARIN_PROCESS_ID": "0", "MARIN_NUM_PROCESSES": "2", "MARIN_SLICE_ID": "0"}
+    told = {"MARIN_PROCESS_ID": "0", "MARIN_NUM_PROCESSES": "2", "MARIN_SLICE_ID": "0"}
+    assert told.items() <= result.value.items()  # beside what somebody has in the environment
     places = [(tmp_path / f"node-{i}").read_text() for i in range(2)]
     assert places == [host.node_id for host in left], "first host first"
     assert b"".join(seen) == b"process 0 of 2\n" == (tmp_path / "log").read_bytes()

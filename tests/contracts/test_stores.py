@@ -1,4 +1,9 @@
-"""What every store promises, tried on each: a disk, memory, and an S3 server."""
+"""What every store promises, tried on each: a disk, memory, an S3 server, and those that $MARIN_TEST_STORES names.
+
+    MARIN_TEST_STORES="gs://bucket/tests az://container/tests" pytest tests/contracts/test_stores.py
+
+Each test gets a prefix of its own below a named one, which is not deleted.
+"""
 
 import os
 import threading
@@ -15,7 +20,7 @@ from marin.execution.lease import Lease, LeaseLost
 from marin.execution.status import FAILED, RUNNING, SUCCEEDED, Owner, State, StepPaths, active_run
 from marin.execution.store import Item, LocalStore, RegisterError, Store, open_store
 
-STORES = ["disk", "memory", "s3"]
+STORES = ["disk", "memory", "s3", *os.environ.get("MARIN_TEST_STORES", "").split()]
 
 
 @pytest.fixture(params=STORES)
@@ -25,8 +30,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     elif request.param == "memory":
         pytest.importorskip("obstore")
         store = open_store(f"memory://{uuid.uuid4().hex}/exp")
-    else:
+    elif request.param == "s3":
         store = open_store(request.getfixturevalue("s3_prefix"))
+    else:
+        store = open_store(f"{request.param}/{uuid.uuid4().hex}")
     store.prepare()
     return store
 

@@ -108,7 +108,7 @@ def test_a_store_that_is_not_there_names_its_source(tmp_path: Path):
         ({"train": {"a": "x"}, "packing": "concat"}, "packing is 'concat'"),
         ({"train": {"a": "x"}, "weights": {"b": 1.0}}, r"weights names \['b'\], train has \['a'\]"),
         ({"train": {"a": "x"}, "weights": {"a": 0.0}}, "all weights are 0"),
-        ({"train": {"a": "x"}, "weights": {"a": -1.0}}, r"not negative; given \{'a': -1.0\}"),
+        ({"train": {"a": "x"}, "weights": {"a": -1.0}}, r"0 or more; given \{'a': -1.0\}"),
         ({"train": {"a": "x"}, "weights": ()}, "empty list; give at least one stage"),
         ({"train": {"a": "x"}, "stop_strategy": "stop"}, "stop_strategy is 'stop'; expected one of 'restart'"),
         ({"train": {"a": "x"}, "max_train_batches": {"b": 1}}, r"max_train_batches names b, .*it has \['a'\]"),

@@ -17,10 +17,10 @@ from marin.distributed.config import MeshConfig
 from marin.models.config import LmConfig
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import LlamaConfig
+from marin.models.lora_config import LoraConfig
 from marin.models.mixtral import MixtralConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.muon import MuonConfig
-from marin.testing.tiny import make_token_store
 from marin.tracking.jsonl import read_rows
 from marin.training.config import RuntimeConfig, TrainerConfig, TrainLmConfig
 from marin.training.initialize_config import InitializeFrom
@@ -35,14 +35,6 @@ MESHES = {
     "tensor_parallel": MeshConfig(model=2),
     "replicas": MeshConfig(replica=2, data=2, model=2),
 }
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("sharded")
-    make_token_store(root / "train", 60, seed=1)
-    make_token_store(root / "validation", 6, seed=2)
-    return root
 
 
 def job(store: Path, name: str, mesh: MeshConfig, model: LmConfig = LLAMA, **trainer: Any) -> TrainLmConfig:
@@ -113,9 +105,10 @@ def numbers(run: Path) -> list[dict[str, float]]:
     return [dict(row) for row in read_rows(run / "metrics.jsonl")]
 
 
-def assert_same_curves(run: Path, other: Path, *, tolerance: float = 1e-5) -> None:
+def assert_same_curves(run: Path, other: Path, *, tolerance: float = 1e-5, num_rows: int | None = 8) -> None:
+    """By default of six updates and two validations."""
     first, second = numbers(run), numbers(other)
-    assert len(first) == len(second) == 8  # six updates, two validations
+    assert len(first) == len(second) == (num_rows or len(first))
     for row, expected in zip(first, second, strict=True):
         assert row == pytest.approx(expected, rel=tolerance, abs=tolerance), (run.name, row["step"])
 
@@ -174,6 +167,13 @@ def test_a_run_begins_with_a_checkpoint_from_another_mesh(runs):
         assert [row["step"] for row in rows] == [4, 5, 6]
         for row in rows:
             assert row == pytest.approx(whole[row["step"]], rel=1e-5, abs=1e-5)
+
+
+def test_an_adapter_is_trained_on_a_mesh_as_on_one_device(runs):
+    given = InitializeFrom(path=str(runs / "fsdp"), content="weights")
+    jobs = [replace(one, initialize_from=given, lora=LoraConfig(r=4, alpha=8.0)) for one in both(runs, "lora")]
+    assert run(runs, jobs) == [None, None]
+    assert_same_curves(runs / "lora_mesh", runs / "lora_one")
 
 
 def test_on_the_same_mesh_a_run_that_lost_its_last_checkpoint_ends_with_the_same_bits(runs):

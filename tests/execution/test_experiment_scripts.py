@@ -186,7 +186,7 @@ def test_two_runs_at_once_call_each_body_once_and_both_end_well(experiment):
     assert experiment.output("c") == "abc"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_leaves_cancelled_registers_and_the_next_run_goes_on(experiment, number):
     experiment.mark("hold")
     process = experiment.start()
@@ -203,6 +203,16 @@ def test_an_interrupt_leaves_cancelled_registers_and_the_next_run_goes_on(experi
     experiment.mark("hold", on=False)
     assert experiment.run()[0] == 0
     assert experiment.output("c") == "abc" and experiment.calls() == ["a", "a", "b", "c"]
+
+
+def test_a_run_that_was_started_to_outlive_its_terminal_does(plain_experiment):
+    plain_experiment.mark("hold")
+    command = ["nohup", sys.executable, str(plain_experiment.script)]
+    process = subprocess.Popen(command, env=plain_experiment.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    plain_experiment.wait_for_calls(1)
+    process.send_signal(signal.SIGHUP)
+    plain_experiment.mark("hold", on=False)
+    assert process.wait(timeout=60) == 0
 
 
 def test_a_second_interrupt_kills_a_step_that_does_not_want_to_end(tmp_path):

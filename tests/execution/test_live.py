@@ -86,7 +86,7 @@ def test_while_a_step_writes_to_the_terminal_itself_nothing_is_drawn():
 
 
 def test_a_scene_tells_how_far_what_runs_is_and_what_waits_for_it(tmp_path):
-    (tmp_path / "progress.json").write_text('{"done": 300, "total": 1200, "unit": "steps"}')
+    (tmp_path / "progress.json").write_text('{"done": 300, "total": 1200, "unit": "steps", "pace": 4.5}')
     report = Pending(name="report", others=("evaluation/large",))
     train = Work(
         name="train",
@@ -97,7 +97,7 @@ def test_a_scene_tells_how_far_what_runs_is_and_what_waits_for_it(tmp_path):
     works = [train, Work(name="raw", since=time.monotonic() - 10, usual_s=40), Work(name="x", note="waits for room")]
     scene = Scene(work=works, counts={"done": 2, "running": 2, "waiting": 1_003, "failed": 0}, elapsed_s=75)
     assert scene_lines(scene, Console(Terminal())) == [
-        "▶ train  ███▌░░░░░░░░░░  300/1,200 steps  1m00s  eta 3m00s",
+        "▶ train  ███▌░░░░░░░░░░  300/1,200 steps  1m00s  eta 3m20s",
         "  └─ · evaluation/small",
         "     └─ · report  waits also for evaluation/large",
         "▶ raw  10s  eta 30s",
@@ -139,6 +139,8 @@ class Work:
 
 def work(config):
     print("a line", flush=True)
+    report_progress(0, 4, "parts")
+    time.sleep(1.1)  # of more reports in a second one is kept
     report_progress(1, 4, "parts")
     while not Path("go").exists():
         time.sleep(0.02)

@@ -323,3 +323,22 @@ def test_a_time_limit_holds_for_every_process_of_a_gang_and_is_no_reason_to_try_
     assert failed.error.type == "Timeout" and "process 1 of 2" in failed.error.message
     state = state_of(executor, train)
     assert (state.error["class"], state.epoch) == ("TIMEOUT", 1) and "retry_in_s" not in state.error
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("lasting_slice")
+def test_a_training_step_on_a_slice_trains_on_the_devices_of_all_its_hosts_as_one(on_ray, executor, tmp_path):
+    from marin.models.llama import LlamaConfig
+    from marin.testing.tiny import make_token_store
+    from marin.training.api import default_train
+    from marin.training.config import SimpleTrainConfig
+
+    make_token_store(tmp_path / "tokens", 60, seed=1)
+    model = LlamaConfig(seq_len=16, hidden_dim=16, intermediate_dim=24, num_heads=2, num_kv_heads=1, num_layers=1)
+    config = SimpleTrainConfig(resources=TWO_HOSTS, train_batch_size=4, num_train_steps=4, learning_rate=1e-2, warmup=1)
+    train = default_train("gang", str(tmp_path / "tokens"), model, config)
+    assert executor.run([train]).is_ok
+    (output,) = Path(executor.prefix).glob("checkpoints/gang-*")
+    saved = sorted(path.name for path in (output / "checkpoints" / "step-00000004").iterdir())
+    assert saved == ["manifest.json", "process-00000.safetensors", "process-00001.safetensors"]
+    assert len((output / "metrics.jsonl").read_text().splitlines()) == 4

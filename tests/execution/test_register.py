@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -320,6 +321,30 @@ def test_the_renewer_renews_and_reports_what_was_lost(store, tmp_path, owner):
         pass
     renewer.close()
     assert lost == [taken]
+
+
+def test_many_leases_of_a_slow_store_are_renewed_side_by_side(tmp_path, owner):
+    at_once, most = set(), []
+
+    class Slow(LocalStore):
+        def compare_and_swap(self, root, *args, **kwargs):
+            at_once.add(root)
+            most.append(len(at_once))
+            time.sleep(0.1)
+            at_once.discard(root)
+            return super().compare_and_swap(root, *args, **kwargs)
+
+    slow, times = Slow(fsync=False), LeaseTimes(ttl_s=60.0, fence_s=50.0, renew_s=0.05)
+    leases = [acquire(LocalStore(fsync=False), tmp_path / str(i), owner, times=times) for i in range(12)]
+    renewer = Renewer(times, lambda *_: None, at_once=4)
+    for lease in leases:
+        renewer.add(Lease(slow, lease.paths, lease.state, times))
+    deadline = time.monotonic() + 20
+    while any(slow.read(lease.paths.root).seq == 0 for lease in leases):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    renewer.close()
+    assert max(most) == 4
 
 
 def test_a_lease_that_cannot_be_renewed_in_time_is_given_up(store, tmp_path, owner):

@@ -22,8 +22,8 @@ from marin.checkpoint.discover import list_checkpoints
 from marin.checkpoint.policy import KeepPolicy
 from marin.data.config import LmDataConfig
 from marin.data.store import TokenStore
+from marin.evaluation.exported import doubt_of, read_parity
 from marin.evaluation.multiple_choice import METRICS, answer_questions, correct
-from marin.evaluation.run import doubt_of, read_parity
 from marin.evaluation.scoring import scored_model
 from marin.evaluation.task_files import read_multiple_choice
 from marin.export.hf import load_hf
@@ -425,6 +425,23 @@ def test_a_line_that_is_no_question_is_named(tmp_path):
         read_multiple_choice(path, name="q")
     with pytest.raises(FileNotFoundError, match="task 'q': no file"):
         read_multiple_choice(tmp_path / "none.jsonl", name="q")
+
+
+def test_a_run_does_not_go_on_with_other_questions_than_it_was_scored_on(full_config, tmp_path):
+    config = full_config("other_questions")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps(QUESTIONS[0]) + "\n")
+    few = replace(config.trainer, num_train_steps=4, steps_per_eval=None)
+    config = replace(config, trainer=few, callbacks=(TaskEvalsConfig(tasks={"toy": str(questions)}, every=2),))
+    train_lm(config)
+    folder = Path(config.output_path)
+    asked = [row["tasks"]["toy"] for row in read_rows(folder / "tasks.jsonl")]
+    task = read_multiple_choice(questions, name="toy")
+    assert asked == [{"prompt_hash": task.prompt_hash, "questions": 1}] * 2
+    train_lm(config)  # the same questions: nothing to do
+    questions.write_text(json.dumps(QUESTIONS[1]) + "\n")
+    with pytest.raises(ValueError, match="task 'toy': .*has other questions than when this run was scored at step 2"):
+        train_lm(config)
 
 
 @pytest.mark.slow

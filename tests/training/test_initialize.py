@@ -51,10 +51,10 @@ def folder(output, step) -> Path:
     return Path(output) / f"checkpoints/step-{step:08d}"
 
 
-def hashes(output, step) -> dict[str, dict[str, str]]:
-    """Array -> the hashes of its files: equal hashes, equal bits."""
+def hashes(output, step) -> dict[str, list[list[str]]]:
+    """Array -> the hashes of its shards: equal hashes, equal bits."""
     manifest = json.loads((folder(output, step) / "manifest.json").read_text())
-    return {array["path"]: array["files"] for array in manifest["arrays"]}
+    return {array["path"]: [shard["sha256"] for shard in array["shards"]] for array in manifest["arrays"]}
 
 
 def train_rows(output) -> dict[int, dict]:

@@ -16,6 +16,9 @@ from test_train_lm import damage, final_bits
 from marin.checkpoint.discover import WRITING, list_checkpoints
 from marin.checkpoint.policy import KeepPolicy
 from marin.config import dump_yaml
+from marin.data.batch_schedule import ScheduleStep
+from marin.data.config import LmDataConfig, MixtureStage
+from marin.data.units import Sequences, Steps
 from marin.training.config import RuntimeConfig
 from marin.training.preemption import PREEMPTED_EXIT_CODE
 from marin.training.train_lm import train_lm
@@ -48,6 +51,7 @@ def num_bytes(path):
 
 
 def is_saving(output):
+    """Whether a thread of the run writes a checkpoint now, while the run goes on."""
     folder = output / "checkpoints"
     return folder.is_dir() and any(path.name.startswith(WRITING) for path in folder.iterdir())
 
@@ -79,8 +83,8 @@ def kill_again_and_again(config, tmp_path, num_kills, seed):
     return hits, during_save
 
 
-def check_kills(tiny_config, tmp_path, num_kills, num_train_steps):
-    shape = {"num_train_steps": num_train_steps, "steps_per_checkpoint": 2, "steps_per_eval": 3}
+def check_kills(tiny_config, tmp_path, num_kills, num_train_steps, **changes):
+    shape = {"num_train_steps": num_train_steps, "steps_per_checkpoint": 2, "steps_per_eval": 3, **changes}
     quiet, disturbed = tiny_config("quiet", **shape), tiny_config("disturbed", **shape)
     train_lm(quiet)
     hits, during_save = kill_again_and_again(disturbed, tmp_path, num_kills, seed=num_kills)
@@ -94,8 +98,23 @@ def test_six_kills_some_of_them_during_a_save_change_no_bit(tiny_config, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_fifty_kills_change_no_bit(tiny_config, tmp_path):
-    check_kills(tiny_config, tmp_path, num_kills=50, num_train_steps=300)
+def test_fifty_kills_change_no_bit_of_a_run_whose_mixture_and_batch_change_and_that_averages(
+    tiny_config, tmp_path, stores
+):
+    data = LmDataConfig(
+        train={"text": str(stores / "train"), "more": str(stores / "other")},
+        validation={"held_out": str(stores / "validation")},
+        weights=(
+            MixtureStage(start=0, weights={"text": 3.0, "more": 1.0}),
+            MixtureStage(start=Steps(90), weights={"text": 1.0, "more": 3.0}),
+            MixtureStage(start=Sequences(1001), weights={"text": 0.5, "more": 0.5}),
+        ),
+        mixture_block_size=16,
+        packing="best_fit",
+    )
+    sizes = (ScheduleStep(0, 4), ScheduleStep(120, 8), ScheduleStep(240, 2))
+    changes = {"data": data, "train_batch_size": sizes, "ema_beta": 0.9}
+    check_kills(tiny_config, tmp_path, num_kills=60, num_train_steps=300, **changes)
 
 
 def test_asked_to_leave_a_run_saves_says_so_by_its_exit_code_and_goes_on_later(tiny_config, tmp_path):

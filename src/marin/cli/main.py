@@ -10,6 +10,11 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from types import ModuleType
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OK, STEP_FAILED, USAGE, REFUSED, MISMATCH, WORK_PENDING, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
@@ -104,11 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STEP_FAILED
 
 
-def _dispatch(name: str, arguments: list[str]) -> int:
+def command_of(name: str) -> "tuple[ModuleType, argparse.ArgumentParser]":
+    """The module of a command, and what reads its arguments."""
     import argparse
     import importlib
-
-    from marin.cli.output import RefusedError, UsageError, error_line
 
     command = importlib.import_module(f"marin.cli.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
@@ -121,8 +125,15 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     # argparse puts usage first; a reader wants an example first
     parser.format_help = lambda: _examples_first(parser, command.EXAMPLES)  # type: ignore[method-assign]
     command.add_arguments(parser)
+    return command, parser
+
+
+def _dispatch(name: str, arguments: list[str]) -> int:
+    from marin.cli.output import RefusedError, UsageError, error_line
+
+    command, parser = command_of(name)
     try:
-        given = _parse(parser, arguments)
+        given = parse(parser, arguments)
         given.typed = ["marin", name, *arguments]
         code = command.run(given)
         sys.stdout.flush()
@@ -148,7 +159,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
         return stop.code or OK
 
 
-def _parse(parser: "argparse.ArgumentParser", arguments: list[str]) -> "argparse.Namespace":  # type: ignore[name-defined]
+def parse(parser: "argparse.ArgumentParser", arguments: list[str]) -> "argparse.Namespace":
     """The arguments, flags before, between or behind the others."""
     import argparse
 
@@ -162,7 +173,7 @@ def _parse(parser: "argparse.ArgumentParser", arguments: list[str]) -> "argparse
     return parser.parse_intermixed_args(arguments)
 
 
-def _examples_first(parser: "argparse.ArgumentParser", examples: str) -> str:  # type: ignore[name-defined]
+def _examples_first(parser: "argparse.ArgumentParser", examples: str) -> str:
     formatter = parser._get_formatter()
     formatter.add_text("examples:\n" + examples.rstrip("\n"))
     formatter.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups)

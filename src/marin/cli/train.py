@@ -10,6 +10,7 @@ Exit codes: 0 trained, 1 training failed, 2 the config makes no sense, 75 preemp
 """
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -115,11 +116,27 @@ def _read(path: str, overrides: Sequence[str]) -> Any:
 
 
 def _model_of_source(content: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
-    """The model where the config leaves it out and names a model in the Hugging Face format to begin with."""
-    source = content.get("initialize_from_hf")
-    path = source.get("path") if isinstance(source, dict) else None
-    if content.get("model") is not None or not isinstance(path, str):
+    """The model where the config leaves it out: that of the run, or of the Hugging Face folder, to begin with."""
+    if content.get("model") is not None:
         return None
+    for name in ("initialize_from", "initialize_from_hf"):
+        source = content.get(name)
+        path = source.get("path") if isinstance(source, dict) else None
+        if isinstance(path, str):
+            return _model_of_run(Path(path)) if name == "initialize_from" else _model_of_folder(path)
+    return None
+
+
+def _model_of_run(path: Path) -> tuple[dict[str, Any], str] | None:
+    """`path` is the run's folder, or that of one of its checkpoints."""
+    for folder in (path, path.parent.parent):
+        file = folder / "model.json"
+        if file.is_file():
+            return {"model": json.loads(file.read_text(encoding="utf-8"))["model"]}, str(file)
+    return None
+
+
+def _model_of_folder(path: str) -> tuple[dict[str, Any], str]:
     from marin.config import encode
     from marin.export.hf import read_config
 

@@ -34,7 +34,7 @@ from marin.cluster.job import (
 from marin.cluster.memory import oom_kills
 from marin.io.atomic import append
 
-_ASKING_TO_STOP = (signal.SIGINT, signal.SIGTERM)
+ASKING_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, `kill`, the end of the terminal
 _SIGNALS = {6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM", 25: "SIGXFSZ"}
 
 
@@ -71,11 +71,11 @@ def environment_variables(env: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _process_as_it_was() -> Iterator[None]:
-    """Afterwards the process has the variables, the folder and the handlers of SIGINT and SIGTERM that it had before.
+    """Afterwards the process has the variables, the folder and the handlers of signals to stop that it had before.
 
     What one job leaves behind would be in no record of the next one, and is not there when that one runs alone.
     """
-    variables, handlers = _variables(), [(number, signal.getsignal(number)) for number in _ASKING_TO_STOP]
+    variables, handlers = _variables(), [(number, signal.getsignal(number)) for number in ASKING_TO_STOP]
     try:
         folder = os.getcwd()
     except FileNotFoundError:  # it was deleted

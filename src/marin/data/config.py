@@ -120,7 +120,7 @@ def _check_weights(weights: Mapping[str, float], where: str) -> None:
         return  # while an experiment is planned, a value may be wrapped
     wrong = {name: weight for name, weight in weights.items() if not 0 <= weight < float("inf")}
     if wrong:
-        raise ValueError(f"{where}: weights are finite and not negative; given {wrong}")
+        raise ValueError(f"{where}: weights are finite and 0 or more; given {wrong}. 0 leaves a source out.")
     if not sum(weights.values()) > 0:
         raise ValueError(f"{where}: all weights are 0 ({dict(weights)}); at least one source must have a share")
 

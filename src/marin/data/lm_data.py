@@ -234,7 +234,9 @@ def _open(paths: Mapping[str, str], kind: str, config: LmDataConfig) -> dict[str
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{kind} {name!r}: {error}. Run its tokenizing step first.") from error
         if stores[name].num_tokens == 0:
-            raise ValueError(f"{kind} {name!r}: the store at {path} is empty")
+            raise ValueError(
+                f"{kind} {name!r}: the store at {path} is empty: it has no token. Leave it out, or tokenize text."
+            )
     return stores
 
 

@@ -7,7 +7,7 @@ ahead; it never decides an order. Time spent waiting for it is measured, because
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -42,16 +42,26 @@ class DataLoader:
                 "'restart' to repeat the data."
             )
 
-    def batch(self, step: int) -> Batch:
-        """The batch of one step, counted from 0."""
+    def batch(self, step: int, rows_here: Callable[[int], np.ndarray] = np.arange) -> Batch:
+        """The batch of one step, counted from 0.
+
+        `rows_here` says which rows of a batch of so many are wanted, by their numbers, where that is not all of them.
+        """
         if step < self.batches.first_step:
             raise ValueError(f"step {step} was asked for; steps begin at {self.batches.first_step}")
-        return self.mixture.rows(np.arange(self.batches.offset(step), self.batches.offset(step + 1)))
+        return self.mixture.rows(self.batches.offset(step) + rows_here(self.batches.size(step)))
 
-    def iterate(self, start_step: int, *, num_steps: int | None = None, prefetch: int = 2) -> "BatchStream":
+    def iterate(
+        self,
+        start_step: int,
+        *,
+        num_steps: int | None = None,
+        prefetch: int = 2,
+        rows_here: Callable[[int], np.ndarray] = np.arange,
+    ) -> "BatchStream":
         """Batches from `start_step` on, `num_steps` of them or as many as there are, up to `prefetch` made ahead.
 
-        Raises ValueError where there are fewer than `num_steps`.
+        Raises ValueError where there are fewer than `num_steps`. `rows_here` is as for `batch`.
 
         Use it as a context manager, or call `close`, so that its thread ends::
 
@@ -61,7 +71,7 @@ class DataLoader:
         end = self.num_steps if num_steps is None else start_step + num_steps
         if num_steps is not None:
             self.check_num_steps(start_step + num_steps)
-        return BatchStream(self, start_step, end, prefetch)
+        return BatchStream(lambda step: self.batch(step, rows_here), start_step, end, prefetch)
 
 
 class BatchStream:
@@ -70,14 +80,14 @@ class BatchStream:
     stall_s: float  # seconds that the consumer has waited for batches, the first one included
     num_stalls: int  # batches that were not there yet when they were asked for, the first one included
 
-    def __init__(self, loader: DataLoader, start_step: int, end: int | None, prefetch: int):
+    def __init__(self, make: Callable[[int], Batch], start_step: int, end: int | None, prefetch: int):
         if prefetch < 1:
             raise ValueError(f"prefetch is {prefetch}; at least one batch is made ahead")
         self.stall_s, self.num_stalls = 0.0, 0
         self._stop = threading.Event()
         self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=prefetch)
         self._thread = threading.Thread(
-            target=self._produce, args=(loader, start_step, end), name="marin-data-loader", daemon=True
+            target=self._produce, args=(make, start_step, end), name="marin-data-loader", daemon=True
         )
         self._thread.start()
 
@@ -114,29 +124,35 @@ class BatchStream:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _produce(self, loader: DataLoader, step: int, end: int | None) -> None:
+    def _produce(self, make: Callable[[int], Batch], step: int, end: int | None) -> None:
         try:
             while not self._stop.is_set() and (end is None or step < end):
-                self._queue.put(loader.batch(step))
+                self._queue.put(make(step))
                 step += 1
             self._queue.put(None)
         except BaseException as error:  # whatever it is, it belongs to the consumer
             self._queue.put(error)
 
 
-def sequential_batches(dataset: RowDataset, batch_size: int, *, max_batches: int | None = None) -> Iterator[Batch]:
+def sequential_batches(
+    dataset: RowDataset, batch_size: int, *, max_batches: int | None = None, rows_here: np.ndarray | None = None
+) -> Iterator[Batch]:
     """All rows in order, once, for evaluation: every batch has `batch_size` rows, the last one filled up with padding.
 
     Where they are more than `max_batches` hold, that many batches of rows spread evenly over the set, the same ones
     every time: row i of k is the middle of the i-th of k equal parts. The first rows alone would be the first
     documents, and those are often of one kind.
+
+    With `rows_here`, rising numbers of rows in a batch, each batch has just these.
     """
+    wanted = np.arange(batch_size) if rows_here is None else rows_here
     chosen = np.arange(dataset.num_rows)
     if max_batches is not None and max_batches * batch_size < dataset.num_rows:
         count = max_batches * batch_size
         chosen = (2 * np.arange(count) + 1) * dataset.num_rows // (2 * count)
     for start in range(0, chosen.size, batch_size):
-        yield _filled_up(dataset.rows(chosen[start : start + batch_size]), batch_size, dataset.store.eos_id)
+        rows = start + wanted
+        yield _filled_up(dataset.rows(chosen[rows[rows < chosen.size]]), wanted.size, dataset.store.eos_id)
 
 
 def _filled_up(batch: Batch, batch_size: int, eos_id: int) -> Batch:

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from marin.distributed.config import MeshConfig
@@ -45,13 +46,19 @@ _SMALL = 2**14  # elements; what has fewer and no place in the table is copied
 
 
 def make_mesh(config: MeshConfig) -> Mesh | None:
-    """The mesh over the devices of this process; None where it is a single device.
+    """The mesh over the devices of all processes; None where it is a single device.
 
-    Raises ValueError where the devices do not give this mesh.
+    The devices of a process follow each other, so that `model`, the axis with the most to say, stays within a process
+    where it can. Raises ValueError where the devices do not give this mesh.
     """
-    devices = jax.local_devices()
+    devices = jax.devices()
     shape = config.shape(len(devices))
     count = math.prod(shape)
+    if count < len(devices) and jax.process_count() > 1:
+        raise ValueError(
+            f"mesh: replica x data x model = {' x '.join(map(str, shape))} uses {count} of {len(devices)} devices, but "
+            f"each of the {jax.process_count()} processes must have its part. Leave mesh.data out to take them all."
+        )
     if count == 1:
         return None
     names = ("replica", "data", "model")
@@ -83,6 +90,11 @@ def by_rows(tree: T) -> T:
 def by_microbatch_rows(tree: T) -> T:
     """The same for arrays `(microbatch, batch, ...)`: each microbatch is spread over all devices."""
     return _constrained(tree, lambda array: PartitionSpec(None, BATCH))
+
+
+def everywhere(tree: T) -> T:
+    """Arrays of the pytree are whole on each device, so that every process can read them."""
+    return _constrained(tree, lambda array: PartitionSpec())
 
 
 def whole_but_vocabulary(unembedding: T) -> T:
@@ -135,6 +147,8 @@ def _field_axes(place: str, value: Any, annotations: Mapping[str, Any]) -> Any:
         return None
     if dataclasses.is_dataclass(value):
         return axis_names(value)
+    if isinstance(value, Mapping):
+        return {key: axis_names(item) for key, item in value.items()}
     annotation = annotations[place.rpartition(".")[2]]
     options = typing.get_args(annotation) or (annotation,)
     names = next((tuple(option.dim_str.split()) for option in options if hasattr(option, "dim_str")), None)
@@ -220,17 +234,46 @@ def row_sharding(mesh: Mesh | None) -> NamedSharding | None:
     return None if mesh is None else NamedSharding(mesh, PartitionSpec(BATCH))
 
 
-def place_rows(tree: T, mesh: Mesh | None) -> T:
-    """The batch's numpy arrays `(batch, ...)` on their devices.
+def rows_here(num_rows: int, mesh: Mesh | None) -> np.ndarray:
+    """Which rows of a batch of so many the devices of this process need: their numbers, rising, int64."""
+    sharding = row_sharding(mesh)
+    if sharding is None:
+        return np.arange(num_rows)
+    needed = sharding.addressable_devices_indices_map((num_rows,)).values()
+    return np.unique(np.concatenate([np.arange(num_rows)[rows] for (rows,) in needed]))
+
+
+def place_rows(tree: T, mesh: Mesh | None, num_rows: int) -> T:
+    """The numpy arrays `(rows here, ...)` of this process as arrays `(num_rows, ...)` on the devices of the mesh.
 
     Without a mesh they stay numpy arrays: the compiled step puts them on the device.
     """
-    return tree if mesh is None else jax.device_put(tree, row_sharding(mesh))
+    sharding = row_sharding(mesh)
+    if sharding is None:
+        return tree
+    here = rows_here(num_rows, mesh)
+
+    def place(array: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            first, end, _ = index[0].indices(num_rows)
+            return array[slice(*np.searchsorted(here, (first, end)))]
+
+        return jax.make_array_from_callback((num_rows, *array.shape[1:]), sharding, part)
+
+    return jax.tree.map(place, tree)
 
 
 def use_mesh(mesh: Mesh | None) -> AbstractContextManager[Any]:
     """Inside, `by_rows` and its like speak of this mesh."""
     return nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def use_own_device() -> AbstractContextManager[Any]:
+    """Inside, this process computes for itself, whatever mesh is in use around it."""
+    if jax.process_count() == 1:
+        return nullcontext()
+    device = np.array(jax.local_devices()[:1]).reshape(1, 1, 1)
+    return jax.set_mesh(Mesh(device, ("replica", "data", "model"), axis_types=(AxisType.Auto,) * 3))
 
 
 def round_up_rows(num_rows: int, mesh: Mesh | None) -> int:

@@ -1,8 +1,9 @@
 """Evaluation steps."""
 
 from marin.cluster.resources import ResourceConfig
-from marin.evaluation.config import EvaluationConfig
+from marin.evaluation.config import ChatEvaluationConfig, EvaluationConfig
 from marin.execution.executor import ExecutorStep, InputName, this_output_path
+from marin.processing.tokenize.config import ChatFormat
 
 
 def evaluate_heldout(
@@ -44,6 +45,44 @@ def evaluate_heldout(
             seed=seed,
             max_bytes=max_bytes,
             num_questions=num_questions,
+            **settings,
+        ),
+        resources=resources,
+        description=description,
+    )
+
+
+def evaluate_chat(
+    name: str,
+    model: ExecutorStep | InputName,
+    conversations: ExecutorStep | InputName,
+    chat: ChatFormat,
+    *,
+    seed: int,
+    max_new_tokens: int,
+    max_conversations: int | None = None,
+    baseline: ExecutorStep | InputName | None = None,
+    resources: ResourceConfig | None = None,
+    description: str = "Likelihood of held-out answers, and whether the model's own answers end",
+    **settings,
+) -> ExecutorStep:
+    """A step whose output has results.json and samples.jsonl of an exported model on held-out conversations.
+
+    `baseline` is the exported model that this one began as. With resources the step is a job of its own. The other
+    arguments, and every further field of ChatEvaluationConfig as a keyword, say what is scored.
+    """
+    return ExecutorStep(
+        name=name,
+        fn="marin.evaluation.chat:run",
+        config=ChatEvaluationConfig(
+            model_path=model,  # type: ignore[arg-type]  # the executor puts the paths in
+            baseline_path=baseline,  # type: ignore[arg-type]
+            conversations_path=conversations,  # type: ignore[arg-type]
+            output_path=this_output_path(),  # type: ignore[arg-type]
+            chat=chat,
+            seed=seed,
+            max_conversations=max_conversations,
+            max_new_tokens=max_new_tokens,
             **settings,
         ),
         resources=resources,

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from marin.processing.tokenize.config import ChatFormat
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
@@ -62,3 +64,43 @@ class EvaluationConfig:
             raise ValueError(f"num_choices is {self.num_choices}; a choice needs at least 2")
         if any(temperature < 0 for temperature in self.temperatures):
             raise ValueError(f"temperatures are {self.temperatures}; expected 0 (greedy) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatEvaluationConfig:
+    """Score an exported model on held-out conversations, beside the model that it was before."""
+
+    model_path: str
+    """Folder of the exported model."""
+    conversations_path: str
+    """Folder of held-out conversations, `*.jsonl[.gz|.zst]`."""
+    output_path: str
+    """Folder that gets results.json and samples.jsonl."""
+    chat: ChatFormat
+    """How rows become conversations: that of the token store that the model was fine-tuned on."""
+    seed: int
+    """Decides which conversations are taken where not all are, and what is drawn."""
+    max_conversations: int | None
+    """Take at most so many; None takes all that the model can read."""
+    max_new_tokens: int
+    """An answer has ended if it ended within so many tokens. Conversations that leave no room for them are left out."""
+
+    baseline_path: str | None = None
+    """Folder of the exported model that this one began as; None: no comparison."""
+    temperature: float = 1.0
+    """At which answers are drawn; 0 is greedy."""
+    num_shown: int = 5
+    """Answers to show in results.json; all are in samples.jsonl."""
+    tokens_per_batch: int = 4096
+    """Tokens that the model reads in one call."""
+    allow_unverified: bool = False
+    """Evaluate exports without a passing parity.json; the results say so."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or (self.max_conversations is not None and self.max_conversations < 2):
+            raise ValueError(
+                f"max_new_tokens is {self.max_new_tokens} and max_conversations {self.max_conversations}; expected 1 "
+                "or more, and 2 or more or null"
+            )
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}; expected 0 (greedy) or more")

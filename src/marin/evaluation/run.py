@@ -8,15 +8,15 @@ model and documents give the same bytes. The price of that is that timings are o
 
 import functools
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from marin.evaluation.baselines import NgramByteModel, UniformByteModel
 from marin.evaluation.config import EvaluationConfig
+from marin.evaluation.exported import open_export
 from marin.evaluation.generation import complete, held_out_prompts
 from marin.evaluation.multiple_choice import (
     METRICS,
@@ -35,24 +35,14 @@ from marin.evaluation.results import (
     metric_entry,
     write_results,
 )
-from marin.evaluation.scoring import (
-    DocumentPrefix,
-    Encoder,
-    ScoredModel,
-    check_vocabulary,
-    prefix_policy,
-    resolve_prefix,
-    scored_model,
-)
+from marin.evaluation.scoring import DocumentPrefix, Encoder, ScoredModel, prefix_policy, resolve_prefix
 from marin.evaluation.statistics import compare_answers, compare_ratios, proportion_estimate, ratio_estimate
 from marin.evaluation.tasks import MultipleChoiceTask, prompt_hash
-from marin.export.hf import LoadedModel, load_hf
-from marin.export.verify import PARITY_FILE
+from marin.export.hf import LoadedModel
 from marin.inference.generate import generate
-from marin.io.hashing import sha256_file
 from marin.io.records import LineReader, find_record_files
 from marin.processing.document import BadRow, Document, parse_documents
-from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
+from marin.processing.tokenize.tokenizer import Tokenizer
 
 __all__ = ["EvaluationConfig", "run"]
 
@@ -69,18 +59,8 @@ def run(config: EvaluationConfig) -> Path:
     and fewer than two held-out documents (a score without an error bar is not reported); FileNotFoundError where
     something is missing.
     """
-    parity = read_parity(config.model_path)
-    doubt = doubt_of(config.model_path, parity)
-    if doubt is not None and not config.allow_unverified:
-        raise ValueError(
-            f"the model at {config.model_path} {doubt}. Export it with marin.export, which verifies, or set "
-            "allow_unverified=true to evaluate it all the same"
-        )
-    loaded = load_hf(config.model_path)
-    tokenizer = load_tokenizer(config.model_path)
-    prefix = trained_prefix(config.model_path, parity)
-    model = scored_model(loaded.config, loaded.params, loaded.vocab_size, config.tokens_per_batch, prefix)
-    check_tokenizer(config.model_path, model, tokenizer, parity)
+    exported = open_export(config.model_path, config.tokens_per_batch, allow_unverified=config.allow_unverified)
+    model, tokenizer, prefix = exported.scored, exported.tokenizer, exported.document_prefix
     held_out = held_out_documents(config)
     documents = held_out.documents
     total = sum(len(text.encode("utf-8")) for _, text in documents)
@@ -99,11 +79,11 @@ def run(config: EvaluationConfig) -> Path:
         )
         more = _multiple_choice(model, tokenizer, ngram, task)
         tasks, comparisons, samples = tasks | more[0], comparisons + more[1], samples + more[2]
-    generations = _generations(loaded, tokenizer, documents, prefix, config) if config.num_prompts else []
+    generations = _generations(exported.loaded, tokenizer, documents, prefix, config) if config.num_prompts else []
 
     path = write_results(
         config.output_path,
-        model=_describe_model(config, loaded, tokenizer, parity, verified=doubt is None),
+        model=exported.description,
         tasks=tasks,
         comparisons=comparisons,
         generations=generations,
@@ -118,64 +98,6 @@ def run(config: EvaluationConfig) -> Path:
     )
     print(f"results: {path}", flush=True)
     return path
-
-
-def read_parity(model_path: str | Path) -> dict[str, Any] | None:
-    """What parity.json of an exported model says; None where there is none, as in a model from elsewhere."""
-    path = Path(model_path) / PARITY_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def doubt_of(model_path: str | Path, parity: Mapping[str, Any] | None) -> str | None:
-    """Why the files of a model are not known to compute what its checkpoint did; None: they are.
-
-    They are where parity.json says that they passed, and each has the hash that it had then.
-    """
-    if parity is None:
-        return "has no parity.json: nobody checked that it computes what its checkpoint did"
-    if parity.get("passed") is not True or not parity.get("sha256"):
-        return "has a parity.json that does not say which files passed: nobody checked what they compute"
-    changed = [
-        name
-        for name, digest in parity["sha256"].items()
-        if not (Path(model_path) / name).is_file() or sha256_file(Path(model_path) / name)[1] != digest
-    ]
-    if changed:
-        return f"has files that were changed after they were verified: {', '.join(sorted(changed))}"
-    return None
-
-
-def trained_prefix(model_path: str | Path, parity: Mapping[str, Any] | None) -> DocumentPrefix | None:
-    """What training put before each document: as parity.json says, EOS where it does not; None: not one of ours."""
-    if parity is None:
-        return None
-    prefix = parity.get("document_prefix", "eos")
-    if prefix not in get_args(DocumentPrefix):
-        known = " or ".join(map(repr, get_args(DocumentPrefix)))
-        raise ValueError(
-            f"{Path(model_path) / PARITY_FILE} says document_prefix={prefix!r}, expected {known}: it was written by "
-            "another version of marin. Export the model again"
-        )
-    return prefix
-
-
-def check_tokenizer(
-    model_path: str | Path, model: ScoredModel, tokenizer: Tokenizer, parity: Mapping[str, Any] | None
-) -> None:
-    """Raise ValueError unless the tokenizer fits the vocabulary and is the one that the export was verified with.
-
-    That holds with allow_unverified too: under another tokenizer no score would mean anything. A folder without a
-    parity.json says of no tokenizer that it was verified; there only the vocabulary is checked.
-    """
-    check_vocabulary(model, tokenizer)
-    # the digest covers all, the others say more
-    found = {"eos_id": tokenizer.eos_id, "bos_id": tokenizer.bos_id, "tokenizer_digest": tokenizer.digest}
-    for name, value in found.items():
-        if parity is not None and name in parity and parity[name] != value:
-            raise ValueError(
-                f"the tokenizer in {model_path} is not the one that its parity.json was made with ({name} is {value}, "
-                f"was {parity[name]}): the folder was changed after it was verified. Export it again"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,27 +304,6 @@ def _generations(
     )
     print(f"completions: {len(rows)}", flush=True)
     return rows
-
-
-def _describe_model(
-    config: EvaluationConfig,
-    loaded: LoadedModel,
-    tokenizer: Tokenizer,
-    parity: Mapping[str, Any] | None,
-    *,
-    verified: bool,
-) -> dict[str, Any]:
-    """What was scored, by content: an address would differ from machine to machine."""
-    weights = sorted(Path(config.model_path).glob("*.safetensors"))
-    return {
-        "architecture": type(loaded.config).__name__,
-        "num_params": int(loaded.config.num_params(loaded.vocab_size)),
-        "seq_len": int(loaded.config.seq_len),
-        "vocab_size": int(loaded.vocab_size),
-        "tokenizer_digest": tokenizer.digest,
-        "weights_sha256": {path.name: sha256_file(path)[1] for path in weights},
-        "verified": verified,
-    } | {name: parity[name] for name in ("checkpoint", "step") if parity is not None and name in parity}
 
 
 def _task_name(task: str, system: str) -> str:

@@ -1,8 +1,9 @@
 """The thread that called `run`: steps without resources run there, one at a time, and signals reach it.
 
-It is normally the main thread, where a step may use whatever a plain script may. Ctrl-C and SIGTERM are events of the
-run there, and an exception only in the function that runs at that moment. A function that catches that exception and
-goes on cannot be stopped alone: the third signal ends the process, and the next run takes its step over at once.
+It is normally the main thread, where a step may use whatever a plain script may. Ctrl-C, SIGTERM and the end of the
+terminal are events of the run there, and an exception only in the function that runs at that moment. A function that
+catches that exception and goes on cannot be stopped alone: the third signal ends the process, and the next run takes
+its step over at once.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from marin.cluster.job import JobError, JobResult, error_of
+from marin.cluster.local import ASKING_TO_STOP
 
 _SIGNAL_LATENCY_S = 0.25
 _MOST_ASKED = 2  # a function that went on so often after KeyboardInterrupt ends with the process
@@ -32,7 +34,7 @@ class Lane:
         self._on_interrupt = on_interrupt
         self._work: queue.SimpleQueue[tuple[Body, Done] | None] = queue.SimpleQueue()
         self._in_body = False
-        self._noted: tuple[int, ...] = ()  # of SIGINT and SIGTERM those that come to this run
+        self._noted: tuple[int, ...] = ()  # of the signals that ask to stop, those that come to this run
 
     @property
     def interrupts(self) -> int:
@@ -104,6 +106,8 @@ class Lane:
             return
 
         def note(number: int, frame: Any) -> None:
+            if number == signal.SIGHUP and self._interrupts:
+                return  # the shell and the system both tell that a terminal is gone
             self._interrupts += 1
             self._on_interrupt()
             if self._in_body and self._interrupts > _MOST_ASKED:
@@ -113,8 +117,9 @@ class Lane:
                 raise KeyboardInterrupt
 
         before = {}
-        for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-            if signal.getsignal(number) == usual:  # someone else's handler, or "ignore", stays
+        usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}
+        for number in ASKING_TO_STOP:  # someone else's handler, or "ignore", stays
+            if signal.getsignal(number) == usual.get(number, signal.SIG_DFL):
                 before[number] = signal.signal(number, note)
         self._noted = tuple(before)
         try:

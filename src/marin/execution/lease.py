@@ -8,7 +8,7 @@ its compare-and-swap is refused.
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -343,8 +343,11 @@ class Renewer:
         times: LeaseTimes,
         on_lost: Callable[[Lease, LeaseLost], None],
         on_tick: Callable[[], None] | None = None,
+        at_once: int = 1,
     ) -> None:
+        """`at_once`: so many leases are renewed side by side, where a renewal is a request that takes its time."""
         self._times = times
+        self._at_once = at_once
         self._on_lost = on_lost
         self._on_tick = on_tick
         self._leases: dict[Lease, str | None] = {}
@@ -380,9 +383,28 @@ class Renewer:
                 leases = list(self._leases.items())
             if self._on_tick is not None:
                 self._on_tick()
-            for lease, progress_path in leases:
+            self._renew_each(leases)
+
+    def _renew_each(self, leases: Sequence[tuple[Lease, str | None]]) -> None:
+        pending = iter(leases)
+        taking = threading.Lock()
+
+        def work() -> None:
+            while True:
+                with taking:
+                    lease, progress_path = next(pending, (None, None))
+                if lease is None:
+                    return
                 try:
                     lease.renew(read_progress(progress_path) if progress_path else None)
                 except LeaseLost as lost:
                     self.discard(lease)
                     self._on_lost(lease, lost)
+
+        # daemons: the end of the process does not wait for a store that does not answer
+        others = [threading.Thread(target=work, daemon=True) for _ in leases[1 : self._at_once]]
+        for thread in others:
+            thread.start()
+        work()
+        for thread in others:
+            thread.join()

@@ -41,6 +41,7 @@ _MAX_PARTS = 9_000  # or of larger ones if it had more than so many: S3 takes 10
 _PARTS_AT_ONCE = 4
 _DOWNLOADS = 3  # a download that breaks off is begun again
 
+_ALLOW_HTTP = {"gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
 _ADVICE = {
     "s3": "the bucket's name, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), AWS_REGION, and "
     "AWS_ENDPOINT_URL for a server that is not Amazon's",
@@ -90,7 +91,9 @@ class ObjectStore:
         if self._scheme == "memory":
             store = _memory.setdefault(self._bucket, MemoryStore())
             return store, store
-        plain = (self._endpoint or "").startswith("http://") or None
+        # An emulator of Google's or Azure's store is named by their own variables, and this one by obstore.
+        may_be_plain = os.environ.get(_ALLOW_HTTP.get(self._scheme, ""), "").lower() in ("1", "true")
+        plain = (self._endpoint or "").startswith("http://") or may_be_plain
         options = {"connect_timeout": timedelta(seconds=5), **({"allow_http": True} if plain else {})}
 
         def client(request_s: float, **retry: Any) -> Any:

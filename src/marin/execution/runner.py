@@ -65,6 +65,7 @@ _CANCEL_GRACE_S = 10.0
 _TIDYING_S = 1.0
 _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 1.0
+_RENEWED_AT_ONCE = 16
 
 
 @dataclass(eq=False)
@@ -133,6 +134,7 @@ class Runner:
             self._times,
             lambda lease, lost: self._events.put(("lost", lease, lost)),
             on_tick=self._look_for_cancellation,
+            at_once=1 if store.is_local else _RENEWED_AT_ONCE,
         )
         self._results: dict[str, StepResult] = {}
         self._states: dict[str, State] = {}  # committed inputs
@@ -161,8 +163,8 @@ class Runner:
     def run(self) -> tuple[StepResult, ...]:
         """Carry out the plan; a result for each of its steps, in the plan's order.
 
-        Ctrl-C (or SIGTERM) stops: nothing new starts, running steps are asked to end and get 10 seconds; a second one
-        kills them. Both leave CANCELLED registers, and KeyboardInterrupt rises when all is written down.
+        Ctrl-C (or SIGTERM, or SIGHUP) stops: nothing new starts, running steps are asked to end and get 10 seconds; a
+        second one kills them. Both leave CANCELLED registers, and KeyboardInterrupt rises when all is written down.
         """
         scheduler = threading.Thread(target=self._schedule, name="marin-scheduler", daemon=True)
         with (

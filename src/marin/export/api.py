@@ -19,6 +19,7 @@ def export_step(
     checkpoint: str | None = None,
     probe_length: int = 256,
     average: bool = False,
+    adapter_alone: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     description: str | None = None,
     tags: frozenset[str] = frozenset(),
@@ -27,8 +28,9 @@ def export_step(
 
     `trained` is a training step, `tokenizer` the step (or a folder, or a path) whose tokenizer it was trained with.
     `checkpoint` names one within the training output; None: the one that training ended with. `average` exports the
-    running average of the parameters that training kept; `max_shard_bytes` is as in `ExportConfig`. The step fails, and
-    publishes nothing, if the exported files do not compute what the checkpoint does.
+    running average of the parameters that training kept; `adapter_alone` and `max_shard_bytes` are as in
+    `ExportConfig`. The step fails, and publishes nothing, if the exported files do not compute what the checkpoint
+    does.
     """
     return ExecutorStep(
         name=name,
@@ -40,6 +42,7 @@ def export_step(
             checkpoint=checkpoint,
             probe_length=probe_length,
             average=average,
+            adapter_alone=adapter_alone,
             max_shard_bytes=max_shard_bytes,
         ),
         description=description or "export to the Hugging Face format, verified against the checkpoint",

@@ -26,6 +26,9 @@ class ExportConfig:
     """Tokens in each row of the probe that verifies the export, at least 16; the model's seq_len bounds it."""
     average: bool = False
     """Export the running average of the parameters (TrainerConfig.ema_beta) instead of the parameters."""
+    adapter_alone: bool = False
+    """Of a run that trained a LoRA adapter, export the adapter in the format of the peft library, without the model.
+    False exports the model with the adapter merged in."""
     max_shard_bytes: int = MAX_SHARD_BYTES
     """Weights that are more than this are written as several files with an index. One tensor is never cut."""
 

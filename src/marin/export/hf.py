@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from marin.data.store import ChatInfo
 from marin.export import gemma, gemma2, gemma3, gpt2, llama, mistral, mixtral, olmo2, qwen2, qwen3
 from marin.export.config import MAX_SHARD_BYTES
 from marin.models.config import LmConfig
@@ -31,7 +32,7 @@ from marin.models.mixtral import MixtralConfig
 from marin.models.olmo2 import Olmo2Config
 from marin.models.qwen2 import Qwen2Config
 from marin.models.qwen3 import Qwen3Config
-from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
+from marin.processing.tokenize.tokenizer import CHAT_TEMPLATE_FILE, Tokenizer, load_tokenizer
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -84,14 +85,18 @@ def save_hf(
     output_path: str | Path,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    chat: ChatInfo | None = None,
 ) -> None:
     """Write config.json, generation_config.json, weights and the tokenizer's files into `output_path`.
+
+    With `chat`, how the model was spoken to in training, its template takes the place of the tokenizer's, and the
+    token that ends a turn ends a generation too.
 
     The weights are model.safetensors, or, where they are more than `max_shard_bytes`, model-00001-of-00002.safetensors
     and so on with model.safetensors.index.json. If `params` hold more than `vocab_size` rows, the rows beyond are left
     out. Raises ValueError where they hold fewer, or where the tokenizer has an id beyond the vocabulary.
     """
-    architecture = _architecture(config)
+    _architecture(config)  # refuses a model that there is no export for
     tokenizer = load_tokenizer(tokenizer_path)
     if tokenizer.vocab_size > vocab_size:
         raise ValueError(
@@ -104,9 +109,10 @@ def save_hf(
     output = Path(output_path)
     output.mkdir(parents=True, exist_ok=True)
     tokenizer.save(output)
-    weights = architecture.weights_to_hf(config, params, vocab_size)
-    _write_tensors(output, weights, max_shard_bytes)
-    for name, description in describe_hf(config, vocab_size, tokenizer).items():
+    if chat is not None:
+        (output / CHAT_TEMPLATE_FILE).write_text(chat.template, encoding="utf-8")
+    _write_tensors(output, weights_to_hf(config, params, vocab_size), max_shard_bytes)
+    for name, description in describe_hf(config, vocab_size, tokenizer, chat).items():
         text = json.dumps(description, indent=2, sort_keys=True) + "\n"
         (output / name).write_text(text, encoding="utf-8")
 
@@ -137,12 +143,22 @@ def _write_tensors(output: Path, tensors: Mapping[str, np.ndarray], max_shard_by
         )
 
 
-def describe_hf(config: LmConfig, vocab_size: int, tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
+def weights_to_hf(config: LmConfig, params: Any, vocab_size: int) -> dict[str, np.ndarray]:
+    """The tensors of a model by their Hugging Face name, the vocabulary cut to `vocab_size` rows."""
+    return _architecture(config).weights_to_hf(config, params, vocab_size)
+
+
+def describe_hf(
+    config: LmConfig, vocab_size: int, tokenizer: Tokenizer, chat: ChatInfo | None = None
+) -> dict[str, dict[str, Any]]:
     """File name -> content of the JSON files that describe an export: generation_config.json and config.json."""
-    special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    special: dict[str, Any] = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    ends = special
+    if chat is not None and chat.stop_id != tokenizer.eos_id:
+        ends = special | {"eos_token_id": [tokenizer.eos_id, chat.stop_id]}
     shape = _architecture(config).config_to_hf(config, vocab_size)
     return {
-        GENERATION_FILE: special | {"do_sample": False, "max_length": config.seq_len},
+        GENERATION_FILE: ends | {"do_sample": False, "max_length": config.seq_len},
         CONFIG_FILE: shape | special | {"dtype": "float32", "use_cache": True},
     }
 

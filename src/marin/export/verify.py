@@ -19,13 +19,20 @@ import numpy as np
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer as HfTokenizer
 
+from marin.data.store import ChatInfo
 from marin.export.config import MIN_PROBE_LENGTH
 from marin.export.hf import CONFIG_FILE, GENERATION_FILE, INDEX_FILE, config_from_hf, describe_hf, weight_files
 from marin.export.reference import reference_logits
 from marin.io.hashing import sha256_file
 from marin.models.config import LmConfig
 from marin.models.lm import logits
-from marin.processing.tokenize.tokenizer import SIDE_FILES, TOKENIZER_FILE, Tokenizer, load_tokenizer
+from marin.processing.tokenize.tokenizer import (
+    CHAT_TEMPLATE_FILE,
+    SIDE_FILES,
+    TOKENIZER_FILE,
+    Tokenizer,
+    load_tokenizer,
+)
 
 PARITY_FILE = "parity.json"
 TOLERANCE = 1e-4
@@ -103,10 +110,12 @@ def verify_export(
     tokenizer_path: str | Path,
     probe_length: int = 256,
     tolerance: float = TOLERANCE,
+    chat: ChatInfo | None = None,
 ) -> Parity:
     """Compare the files in `folder` with the checkpoint they were made from, and write parity.json there.
 
-    `config` and `params` are the checkpoint's own; `tokenizer_path` is the tokenizer it was trained with. The probe
+    `config` and `params` are the checkpoint's own; `tokenizer_path` is the tokenizer it was trained with,
+    `chat` how it was spoken to. The probe
     has `probe_length` tokens a row, or the model's seq_len if that is less.
 
     Raises:
@@ -119,8 +128,8 @@ def verify_export(
         raise ValueError(f"probe_length={probe_length} must be at least {MIN_PROBE_LENGTH} to tell positions apart")
     folder = Path(folder)
     tokenizer = load_tokenizer(tokenizer_path)
-    num_texts = _compare_tokenizers(tokenizer, Path(tokenizer_path), folder)
-    _compare_descriptions(config, vocab_size, tokenizer, folder)
+    num_texts = _compare_tokenizers(tokenizer, Path(tokenizer_path), folder, chat)
+    _compare_descriptions(config, vocab_size, tokenizer, folder, chat)
     probe = probe_tokens(tokenizer, vocab_size, min(probe_length, config.seq_len))
     with jax.default_matmul_precision("highest"):
         expected = np.asarray(jax.jit(logits, static_argnums=0)(config, params, probe))[..., :vocab_size]
@@ -172,9 +181,11 @@ def _compare(
     }
 
 
-def _compare_descriptions(config: LmConfig, vocab_size: int, tokenizer: Tokenizer, folder: Path) -> None:
+def _compare_descriptions(
+    config: LmConfig, vocab_size: int, tokenizer: Tokenizer, folder: Path, chat: ChatInfo | None
+) -> None:
     """Raise ExportMismatch unless each JSON file is, field by field, what describes this model and reads back as it."""
-    expected = describe_hf(config, vocab_size, tokenizer)
+    expected = describe_hf(config, vocab_size, tokenizer, chat)
     for name, fields in expected.items():
         if not (folder / name).is_file():
             raise ExportMismatch(f"the export has no {name}. Nothing was published", {"missing": name})
@@ -200,7 +211,7 @@ def _compare_fields(name: str, expected: Mapping[str, Any], written: Mapping[str
         )
 
 
-def _compare_tokenizers(tokenizer: Tokenizer, source: Path, folder: Path) -> int:
+def _compare_tokenizers(tokenizer: Tokenizer, source: Path, folder: Path, chat: ChatInfo | None) -> int:
     """Number of probe texts on which the exported files give the ids and the text that `tokenizer` gives.
 
     Raises ExportMismatch where they do not, or where digest, special ids or files differ: most ids are in no probe
@@ -222,9 +233,11 @@ def _compare_tokenizers(tokenizer: Tokenizer, source: Path, folder: Path) -> int
     source = source if source.is_dir() else source.parent
     for name in (TOKENIZER_FILE, *SIDE_FILES):
         ours, theirs = ((at / name).read_bytes() if (at / name).is_file() else None for at in (source, folder))
+        if name == CHAT_TEMPLATE_FILE and chat is not None:
+            ours = chat.template.encode()
         if ours != theirs:
             raise ExportMismatch(
-                f"{name} of the export is not the file of that name in {source}. Nothing was published", {"file": name}
+                f"{name} of the export is not the one of training (see {source}). Nothing was published", {"file": name}
             )
     exported = HfTokenizer.from_file(str(folder / TOKENIZER_FILE))
     exported.encode_special_tokens = True

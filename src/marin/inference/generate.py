@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
+from marin.distributed.mesh import everywhere
 from marin.inference.kv_cache import bucket, extend, pad_prompts, prefill
 from marin.inference.sampling import Sampling, sample
 from marin.models.config import LmConfig
@@ -110,7 +111,7 @@ def _complete(
     tokens = jnp.pad(prompts, ((0, 0), (0, max_len - seq)))
     state = (tokens, lengths, lengths >= limits, logits, cache)
     tokens, ends, *_ = jax.lax.while_loop(unfinished, step, state)
-    return tokens, ends
+    return everywhere((tokens, ends))
 
 
 def _power_of_two(size: int, limit: int) -> int:

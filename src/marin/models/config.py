@@ -111,6 +111,29 @@ class AuxiliaryLossConfig(Protocol):
         ...
 
 
+@runtime_checkable
+class PartlyTrainedConfig(Protocol):
+    """A model of whose parameters some are frozen."""
+
+    def trained(self, params: Any) -> Any:
+        """The pytree that gradients and the optimizer are of."""
+        ...
+
+    def with_trained(self, params: Any, trained: Any) -> Any:
+        """The parameters with that part replaced."""
+        ...
+
+
+def trained_part(model: Any, params: Any) -> Any:
+    """What training changes of the parameters: all of them, unless the model says otherwise."""
+    return model.trained(params) if isinstance(model, PartlyTrainedConfig) else params
+
+
+def with_trained_part(model: Any, params: Any, trained: Any) -> Any:
+    """The parameters with what training changes replaced."""
+    return model.with_trained(params, trained) if isinstance(model, PartlyTrainedConfig) else trained
+
+
 register_choice(LmConfig, "llama", "marin.models.llama:LlamaConfig")
 register_choice(LmConfig, "gpt2", "marin.models.gpt2:Gpt2Config")
 register_choice(LmConfig, "qwen3", "marin.models.qwen3:Qwen3Config")

@@ -100,6 +100,7 @@ def default_train(
             trainer=train_config.trainer(),
             initialize_from=initialize_from,
             initialize_from_hf=initialize_from_hf,
+            lora=train_config.lora,
             callbacks=train_config.all_callbacks(),
             trackers=train_config.trackers,
             output_path=this_output_path(),
@@ -153,10 +154,12 @@ def default_sft(
         description=description,
         override_output_path=override_output_path,
     )
-    begin = sft_config.initialize_from()
+    checkpoint, model = sft_config.initialize_from(), sft_config.initialize_from_hf()
     config = replace(
         step.config,
-        initialize_from=replace(begin, path=_place(begin.path)),
+        initialize_from=None if checkpoint is None else replace(checkpoint, path=_place(checkpoint.path)),
+        initialize_from_hf=None if model is None else replace(model, path=_place(model.path)),
+        lora=sft_config.lora,
         origins=sft_config.origins(step.config.origins),
     )
     if sft_config.num_epochs is None:

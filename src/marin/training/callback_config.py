@@ -135,7 +135,8 @@ class TaskEvalsConfig:
     """Accuracy on multiple-choice tasks, as `tasks/NAME/acc` and so on, of the parameters as they are in training."""
 
     tasks: dict[str, str]
-    """Name -> file of questions, a JSON object a line: {"query": ..., "choices": [...], "gold": index}."""
+    """Name -> file of questions, a JSON object a line: {"query": ..., "choices": [...], "gold": index}. In a step's
+    config it may be a place in another step, which makes what is in it part of what the run is."""
     every: int | None = None
     """Steps between two; also after the last step. None: after the last only."""
     max_questions: int | None = None

@@ -28,18 +28,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from marin.checkpoint import format as checkpoint
-from marin.checkpoint.discover import list_checkpoints
+from marin.checkpoint.format import CheckpointWriter
 from marin.checkpoint.policy import KeepPolicy, apply_policy
 from marin.data.dataset import Batch, RowDataset
 from marin.data.loader import sequential_batches
-from marin.distributed.mesh import place_rows, round_up_rows
+from marin.distributed.mesh import everywhere, place_rows, round_up_rows, rows_here
+from marin.distributed.processes import Vote, wait_for_all
 from marin.models.config import LmConfig
 from marin.tracking.tracker import Tracker, Value
 from marin.training.state import TrainState
 from marin.training.train_step import METRICS, DeviceBatch, loss_sums
 
 _STEPS_BEHIND = 1
+_WAITING = ("loader_stall", "checkpoint_seconds")  # times of the row, not means of its steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class LogMetrics:
         peak_flops_per_second: float | None,
         loader_stall_s: Callable[[], float],
         num_loader_stalls: Callable[[], int] | None = None,
-        checkpoints: Path,
+        newest_checkpoint: Callable[[], Path | None],
         documents: Callable[[int], str] | None = None,
     ) -> None:
         """`metrics` gets what is the same in each repetition of the run, `timing` what the clock says, `others` both.
@@ -100,8 +101,8 @@ class LogMetrics:
         `num_tokens` says how many tokens the first so many updates take, and `names` what a step's numbers are.
         `peak_flops_per_second` None leaves out the MFU. `loader_stall_s` says how long batches were waited for so far,
         and `num_loader_stalls` how many of them.
-        `checkpoints` is named in the error about a loss that is no number, and so is what `documents` says of the
-        step's batch, if it is given.
+        `newest_checkpoint` is asked for by the error about a loss that is no number, and so is what `documents` says of
+        the step's batch, if it is given.
         """
         self._metrics = metrics
         self._timing = timing
@@ -113,13 +114,14 @@ class LogMetrics:
         self._peak_flops_per_second = peak_flops_per_second
         self._loader_stall_s = loader_stall_s
         self._num_loader_stalls = num_loader_stalls
-        self._checkpoints = checkpoints
+        self._newest_checkpoint = newest_checkpoint
         self._documents = documents
         self._waiting: deque[_Waiting] = deque()
         self._without_row: tuple[_Waiting, dict[str, float]] | None = None  # the last step fetched, if it got no row
         self._mark_s: float | None = None  # when the last fetched step was done; None before the first
         # since the last row
         self._busy_s, self._busy_steps, self._busy_tokens, self._stall_s, self._stalls = 0.0, 0, 0, 0.0, 0
+        self._saving_s = 0.0
         self._latest: dict[str, tuple[int, float]] = {}
         self._more_to_flush: list[Tracker] = []
 
@@ -160,6 +162,10 @@ class LogMetrics:
         """Make also the rows of this one durable before each checkpoint."""
         self._more_to_flush.append(tracker)
 
+    def count_saving(self, seconds: float) -> None:
+        """Tell the next row of times how long saving kept the loop."""
+        self._saving_s += seconds
+
     def log_row(self, step: int, row: Mapping[str, float | int]) -> None:
         """Write a row of deterministic numbers that is not of a training step."""
         for tracker in (self._metrics, *self._others):
@@ -199,8 +205,8 @@ class LogMetrics:
             if waiting.gets_row:
                 if times is None:
                     times = self._times()
-                else:  # waiting for batches was counted in the row before
-                    times = {name: 0 * v if name.startswith("loader_stall") else v for name, v in times.items()}
+                else:  # what was waited for was counted in the row before
+                    times = {name: 0 * v if name.startswith(_WAITING) else v for name, v in times.items()}
                 self._write(waiting, numbers, times)
             self._without_row = None if waiting.gets_row else (waiting, numbers)
 
@@ -226,14 +232,16 @@ class LogMetrics:
             stalls = self._num_loader_stalls()
             times["loader_stalls"] = stalls - self._stalls
             self._stalls = stalls
+        times["checkpoint_seconds"] = self._saving_s
         times["peak_memory_bytes"] = peak_memory_bytes()
         self._busy_s, self._busy_steps, self._busy_tokens, self._stall_s = 0.0, 0, 0, stall_s
+        self._saving_s = 0.0
         return times
 
     def not_finite(self, step: int, found: str) -> NonFiniteLossError:
         """The error about what was found at a step."""
-        saved = list_checkpoints(self._checkpoints)
-        kept = f"The newest checkpoint, {saved[-1].path}, is from before and stays" if saved else "No checkpoint exists"
+        saved = self._newest_checkpoint()
+        kept = "No checkpoint exists" if saved is None else f"The newest checkpoint, {saved}, is from before and stays"
         batch = "" if self._documents is None else f"{self._documents(step)}. "
         return NonFiniteLossError(
             f"step {step}: {found}; expected finite numbers. {batch}"
@@ -286,15 +294,21 @@ class Validate:
         compute_dtype: Any,
         mesh: Mesh | None = None,
     ) -> None:
-        """On a mesh the rows of a batch are rounded up to what can be spread over it."""
+        """On a mesh the rows of a batch are rounded up to what can be spread over it.
+
+        `token_byte_lengths` is int32 (vocab,).
+        """
         self._log = log
         self._datasets = datasets
         self._batch_size = round_up_rows(batch_size, mesh)
         self._mesh = mesh
         self._max_batches = max_batches
         self._every = every
-        self._token_byte_lengths = token_byte_lengths.astype(np.int64)
-        self._nll_sum = jax.jit(lambda params, batch: loss_sums(model, params, batch, compute_dtype=compute_dtype).nll)
+        self._rows_here = rows_here(self._batch_size, mesh)
+        self._nll_sum = jax.jit(
+            lambda params, batch: everywhere(loss_sums(model, params, batch, compute_dtype=compute_dtype).nll)
+        )
+        self._counts = jax.jit(lambda batch: everywhere(_counts(batch, token_byte_lengths)))
 
     def __call__(self, done: StepDone) -> None:
         if not self._datasets or not is_due(done, self._every):
@@ -307,7 +321,9 @@ class Validate:
             for prefix, params in measured.items():
                 sums: dict[str, ValidationSums] = {}
                 for tag, dataset in self._datasets.items():
-                    batches = sequential_batches(dataset, self._batch_size, max_batches=self._max_batches)
+                    batches = sequential_batches(
+                        dataset, self._batch_size, max_batches=self._max_batches, rows_here=self._rows_here
+                    )
                     sums[tag] = self.measure(params, batches)
                 for tag, total in (sums | parent_sums(sums)).items():
                     row[f"validation/{prefix}{tag}/loss"] = total.loss
@@ -317,14 +333,24 @@ class Validate:
             self._log.log_row(done.step, row)
 
     def measure(self, params: Any, batches: Iterable[Batch]) -> ValidationSums:
-        """Sums over all batches; whoever wants a mean divides last."""
-        sums, num_tokens, num_bytes = [], 0, 0
+        """Sums over all batches, of which this process has its rows; whoever wants a mean divides last."""
+        sums, counts = [], []
         for batch in batches:
-            sums.append(self._nll_sum(params, device_batch(batch, self._mesh)))
-            counted = batch.loss_weights > 0
-            num_tokens += int(counted.sum())  # a weight is 0 or 1
-            num_bytes += int(self._token_byte_lengths[batch.targets[counted]].sum())
-        return ValidationSums(nats=math.fsum(float(s) for s in sums), num_tokens=num_tokens, num_bytes=num_bytes)
+            placed = device_batch(batch, self._mesh, self._batch_size)
+            sums.append(self._nll_sum(params, placed))
+            counts.append(self._counts(placed))
+        return ValidationSums(
+            nats=math.fsum(float(s) for s in sums),
+            num_tokens=sum(int(tokens) for tokens, _ in counts),
+            num_bytes=sum(int(num_bytes) for _, num_bytes in counts),
+        )
+
+
+def _counts(batch: DeviceBatch, token_byte_lengths: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Target tokens of a batch that count, and their bytes, int32."""
+    counted = batch.loss_weights > 0  # a weight is 0 or 1
+    num_bytes = jnp.where(counted, jnp.asarray(token_byte_lengths)[batch.targets], 0)
+    return jnp.sum(counted, dtype=jnp.int32), jnp.sum(num_bytes, dtype=jnp.int32)
 
 
 def parent_sums(sums: Mapping[str, ValidationSums]) -> dict[str, ValidationSums]:
@@ -377,7 +403,7 @@ def _parents(tag: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
-# Saving because time has passed may take so large a share of the time.
+# Writing because time has passed may take so large a share of the time.
 _MOST_SAVING = 1 / 20
 
 
@@ -386,26 +412,35 @@ class SaveCheckpoint:
 
     A step whose checkpoint the policy keeps for good is saved too, whether or not it is one of every few. What is not
     finite is not saved: an update can go wrong whose loss and gradient were in order.
+
+    A checkpoint is written in a thread while the next steps run; only one at a time is. What goes wrong with one ends
+    the run after the step in which that is noticed. Several processes save at the same steps: whether it is time is put
+    to the vote.
     """
 
     def __init__(
         self,
         log: LogMetrics,
+        writer: CheckpointWriter,
         root: Path,
         *,
+        is_late: Vote,
         every: int,
         every_s: float | None,
         keep: KeepPolicy,
         metadata: Callable[[], Mapping[str, Any]],
         already_saved: int | None = None,
     ) -> None:
-        """`metadata()` is asked when all rows up to the checkpoint's step are written.
+        """`writer` writes into `root`. `metadata()` is asked when all rows up to the checkpoint's step are written.
 
+        `is_late` is the vote on whether `every_s` have passed.
         `already_saved` is the step of the checkpoint this run resumed from; it is not saved again. The clock of
         `every_s` begins with the first step done: compiling is not lost work.
         """
         self._log = log
+        self._writer = writer
         self._root = root
+        self._vote = is_late
         self._every = every
         self._every_s = every_s
         self._keep = keep
@@ -420,24 +455,43 @@ class SaveCheckpoint:
         if done.is_last:
             self._last_step = done.step
             self._log.log_last()  # a run that is stopped early learns of its end when the row's time has gone by
-        is_late = self._every_s is not None and time.monotonic() - self._saved_at >= self._every_s
-        if is_late or self._is_regular(done.step):
-            self.save(done.step, done.state)
+        self._writer.raise_failure()
+        if self._vote(self._is_late()) or self._is_regular(done.step):
+            self._save(done.step, done.state)
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Save now, unless this step is saved already."""
+    def save_now(self, step: int, state: TrainState) -> None:
+        """Save, unless this step is saved already, and return when that is complete."""
+        self._save(step, state)
+        self.finish()
+
+    def finish(self) -> None:
+        """Return when all that was begun is complete."""
+        self._writer.wait()
+        wait_for_all("the checkpoint is complete")
+
+    def _save(self, step: int, state: TrainState) -> None:
         if step == self._saved:
             return
         with self._log.paused():
             if not _is_finite(state.params):
                 raise self._log.not_finite(step, "the update made parameters that are NaN or infinite")
             self._log.flush()
-            began = time.monotonic()
-            checkpoint.save(self._root, step, state, self._metadata())
+            self._writer.save(
+                step,
+                state,
+                self._metadata(),
+                when_saved=lambda: apply_policy(self._root, self._keep, saved=step, is_regular=self._is_regular),
+            )
             self._saved, self._saved_at = step, time.monotonic()
-            if self._every_s is not None:
-                self._every_s = max(self._every_s, (self._saved_at - began) / _MOST_SAVING)
-            apply_policy(self._root, self._keep, saved=step, is_regular=self._is_regular)
+            self._vote.forget()
+            self._log.count_saving(self._writer.blocked_s)
+
+    def _is_late(self) -> bool:
+        if self._every_s is None or self._writer.is_writing:
+            return False
+        assert self._saved_at is not None
+        pause_s = max(self._every_s, (self._writer.write_s or 0.0) / _MOST_SAVING)
+        return time.monotonic() - self._saved_at >= pause_s
 
     def _is_regular(self, step: int) -> bool:
         every = (self._every,) if self._keep.keep_every is None else (self._every, self._keep.keep_every)
@@ -451,7 +505,7 @@ def is_due(done: StepDone, every: int | None) -> bool:
 
 @jax.jit
 def _is_finite(tree: Any) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+    return everywhere(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all())
 
 
 def _is_computed(array: Any) -> bool:
@@ -459,10 +513,13 @@ def _is_computed(array: Any) -> bool:
     return array.is_ready()
 
 
-def device_batch(batch: Batch, mesh: Mesh | None = None) -> DeviceBatch:
-    """What the loss reads of a batch; spread over the mesh, or left for the compiled step to put on its device."""
+def device_batch(batch: Batch, mesh: Mesh | None = None, num_rows: int | None = None) -> DeviceBatch:
+    """What the loss reads of a batch; spread over the mesh, or left for the compiled step to put on its device.
+
+    `batch` has the rows of this process, of `num_rows` altogether; None: all of them are here.
+    """
     arrays: Any = (batch.tokens, batch.targets, batch.loss_weights, batch.segment_ids)
-    return place_rows(DeviceBatch(*arrays), mesh)
+    return place_rows(DeviceBatch(*arrays), mesh, batch.num_rows if num_rows is None else num_rows)
 
 
 def peak_memory_bytes() -> int:

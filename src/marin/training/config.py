@@ -13,8 +13,9 @@ from marin.cluster.resources import ResourceConfig
 from marin.config.origins import annotated_yaml
 from marin.data.batch_schedule import BatchSchedule, ScheduleStep
 from marin.data.config import LmDataConfig
-from marin.distributed.config import MeshConfig
+from marin.distributed.config import MeshConfig, ProcessesConfig
 from marin.models.config import REMAT_POLICIES, LmConfig
+from marin.models.lora_config import LoraConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.optimizer import OptimizerConfig
 from marin.optim.schedules import Duration, ScheduleShape, StableShape
@@ -56,10 +57,12 @@ class RuntimeConfig:
     """Batches made ahead of the step."""
     keep_program: bool = True
     """Keep the lowered training step in the run's folder, StableHLO as compressed text; it costs one more lowering."""
+    processes: ProcessesConfig = ProcessesConfig()
+    """The processes that train together; by default what the environment says, or one."""
     profile: ProfileConfig | None = None
     """Record some updates with the profiler; None records none."""
     seconds_per_checkpoint: float | None = 60.0
-    """Save also when so many seconds have passed since the last checkpoint, more where saving would take over a
+    """Save also when so many seconds have passed since the last checkpoint, more where writing would take over a
     twentieth of the time. Such a checkpoint goes when a newer one comes. None saves by steps only."""
 
     def __post_init__(self) -> None:
@@ -187,6 +190,8 @@ class TrainLmConfig:
     """Another run's checkpoint to begin with; None begins with random parameters."""
     initialize_from_hf: InitializeFromHf | None = None
     """A model in the Hugging Face format to begin with; its architecture must be `model`'s."""
+    lora: LoraConfig | None = None
+    """Train a low-rank adapter of the model that the run begins with; None trains all parameters."""
     vocab_size: int | None = None
     """State the vocabulary to have it checked against the token stores; None takes theirs."""
     mup_base_model: LmConfig | None = None
@@ -206,6 +211,18 @@ class TrainLmConfig:
             raise ValueError("callbacks lists 'watch' more than once; one step is watched in one way")
         if self.initialize_from is not None and self.initialize_from_hf is not None:
             raise ValueError("initialize_from and initialize_from_hf both say what to begin with: give one of them")
+
+        if self.lora is not None:
+            self._check_lora()
+
+    def _check_lora(self) -> None:
+        source = self.initialize_from or self.initialize_from_hf
+        if source is None:
+            raise ValueError("lora adapts a model: say which, by initialize_from or initialize_from_hf")
+        if source.reinit_tokens:
+            raise ValueError("reinit_tokens draws embeddings that lora would leave as they were drawn: leave one out")
+        if self.mup_base_model is not None or self.trainer.ema_beta is not None:
+            raise ValueError("lora goes with neither mup_base_model nor trainer.ema_beta: leave them out")
 
     def to_yaml(self) -> str:
         """The config as YAML with the origin of each value as a comment."""
@@ -281,6 +298,8 @@ class SimpleTrainConfig:
     """InitializeFrom."""
     allow_partial_checkpoint: bool | None = None
     """InitializeFrom.allow_partial."""
+    lora: LoraConfig | None = None
+    """TrainLmConfig."""
     steps_per_eval: int | None = None
     """TrainerConfig."""
     max_eval_batches: int | None = None
@@ -390,6 +409,8 @@ class SimpleTrainConfig:
         if self.initialize_from_checkpoint_path is not None:
             places["initialize_from"] = "initialize_from_checkpoint_path"
             places |= {f"initialize_from.{full}": name for name, full in self._initialize_options()}
+        if self.lora is not None:
+            places["lora"] = "lora"
         if self.trackers:
             places["trackers"] = "trackers"
         defaults = {f.name for f in fields(self) if f.default is not MISSING and getattr(self, f.name) == f.default}

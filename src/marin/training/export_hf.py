@@ -7,8 +7,8 @@ writes the same files again.
 
 from pathlib import Path
 
-import jax
-
+from marin.distributed.mesh import use_own_device
+from marin.distributed.processes import fetch, is_first
 from marin.export.config import ExportConfig
 from marin.export.export import export_params
 from marin.training.callback_config import ExportHfConfig
@@ -37,20 +37,25 @@ class ExportHf:
         tokenizer_path = self._run.config.data.tokenizer
         assert tokenizer_path is not None
         with self._run.log.paused():
-            export_params(
-                self._run.config.model,
-                jax.device_get(done.state.average if self._config.average else done.state.params),
-                self._run.data.vocab_size,
-                tokenizer_path=tokenizer_path,
-                output=export_folder(self._run.output, done.step),
-                probe_length=ExportConfig.probe_length,
-                max_shard_bytes=self._config.max_shard_bytes,
-                source={
-                    "step": done.step,
-                    "average": self._config.average,
-                    "document_prefix": self._run.data.document_prefix,
-                },
-            )
+            params = fetch(done.state.average if self._config.average else self._run.model_params(done.state))
+            if not is_first():
+                return
+            with use_own_device():
+                export_params(
+                    self._run.config.model,
+                    params,
+                    self._run.data.vocab_size,
+                    tokenizer_path=tokenizer_path,
+                    output=export_folder(self._run.output, done.step),
+                    probe_length=ExportConfig.probe_length,
+                    max_shard_bytes=self._config.max_shard_bytes,
+                    chat=self._run.data.chat,
+                    source={
+                        "step": done.step,
+                        "average": self._config.average,
+                        "document_prefix": self._run.data.document_prefix,
+                    },
+                )
 
 
 def exports_in(output: str | Path) -> bool:

@@ -27,9 +27,11 @@ from marin.export.hf import CONFIG_FILE, check_same_architecture, cut_vocabulary
 from marin.io.atomic import write_text
 from marin.io.hashing import sha256_file
 from marin.models.config import LmConfig
+from marin.models.lora import LoraParams
 from marin.processing.tokenize.tokenizer import load_tokenizer
 from marin.training.config import TrainLmConfig
 from marin.training.initialize_config import InitializeFrom, InitializeFromHf
+from marin.training.run import trained_model
 from marin.training.state import TrainState, init_params, init_state, state_of
 
 SOURCE_FILE = "initialized_from.json"  # in the run's folder
@@ -153,6 +155,12 @@ def run_batches(config: TrainLmConfig, start: RunStart) -> BatchSchedule:
     return BatchSchedule(config.trainer.train_batch_size, first_step=start.first_row_step)
 
 
+def base_model(config: TrainLmConfig) -> str | None:
+    """The name under which other libraries find what the run begins with, where that is a model in their format."""
+    source = config.initialize_from_hf
+    return None if source is None else source.path.removeprefix("hf://").partition("@")[0]
+
+
 def record_source(start: RunStart, output: Path) -> None:
     """Write initialized_from.json into the run's folder, or remove one that is not of this run."""
     path = output / SOURCE_FILE
@@ -181,7 +189,7 @@ def initial_state(
         ValueError: the source is of another tokenizer or another model, or lacks something that it must not.
         CorruptCheckpointError: it is damaged.
     """
-    model, vocab_size, seed = config.model, data.vocab_size, config.trainer.seed
+    model, vocab_size, seed = trained_model(config), data.vocab_size, config.trainer.seed
     given = _given(config)
     if given is None or start.source is None:
         state = init_state(
@@ -189,7 +197,7 @@ def initial_state(
         )
         return InitialState(state=state)
     if isinstance(given, InitializeFromHf):
-        loaded = _load_hf(given, start.source, wanted, model, data)
+        loaded = _load_hf(given, start.source, wanted, config.model, data)
     else:
         loaded = _load_checkpoint(given, start.source, wanted, data)
     redrawn = _token_ids(given.reinit_tokens, config.data.tokenizer, vocab_size)
@@ -198,7 +206,7 @@ def initial_state(
         params = _filled(loaded.params, init_params(model, vocab_size, key=key, init_scale=init_scale))
         if redrawn:
             params = redraw_tokens(params, redrawn, jax.random.fold_in(key, 1))
-        return _filled(replace(loaded, params=params), state_of(params, transformation, **options))
+        return _filled(replace(loaded, params=params), state_of(model, params, transformation, **options))
 
     state = jax.jit(complete, donate_argnums=0, out_shardings=shardings)(loaded.state, jax.random.key(seed))
     return replace(loaded, state=state)
@@ -230,7 +238,21 @@ def _load_checkpoint(given: InitializeFrom, source: Source, wanted: TrainState, 
     if digest is not None and not given.allow_other_tokenizer:
         _check_tokenizer(folder, digest, data.tokenizer_digest)
     part = wanted if given.content == "state" else TrainState(params=wanted.params, optimizer=None)
-    saved, names = checkpoint.saved_arrays(folder), checkpoint.named_leaves(part)
+    saved = checkpoint.saved_arrays(folder)
+    has_adapter = any(name.startswith("params.adapter.") for name in saved)
+    if given.content == "state" and isinstance(wanted.params, LoraParams) and not has_adapter:
+        raise ValueError(
+            f"initialize_from: {folder} holds no LoRA adapter to train further. To adapt its model, set content to "
+            "'weights'."
+        )
+    if given.content == "weights" and not has_adapter:
+        part = replace(part, params=_own(wanted.params))
+    if has_adapter and not isinstance(wanted.params, LoraParams):
+        raise ValueError(
+            f"initialize_from: {folder} holds a model with a LoRA adapter. Export it, which merges the two, and begin "
+            "with the export (initialize_from_hf); or give this run the same lora to train the adapter further."
+        )
+    names = checkpoint.named_leaves(part)
     _check_shapes(folder, names, saved)
     missing = tuple(name for name in names if name not in saved)
     left_out = tuple(
@@ -241,6 +263,8 @@ def _load_checkpoint(given: InitializeFrom, source: Source, wanted: TrainState, 
         jax.tree.structure(part), [None if name in missing else leaf for name, leaf in names.items()]
     )
     loaded = checkpoint.load(folder, present, prefix="", ignore_others=True)
+    if isinstance(wanted.params, LoraParams) and not isinstance(loaded.params, LoraParams):
+        loaded = replace(loaded, params=LoraParams(base=loaded.params, adapter={}))
     return InitialState(state=loaded, fresh=missing, left_out=left_out, source=source)
 
 
@@ -260,13 +284,29 @@ def _load_hf(
                 f"{data.vocab_size}. Tokenize the text with its tokenizer."
             )
         params = cut_vocabulary(loaded.params, data.vocab_size)
-    names, found = checkpoint.named_leaves(wanted.params, "params"), checkpoint.named_leaves(params, "params")
+    own = _own(wanted.params)
+    names, found = checkpoint.named_leaves(own, "params"), checkpoint.named_leaves(params, "params")
     _check_shapes(folder, names, found)
-    placed = [checkpoint.on_devices(np.asarray(found[name]), leaf) for name, leaf in names.items()]
-    params = jax.tree.unflatten(jax.tree.structure(wanted.params), placed)
+    placed = [_on_devices(np.asarray(found[name]), leaf) for name, leaf in names.items()]
+    params = jax.tree.unflatten(jax.tree.structure(own), placed)
+    if isinstance(wanted.params, LoraParams):
+        params = LoraParams(base=params, adapter={})
     cut = (f"{loaded.vocab_size - data.vocab_size} tokens beyond the vocabulary",)
     left_out = cut if loaded.vocab_size > data.vocab_size else ()
     return InitialState(state=TrainState(params=params, optimizer=None), left_out=left_out, source=source)
+
+
+def _on_devices(array: np.ndarray, like: Any) -> jax.Array:
+    """The array where `like` has its sharding, or on the default device."""
+    # copied, since a jax array that borrows numpy's memory could not be donated to a training step
+    if like.sharding is None:
+        return jnp.array(array)
+    return jax.make_array_from_callback(array.shape, like.sharding, lambda part: jnp.array(array[part]))
+
+
+def _own(params: Any) -> Any:
+    """A model's own parameters, without an adapter."""
+    return params.base if isinstance(params, LoraParams) else params
 
 
 def _token_ids(tokens: Sequence[str | int], tokenizer: str | None, vocab_size: int) -> list[int]:

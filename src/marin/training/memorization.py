@@ -18,10 +18,10 @@ import difflib
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from marin.data.store import TokenStore
+from marin.distributed.mesh import everywhere
 from marin.models import lm
 from marin.training.callback_config import MemorizationConfig
 from marin.training.callbacks import StepDone, is_due
@@ -51,13 +51,15 @@ class Memorization:
             [np.full((len(self._targets), 1), before, np.int32), self._targets[:, :-1]], axis=1
         )
         compute_dtype = run.config.trainer.compute_dtype
-        self._score = jax.jit(lambda p, x, y: lm.token_log_probs(model, p, x, y, compute_dtype=compute_dtype))
+        self._score = jax.jit(
+            lambda p, x, y: everywhere(lm.token_log_probs(model, p, x, y, compute_dtype=compute_dtype))
+        )
 
     def __call__(self, done: StepDone) -> None:
         if not is_due(done, self._config.every):
             return
         with self._run.log.paused():
-            log_probs = self._log_probs(done.state.params)
+            log_probs = self._log_probs(self._run.model_params(done.state))
             row: dict[str, float | int] = {"memorization/documents": len(log_probs)}
             for length in self._config.prefix_lengths:
                 # float64: a product of many probabilities is far below what float32 holds
@@ -75,7 +77,7 @@ class Memorization:
         for start in range(0, len(self._targets), _ROWS):
             tokens, targets = self._tokens[start : start + _ROWS], self._targets[start : start + _ROWS]
             missing = ((0, _ROWS - len(tokens)), (0, 0))  # one shape, one program
-            scored = self._score(params, jnp.asarray(np.pad(tokens, missing)), jnp.asarray(np.pad(targets, missing)))
+            scored = self._score(params, np.pad(tokens, missing), np.pad(targets, missing))
             parts.append(np.asarray(scored, np.float64)[: len(tokens)])
         return np.concatenate(parts)
 

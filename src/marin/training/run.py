@@ -6,12 +6,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from marin.distributed.processes import is_first
 from marin.tracking.jsonl import JsonlTracker
 
 if TYPE_CHECKING:
     from marin.data.lm_data import LmData
     from marin.training.callbacks import LogMetrics
     from marin.training.config import TrainLmConfig
+    from marin.training.state import TrainState
+
+
+def trained_model(config: "TrainLmConfig") -> Any:
+    """What the run trains: the model of the config, with an adapter where it asks for one."""
+    if config.lora is None:
+        return config.model
+    from marin.models.lora import LoraLm
+
+    return LoraLm(base=config.model, lora=config.lora)
 
 
 class StopRequest:
@@ -51,6 +62,16 @@ class Run:
         """The run's folder."""
         return Path(self.config.output_path)
 
+    def model_params(self, state: "TrainState") -> Any:
+        """The parameters of `config.model` itself: an adapter that is being trained is merged in."""
+        if self.config.lora is None:
+            return state.params
+        import jax
+
+        from marin.models.lora import LoraLm
+
+        return jax.jit(LoraLm.merge, static_argnums=0)(trained_model(self.config), state.params)
+
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The tokenizer of the run's tokens. ValueError where the config does not name it."""
@@ -67,8 +88,10 @@ class Run:
         """Append a row of deterministic values to a file in the run's folder.
 
         Rows of steps after the one that the run goes on from are cut off first; the file is flushed before each
-        checkpoint and closed with the run.
+        checkpoint and closed with the run. Of several processes the first one writes it.
         """
+        if not is_first():
+            return
         if name not in self._files:
             self._files[name] = JsonlTracker(self.output / name, resume_step=self.resume_step)
             self.log.flush_too(self._files[name])

@@ -43,13 +43,15 @@ class Samples:
         if not is_due(done, self._config.every):
             return
         with self._run.log.paused():
-            eos_id = self._tokenizer.eos_id
+            stop_ids = {self._tokenizer.eos_id}
+            if self._run.data.chat is not None:
+                stop_ids.add(self._run.data.chat.stop_id)
             completions = generate(
                 self._model,
-                done.state.params,
+                self._run.model_params(done.state),
                 self._prompts,
                 max_new_tokens=self._config.max_new_tokens,
-                stop_ids=() if eos_id is None else (eos_id,),
+                stop_ids=stop_ids,
                 temperature=self._config.temperature,
                 top_p=self._config.top_p,
                 seed=self._config.seed,

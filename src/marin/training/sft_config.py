@@ -11,12 +11,13 @@ from dataclasses import dataclass, fields, replace
 from marin.cluster.resources import ResourceConfig
 from marin.data.config import LmDataConfig, LongConversations, PackingMode
 from marin.distributed.config import MeshConfig
+from marin.models.lora_config import LoraConfig
 from marin.optim.optimizer import OptimizerConfig
 from marin.optim.schedules import Duration, ScheduleShape
 from marin.tracking.config import TrackerConfig
 from marin.training.callback_config import CallbackConfig
 from marin.training.config import RuntimeConfig, SimpleTrainConfig, TrainLmConfig
-from marin.training.initialize_config import InitializeFrom
+from marin.training.initialize_config import InitializeFrom, InitializeFromHf
 
 STEPS_NOT_KNOWN = 1_000_000_000
 """Stands for the number of updates until the length of an epoch is known."""
@@ -30,9 +31,17 @@ class SimpleSFTConfig:
     """Rows of each update."""
     learning_rate: float
     """Peak learning rate."""
-    initialize_from_checkpoint_path: str
+    initialize_from_checkpoint_path: str | None = None
     """The run whose weights to begin with, or one of its checkpoints (InitializeFrom of content 'weights'); in a script
-    also a training step or a place in one."""
+    also a training step or a place in one. Give this or model_name_or_path."""
+    model_name_or_path: str | None = None
+    """The model in the Hugging Face format to begin with: a folder, a step, or hf://organization/name in the local
+    cache (InitializeFromHf)."""
+    allow_other_tokenizer: bool = False
+    """InitializeFromHf."""
+    reinit_tokens: tuple[str | int, ...] = ()
+    """Tokens whose embeddings are drawn anew (InitializeFrom, InitializeFromHf): those that the model has never seen,
+    like the ones that begin and end a turn. By their text it needs the tokenizer."""
     num_train_steps: int | None = None
     """Updates in the run. Give this or num_epochs."""
     num_epochs: float | None = None
@@ -74,6 +83,8 @@ class SimpleSFTConfig:
     """TrainerConfig."""
     ema_beta: float | None = None
     """TrainerConfig."""
+    lora: LoraConfig | None = None
+    """TrainLmConfig: train an adapter on the model, which stays as it is."""
     per_device_parallelism: int | None = None
     """TrainerConfig."""
     precision: str | None = None
@@ -110,6 +121,13 @@ class SimpleSFTConfig:
                 f"num_train_steps is {self.num_train_steps!r} and num_epochs {self.num_epochs!r}: give one of them, "
                 "which says how long the run is"
             )
+        if (self.initialize_from_checkpoint_path is None) == (self.model_name_or_path is None):
+            raise ValueError(
+                f"initialize_from_checkpoint_path is {self.initialize_from_checkpoint_path!r} and model_name_or_path "
+                f"{self.model_name_or_path!r}: give one of them, the model to fine-tune"
+            )
+        if self.allow_other_tokenizer and self.model_name_or_path is None:
+            raise ValueError("allow_other_tokenizer is for model_name_or_path, which is not given")
         if isinstance(self.num_epochs, int | float) and not 0 < self.num_epochs < float("inf"):
             raise ValueError(f"num_epochs must be above 0, got {self.num_epochs!r}")
         if not isinstance(self.train_batch_size, int):
@@ -126,9 +144,22 @@ class SimpleSFTConfig:
         given = {name: getattr(self, name) for name in _DATA_FIELDS if getattr(self, name) is not None}
         return replace(data, **given)
 
-    def initialize_from(self) -> InitializeFrom:
-        """What the run begins with."""
-        return InitializeFrom(path=self.initialize_from_checkpoint_path, content="weights")
+    def initialize_from(self) -> InitializeFrom | None:
+        """The run's checkpoint that this one begins with."""
+        path = self.initialize_from_checkpoint_path
+        if path is None:
+            return None
+        return InitializeFrom(path=path, content="weights", reinit_tokens=self.reinit_tokens)
+
+    def initialize_from_hf(self) -> InitializeFromHf | None:
+        """The model in the Hugging Face format that it begins with."""
+        if self.model_name_or_path is None:
+            return None
+        return InitializeFromHf(
+            path=self.model_name_or_path,
+            allow_other_tokenizer=self.allow_other_tokenizer,
+            reinit_tokens=self.reinit_tokens,
+        )
 
     def train_config(self) -> SimpleTrainConfig:
         """The settings that training anew has too."""
@@ -143,7 +174,12 @@ class SimpleSFTConfig:
             place: text.replace("SimpleTrainConfig.", "SimpleSFTConfig.").replace("default_train", "default_sft")
             for place, text in of_training.items()
         }
-        own["initialize_from"] = "SimpleSFTConfig.initialize_from_checkpoint_path"
+        if self.model_name_or_path is None:
+            own["initialize_from"] = "SimpleSFTConfig.initialize_from_checkpoint_path"
+        else:
+            own["initialize_from_hf"] = "SimpleSFTConfig.model_name_or_path"
+        if self.lora is not None:
+            own["lora"] = "SimpleSFTConfig.lora"
         if self.num_epochs is not None:
             own["trainer.num_train_steps"] = "SimpleSFTConfig.num_epochs"
         if self.max_seq_len is not None:
@@ -155,7 +191,8 @@ _DATA_FIELDS = ("packing", "long_conversations", "tokenizer")
 _SHARED_FIELDS = tuple(
     sorted(
         {field.name for field in fields(SimpleSFTConfig)}
-        & {field.name for field in fields(SimpleTrainConfig)} - {"num_train_steps", "initialize_from_checkpoint_path"}
+        & {field.name for field in fields(SimpleTrainConfig)}
+        - {"num_train_steps", "initialize_from_checkpoint_path", "lora"}
     )
 )
 

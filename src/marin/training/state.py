@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import optax
 
-from marin.models.config import LmConfig
+from marin.models.config import LmConfig, trained_part
 from marin.optim.skip import SkipBadSteps
 
 
@@ -20,9 +20,9 @@ class TrainState:
     """Everything on the device that a checkpoint must hold."""
 
     params: Any
-    """The model's parameters, float32."""
+    """The model's parameters, float32, the frozen ones too: a run needs nothing else to go on."""
     optimizer: Any
-    """The optimizer's state."""
+    """The optimizer's state, of what is trained."""
     average: Any = None
     """Running average of the parameters; None where none is kept."""
     skip_window: Any = None
@@ -48,7 +48,7 @@ def init_state(
 
     def init(key: jax.Array) -> TrainState:
         params = init_params(model, vocab_size, key=key, init_scale=init_scale)
-        return state_of(params, transformation, has_average=has_average, skip=skip)
+        return state_of(model, params, transformation, has_average=has_average, skip=skip)
 
     return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
 
@@ -60,6 +60,7 @@ def init_params(model: LmConfig, vocab_size: int, *, key: jax.Array, init_scale:
 
 
 def state_of(
+    model: LmConfig,
     params: Any,
     transformation: optax.GradientTransformation,
     *,
@@ -69,7 +70,7 @@ def state_of(
     """The state before the first update of these parameters: a fresh optimizer, an average that begins as they are."""
     return TrainState(
         params=params,
-        optimizer=transformation.init(params),
+        optimizer=transformation.init(trained_part(model, params)),
         average=jax.tree.map(jax.numpy.copy, params) if has_average else None,
         skip_window=None if skip is None else skip.init(),
     )

@@ -17,6 +17,10 @@ The output folder is all a run leaves, and all it needs to go on after being kil
 
 The law: kill the process at any moment, run the same config again, and parameters, optimizer state, metrics.jsonl and
 summary.json end up with the same bits as without the kill (same machine, same number of cores, same jaxlib).
+
+Several processes are started with the same config (`marin.distributed.processes`) and all do the same, each with its
+rows of the batch and its part of the state. Only the first writes into the folder, save for each one's part of a
+checkpoint; all of them must see it.
 """
 
 import hashlib
@@ -35,7 +39,8 @@ from jax.sharding import Mesh
 
 from marin.checkpoint import format as checkpoint
 from marin.checkpoint.discover import checkpoint_name, list_checkpoints, remove_leftovers, set_aside
-from marin.config import encode, load_yaml
+from marin.checkpoint.format import CheckpointWriter
+from marin.config import decode, encode, load_yaml
 from marin.data.at_step import name_documents, rows_at_update
 from marin.data.batch_schedule import BatchSchedule
 from marin.data.lm_data import DATA_FILE, LmData, open_data
@@ -48,10 +53,12 @@ from marin.distributed.mesh import (
     bytes_per_device,
     make_mesh,
     num_batch_shards,
+    rows_here,
     state_shardings,
     use_mesh,
     with_shardings,
 )
+from marin.distributed.processes import Vote, connect, is_first, said_by_first, wait_for_all
 from marin.io.atomic import write_text
 from marin.models.config import LmConfig
 from marin.optim.mup import mup_scales
@@ -60,16 +67,25 @@ from marin.tracking.console import ConsoleTracker
 from marin.tracking.expendable import check_installed, open_trackers
 from marin.tracking.jsonl import JsonlTracker, end_of_step, read_rows
 from marin.tracking.progress import ProgressTracker
+from marin.tracking.tracker import NoTracker
 from marin.training.callback_config import WatchConfig
 from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate, check_set_names, device_batch
 from marin.training.config import RuntimeConfig, TrainLmConfig
 from marin.training.export_hf import exports_in
 from marin.training.flops import peak_flops_per_second
-from marin.training.initialize import InitialState, RunStart, find_start, initial_state, record_source, run_batches
+from marin.training.initialize import (
+    InitialState,
+    RunStart,
+    base_model,
+    find_start,
+    initial_state,
+    record_source,
+    run_batches,
+)
 from marin.training.preview import SCHEDULES_FILE, Preview
 from marin.training.profile import Profile
 from marin.training.program import write_programs
-from marin.training.run import Run
+from marin.training.run import Run, trained_model
 from marin.training.state import TrainState, state_shapes
 from marin.training.train_step import METRICS, SKIPPED, TRAINED, CompiledStep, make_train_step
 from marin.training.trainer import train
@@ -114,6 +130,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     output = Path(config.output_path)
     trainer = config.trainer
     use_compilation_cache(trainer.runtime.compilation_cache)
+    connect(trainer.runtime.processes)
 
     seq_len = _seq_len(config)
     check_installed(config.trackers)
@@ -124,12 +141,13 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     loader = DataLoader(data.train, row_schedule)
     loader.check_num_steps(trainer.num_train_steps)
     schedule = config.optimizer.schedule(trainer.num_train_steps)
-    shapes = _parameter_shapes(config.model, data.vocab_size)
+    model = trained_model(config)
+    shapes = _parameter_shapes(model, data.vocab_size)
     mup = None
     if config.mup_base_model is not None:
         mup = mup_scales(shapes, _parameter_shapes(config.mup_base_model, data.vocab_size))
     transformation = config.optimizer.transformation(
-        config.model.weight_decay_mask(shapes), None if mup is None else mup.learning_rate
+        model.weight_decay_mask(shapes), None if mup is None else mup.learning_rate
     )
     state_options: dict[str, Any] = {
         "has_average": trainer.ema_beta is not None,
@@ -141,7 +159,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     sizes = row_schedule.sizes_between(start.step, trainer.num_train_steps)
     for size in sizes:
         trainer.num_microbatches(size, num_batch_shards(mesh))  # refuses what cannot be divided
-    wanted = state_shapes(config.model, transformation, data.vocab_size, **state_options)
+    wanted = state_shapes(model, transformation, data.vocab_size, **state_options)
     shardings = None
     if mesh is not None:
         shardings = state_shardings(wanted, shapes, mesh, fsdp=trainer.mesh.fsdp)
@@ -158,22 +176,15 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     else:
         start_step = resume_step = found.step
         state = found.state
-        _put_aside(found)
     run = Run(config=config, data=data, resume_step=resume_step)
     extra = [callback.build(run) for callback in config.callbacks]
-    # all is checked: from here on the folder is this run's
+    wait_for_all("the run is checked")  # from here on the folder is this run's
 
-    output.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(checkpoints)
-    for leftover in output.glob("*.tmp"):  # a file that a kill left half written
-        leftover.unlink()
-    _record_config(config, output, data)
-    record_source(start, output)
-    metrics = JsonlTracker(output / "metrics.jsonl", resume_step=resume_step)
-    timing = JsonlTracker(output / "timing.jsonl", resume_step=resume_step)
-    progress = ConsoleTracker(trainer.num_train_steps) if trainer.runtime.show_progress else None
     preview = preview_of(config, data, start)
-    write_text(output / SCHEDULES_FILE, preview.svg())
+    if is_first():
+        _prepare_folder(output, config, data, start, found, preview)
+    metrics, timing = (_open_rows(output / name, resume_step) for name in ("metrics.jsonl", "timing.jsonl"))
+    progress = ConsoleTracker(trainer.num_train_steps) if trainer.runtime.show_progress and is_first() else None
     if progress is not None:
         progress.say(_opening_line(config, data, start_step, initial))
         for line in report_lines(mixture_report(loader, trainer.num_train_steps, start_step=start.step)):
@@ -186,12 +197,21 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     watch = next((callback for callback in config.callbacks if isinstance(callback, WatchConfig)), None)
     make_steps = partial(_train_steps, config, sizes, transformation, shardings, num_batch_shards(mesh), data)
     steps = make_steps()
-    if trainer.runtime.keep_program and found is None:
+    if trainer.runtime.keep_program and found is None and is_first():
         with use_mesh(mesh):
             write_programs(output, steps, state, seq_len, mesh)
 
     num_steps = trainer.num_train_steps - start_step
-    with use_mesh(mesh), loader.iterate(start_step, num_steps=num_steps, prefetch=trainer.runtime.prefetch) as batches:
+    with (
+        use_mesh(mesh),
+        loader.iterate(
+            start_step,
+            num_steps=num_steps,
+            prefetch=trainer.runtime.prefetch,
+            rows_here=partial(rows_here, mesh=mesh),
+        ) as batches,
+        CheckpointWriter(checkpoints) as writer,
+    ):
         log = LogMetrics(
             metrics=metrics,
             timing=timing,
@@ -207,12 +227,12 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             peak_flops_per_second=peak_flops_per_second(jax.devices()[:1] if mesh is None else mesh.devices.flat),
             loader_stall_s=lambda: batches.stall_s,
             num_loader_stalls=lambda: batches.num_stalls,
-            checkpoints=checkpoints,
-            documents=lambda step: _documents(loader, step, output),
+            newest_checkpoint=writer.newest,
+            documents=lambda step: _documents(loader, step, config),
         )
         validate = Validate(
             log,
-            config.model,
+            model,
             data.validation,
             batch_size=trainer.eval_batch_size or max(sizes),
             max_batches=trainer.max_eval_batches,
@@ -223,22 +243,26 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
         )
         save = SaveCheckpoint(
             log,
+            writer,
             checkpoints,
+            is_late=Vote(mesh),
             every=trainer.steps_per_checkpoint,
             every_s=trainer.runtime.seconds_per_checkpoint,
             keep=trainer.keep_checkpoints,
             metadata=lambda: {
                 "tokenizer_digest": data.tokenizer_digest,
                 "token_stores": stores,
-                "metrics_bytes": metrics.num_bytes,
+                **({"metrics_bytes": metrics.num_bytes} if isinstance(metrics, JsonlTracker) else {}),
             },
             already_saved=resume_step,
         )
         run.log = log
-        trackers = [] if is_done else open_trackers(config.trackers, _tracked(config, start_step))
+        trackers = [] if is_done or not is_first() else open_trackers(config.trackers, _tracked(config, start_step))
         for tracker in trackers:
             log.add_tracker(tracker)
-        profile = None if trainer.runtime.profile is None else Profile(trainer.runtime.profile, output)
+        profile = (
+            Profile(trainer.runtime.profile, output) if trainer.runtime.profile is not None and is_first() else None
+        )
         try:
             final_step = train(
                 state,
@@ -248,12 +272,14 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
                 start_step=start_step,
                 num_train_steps=trainer.num_train_steps,
                 callbacks=(log, validate, *extra, save, *(() if profile is None else (profile,))),
-                save=save.save,
-                place=lambda batch: device_batch(batch, mesh),
+                save=save.save_now,
+                place=lambda step, batch: device_batch(batch, mesh, row_schedule.size(step)),
+                must_leave=Vote(mesh),
                 watched_step=None if watch is None else _by_batch_size(make_steps(is_watched=True)),
                 is_watched=lambda step: watch is not None and _is_watched(watch, step, trainer.num_train_steps),
                 stop=run.stop,
             )
+            save.finish()
         finally:
             if profile is not None:
                 profile.close()
@@ -262,7 +288,8 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
                 tracker.close()
     if progress is not None and run.stop.reason is not None:
         progress.say(run.stop.reason)
-    return _summarize(config, output, data, loader, start, final_step)
+    result = _summarize(config, output, data, loader, start, final_step) if is_first() else None
+    return decode(TrainResult, said_by_first(encode(result)))
 
 
 def preview_of(config: TrainLmConfig, data: LmData, start: RunStart) -> Preview:
@@ -324,10 +351,13 @@ def _open_data(config: TrainLmConfig, seq_len: int, batches: BatchSchedule) -> L
     return data
 
 
-def _documents(loader: DataLoader, step: int, output: Path) -> str:
+def _documents(loader: DataLoader, step: int, config: TrainLmConfig) -> str:
     """The first documents of the batch of an update (counted from 1), and how to see them all."""
     named = name_documents(rows_at_update(loader, step), at_most=_NAMED_DOCUMENTS)
-    return f"Its batch held {named} (all of them, with their text: marin data at-step {output} {step} --text)"
+    command = f"marin data at-step {config.output_path} {step}"
+    if config.data.tokenizer is None:
+        return f"Its batch held {named} (all of them: {command})"
+    return f"Its batch held {named} (all of them, with their text: {command} --text)"
 
 
 def _parameter_shapes(model: LmConfig, vocab_size: int) -> Any:
@@ -347,7 +377,7 @@ def _train_steps(
     trainer = config.trainer
     return {
         size: make_train_step(
-            config.model,
+            trained_model(config),
             transformation,
             max_grad_norm=config.optimizer.max_grad_norm,
             num_microbatches=trainer.num_microbatches(size, num_shards),
@@ -394,6 +424,30 @@ def _check_same_config(config: TrainLmConfig, output: Path) -> None:
             )
 
 
+def _prepare_folder(
+    output: Path,
+    config: TrainLmConfig,
+    data: LmData,
+    start: RunStart,
+    found: checkpoint.Loaded | None,
+    preview: Preview,
+) -> None:
+    """Clear away what a kill left behind, and write down what the run is."""
+    if found is not None:
+        _put_aside(found)
+    output.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(output / "checkpoints")
+    for leftover in output.glob("*.tmp"):  # a file that a kill left half written
+        leftover.unlink()
+    _record_config(config, output, data)
+    record_source(start, output)
+    write_text(output / SCHEDULES_FILE, preview.svg())
+
+
+def _open_rows(path: Path, resume_step: int | None) -> JsonlTracker | NoTracker:
+    return JsonlTracker(path, resume_step=resume_step) if is_first() else NoTracker()
+
+
 def _put_aside(found: checkpoint.Loaded) -> None:
     """Damaged later checkpoints would count as the newest, and win over those that this run saves now."""
     for rejected in found.rejected:
@@ -419,6 +473,8 @@ def _record_config(config: TrainLmConfig, output: Path, data: LmData) -> None:
     }
     if data.chat is not None:
         description["chat"] = encode(data.chat)
+    if config.lora is not None:
+        description |= {"lora": encode(config.lora), "base_model": base_model(config)}
     write_text(output / "model.json", json.dumps(description, indent=1) + "\n")
 
 
@@ -489,13 +545,15 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def _mesh_line(mesh: Mesh) -> str:
-    return f"{mesh.size} devices: " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{mesh.size} devices{processes}: " + " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
 
 
 def _opening_line(config: TrainLmConfig, data: LmData, start_step: int, initial: InitialState | None) -> str:
     num_params = config.model.num_params(data.vocab_size)
+    trained = num_params if config.lora is None else trained_model(config).num_params(data.vocab_size) - num_params
     where = f"resuming at step {start_step:,}" if initial is None else initial.opening(start_step)
-    return f"training {num_params:,} parameters for {config.trainer.num_train_steps:,} steps, {where}"
+    return f"training {trained:,} parameters for {config.trainer.num_train_steps:,} steps, {where}"
 
 
 def _summarize(

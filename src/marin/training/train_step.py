@@ -17,8 +17,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from marin.distributed.mesh import by_microbatch_rows
-from marin.models.config import AuxiliaryLossConfig, LmConfig
+from marin.distributed.mesh import by_microbatch_rows, everywhere
+from marin.models.config import AuxiliaryLossConfig, LmConfig, trained_part, with_trained_part
 from marin.optim.optimizer import gradient_norm, update_parameters
 from marin.optim.skip import SkipBadSteps
 from marin.training.loss import LossSums, next_token_loss
@@ -88,18 +88,18 @@ def loss_sums(
 def loss_gradient(
     model: LmConfig, params: Any, batch: DeviceBatch, *, num_microbatches: int = 1, **loss_options: Any
 ) -> tuple[Any, LossSums]:
-    """Gradient of the summed loss, and the sums, over microbatches of equally many rows.
+    """Gradient of the summed loss by what is trained, and the sums, over microbatches of equally many rows.
 
     Rows `0 .. B / num_microbatches - 1` are the first microbatch, and so on. Equal to the whole batch at once but for
     the order of summation.
     """
 
     def of_microbatch(microbatch: DeviceBatch) -> tuple[Any, LossSums]:
-        def total(params: Any) -> tuple[Array, LossSums]:
-            sums = loss_sums(model, params, microbatch, **loss_options)
+        def total(trained: Any) -> tuple[Array, LossSums]:
+            sums = loss_sums(model, with_trained_part(model, params, trained), microbatch, **loss_options)
             return sums.total, sums
 
-        return jax.grad(total, has_aux=True)(params)
+        return jax.grad(total, has_aux=True)(trained_part(model, params))
 
     if num_microbatches == 1:
         return of_microbatch(batch)
@@ -140,23 +140,26 @@ def make_train_step(
     def train_step(state: TrainState, batch: DeviceBatch, learning_rate: Array) -> tuple:
         gradient, sums = loss_gradient(model, state.params, batch, num_microbatches=num_microbatches, **loss_options)
         if shardings is not None:
-            gradient = jax.lax.with_sharding_constraint(gradient, shardings.params)
+            gradient = jax.lax.with_sharding_constraint(gradient, trained_part(model, shardings.params))
         weight = _total_weight(batch, sums.nll.dtype)
         norm = gradient_norm(gradient, weight)
         metrics = jnp.stack([sums.nll / weight, norm, sums.total / weight])
 
         def updated(state: TrainState) -> TrainState:
-            params, optimizer, _ = update_parameters(
+            trained, optimizer, _ = update_parameters(
                 transformation,
                 max_grad_norm,
-                state.params,
+                trained_part(model, state.params),
                 state.optimizer,
                 gradient,
                 weight,
                 learning_rate,
                 norm=norm,
-                objective=partial(_mean_loss, model, batch=_first_microbatch(batch, num_microbatches), **loss_options),
+                objective=partial(
+                    _mean_loss, model, state.params, batch=_first_microbatch(batch, num_microbatches), **loss_options
+                ),
             )
+            params = with_trained_part(model, state.params, trained)
             average = state.average if ema_beta is None else _moved(state.average, params, ema_beta)
             return replace(state, params=params, optimizer=optimizer, average=average)
 
@@ -168,10 +171,12 @@ def make_train_step(
             metrics = jnp.append(metrics, is_bad.astype(metrics.dtype))
         if stop_id is not None:
             metrics = jnp.concatenate([metrics, _trained(batch, stop_id).astype(metrics.dtype)])
+        metrics = everywhere(metrics)
         if not is_watched:
             return after, metrics
         mean_gradient = jax.tree.map(lambda g: g / weight, gradient)
-        return after, metrics, watch_statistics(mean_gradient, state.params, after.params)
+        before_and_after = (trained_part(model, params) for params in (state.params, after.params))
+        return after, metrics, everywhere(watch_statistics(mean_gradient, *before_and_after))
 
     if shardings is None:
         return CompiledStep(jax.jit(train_step, donate_argnums=0))
@@ -208,9 +213,9 @@ def _trained(batch: DeviceBatch, stop_id: int) -> Array:
     return jnp.stack([jnp.sum(counts), jnp.sum(counts & (batch.targets == stop_id))])
 
 
-def _mean_loss(model: LmConfig, params: Any, *, batch: DeviceBatch, **loss_options: Any) -> Array:
+def _mean_loss(model: LmConfig, params: Any, trained: Any, *, batch: DeviceBatch, **loss_options: Any) -> Array:
     """What the optimizer descends, for one that asks for more than the gradient of it."""
-    total = loss_sums(model, params, batch, **loss_options).total
+    total = loss_sums(model, with_trained_part(model, params, trained), batch, **loss_options).total
     return total / _total_weight(batch, total.dtype)
 
 

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from marin.data.dataset import Batch
+from marin.distributed.processes import Vote
 from marin.optim.schedules import Schedule
 from marin.training.callbacks import Callback, StepDone
 from marin.training.preemption import Preempted, PreemptionNotice
@@ -26,7 +27,8 @@ def train(
     num_train_steps: int,
     callbacks: Sequence[Callback],
     save: Callable[[int, TrainState], None],
-    place: Callable[[Batch], DeviceBatch],
+    place: Callable[[int, Batch], DeviceBatch],
+    must_leave: Vote,
     watched_step: WatchedStep | None = None,
     is_watched: Callable[[int], bool] = lambda step: False,
     stop: StopRequest | None = None,
@@ -41,15 +43,16 @@ def train(
         start_step: updates done before.
         num_train_steps: updates in the whole run.
         callbacks: called in this order after each update.
-        save: saves a checkpoint; used when the process is asked to leave.
-        place: puts a batch where the step reads it.
+        save: saves a checkpoint and returns when that is written; used when the process is asked to leave.
+        place: puts the batch of an update, by updates done before, where the step reads it.
+        must_leave: the vote on whether a process was asked to leave.
         watched_step: the step that also measures what is watched, for the updates of which `is_watched` says so.
         is_watched: by updates done when the update will be.
         stop: where callbacks ask to end the run. The callbacks after the one that asked are told that this step is the
             last.
 
     Raises:
-        Preempted: SIGTERM came; the state after the update in progress has been saved.
+        Preempted: SIGTERM came, to this process or another; the state after the update in progress has been saved.
     """
     stop = StopRequest() if stop is None else stop
     step = start_step
@@ -59,9 +62,9 @@ def train(
             learning_rate = schedule(step)
             watched = None
             if watched_step is not None and is_watched(step + 1):
-                state, metrics, watched = watched_step(state, place(batch), learning_rate)
+                state, metrics, watched = watched_step(state, place(step, batch), learning_rate)
             else:
-                state, metrics = train_step(state, place(batch), learning_rate)
+                state, metrics = train_step(state, place(step, batch), learning_rate)
             step += 1
             done = StepDone(
                 step=step,
@@ -75,7 +78,7 @@ def train(
                 callback(done)
                 if stop.is_requested and not done.is_last:
                     done = dataclasses.replace(done, is_last=True)
-            if preemption.is_requested and not done.is_last:
+            if must_leave(preemption.is_requested) and not done.is_last:
                 save(step, state)
                 raise Preempted(f"asked to leave at step {step} of {num_train_steps}; saved, and ready to resume")
     return step

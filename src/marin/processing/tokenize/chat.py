@@ -63,6 +63,7 @@ class ChatTemplate:
     does not have as a special token.
     """
 
+    text: str  # of the template
     stop_id: int  # the token that ends a turn
 
     def __init__(self, chat: ChatFormat, tokenizer: Tokenizer):
@@ -72,14 +73,15 @@ class ChatTemplate:
         self._any_special = re.compile("|".join(map(re.escape, sorted(self._special, key=len, reverse=True))))
         self._stop_token = chat.stop_token or tokenizer.eos_token
         self.stop_id = self._special_id(self._stop_token, "the stop token")
-        for name in dict.fromkeys(re.findall(r"<\|\w+\|>", chat.template)):
+        self.text = _template_text(chat, tokenizer)
+        for name in dict.fromkeys(re.findall(r"<\|\w+\|>", self.text)):
             self._special_id(name, "the chat template writes")
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
         )
         environment.globals["raise_exception"] = _refuse
         try:
-            self._template = environment.from_string(chat.template)
+            self._template = environment.from_string(self.text)
         except TemplateSyntaxError as error:
             raise RecipeError(f"the chat template is no Jinja: line {error.lineno}: {error.message}") from error
         generation = environment.extensions[_Generation.identifier]
@@ -298,6 +300,13 @@ class _RefusedError(Exception):
 
 def _refuse(message: str) -> None:
     raise _RefusedError(message)
+
+
+def _template_text(chat: ChatFormat, tokenizer: Tokenizer) -> str:
+    text = tokenizer.chat_template if chat.template is None else chat.template
+    if text is None:
+        raise RecipeError(f"no chat template: ChatFormat.template is None, and {tokenizer} brings none. Give one.")
+    return text
 
 
 def _marked(text: str) -> Iterator[Span]:

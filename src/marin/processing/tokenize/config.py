@@ -53,8 +53,9 @@ class ChatFormat:
     each turn of `output_role`, without the turn and with it, and what the turn adds is trained on.
     """
 
-    # Jinja text. It sees messages, add_generation_prompt, bos_token, eos_token and raise_exception(text).
-    template: str
+    # Jinja text, which sees messages, add_generation_prompt, bos_token, eos_token and raise_exception(text). None: the
+    # template that the tokenizer's folder brings.
+    template: str | None
     # Token that ends each turn that is trained on; None: the tokenizer's end-of-text token.
     stop_token: str | None = None
     # Column with the messages: a list of {"role", "content"}, whose other fields the template may use too.

@@ -19,7 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ def tokenize(config: TokenizeConfig) -> ShardCounts:
     """
     tokenizer = load_tokenizer(config.tokenizer)
     chat = None if config.chat is None else _chat_info(config.chat, tokenizer)
-    jobs = _plan(config, tokenizer)
+    jobs = _plan(config, tokenizer, chat)
     output = Path(config.output_path)
     output.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(output, jobs)
@@ -174,7 +174,7 @@ def tokenize_shard(job: ShardJob, tokenizer: Tokenizer, report: Report) -> None:
     fsync_directory(output)
 
 
-def _plan(config: TokenizeConfig, tokenizer: Tokenizer) -> list[ShardJob]:
+def _plan(config: TokenizeConfig, tokenizer: Tokenizer, chat: ChatInfo | None) -> list[ShardJob]:
     """One job a file, in the order of the files' names."""
     root = Path(config.input_path)
     files = find_record_files(root)
@@ -187,8 +187,9 @@ def _plan(config: TokenizeConfig, tokenizer: Tokenizer) -> list[ShardJob]:
         "eos_id": tokenizer.eos_id,
         "vocab_size": tokenizer.vocab_size,
     }
-    if config.chat is not None:
-        recipe["chat"] = {"version": CHAT_RECIPE_VERSION, "format": asdict(config.chat)}
+    if config.chat is not None and chat is not None:
+        format = replace(config.chat, template=chat.template)  # also where it is the tokenizer's own
+        recipe["chat"] = {"version": CHAT_RECIPE_VERSION, "format": asdict(format)}
     return [
         ShardJob(
             name=f"shard-{number:05d}",
@@ -206,7 +207,8 @@ def _chat_info(chat: ChatFormat, tokenizer: Tokenizer) -> ChatInfo:
     """What the ledger says of conversations; raises for a template that cannot be used with this tokenizer."""
     from marin.processing.tokenize.chat import ChatTemplate
 
-    return ChatInfo(template=chat.template, stop_id=ChatTemplate(chat, tokenizer).stop_id)
+    template = ChatTemplate(chat, tokenizer)
+    return ChatInfo(template=template.text, stop_id=template.stop_id)
 
 
 def _kind_of_rows(job: ShardJob, tokenizer: Tokenizer) -> Rows:

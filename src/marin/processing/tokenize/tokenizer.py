@@ -67,6 +67,11 @@ class Tokenizer:
         """Text of each special token -> its id."""
         return {token["content"]: token["id"] for token in self._description["added_tokens"] if token["special"]}
 
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja text of its folder that writes conversations; None where it has none."""
+        return None if self._folder is None else chat_template(self._folder)
+
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text, int32 (n,); no special token is added or recognised."""
         return np.array(self._hf.encode(text, add_special_tokens=False).ids, dtype=np.int32)
@@ -121,9 +126,8 @@ class Tokenizer:
                     shutil.copyfile(self._folder / name, target / name)
             return
         write_tokenizer_folder(target, self._hf.to_str(pretty=True), eos_token=self.eos_token, bos_token=self.bos_token)
-        template = None if self._folder is None else chat_template(self._folder)
-        if template is not None:
-            (target / CHAT_TEMPLATE_FILE).write_text(template, encoding="utf-8")
+        if self.chat_template is not None:
+            (target / CHAT_TEMPLATE_FILE).write_text(self.chat_template, encoding="utf-8")
 
 
 def write_tokenizer_folder(folder: Path, tokenizer_json: str, *, eos_token: str, bos_token: str | None = None) -> None:
