@@ -138,7 +138,7 @@ class CheckpointWriter:
         state: Any,
         metadata: Mapping[str, Any] | None = None,
         *,
-        when_saved: Callable[[], None] = lambda: None,
+        when_saved: Callable[[], object] = lambda: None,
     ) -> None:
         """Begin to write the checkpoint of `step`; see the function `save`. Returns when the state may be changed.
 
@@ -199,7 +199,7 @@ class CheckpointWriter:
         except Exception as second:
             error.add_note(f"And the checkpoint that was being written failed: {second}")
 
-    def _write(self, step: int, snapshot: Snapshot, metadata: dict[str, Any], when_saved: Callable[[], None]) -> None:
+    def _write(self, step: int, snapshot: Snapshot, metadata: dict[str, Any], when_saved: Callable[[], object]) -> None:
         try:
             began = time.perf_counter()
             write = _Write(self._root, step, self._token, self._is_abandoned)
