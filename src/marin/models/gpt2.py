@@ -245,15 +245,17 @@ def _final_norm(config: Gpt2Config, params: Gpt2Params, x):
 def _attention_input(config: Gpt2Config, params: Gpt2Layers, x):
     """Queries (B, T, N, 1, H), keys and values (B, T, N, H)."""
     normed = layers.layer_norm(x, params.attention_norm, params.attention_norm_bias, config.layer_norm_epsilon)
-    qkv = jnp.einsum("btd,dnch->btnch", normed, params.qkv) + params.qkv_bias
-    return qkv[..., :1, :], qkv[..., 1, :], qkv[..., 2, :]
+    qkv = layers.project(normed, params.qkv) + params.qkv_bias
+    query_key, value = layers.split_last(qkv)
+    query, key = layers.split_last(query_key)
+    return query, key, value
 
 
 def _attention_output(params: Gpt2Layers, mixed):
-    return jnp.einsum("btngh,nhd->btd", mixed, params.attention_out) + params.attention_out_bias
+    return layers.project(mixed.squeeze(3), params.attention_out) + params.attention_out_bias
 
 
 def _mlp_block(config: Gpt2Config, params: Gpt2Layers, x):
     normed = layers.layer_norm(x, params.mlp_norm, params.mlp_norm_bias, config.layer_norm_epsilon)
-    up = jax.nn.gelu(normed @ params.up + params.up_bias, approximate=True)
+    up = jax.nn.gelu(layers.project(normed, params.up) + params.up_bias, approximate=True)
     return x + up @ params.down + params.down_bias

@@ -299,14 +299,14 @@ class MixtralParams:
 def _attention_input(config: MixtralConfig, params: MixtralLayers, x, rotation):
     """Rotated queries (B, T, K, G, H), rotated keys and plain values (B, T, K, H)."""
     normed = layers.rms_norm(x, params.attention_norm, config.layer_norm_epsilon)
-    qkv = jnp.einsum("btd,dkgh->btkgh", normed, params.qkv)
-    query_key, value = qkv[..., :-1, :], qkv[..., -1, :]
-    query_key = layers.rotate(query_key, *rotation)
-    return query_key[..., :-1, :], query_key[..., -1, :], value
+    qkv = layers.project(normed, params.qkv)
+    query_key, value = layers.split_last(qkv)
+    query, key = layers.split_last(layers.rotate(query_key, *rotation))
+    return query, key, value
 
 
 def _attention_output(params: MixtralLayers, mixed):
-    return jnp.einsum("btkgh,kghd->btd", mixed, params.attention_out)
+    return layers.project(mixed, params.attention_out)
 
 
 def _experts_block(config: MixtralConfig, params: MixtralLayers, x):
