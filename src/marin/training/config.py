@@ -51,7 +51,7 @@ class RuntimeConfig:
     """Folder of compiled programs; None is a folder of the user's cache, "off" compiles anew in each process."""
     show_progress: bool = True
     """Print progress to standard error."""
-    prefetch: int = 2
+    prefetch: int = 8
     """Batches made ahead of the step."""
     keep_program: bool = True
     """Keep the lowered training step in the run's folder, StableHLO as compressed text; it costs one more lowering."""
