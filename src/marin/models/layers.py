@@ -98,8 +98,8 @@ def project(
 ) -> Float[Array, "batch seq *outputs"]:
     """x times a matrix whose first axes are those of x behind the second, and whose others are those of the result.
 
-    An einsum would be shorter. But the gradient that JAX makes for its matrix has the axes in the wrong order, whichever
-    operand is the wider, so that on CPU first the result's gradient and then the matrix's own are copied, transposed.
+    An einsum would be shorter. But the gradient that JAX makes for its matrix has the axes in the wrong order: on CPU
+    first the result's gradient, wide as it may be, and then the matrix's own are copied, transposed.
     """
     return jax.lax.dot_general(x, matrix, ((range(2, x.ndim), range(x.ndim - 2)), ((), ())))
 

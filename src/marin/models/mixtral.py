@@ -142,6 +142,7 @@ class MixtralConfig:
         compute_dtype: Any = jnp.float32,
         remat: str = "none",
         scan_layers: bool | None = None,
+        attention: str | None = None,
     ) -> Float[Array, "batch seq hidden"]:
         """States after the final norm; see `LmConfig.hidden_states`."""
         states, _ = self.hidden_states_and_router_losses(
@@ -152,6 +153,7 @@ class MixtralConfig:
             compute_dtype=compute_dtype,
             remat=remat,
             scan_layers=scan_layers,
+            attention=attention,
         )
         return states
 
@@ -172,13 +174,14 @@ class MixtralConfig:
         compute_dtype: Any = jnp.float32,
         remat: str = "none",
         scan_layers: bool | None = None,
+        attention: str | None = None,
     ) -> tuple[Float[Array, "batch seq hidden"], RouterLosses]:
         """The states and what the routers of all layers would be fined for."""
         layers.check_length(tokens.shape[1], self.seq_len)
         if positions is None:
             positions = layers.positions_of(tokens, segment_ids)
         rotation = layers.rotation(self.rope, self.head_size, positions)
-        implementation = "blocked" if self.use_flash_attention else "reference"
+        implementation = attention or ("blocked" if self.use_flash_attention else "reference")
 
         def layer(layer_params: MixtralLayers, carry: tuple[Array, RouterLosses]):
             x, losses = carry

@@ -272,6 +272,7 @@ class Validate:
         every: int | None,
         token_byte_lengths: np.ndarray,
         compute_dtype: Any,
+        attention: str | None = None,
         mesh: Mesh | None = None,
     ) -> None:
         """On a mesh the rows of a batch are rounded up to what can be spread over it."""
@@ -283,7 +284,8 @@ class Validate:
         self._max_batches = max_batches
         self._every = every
         self._token_byte_lengths = token_byte_lengths.astype(np.int64)
-        self._nll_sum = jax.jit(lambda params, batch: loss_sums(model, params, batch, compute_dtype=compute_dtype).nll)
+        options: dict[str, Any] = {"compute_dtype": compute_dtype, "attention": attention, "logits_dtype": "float32"}
+        self._nll_sum = jax.jit(lambda params, batch: loss_sums(model, params, batch, **options).nll)
 
     def __call__(self, done: StepDone) -> None:
         if not self._datasets or not is_due(done, self._every):
