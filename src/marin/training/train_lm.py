@@ -239,6 +239,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             every=trainer.steps_per_eval,
             token_byte_lengths=data.token_byte_lengths,
             compute_dtype=trainer.compute_dtype,
+            attention=trainer.attention,
             mesh=mesh,
         )
         save = SaveCheckpoint(
@@ -384,6 +385,7 @@ def _train_steps(
             compute_dtype=trainer.compute_dtype,
             z_loss_weight=trainer.z_loss_weight,
             remat=trainer.remat,
+            attention=trainer.attention,
             ema_beta=trainer.ema_beta,
             skip=trainer.skip_bad_steps,
             stop_id=None if data.chat is None else data.chat.stop_id,
