@@ -186,7 +186,7 @@ class CheckpointWriter:
             raise error
 
     def close(self) -> None:
-        """Write what was begun, but wait for no other process: this one has failed, and so the others have."""
+        """Write what was begun, but wait for no other process: this one has failed, and the others will."""
         self._is_abandoned.set()
         self.wait()
 
