@@ -21,6 +21,7 @@ def toy(conversations: Path):
         SFT,
         conversations=str(conversations),
         max_documents=40,
+        validation_fraction=0.2,
         vocab_size=384,
         model=replace(
             SFT.model, seq_len=64, hidden_dim=32, intermediate_dim=64, num_heads=2, num_kv_heads=1, num_layers=1
