@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from marin.distributed.mesh import Region
+
 PIECE_BYTES = 16 * 2**20
 _THREADS = min(8, os.cpu_count() or 1)  # hashing, reading and writing pieces
 _ALIGNMENT = 64  # of the first shard in a file
@@ -44,9 +46,6 @@ _DTYPES = {
     "float8_e5m2": "F8_E5M2",
 }
 """What safetensors calls them."""
-
-Region = tuple[tuple[int, int], ...]
-"""(first, after the last) along each axis."""
 
 
 class Shard(NamedTuple):
@@ -155,7 +154,7 @@ def _entry_name(shard: Shard) -> str:
 
 
 def _memory(shard: Shard) -> memoryview:
-    return memoryview(np.ascontiguousarray(shard.data).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(shard.data).reshape(-1).view(np.uint8).data
 
 
 def _write_piece(descriptor: int, at: int, memory: memoryview) -> str:
@@ -211,7 +210,7 @@ class ShardReader:
                     _read_piece,
                     file.fileno(),
                     shard["begin"] + piece * PIECE_BYTES,
-                    memoryview(buffer)[piece * PIECE_BYTES - start :][:PIECE_BYTES],
+                    buffer.data[piece * PIECE_BYTES - start :][:PIECE_BYTES],
                     shard["sha256"][piece],
                 )
                 for piece in pieces
