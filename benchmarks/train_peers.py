@@ -397,11 +397,11 @@ PEERS = {
 }
 
 
-def worker(name: str) -> None:
-    """Load, make ready, warm up; then for each line `n` of standard input run n steps. Answers are lines of JSON.
+def worker(name: str, warm_up: int = 4) -> None:
+    """Load, make ready, run the first step and `warm_up` more; then n steps for each line `n` of standard input.
 
-    The first tells what the start cost, import and the rest until the first step was done, each as [wall, CPU] seconds;
-    the others the same pair for a mean step. CPU time is of all threads.
+    Answers are lines of JSON. The first tells what the start cost, import and the rest until the first step was done,
+    each as [wall, CPU] seconds; the others the same pair for a mean step. CPU time is of all threads.
     """
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not mix with the answers
@@ -418,7 +418,7 @@ def worker(name: str) -> None:
     steps = peer.make()
     steps(1)
     start = {"version": metadata.version(peer.package), "import": loaded, "first_step": first.read()}
-    steps(4)
+    steps(warm_up)
     answer(start)
     for line in sys.stdin:
         num_steps = int(line)
@@ -443,4 +443,4 @@ def _cpu_s() -> float:
 
 
 if __name__ == "__main__":
-    worker(sys.argv[1])
+    worker(sys.argv[1], *map(int, sys.argv[2:]))
