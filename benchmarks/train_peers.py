@@ -115,6 +115,7 @@ class MarinLoop:
     def run(self, num_steps: int) -> None:
         import jax
 
+        from marin.distributed.processes import Vote
         from marin.training.trainer import train
 
         train(
@@ -127,6 +128,7 @@ class MarinLoop:
             callbacks=(self._log, self._keep),
             save=lambda step, state: None,
             place=self._place,
+            must_leave=Vote(None),
         )
         self._log.drain()
         jax.block_until_ready(self._state)
