@@ -11,7 +11,8 @@ would; it takes the state's memory and gives it back, as the training step does.
 
 `blocked` is the time that the loop is kept by one save. `done` is the time until the files are whole and flushed to the
 disk, from which the MB/s are. `steps` is how much longer a step takes while the files are written. `memory` is the most
-that the process took beyond what it had before, in copies of the state. Reading is from a page cache that was dropped,
+that the process took beyond what it had before, in copies of the state (what an earlier round left to the allocator
+is not seen). Reading is from a page cache that was dropped,
 as far as the system lets one process do that, and puts the arrays on the device.
 
     python benchmarks/bench_checkpoint.py                    writes benchmarks/results/checkpoint.md
