@@ -1,393 +1,126 @@
-"""CPU cost of one training step: marin's own against a plain JAX loop and against PyTorch with torch.compile.
+"""CPU cost of one training step: marin's own beside a plain JAX loop, PyTorch and the newest Levanter.
 
-All three train the same small Llama on the same random tokens in float32 with AdamW. Each lives in a process of its
-own, is warmed up (compiled) first, and then they take turns, a few steps each, so that whatever else the machine does
-falls on all alike. The figures to read are the ratios; times are for this machine only.
+All train the same small Llama on random tokens in float32 with AdamW. Each lives in a process of its own, is warmed up
+(compiled) first, and then they take turns, a step each, so that whatever else the machine does falls on all alike. The
+figures to read are the ratios of CPU time; wall time on a machine with other work says little, and times are for this
+machine only.
 
-- marin: the trainer's step with its features on: packed documents kept apart by segment, z-loss, clipping, decay mask,
+- marin: the trainer's loop with its features on: packed documents kept apart by segment, z-loss, clipping, decay mask,
   schedule, batches from the loader's thread over a token store, metrics fetched one step late and written as rows.
 - plain: what one writes by hand in JAX: layers unrolled, whole attention matrix, logits of the whole batch,
   optax.adamw, one jit with donated state. No mask between documents, no clipping, no z-loss.
-- torch: the same Llama in PyTorch, scaled_dot_product_attention, torch.compile, fused AdamW. No extras either.
+- torch, torch_compile: the same Llama in PyTorch, scaled_dot_product_attention, fused AdamW. No extras either.
+- levanter: its own trainer and Llama, clipping on, with the settings that are fastest here: layers unrolled, no
+  recomputation, no tracker.
 
-    python benchmarks/bench_train_cpu.py                      all, writes benchmarks/results/train_cpu.md
-    python benchmarks/bench_train_cpu.py --peers marin plain --rounds 3 --no_write
+PyTorch and Levanter may live in other environments than this one: Levanter's newest needs Python 3.12.
+
+    python benchmarks/bench_train_cpu.py                      those that can be imported; writes results/train_cpu.md
+    python benchmarks/bench_train_cpu.py --python levanter=/env312/bin/python --python torch=/env/bin/python
+    python benchmarks/bench_train_cpu.py --peers marin plain --rounds 9 --no_write
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from train_peers import PEERS, SCRATCH, SHAPE
 
 RESULT = Path(__file__).resolve().parent / "results" / "train_cpu.md"
-LEARNING_RATE, BETA1, BETA2, EPSILON, WEIGHT_DECAY = 3e-4, 0.9, 0.95, 1e-8, 0.1
+WORKER = Path(__file__).resolve().parent / "train_peers.py"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shape:
-    """The model and batch that all peers train."""
+@dataclasses.dataclass
+class Racer:
+    """A peer's process, and what was found of it."""
 
-    hidden: int = 256
-    layers: int = 6
-    heads: int = 8
-    mlp: int = 688
-    seq: int = 256
-    vocab: int = 8192
-    batch: int = 8
-    norm_epsilon: float = 1e-5
-    rope_theta: float = 10_000.0
+    process: subprocess.Popen
+    start: dict[str, Any] = dataclasses.field(default_factory=dict)
+    turns: list[tuple[float, float]] = dataclasses.field(default_factory=list)
+    """(wall, CPU) seconds of a step, by turn."""
 
+    def answer(self) -> Any:
+        line = self.process.stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            raise RuntimeError(f"{self.process.args} ended with code {self.process.wait()}; its message stands above")
+        return json.loads(line)
 
-SHAPE = Shape()
-Step = Callable[[int], None]  # run that many steps, to the very end of the last
-SCRATCH = "BENCH_TRAIN_SCRATCH"
-
-
-def token_batches():
-    """Endless (tokens, targets) int32 (batch, seq), the same for the peers that take plain batches."""
-    rng = np.random.default_rng(0)
-    while True:
-        window = rng.integers(0, SHAPE.vocab, size=(SHAPE.batch, SHAPE.seq + 1), dtype=np.int32)
-        yield np.ascontiguousarray(window[:, :-1]), np.ascontiguousarray(window[:, 1:])
+    def run(self, num_steps: int) -> None:
+        self.process.stdin.write(f"{num_steps}\n")  # type: ignore[union-attr]
+        self.process.stdin.flush()  # type: ignore[union-attr]
+        self.turns.append(self.answer())
 
 
-def make_marin() -> Step:
-    import jax
-
-    from marin.data.config import LmDataConfig
-    from marin.data.lm_data import open_data
-    from marin.data.loader import DataLoader
-    from marin.models.llama import LlamaConfig
-    from marin.optim.adamw import AdamWConfig
-    from marin.tracking.jsonl import JsonlTracker
-    from marin.training.callbacks import LogMetrics, StepDone, device_batch
-    from marin.training.state import init_state
-    from marin.training.train_step import make_train_step
-
-    folder = Path(tempfile.mkdtemp(dir=os.environ[SCRATCH]))
-    write_random_store(folder / "store")
-    model = LlamaConfig(
-        seq_len=SHAPE.seq,
-        hidden_dim=SHAPE.hidden,
-        intermediate_dim=SHAPE.mlp,
-        num_heads=SHAPE.heads,
-        num_kv_heads=SHAPE.heads,
-        num_layers=SHAPE.layers,
-        layer_norm_epsilon=SHAPE.norm_epsilon,
-    )
-    optimizer = AdamWConfig(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, beta1=BETA1, beta2=BETA2)
-    params = jax.eval_shape(lambda: model.init(SHAPE.vocab, key=jax.random.key(0)))
-    transformation = optimizer.transformation(model.weight_decay_mask(params))
-    state = init_state(model, transformation, SHAPE.vocab, seed=0)
-    train_step = make_train_step(model, transformation, max_grad_norm=1.0, z_loss_weight=1e-4)
-    schedule = optimizer.schedule(100_000)
-    data = open_data(LmDataConfig(train={"random": str(folder / "store")}, packing="best_fit"), SHAPE.seq)
-    batches = DataLoader(data.train, SHAPE.batch).iterate(0)
-    log = LogMetrics(
-        metrics=JsonlTracker(folder / "metrics.jsonl"),
-        timing=JsonlTracker(folder / "timing.jsonl"),
-        num_tokens=lambda steps: steps * SHAPE.batch * SHAPE.seq,
-        steps_per_log=1,
-        flops_per_token=model.flops_per_token(SHAPE.vocab, SHAPE.seq),
-        peak_flops_per_second=None,
-        loader_stall_s=lambda: batches.stall_s,
-        newest_checkpoint=lambda: None,
-    )
-    step_index = 0
-
-    def steps(num_steps: int) -> None:
-        nonlocal state, step_index
-        for _ in range(num_steps):
-            rate = schedule(step_index)
-            state, metrics = train_step(state, device_batch(next(batches)), rate)
-            step_index += 1
-            log(StepDone(step=step_index, is_last=False, state=state, metrics=metrics, learning_rate=rate))
-        log.drain()
-        jax.block_until_ready(state)
-
-    return steps
+@contextlib.contextmanager
+def started(command: list[str], environment: dict[str, str]) -> Iterator[Racer]:
+    """The process of a peer, warmed up and waiting for its turn."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        racer = Racer(process)
+        racer.start = racer.answer()
+        yield racer
+    finally:
+        process.kill()
+        process.communicate()
 
 
-def write_random_store(path: Path) -> None:
-    """A token store of 400 documents of 20 to 800 random tokens."""
-    from marin.data.store import ShardWriter, write_ledger
-
-    rng = np.random.default_rng(0)
-    eos = SHAPE.vocab - 1
-    shard = path / "shard-00000"
-    shard.mkdir(parents=True)
-    with ShardWriter(shard, name=shard.name, vocab_size=SHAPE.vocab, eos_id=eos) as writer:
-        for number in range(400):
-            tokens = rng.integers(0, eos, rng.integers(20, 800)).astype(np.int32)
-            writer.add(tokens, document_id=str(number), source="random", num_bytes=4 * tokens.size)
-        info = writer.close()
-    write_ledger(
-        path,
-        [info],
-        vocab_size=SHAPE.vocab,
-        tokenizer_digest="0" * 64,
-        eos_id=eos,
-        bos_id=None,
-        token_byte_lengths=np.full(SHAPE.vocab, 4, np.int32),
-    )
-
-
-def make_plain() -> Step:
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    s = SHAPE
-    head = s.hidden // s.heads
-
-    def init(key):
-        keys = iter(jax.random.split(key, 2 + 7 * s.layers))
-
-        def normal(*shape):
-            return 0.02 * jax.random.normal(next(keys), shape)
-
-        layers = [
-            {
-                "norm1": jnp.ones(s.hidden),
-                "q": normal(s.hidden, s.hidden),
-                "k": normal(s.hidden, s.hidden),
-                "v": normal(s.hidden, s.hidden),
-                "o": normal(s.hidden, s.hidden),
-                "norm2": jnp.ones(s.hidden),
-                "gate": normal(s.hidden, s.mlp),
-                "up": normal(s.hidden, s.mlp),
-                "down": normal(s.mlp, s.hidden),
-            }
-            for _ in range(s.layers)
-        ]
-        return {
-            "embed": normal(s.vocab, s.hidden),
-            "layers": layers,
-            "norm": jnp.ones(s.hidden),
-            "unembed": normal(s.hidden, s.vocab),
-        }
-
-    def norm(x, scale):
-        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + s.norm_epsilon) * scale
-
-    frequencies = 1.0 / s.rope_theta ** (np.arange(0, head, 2) / head)
-    angles = np.arange(s.seq)[:, None] * frequencies  # (T, H/2)
-    cos, sin = (f(angles).astype(np.float32)[None, :, None] for f in (np.cos, np.sin))
-    causal = np.tril(np.ones((s.seq, s.seq), bool))
-
-    def rotate(x):  # (B, T, N, H)
-        first, second = jnp.split(x, 2, axis=-1)
-        return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-
-    def loss_of(params, tokens, targets):
-        x = params["embed"][tokens]
-        for p in params["layers"]:
-            h = norm(x, p["norm1"])
-            q, k, v = ((h @ p[name]).reshape(s.batch, s.seq, s.heads, head) for name in "qkv")
-            scores = jnp.einsum("bqnh,bknh->bnqk", rotate(q), rotate(k)) / np.sqrt(head).astype(np.float32)
-            weights = jax.nn.softmax(jnp.where(causal, scores, -1e30), axis=-1)
-            x = x + jnp.einsum("bnqk,bknh->bqnh", weights, v).reshape(s.batch, s.seq, s.hidden) @ p["o"]
-            h = norm(x, p["norm2"])
-            x = x + (jax.nn.silu(h @ p["gate"]) * (h @ p["up"])) @ p["down"]
-        log_probs = jax.nn.log_softmax(norm(x, params["norm"]) @ params["unembed"])
-        return -jnp.mean(jnp.take_along_axis(log_probs, targets[..., None], axis=-1))
-
-    optimizer = optax.adamw(LEARNING_RATE, b1=BETA1, b2=BETA2, eps=EPSILON, weight_decay=WEIGHT_DECAY)
-
-    def update(params, state, tokens, targets):
-        loss, gradient = jax.value_and_grad(loss_of)(params, tokens, targets)
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, loss
-
-    update = jax.jit(update, donate_argnums=(0, 1))
-    params = jax.jit(init)(jax.random.key(0))
-    state = jax.jit(optimizer.init)(params)
-    batches = token_batches()
-
-    def steps(num_steps: int) -> None:
-        nonlocal params, state
-        for _ in range(num_steps):
-            params, state, loss = update(params, state, *next(batches))
-            loss.block_until_ready()
-        jax.block_until_ready(params)
-
-    return steps
-
-
-def make_torch() -> Step:
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    s = SHAPE
-    head = s.hidden // s.heads
-    torch.manual_seed(0)
-
-    def linear(inputs: int, outputs: int) -> nn.Linear:
-        layer = nn.Linear(inputs, outputs, bias=False)
-        nn.init.normal_(layer.weight, std=0.02)
-        return layer
-
-    angles = np.arange(s.seq)[:, None] / s.rope_theta ** (np.arange(0, head, 2) / head)
-
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm1, self.norm2 = (nn.RMSNorm(s.hidden, eps=s.norm_epsilon) for _ in range(2))
-            self.qkv = linear(s.hidden, 3 * s.hidden)
-            self.out = linear(s.hidden, s.hidden)
-            self.gate_up = linear(s.hidden, 2 * s.mlp)
-            self.down = linear(s.mlp, s.hidden)
-
-        def forward(self, x, cos, sin):
-            qkv = self.qkv(self.norm1(x)).view(s.batch, s.seq, 3, s.heads, head).permute(2, 0, 3, 1, 4)
-            first, second = qkv[:2].chunk(2, dim=-1)
-            query, key = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-            mixed = functional.scaled_dot_product_attention(query, key, qkv[2], is_causal=True)
-            x = x + self.out(mixed.transpose(1, 2).reshape(s.batch, s.seq, s.hidden))
-            gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
-            return x + self.down(functional.silu(gate) * up)
-
-    class Llama(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed = nn.Embedding(s.vocab, s.hidden)
-            nn.init.normal_(self.embed.weight, std=0.02)
-            self.blocks = nn.ModuleList(Block() for _ in range(s.layers))
-            self.norm = nn.RMSNorm(s.hidden, eps=s.norm_epsilon)
-            self.unembed = linear(s.hidden, s.vocab)
-            self.register_buffer("cos", torch.tensor(np.cos(angles), dtype=torch.float32))
-            self.register_buffer("sin", torch.tensor(np.sin(angles), dtype=torch.float32))
-
-        def forward(self, tokens, targets):
-            x = self.embed(tokens)
-            for block in self.blocks:
-                x = block(x, self.cos, self.sin)
-            logits = self.unembed(self.norm(x))
-            return functional.cross_entropy(logits.view(-1, s.vocab), targets.view(-1))
-
-    model = Llama()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), LEARNING_RATE, (BETA1, BETA2), EPSILON, weight_decay=WEIGHT_DECAY, fused=True
-    )
-    compiled = torch.compile(model)
-    batches = token_batches()
-
-    def steps(num_steps: int) -> None:
-        for _ in range(num_steps):
-            tokens, targets = (torch.from_numpy(a).long() for a in next(batches))
-            loss = compiled(tokens, targets)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            loss.item()
-
-    return steps
-
-
-PEERS = {"marin": make_marin, "plain": make_plain, "torch": make_torch}
-
-
-def worker(peer: str) -> None:
-    """Warm up, then for each line `n` of standard input run n steps and print the mean cost of one, as JSON."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not mix with the answers
-    began, began_cpu = time.perf_counter(), _cpu_s()
-    steps = PEERS[peer]()
-    steps(1)
-    first = {"first_wall_s": time.perf_counter() - began, "first_cpu_s": _cpu_s() - began_cpu}
-    steps(4)
-    print(json.dumps(first), file=out, flush=True)
-    for line in sys.stdin:
-        num_steps = int(line)
-        wall, cpu = time.perf_counter(), _cpu_s()
-        steps(num_steps)
-        cost = ((time.perf_counter() - wall) / num_steps, (_cpu_s() - cpu) / num_steps)
-        print(json.dumps(cost), file=out, flush=True)
-
-
-def _cpu_s() -> float:
-    """CPU seconds of all threads of this process."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def measure(peers: list[str], rounds: int, steps: int) -> dict[str, dict]:
-    """Per peer: (wall, cpu) seconds of a step in each round, and what its start cost."""
-    processes = {}
-    found: dict[str, dict] = {}
-    with tempfile.TemporaryDirectory() as scratch:
+def race(pythons: dict[str, str], rounds: int, steps: int) -> dict[str, Racer]:
+    """Let the peers take turns, each round begun by another one. `pythons`: peer -> its interpreter."""
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": scratch, SCRATCH: scratch}
-        try:
-            for peer in peers:
-                processes[peer] = subprocess.Popen(
-                    [sys.executable, __file__, "--worker", peer],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    env=environment,
-                )
-                found[peer] = {**_answer(peer, processes[peer]), "rounds": []}
-            for turn in range(rounds):
-                for peer in peers[turn % len(peers) :] + peers[: turn % len(peers)]:
-                    processes[peer].stdin.write(f"{steps}\n")
-                    processes[peer].stdin.flush()
-                    found[peer]["rounds"].append(_answer(peer, processes[peer]))
-        finally:
-            for process in processes.values():
-                process.kill()
-                process.communicate()
-    return found
+        racers = {
+            peer: stack.enter_context(started([python, str(WORKER), peer], environment))
+            for peer, python in pythons.items()
+        }
+        order = list(racers.values())
+        for turn in range(rounds):
+            first = turn % len(order)
+            for racer in order[first:] + order[:first]:
+                racer.run(steps)
+    return racers
 
 
-def _answer(peer: str, process: subprocess.Popen):
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"peer '{peer}' ended with code {process.wait()}; its message stands above")
-    return json.loads(line)
-
-
-def report(found: dict[str, dict], rounds: int, steps: int) -> str:
+def report(racers: dict[str, Racer], rounds: int, steps: int, load: float) -> str:
     """The results as Markdown."""
-    base = "plain" if "plain" in found else next(iter(found))
+    base = "plain" if "plain" in racers else next(iter(racers))
     lines = [
         "# One training step on CPU",
         "",
-        f"Medians over {rounds} rounds in turns of {steps} steps. CPU time is of all threads. A ratio is the median",
-        f"over the rounds of the cost beside that of '{base}' in the same round; in brackets the quartiles.",
+        f"Medians over {rounds} turns of {steps} step(s). CPU time is of all threads. A ratio is the median over the",
+        f"turns of the cost beside that of '{base}' in the same turn; in brackets the quartiles. Import and first step",
+        "(what is made before it included) began with no compiled programs kept.",
         "What each peer is: the first lines of `benchmarks/bench_train_cpu.py`.",
         "",
-        "| peer | CPU ms a step | wall ms a step | CPU ratio | wall ratio | first step, wall s | CPU s |",
-        "|---|---|---|---|---|---|---|",
+        "| peer | version of | CPU ms | CPU ratio | wall ms | wall ratio | import, CPU s | first step, CPU s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for peer, costs in found.items():
-        wall, cpu = (statistics.median(column) for column in zip(*costs["rounds"], strict=True))
-        pairs = list(zip(costs["rounds"], found[base]["rounds"], strict=True))
+    for peer, racer in racers.items():
+        wall, cpu = (statistics.median(column) for column in zip(*racer.turns, strict=True))
+        pairs = list(zip(racer.turns, racers[base].turns, strict=True))
         wall_ratio, cpu_ratio = (_spread([own[i] / other[i] for own, other in pairs]) for i in (0, 1))
+        start = racer.start
         lines.append(
-            f"| {peer} | {1e3 * cpu:.0f} | {1e3 * wall:.0f} | {cpu_ratio} | {wall_ratio} | "
-            f"{costs['first_wall_s']:.1f} | {costs['first_cpu_s']:.1f} |"
+            f"| {peer} | {PEERS[peer].package} {start['version']} | {1e3 * cpu:.0f} | {cpu_ratio} | {1e3 * wall:.0f} | "
+            f"{wall_ratio} | {start['import'][1]:.1f} | {start['first_step'][1]:.1f} |"
         )
     shape = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(SHAPE).items())
-    versions = ", ".join(f"{name} {_version(name)}" for name in ("jax", "optax", "numpy", "torch"))
     lines += [
         "",
         f"Shape: {shape}; float32, AdamW.",
-        f"Machine: {_cpu_model()}, {len(os.sched_getaffinity(0))} cores.",
-        f"Load average at the end: {os.getloadavg()[1]:.1f}; more than the cores is a machine with other work.",
-        f"Python {platform.python_version()}, {versions}.",
+        f"Machine: {cpu_model()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()} for marin.",
+        f"Load average: {load:.1f} before, {os.getloadavg()[1]:.1f} at the end; the race itself makes about as much as",
+        "there are cores, and what is beyond that is other work.",
         "",
     ]
     return "\n".join(lines)
@@ -395,36 +128,40 @@ def report(found: dict[str, dict], rounds: int, steps: int) -> str:
 
 def _spread(values: list[float]) -> str:
     """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "absent"
-
-
-def _cpu_model() -> str:
+def cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return " ".join(line.partition(":")[2].split())
     return platform.processor() or "unknown CPU"
 
 
+def _can_import(python: str, peer: str) -> bool:
+    package = PEERS[peer].imports[0].partition(".")[0]
+    find = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
+    return subprocess.run([python, "-c", find], check=False).returncode == 0
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--worker", choices=PEERS)
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=5, help="steps a round")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--peers", nargs="+", choices=PEERS, help="who races; default: those that can be imported")
+    parser.add_argument(
+        "--python", action="append", default=[], metavar="PEER=PATH", help="the interpreter of a peer; torch is of both"
+    )
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=1, help="steps a turn")
     parser.add_argument("--no_write", action="store_true", help="print only")
     arguments = parser.parse_args()
-    if arguments.worker:
-        worker(arguments.worker)
-        return
-    text = report(measure(arguments.peers, arguments.rounds, arguments.steps), arguments.rounds, arguments.steps)
+    given = dict(entry.split("=", 1) for entry in arguments.python)
+    given.setdefault("torch_compile", given.get("torch", sys.executable))
+    pythons = {peer: given.get(peer, sys.executable) for peer in arguments.peers or PEERS}
+    if arguments.peers is None:
+        pythons = {peer: python for peer, python in pythons.items() if _can_import(python, peer)}
+    load = os.getloadavg()[1]
+    text = report(race(pythons, arguments.rounds, arguments.steps), arguments.rounds, arguments.steps, load)
     print(text)
     if not arguments.no_write:
         RESULT.parent.mkdir(exist_ok=True)

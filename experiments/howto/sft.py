@@ -39,6 +39,8 @@ class Sft:
     """How its rows become conversations."""
     held_out_fraction: float
     """Share of the conversations that training never sees."""
+    validation_fraction: float
+    """Share of the standard library that the base never sees."""
     vocab_size: int
     """Tokens of the byte-level BPE, specials included."""
     model: LlamaConfig
@@ -58,6 +60,7 @@ SFT = Sft(
     conversations=os.environ.get("SFT_CONVERSATIONS"),
     chat=ChatFormat(template=CHATML, stop_token="<|im_end|>", prompt_column="prompt", completion_column="response"),
     held_out_fraction=0.2,
+    validation_fraction=0.08,
     vocab_size=2048,
     model=LlamaConfig(
         seq_len=512,
@@ -118,7 +121,9 @@ def sft(config: Sft) -> ExecutorStep:
             "no conversations to fine-tune on: give a folder of *.jsonl files whose rows have a 'prompt' and a "
             "'response', by --set conversations=FOLDER or the environment variable SFT_CONVERSATIONS"
         )
-    documents = standard_library("documents/python", validation_fraction=0.08, max_documents=config.max_documents)
+    documents = standard_library(
+        "documents/python", validation_fraction=config.validation_fraction, max_documents=config.max_documents
+    )
     tokenizer = train_tokenizer(
         "python_chat", documents / "train", config.vocab_size, extra_special_tokens=CHATML_TOKENS
     )

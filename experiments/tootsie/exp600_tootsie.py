@@ -28,6 +28,7 @@ else.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from experiments.datasets.dclm import DCLM_MIXTURE_WEIGHTS, dclm_components
 from experiments.datasets.dolma import tokenize_dolma
@@ -38,7 +39,7 @@ from experiments.datasets.paloma import tokenize_paloma
 from experiments.models.llama import llama_8b, llama_8b_old_rotary
 from marin.cluster.resources import ResourceConfig
 from marin.data.config import LmDataConfig
-from marin.execution.executor import ExecutorStep, executor_main
+from marin.execution.executor import ExecutorStep, executor_main, output_path_of
 from marin.models.config import LmConfig
 from marin.optim.schedules import ScheduleStep, Steps
 from marin.processing.tokenize.data_configs import lm_varying_mixture_data_config
@@ -373,9 +374,9 @@ def tootsie(scale: Scale) -> dict[str, ExecutorStep]:
     return steps
 
 
-def _checkpoint(step: ExecutorStep, num_steps: int):
+def _checkpoint(step: ExecutorStep, num_steps: int) -> Any:
     """The checkpoint that a run has after so many updates."""
-    return step / f"checkpoints/step-{num_steps:08d}"
+    return output_path_of(step, f"checkpoints/step-{num_steps:08d}")
 
 
 def published() -> Scale:

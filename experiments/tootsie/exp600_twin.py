@@ -25,7 +25,7 @@ class Twin:
     shorter_by: int = 100_000
     """How many times shorter than the real one."""
     at_least: int = 6
-    """Updates of the shortest phase; an even number."""
+    """Updates of the shortest phase."""
     max_documents: int | None = 400
     """Documents of the standard library."""
     vocab_size: int = 512

@@ -681,8 +681,9 @@ def test_a_store_that_is_read_only_can_be_looked_at(command: str, marin: Callabl
     assert done.returncode == 0 and done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("command", ["-m marin.cli.main run three_steps.py", "three_steps.py"])
+@pytest.mark.parametrize(
+    ("command", "closed"), [("-m marin.cli.main run three_steps.py", "2>&-"), ("three_steps.py", "<&- >&- 2>&-")]
+)
 def test_a_run_whose_streams_were_closed_runs(command: str, closed: str, place: Path):
     assert subprocess.run(["sh", "-c", f"{sys.executable} {command} {closed}"]).returncode == 0
     assert len(list(place.glob("store/*/*/data/x.txt"))) == 3

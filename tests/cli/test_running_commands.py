@@ -117,7 +117,7 @@ def test_status_shows_what_runs_how_far_it_is_and_what_waits(marin, running, pla
     (view,) = json.loads(marin("status", "slow.py", "--json").out)["runs"]
     assert [step["status"] for step in view["steps"]] == ["RUNNING", "PENDING"]
     progress = view["steps"][0]["progress"]
-    assert progress.pop("pace") == pytest.approx(0.9, abs=0.1)  # one in 1.1 s, however long the step took to start
+    assert 0 < progress.pop("pace") <= 1 / 1.1  # one in over 1.1 s, however long the step took to start
     assert progress == {"done": 3, "total": 12, "unit": "things"}
     assert json.loads(marin("status", view["run_id"][:18], "--json").out)["runs"][0]["run_id"] == view["run_id"]
 

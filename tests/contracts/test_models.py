@@ -54,7 +54,9 @@ OFFSETS_FROM_ONE = (GemmaConfig, Gemma2Config, Gemma3Config)  # what the weights
 
 # Compiling is most of what these tests cost, so they share few functions and shapes.
 jitted_init = jax.jit(lambda config, key, vocab_size: config.init(vocab_size, key=key), static_argnums=(0, 2))
-jitted_logits = jax.jit(logits, static_argnums=0, static_argnames=("remat", "scan_layers", "compute_dtype"))
+jitted_logits = jax.jit(
+    logits, static_argnums=0, static_argnames=("remat", "scan_layers", "compute_dtype", "attention")
+)
 jitted_log_probs = jax.jit(token_log_probs, static_argnums=0)
 jitted_cached = jax.jit(lambda config, *args, **kw: config.hidden_states_cached(*args, **kw), static_argnums=0)
 
@@ -175,6 +177,9 @@ def test_every_way_to_run_it_gives_the_same_logits(config, params):
     np.testing.assert_allclose(jitted_logits(naive, params, tokens), expected, atol=2e-5)
     scanned = jitted_logits(config, params, tokens, scan_layers=True, remat="full")
     np.testing.assert_allclose(scanned, expected, atol=2e-5)
+    if getattr(config, "attention_logit_softcap", None) is None:  # which the library's attention lacks
+        by_library = jitted_logits(config, params, tokens, attention="xla")
+        np.testing.assert_allclose(by_library, expected, atol=2e-5)
 
 
 def test_the_cache_gives_what_recomputing_gives(config, params):

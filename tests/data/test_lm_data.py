@@ -44,7 +44,7 @@ def test_one_config_gives_training_rows_and_validation_sets(stores: Path):
         mixture_block_size=64,
     )
     data = open_data(config, 32)
-    assert data.train.stages[0].counts.tolist() == [48, 16]
+    assert data.train.names == ("code", "web") and data.train.stages[0].counts.tolist() == [16, 48]
     assert (data.seq_len, data.vocab_size, data.eos_id, data.bos_id) == (32, 257, 256, None)
     batch = DataLoader(data.train, 8).batch(3)
     assert batch.tokens.shape == (8, 32)
@@ -167,9 +167,9 @@ def test_a_stage_starts_at_the_update_the_token_or_the_row_that_is_asked_for(sto
     mixture = open_data(config, 16, batches=BATCHES).train
     assert [stage.start for stage in mixture.stages] == [0, 10 * 4 + 2 * 8, 100, 150]
     source, _ = mixture.locate(np.arange(200))
-    assert np.bincount(source[:56], minlength=2).tolist() == [56, 0]
+    assert np.bincount(source[:56], minlength=2).tolist() == [0, 56]
     assert np.bincount(source[56:96], minlength=2).tolist() == [20, 20]
-    assert np.bincount(source[100:150], minlength=2).tolist() == [0, 50]
+    assert np.bincount(source[100:150], minlength=2).tolist() == [50, 0]
     with pytest.raises(ValueError, match="start of a stage: 12 counts updates"):
         open_data(config, 16)
 
@@ -251,9 +251,9 @@ def test_no_more_batches_of_a_source_than_allowed_and_then_the_same_again(stores
         train={"web": str(stores / "web"), "code": str(stores / "code")}, max_train_batches={"web": 3}
     )
     data = open_data(config, 16, batches=BATCHES)
-    num_code = row_dataset(data.train.sources[1].store, 16, "concatenate").num_rows
-    assert [source.num_rows for source in data.train.sources] == [12, num_code]
-    whole = row_dataset(data.train.sources[0].store, 16, "concatenate")
+    code, web = data.train.sources
+    assert (code.num_rows, web.num_rows) == (row_dataset(code.store, 16, "concatenate").num_rows, 12)
+    whole = row_dataset(web.store, 16, "concatenate")
     assert as_set(rows_of(data, "web")) <= as_set(whole.rows(np.arange(whole.num_rows)).targets)
     with pytest.raises(ValueError, match="limits source 'web' to 3 batches"):
         open_data(config, 16)

@@ -24,7 +24,7 @@ def test_the_report_counts_what_the_batches_hold(loader: DataLoader):
     report = mixture_report(loader, 30)
     source, _ = loader.mixture.locate(np.arange(10 * 4 + 20 * 8))
     assert report.num_rows == source.size
-    for which, name in enumerate(("web", "code")):
+    for which, name in enumerate(("code", "web")):
         taken = report.sources[name]
         assert taken.rows_used == (source == which).sum()
         assert taken.epochs == taken.rows_used / taken.num_rows
@@ -39,8 +39,8 @@ def test_the_table_has_a_line_a_source_and_a_column_a_stage(loader: DataLoader):
     title, header, *lines = report_lines(mixture_report(loader, 30))
     assert title.startswith("200 rows in 30 updates; weights met in every 8 rows; stop_strategy 'restart'")
     assert header.split("  ")[0] == "source" and "from update 1 " in header and "from update 12" in header
-    assert [line.split()[0] for line in lines] == ["web", "code"]
-    assert "75.00%" in lines[0] and "100.00%" in lines[1]
+    assert [line.split()[0] for line in lines] == ["code", "web"]
+    assert "75.00%" in lines[1] and "100.00%" in lines[0]
     assert len({len(line) for line in (header, *lines)}) == 1
 
 

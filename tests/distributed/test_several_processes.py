@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from test_sharded_training import ONE, assert_same_curves, job, numbers, run
 
 from marin.checkpoint import format as checkpoint
 from marin.checkpoint.discover import list_checkpoints
-from marin.config import encode
+from marin.config import dump_yaml, encode
 from marin.distributed.config import MeshConfig, ProcessesConfig
 from marin.training.callback_config import (
     EarlyStoppingConfig,
@@ -36,15 +38,24 @@ from marin.training.preemption import PREEMPTED_EXIT_CODE
 LOST_AFTER_S = 10
 
 
-def start(
-    folder: Path, jobs: list[TrainLmConfig], *, num_processes: int, num_devices: int = 1
-) -> list[subprocess.Popen]:
-    """A process each, with so many devices each, that train the jobs one after the other."""
-    file = folder / f"jobs-{len(list(folder.glob('jobs-*')))}.json"
-    file.write_text(json.dumps([encode(one) for one in jobs]))
+def free_address() -> str:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def start(
+    folder: Path,
+    jobs: list[TrainLmConfig],
+    *,
+    num_processes: int,
+    num_devices: int = 1,
+    variables_of_last: Mapping[str, str] = MappingProxyType({}),
+) -> list[subprocess.Popen]:
+    """Processes with so many devices each, that train the jobs one after the other."""
+    file = folder / f"jobs-{len(list(folder.glob('jobs-*')))}.json"
+    file.write_text(json.dumps([encode(one) for one in jobs]))
+    address = free_address()
     return [
         subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("in_processes.py")), str(file)],
@@ -55,6 +66,7 @@ def start(
                 "MARIN_COORDINATOR_ADDRESS": address,
                 "MARIN_NUM_PROCESSES": str(num_processes),
                 "MARIN_PROCESS_ID": str(rank),
+                **(variables_of_last if rank == num_processes - 1 else {}),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -278,3 +290,36 @@ def test_two_processes_begin_with_another_runs_checkpoint(runs):
     expected = [row for row in numbers(runs / "one") if row["step"] > 3]
     for row, other in zip(numbers(runs / "initialized"), expected, strict=True):
         assert row == pytest.approx(other, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_write_its_part_ends_the_run_and_leaves_no_checkpoint(runs):
+    full = {"LARGEST_FILE_BYTES": "20000"}
+    began = time.monotonic()
+    results = ends(start(runs, [several(runs, "full")], num_processes=2, num_devices=2, variables_of_last=full))
+    assert time.monotonic() - began < 40 + 4 * LOST_AFTER_S
+    assert all(code != 0 for code, _, _ in results)
+    assert "File too large" in results[1][2] or "could not write its part" in results[0][2], results
+    assert not list((runs / "full" / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.slow
+def test_the_same_command_on_each_host_trains_and_the_first_one_reports(runs):
+    (runs / "command.yaml").write_text(dump_yaml(job(runs, "command", MeshConfig())))
+    place = "--trainer.runtime.processes"
+    address = free_address()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "marin.cli.main", "train", str(runs / "command.yaml")]
+            + [f"{place}.coordinator", address, f"{place}.num_processes", "2", f"{place}.process_id", str(rank)],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    (first, said, errors), (second, nothing, _) = ends(processes)
+    assert (first, second) == (0, 0), errors
+    assert "6 updates, loss" in said and "updates" not in nothing
+    assert_same_curves(runs / "command", runs / "one")

@@ -1,5 +1,7 @@
 """verify, adopt and gc on a store that is not a disk."""
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,22 @@ def test_what_was_evicted_while_it_was_verified_is_not_called_corrupt(store):
     (entry,) = steps_of(store)
     assert entry.status == EVICTED
     assert not store.items(f"{store.prefix}/.exec/invalid")
+
+
+def test_a_scratch_folder_that_somebody_else_made_is_not_used(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("obstore")
+    from marin.cli.main import main
+
+    monkeypatch.delenv("MARIN_SCRATCH", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mine = os.getuid()
+    monkeypatch.setattr("os.getuid", lambda: mine + 1)
+    (tmp_path / f"marin-{mine + 1}").mkdir()
+    (tmp_path / "script.py").write_text(
+        "from marin.execution.executor import *\nexecutor_main([ExecutorStep(name='a', fn=str, config='x')])\n"
+    )
+    assert main(["run", str(tmp_path / "script.py"), "--prefix", "memory://scratch-of-another"]) == 1
+    assert re.search(r"marin-\d+ belongs to somebody else, .* set MARIN_SCRATCH", capfd.readouterr().err)
 
 
 def test_the_commands_find_data_that_was_adopted_into_an_empty_object_store(tmp_path, monkeypatch, capfd):

@@ -36,14 +36,19 @@ def inputs(seed, batch=2, seq=9, hidden=4, vocab=11, dtype=np.float64):
     chunk=st.sampled_from([1, 4, 6, 18, 64]),
     z=st.sampled_from([0.0, 0.3]),
     cap=st.sampled_from([None, 1.5]),
+    multiple=st.sampled_from([1, 8]),  # 8 fills a vocabulary of 11 up to 16
 )
-def test_sums_and_gradients_equal_the_formula_in_float64(seed, chunk, z, cap):
+def test_sums_and_gradients_equal_the_formula_in_float64(seed, chunk, z, cap, multiple):
     with jax.enable_x64(True):
         states, unembedding, targets, weights = inputs(seed)
 
         def fused(states, unembedding):
             sums = next_token_loss(
-                states, unembedding, targets, weights, z_loss_weight=z, logit_softcap=cap, chunk_tokens=chunk
+                *(states, unembedding, targets, weights),
+                z_loss_weight=z,
+                logit_softcap=cap,
+                chunk_tokens=chunk,
+                vocab_multiple=multiple,
             )
             return sums.total, sums.nll
 
@@ -67,6 +72,21 @@ def test_in_float32_it_stays_close_and_in_bfloat16_sums_are_float32():
     coarse = next_token_loss(jnp.asarray(states, jnp.bfloat16), unembedding, targets, weights, z_loss_weight=1e-3)
     assert coarse.total.dtype == jnp.float32
     assert float(coarse.total) == pytest.approx(expected, rel=2e-2)
+
+
+def test_logits_kept_in_bfloat16_move_the_loss_by_less_than_their_rounding():
+    states, unembedding, targets, weights = (jnp.asarray(a) for a in inputs(3, seq=300, hidden=8, dtype=np.float32))
+    states = states.astype(jnp.bfloat16)
+
+    def nll(logits_dtype):
+        sums = next_token_loss(states, unembedding, targets, weights, logits_dtype=logits_dtype, vocab_multiple=128)
+        assert sums.nll.dtype == jnp.float32
+        return sums.nll / weights.sum()
+
+    wide, narrow = nll(jnp.float32), nll(jnp.bfloat16)
+    largest_logit = jnp.abs(states.astype(jnp.float32) @ unembedding).max()
+    assert wide != narrow
+    assert abs(wide - narrow) < 2**-9 * largest_logit  # half a unit in the last place of bfloat16
 
 
 def test_a_scaled_loss_has_a_scaled_gradient():

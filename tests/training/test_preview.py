@@ -52,4 +52,4 @@ def test_the_figure_is_well_formed_and_the_same_each_time(preview):
     heights = [float(point.split(",")[1]) for point in sizes.get("points", "").split()]
     assert heights[0] == pytest.approx(240 + 120 * (1 - 2 / 6), abs=0.01) and heights[-1] == 240
     assert len(root.findall(f"{space}polygon")) == 2
-    assert [text.text for text in root.findall(f"{space}text")][-2:] == ["a", "<"]
+    assert [text.text for text in root.findall(f"{space}text")][-2:] == ["<", "a"]

@@ -281,6 +281,23 @@ def test_a_folder_with_another_configs_run_is_refused_with_the_fields_that_diffe
     assert files(tiny_config().output_path) == before
 
 
+def test_so_is_one_whose_checkpoints_are_gone_but_not_what_it_came_to(tiny_config):
+    config = tiny_config()
+    train_lm(config)
+    shutil.rmtree(Path(config.output_path) / "checkpoints")
+    before = files(config.output_path)
+    with pytest.raises(ValueError, match=r"another config: optimizer.learning_rate was 0.01, is 0.02"):
+        train_lm(tiny_config(learning_rate=2e-2))
+    assert files(config.output_path) == before
+    (Path(config.output_path) / "summary.json").unlink()
+    export = Path(config.output_path) / "hf/step-00000004"
+    export.mkdir(parents=True)
+    with pytest.raises(ValueError, match="another config"):
+        train_lm(tiny_config(learning_rate=2e-2))
+    export.rmdir()
+    assert train_lm(tiny_config(learning_rate=2e-2)).final_step == 12, "a run that came to nothing is in nobody's way"
+
+
 def test_other_tokens_in_the_same_place_are_refused_on_resuming(tiny_config, stores):
     train_lm(tiny_config())
     before = files(tiny_config().output_path)

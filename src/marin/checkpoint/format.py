@@ -45,7 +45,6 @@ from marin.checkpoint.discover import (
     list_checkpoints,
 )
 from marin.checkpoint.shards import (
-    Region,
     ShardReader,
     Snapshot,
     WrongBytes,
@@ -54,6 +53,7 @@ from marin.checkpoint.shards import (
     within,
     write_shards,
 )
+from marin.distributed.mesh import Region, regions_here
 from marin.distributed.processes import said_by_first, true_everywhere
 from marin.io.atomic import fsync_directory, write_text
 
@@ -138,7 +138,7 @@ class CheckpointWriter:
         state: Any,
         metadata: Mapping[str, Any] | None = None,
         *,
-        when_saved: Callable[[], None] = lambda: None,
+        when_saved: Callable[[], object] = lambda: None,
     ) -> None:
         """Begin to write the checkpoint of `step`; see the function `save`. Returns when the state may be changed.
 
@@ -148,7 +148,10 @@ class CheckpointWriter:
         self.wait()
         snapshot = take_snapshot(named_leaves(state))
         self._thread = threading.Thread(
-            target=self._write, args=(step, snapshot, dict(metadata or {}), when_saved), name="marin-checkpoint"
+            target=self._write,
+            args=(step, snapshot, dict(metadata or {}), when_saved),
+            name="marin-checkpoint",
+            daemon=True,  # whoever leaves without waiting leaves what the next start clears away
         )
         self._thread.start()
         self.blocked_s = time.perf_counter() - began
@@ -183,7 +186,7 @@ class CheckpointWriter:
             raise error
 
     def close(self) -> None:
-        """Write what was begun, but wait for no other process: this one has failed, and so the others have."""
+        """Write what was begun, but wait for no other process: this one has failed, and the others will."""
         self._is_abandoned.set()
         self.wait()
 
@@ -191,15 +194,18 @@ class CheckpointWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        """Complete what was begun, unless a person wants to stop at once; an error that passes stays the one to see."""
         if error is None:
             self.wait()
+            return
+        if isinstance(error, KeyboardInterrupt):
             return
         try:
             self.close()
         except Exception as second:
             error.add_note(f"And the checkpoint that was being written failed: {second}")
 
-    def _write(self, step: int, snapshot: Snapshot, metadata: dict[str, Any], when_saved: Callable[[], None]) -> None:
+    def _write(self, step: int, snapshot: Snapshot, metadata: dict[str, Any], when_saved: Callable[[], object]) -> None:
         try:
             began = time.perf_counter()
             write = _Write(self._root, step, self._token, self._is_abandoned)
@@ -425,10 +431,7 @@ def _read_leaf(path: Path, reader: ShardReader, entry: Mapping[str, Any], like: 
     if sharding is None:
         whole = tuple((0, size) for size in shape)
         return jnp.array(_read_regions(path, reader, entry, {whole})[whole])
-    regions = {
-        device: tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
-        for device, index in sharding.addressable_devices_indices_map(shape).items()
-    }
+    regions = regions_here(sharding, shape)
     blocks = _read_regions(path, reader, entry, set(regions.values()))
     arrays = [jax.device_put(blocks[region], device, may_alias=False) for device, region in regions.items()]
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from marin.distributed.mesh import Region
+
 PIECE_BYTES = 16 * 2**20
 _THREADS = min(8, os.cpu_count() or 1)  # hashing, reading and writing pieces
 _ALIGNMENT = 64  # of the first shard in a file
@@ -44,9 +46,6 @@ _DTYPES = {
     "float8_e5m2": "F8_E5M2",
 }
 """What safetensors calls them."""
-
-Region = tuple[tuple[int, int], ...]
-"""(first, after the last) along each axis."""
 
 
 class Shard(NamedTuple):
@@ -87,14 +86,15 @@ def take_snapshot(named: Mapping[str, Any]) -> Snapshot:
 def _owned(name: str, leaf: Any) -> Iterator[Shard]:
     if not isinstance(leaf, jax.Array):
         if jax.process_index() == 0:
-            yield Shard(name, (0,) * np.ndim(leaf), np.array(leaf))
+            yield Shard(name, (0,) * np.ndim(leaf), np.array(leaf, order="C"))
         return
     for shard in leaf.addressable_shards:
         if shard.replica_id == 0:
             offset = tuple(part.start or 0 for part in shard.index)
             data = np.asarray(shard.data)
             # on a CPU that is the array itself, whose memory the next step takes
-            yield Shard(name, offset, np.array(data) if shard.device.platform == "cpu" else data)
+            is_own = shard.device.platform != "cpu"
+            yield Shard(name, offset, np.ascontiguousarray(data) if is_own else np.array(data, order="C"))
 
 
 def write_shards(path: Path, shards: Sequence[Shard]) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _entry_name(shard: Shard) -> str:
 
 
 def _memory(shard: Shard) -> memoryview:
-    return memoryview(np.ascontiguousarray(shard.data).reshape(-1).view(np.uint8))
+    return shard.data.reshape(-1).view(np.uint8).data
 
 
 def _write_piece(descriptor: int, at: int, memory: memoryview) -> str:
@@ -211,7 +211,7 @@ class ShardReader:
                     _read_piece,
                     file.fileno(),
                     shard["begin"] + piece * PIECE_BYTES,
-                    memoryview(buffer)[piece * PIECE_BYTES - start :][:PIECE_BYTES],
+                    buffer.data[piece * PIECE_BYTES - start :][:PIECE_BYTES],
                     shard["sha256"][piece],
                 )
                 for piece in pieces

@@ -28,6 +28,9 @@ EXAMPLES = """\
   marin train config.yaml --print-config        every value, and where it comes from; trains nothing
   marin train config.yaml --dry-run             checks the data and draws the schedules; trains nothing
   marin train --reference                       every field there is
+
+On several hosts: the same command on each, with MARIN_COORDINATOR_ADDRESS (host:port of the first), MARIN_NUM_PROCESSES
+and MARIN_PROCESS_ID set, or with --trainer.runtime.processes.coordinator auto where JAX knows the cluster.
 """
 
 _SWITCHES = ("--print-config", "--dry-run", "--reference", "--json")
@@ -174,6 +177,7 @@ def _dry_run(config: Any) -> int:
 def _train(config: Any, arguments: Namespace) -> int:
     from marin.checkpoint.format import CorruptCheckpointError
     from marin.config import encode
+    from marin.distributed.processes import is_first
     from marin.training.callbacks import NonFiniteLossError
     from marin.training.preemption import Preempted
     from marin.training.train_lm import train_lm
@@ -190,6 +194,8 @@ def _train(config: Any, arguments: Namespace) -> int:
         return 1
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise UsageError(str(error)) from error
+    if not is_first():
+        return 0
     if arguments.json:
         print_json({"output_path": config.output_path, "result": encode(result)})
         return 0

@@ -32,7 +32,7 @@ class LmData:
     """Opened and checked data: what a trainer needs to know of it."""
 
     mixture: Mixture | None  # None where the config names no training source
-    validation: dict[str, RowDataset]  # for sequential_batches
+    validation: dict[str, RowDataset]  # for sequential_batches; in the order of the names
     seq_len: int
     vocab_size: int
     eos_id: int
@@ -112,7 +112,7 @@ def open_data(
     whole = {name: _rows(store, f"validation set {name!r}", seq_len, config) for name, store in validation.items()}
     return LmData(
         mixture=mixture,
-        validation={**whole, **held_out},
+        validation=dict(sorted((whole | held_out).items())),
         seq_len=seq_len,
         vocab_size=first.vocab_size,
         eos_id=first.eos_id,

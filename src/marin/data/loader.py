@@ -4,9 +4,9 @@
 ahead; it never decides an order. Time spent waiting for it is measured, because a slow loader looks like a slow model.
 """
 
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -56,7 +56,7 @@ class DataLoader:
         start_step: int,
         *,
         num_steps: int | None = None,
-        prefetch: int = 2,
+        prefetch: int = 8,
         rows_here: Callable[[int], np.ndarray] = np.arange,
     ) -> "BatchStream":
         """Batches from `start_step` on, `num_steps` of them or as many as there are, up to `prefetch` made ahead.
@@ -84,8 +84,11 @@ class BatchStream:
         if prefetch < 1:
             raise ValueError(f"prefetch is {prefetch}; at least one batch is made ahead")
         self.stall_s, self.num_stalls = 0.0, 0
+        self._prefetch = prefetch
+        self._few = prefetch // 2  # waking the thread costs the consumer microseconds, so not for each batch
+        self._ready: deque[Batch | BaseException | None] = deque()
+        self._changed = threading.Condition()
         self._stop = threading.Event()
-        self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=prefetch)
         self._thread = threading.Thread(
             target=self._produce, args=(make, start_step, end), name="marin-data-loader", daemon=True
         )
@@ -99,8 +102,14 @@ class BatchStream:
         if self._stop.is_set():
             raise StopIteration
         began = time.perf_counter()
-        is_late = self._queue.empty()
-        item = self._queue.get()
+        is_late = not self._ready
+        if is_late:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ready)
+        item = self._ready.popleft()
+        if len(self._ready) == self._few:
+            with self._changed:
+                self._changed.notify_all()
         self.stall_s += time.perf_counter() - began
         if isinstance(item, Batch):
             self.num_stalls += is_late
@@ -113,10 +122,10 @@ class BatchStream:
     def close(self) -> None:
         """End the thread; safe to call twice. Batches made ahead are dropped: they can be had again by their step."""
         self._stop.set()
-        while self._thread.is_alive():
-            while not self._queue.empty():  # a producer that waits for room must get it to see the stop
-                self._queue.get_nowait()
-            self._thread.join(timeout=0.01)
+        with self._changed:
+            self._changed.notify_all()
+        self._thread.join()
+        self._ready.clear()
 
     def __enter__(self) -> "BatchStream":
         return self
@@ -127,11 +136,19 @@ class BatchStream:
     def _produce(self, make: Callable[[int], Batch], step: int, end: int | None) -> None:
         try:
             while not self._stop.is_set() and (end is None or step < end):
-                self._queue.put(make(step))
+                self._put(make(step))
                 step += 1
-            self._queue.put(None)
+            self._put(None)
         except BaseException as error:  # whatever it is, it belongs to the consumer
-            self._queue.put(error)
+            self._put(error)
+
+    def _put(self, item: Batch | BaseException | None) -> None:
+        """Hand over what was made, and wait until only few are left where that was enough."""
+        with self._changed:
+            self._ready.append(item)
+            self._changed.notify_all()
+            if len(self._ready) >= self._prefetch:
+                self._changed.wait_for(lambda: len(self._ready) <= self._few or self._stop.is_set())
 
 
 def sequential_batches(

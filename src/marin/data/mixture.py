@@ -3,8 +3,9 @@
 The stream is a sequence of blocks. Every block of `mixture_block_size` rows holds the same exact count of each source
 (its weight by the largest-remainder rule); which source comes where is shuffled by the block's own key. A source's rows
 come in an order shuffled anew for every epoch, keyed by the source's name: each row once before any comes twice, and
-another source's coming or going does not reorder it. The price: weights are met in whole rows of a block, and a weight
-too small for one row is refused, never rounded away.
+another source's coming or going does not reorder it. Sources are dealt out by the order of their names, whatever order
+a config writes them in: two configs that are equal make one stream. The price: weights are met in whole rows of a
+block, and a weight too small for one row is refused, never rounded away.
 
 Weights may change from one row of the stream on: a *stage*. The first block of a stage begins at exactly that row, so
 every block belongs to one stage and its counts are exact; the last block of the stage before is cut off there, in the
@@ -16,6 +17,7 @@ Where the stream ends is the stop strategy: never (`restart`), before the first 
 a second time (`first_exhausted`), or after the first passage through the slowest source (`all_exhausted`).
 """
 
+import math
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -36,7 +38,7 @@ def block_counts(weights: Mapping[str, float], block_size: int) -> dict[str, int
     """Rows of each source in a block: non-negative weights, any sum -> counts that sum to `block_size`.
 
     Largest remainder: every source gets the whole part of its share, and the rows left over go to the largest
-    fractional parts (ties to the earlier source).
+    fractional parts (ties to the earlier name).
     """
     if block_size < 1:
         raise ValueError(f"mixture_block_size is {block_size}; a block has at least one row")
@@ -47,8 +49,8 @@ def block_counts(weights: Mapping[str, float], block_size: int) -> dict[str, int
         raise ValueError(
             f"mixture weights must be finite, not negative, and not all zero; given: {bad or dict(weights)}"
         )
-    total = float(sum(weights.values()))
-    shares = {name: weight / total * block_size for name, weight in weights.items()}
+    total = math.fsum(weights.values())
+    shares = {name: weights[name] / total * block_size for name in sorted(weights)}
     counts = {name: int(share) for name, share in shares.items()}
     by_remainder = sorted(shares, key=lambda name: counts[name] - shares[name])
     for name in by_remainder[: block_size - sum(counts.values())]:
@@ -81,7 +83,7 @@ class Mixture:
     leaves out has no weight in it. Sources must agree on their row length.
     """
 
-    names: tuple[str, ...]  # of the sources that have a weight at any time
+    names: tuple[str, ...]  # of the sources that have a weight at any time, sorted
     sources: tuple[RowDataset, ...]
     stages: tuple[Stage, ...]
     num_rows: int | None  # rows of the stream; None: it never ends
@@ -101,6 +103,7 @@ class Mixture:
         if stop_strategy not in STOP_STRATEGIES:
             choices = ", ".join(map(repr, STOP_STRATEGIES))
             raise ValueError(f"unknown stop_strategy {stop_strategy!r}; expected one of {choices}")
+        sources = dict(sorted(sources.items()))
         starts, counts = _stage_counts(sources, weights, block_size)
         self.names = tuple(name for name in sources if any(stage[name] > 0 for stage in counts))
         self.sources = tuple(sources[name] for name in self.names)
@@ -171,6 +174,7 @@ class Mixture:
             "seq_len": self.seq_len,
             "block_size": self.block_size,
             "stop_strategy": self.stop_strategy,
+            "sources": list(self.names),
             "stages": [
                 {"start": stage.start, "rows_of_a_block": dict(zip(self.names, stage.counts.tolist(), strict=True))}
                 for stage in self.stages

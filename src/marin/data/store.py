@@ -325,15 +325,10 @@ class TokenStore:
         low, high = int(starts.min()), int(starts.max()) + length
         if low < 0 or high > self.num_tokens:
             raise IndexError(f"{self.path}: tokens {low}..{high} asked for, the store has 0..{self.num_tokens}")
-        if len(self.shards) == 1:
-            return _runs(self._shard(0), starts, length)
         out = np.empty((starts.size, length), np.int32)
-        # A copy a row: of a store of many shards hardly two rows of a batch lie in one, so there is nothing to group.
-        shard_of = np.searchsorted(self._shard_starts, starts, side="right") - 1
-        local = starts - self._shard_starts[shard_of]
-        for row, (shard, first) in enumerate(zip(shard_of.tolist(), local.tolist(), strict=True)):
-            run = self._shard(shard)[first : first + length]
-            out[row] = run if run.size == length else self.read(int(starts[row]), length)  # over the shard's end
+        # A view of each run, and one copy of them all: of a store of many shards hardly two runs lie in one.
+        views = [view for start in starts.tolist() for view in self._views(self._shard, start, length)]
+        np.concatenate(views, out=out.reshape(-1), casting="unsafe")  # an id fits int32, whatever the store's dtype
         return out
 
     def take(self, positions: np.ndarray) -> np.ndarray:
@@ -352,29 +347,34 @@ class TokenStore:
 
     def read(self, start: int, length: int) -> np.ndarray:
         """One run of `length` tokens, over as many shards as it takes: int32 (length,)."""
-        return self._read(start, np.empty(length, np.int32), self._shard)
+        return self._read(self._shard, start, length, np.int32)
 
     def read_loss_mask(self, start: int, length: int) -> np.ndarray:
         """Which of these tokens count when they are targets: bool (length,), all of them where there is no mask."""
         if self.chat is None:
             return np.ones(length, bool)
-        return self._read(start, np.empty(length, bool), self._mask_shard)
+        return self._read(self._mask_shard, start, length, bool)
 
-    def _read(self, start: int, out: np.ndarray, shard_of: Callable[[int], np.ndarray]) -> np.ndarray:
-        length = out.size
+    def _read(self, shard_of: Callable[[int], np.ndarray], start: int, length: int, dtype: Any) -> np.ndarray:
         if start < 0 or start + length > self.num_tokens:
             raise IndexError(
                 f"{self.path}: tokens {start}..{start + length} asked for, the store has 0..{self.num_tokens}"
             )
-        filled = 0
+        if length == 0:
+            return np.empty(0, dtype)
+        return np.concatenate(self._views(shard_of, start, length), dtype=dtype, casting="unsafe")
+
+    def _views(self, shard_of: Callable[[int], np.ndarray], start: int, length: int) -> list[np.ndarray]:
+        """One run of tokens, or of their mask, where it lies: a piece for each shard that it touches."""
         shard = bisect.bisect_right(self._shard_bounds, start) - 1
-        while filled < length:
-            local = start + filled - self._shard_bounds[shard]
-            piece = shard_of(shard)[local : local + length - filled]
-            out[filled : filled + piece.size] = piece
-            filled += piece.size
+        local = start - self._shard_bounds[shard]
+        views = [shard_of(shard)[local : local + length]]
+        missing = length - views[0].size
+        while missing > 0:
             shard += 1
-        return out
+            views.append(shard_of(shard)[:missing])
+            missing -= views[-1].size
+        return views
 
     def _shard(self, index: int) -> np.ndarray:
         tokens = self._tokens[index]
@@ -487,17 +487,6 @@ class TokenStore:
 
 
 _REMEDY = "Delete the store and run the tokenizing step again, or restore the file from a copy."
-
-
-def _runs(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """tokens[s : s + length] for every start at once, int32 (B, length).
-
-    The overlapping windows of the array are a view of it, whose rows numpy copies as wholes: the cost is a copy and
-    no index per token is made.
-    """
-    step = tokens.strides[0]
-    windows = np.ndarray((tokens.size - length + 1, length), tokens.dtype, buffer=tokens, strides=(step, step))
-    return windows[starts].astype(np.int32)
 
 
 def _map(path: Path, dtype: np.dtype, length: int) -> np.ndarray:

@@ -21,11 +21,14 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from marin.distributed.config import MeshConfig
 
 T = TypeVar("T")
+
+Region = tuple[tuple[int, int], ...]
+"""A part of an array: (first, after the last) along each axis."""
 
 BATCH = ("replica", "data")
 """Mesh axes along which the rows of a batch lie."""
@@ -226,6 +229,15 @@ def bytes_per_device(shapes: Any) -> int:
     return total
 
 
+def regions_here(sharding: Sharding, shape: tuple[int, ...]) -> dict[Any, Region]:
+    """Which part of an array of this shape each device of this process has."""
+    regions: dict[Any, Region] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        parts = index or (slice(None),) * len(shape)
+        regions[device] = tuple(part.indices(size)[:2] for part, size in zip(parts, shape, strict=True))
+    return regions
+
+
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 
@@ -239,8 +251,8 @@ def rows_here(num_rows: int, mesh: Mesh | None) -> np.ndarray:
     sharding = row_sharding(mesh)
     if sharding is None:
         return np.arange(num_rows)
-    needed = sharding.addressable_devices_indices_map((num_rows,)).values()
-    return np.unique(np.concatenate([np.arange(num_rows)[rows] for (rows,) in needed]))
+    needed = regions_here(sharding, (num_rows,)).values()
+    return np.unique(np.concatenate([np.arange(first, end) for ((first, end),) in needed]))
 
 
 def place_rows(tree: T, mesh: Mesh | None, num_rows: int) -> T:
@@ -254,7 +266,7 @@ def place_rows(tree: T, mesh: Mesh | None, num_rows: int) -> T:
     here = rows_here(num_rows, mesh)
 
     def place(array: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             first, end, _ = index[0].indices(num_rows)
             return array[slice(*np.searchsorted(here, (first, end)))]
 

@@ -60,22 +60,22 @@ def _place(config: ProcessesConfig) -> dict[str, Any] | None:
     """Arguments of `jax.distributed.initialize`; None for a process that is alone."""
     if config.coordinator == AUTOMATIC:
         return {}
-    given = {
-        field: os.environ.get(variable) if getattr(config, field) is None else getattr(config, field)
-        for field, variable in _VARIABLES.items()
-    }
+    given: dict[str, Any] = {}
+    for field, variable in _VARIABLES.items():
+        value = getattr(config, field)
+        given[field] = os.environ.get(variable) if value is None else value
     if given["num_processes"] in (None, 1, "1") and given["coordinator"] is None:
         return None
     missing = [f"{field} (${_VARIABLES[field]})" for field, value in given.items() if value is None]
     if missing:
         raise ValueError(
-            f"processes: {', '.join(missing)} is not given, but {_said(given)} is. Each process needs all three, or "
+            f"processes: {_said(given)} is given without {', '.join(missing)}. Each process needs all three, or "
             f"coordinator '{AUTOMATIC}' where JAX knows the cluster."
         )
     if given["num_processes"] in (1, "1"):
         return None
     try:
-        num_processes, process_id = int(given["num_processes"]), int(given["process_id"])
+        num_processes, process_id = (int(given[name]) for name in ("num_processes", "process_id"))
     except ValueError:
         raise ValueError(f"processes: num_processes and process_id are whole numbers, got {_said(given)}") from None
     if not 0 <= process_id < num_processes:

@@ -60,7 +60,14 @@ def work_place(store: Store, paths: StepPaths, state: State) -> tuple[str, str]:
 
 
 def hold(store: Store) -> None:
-    """Keep the scratch folders of a store from being deleted for as long as this process lives."""
+    """Keep the scratch folders of a store from being deleted for as long as this process lives.
+
+    PermissionError if the folder in the temporary folder, whose name anybody can guess, is somebody else's.
+    """
+    root = scratch_root()
+    os.makedirs(root, mode=0o700, exist_ok=True)
+    if not os.environ.get("MARIN_SCRATCH") and os.lstat(root).st_uid != os.getuid():
+        raise PermissionError(f"{root} belongs to somebody else, who could change what steps read: set MARIN_SCRATCH")
     _hold(f"{scratch_root()}/locks/{_key(store)}", os.getpid())
 
 

@@ -8,10 +8,14 @@ fallback would be found only in the bill. Softmax is in float32 whatever the inp
 - `blocked`: each block of queries meets only the keys up to its own end, so about half of the score matrix is never
   computed, and with a window only the keys that some query of the block can see. The price is one small program per
   block, so compile time grows with the sequence.
+- `cudnn`: flash attention of NVIDIA's library, by `jax.nn.dot_product_attention`. It takes bfloat16 or float16 and no
+  softcap. Segments reach it as a mask, which it reads as a matrix of biases: right, and slower than no segments.
+- `xla`: the same function called with the same arguments, but for the library. It runs anywhere, so what is asked of
+  cuDNN is tested where there is none.
 
-All of them know the same variations: `scale` instead of 1 / sqrt(head_dim), `softcap`, which bends a score s to
-softcap * tanh(s / softcap) before the mask, and `window`, which lets a query see its own place and the `window - 1`
-places before it. A window counts places in the row, so within a segment it counts positions.
+They know the same variations, but for the softcap: `scale` instead of 1 / sqrt(head_dim), `softcap`, which bends a
+score s to softcap * tanh(s / softcap) before the mask, and `window`, which lets a query see its own place and the
+`window - 1` places before it. A window counts places in the row, so within a segment it counts positions.
 """
 
 import math
@@ -23,10 +27,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from marin.models.config import ATTENTION_IMPLEMENTATIONS
+
 ATTENTION_OUTPUT = "attention"
 """Name of what `causal_attention` gives, for remat policies that keep it."""
 
-IMPLEMENTATIONS = ("blocked", "reference")
+IMPLEMENTATIONS = tuple(ATTENTION_IMPLEMENTATIONS)
 
 # Blocks of 64 queries did best on CPU (32: 1.6 times their time, 128: 1.15); many blocks cost compile time.
 _BLOCK = 64
@@ -50,8 +56,12 @@ def causal_attention(
 
     Scaled dot-product attention of Vaswani et al. 2017; query head `kv * group + g` reads key-value head `kv`
     (Ainslie et al. 2023); the windows are those of Beltagy et al. 2020, the cap that of Gemma 2 (2024). Raises
-    ValueError for a name not in `IMPLEMENTATIONS`.
+    ValueError for a name not in `IMPLEMENTATIONS`, and for what that implementation cannot do here.
     """
+    if implementation in ("cudnn", "xla"):
+        return checkpoint_name(
+            _by_library(query, key, value, segment_ids, implementation, window, scale, softcap), ATTENTION_OUTPUT
+        )
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"attention implementation '{implementation}': expected one of {', '.join(map(repr, IMPLEMENTATIONS))}"
@@ -123,6 +133,46 @@ def _causal_mask(
     if segment_ids is not None:
         mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
     return mask
+
+
+def _by_library(query, key, value, segment_ids, library, window, scale, softcap):
+    """`jax.nn.dot_product_attention`; with segments, the window is part of their mask."""
+    _check_library(library, query.dtype, softcap)
+    batch, seq, kv_heads, group, head_dim = query.shape
+    mask, left = None, window
+    if segment_ids is not None:
+        mask, left = _causal_mask(seq, segment_ids, window)[:, None], None  # (B, 1, T, T)
+    mixed = jax.nn.dot_product_attention(
+        query.reshape(batch, seq, kv_heads * group, head_dim),
+        key,
+        value,
+        mask=mask,
+        scale=scale,
+        is_causal=True,
+        local_window_size=None if left is None else (left - 1, 0),
+        implementation=library,
+    )
+    return mixed.reshape(query.shape)
+
+
+def _check_library(library: str, dtype: Any, softcap: float | None) -> None:
+    """Raise ValueError where the asked library cannot give what is asked of it."""
+    advice = "Take 'blocked', which runs everywhere"
+    if softcap is not None:
+        raise ValueError(
+            f"attention implementation '{library}' has no softcap, and this model has {softcap}. {advice}."
+        )
+    if library != "cudnn":
+        return
+    if jax.default_backend() != "gpu":
+        raise ValueError(
+            f"attention implementation 'cudnn' runs on NVIDIA GPUs, and this is {jax.default_backend()!r}. {advice}."
+        )
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        raise ValueError(
+            f"attention implementation 'cudnn' takes bfloat16 or float16, got {jnp.dtype(dtype).name}: compute in "
+            f"bfloat16 (trainer.precision p=f32,c=bfloat16). {advice}."
+        )
 
 
 def _heads_first(x):

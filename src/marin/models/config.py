@@ -16,6 +16,14 @@ REMAT_POLICIES = {
 }
 """Name -> what the forward pass keeps for the backward pass, which computes the rest again."""
 
+ATTENTION_IMPLEMENTATIONS = {
+    "blocked": "a block of queries at a time, and only the keys up to its end: the choice on CPU",
+    "cudnn": "cuDNN's flash attention: NVIDIA GPUs, bfloat16 or float16",
+    "reference": "the whole matrix of scores: the definition",
+    "xla": "what `jax.nn.dot_product_attention` does without cuDNN, called exactly as with it",
+}
+"""Name -> how attention is computed. What each can do is said in `marin.models.attention`."""
+
 
 @runtime_checkable
 class LmConfig(Protocol):
@@ -64,6 +72,7 @@ class LmConfig(Protocol):
         compute_dtype: Any = "float32",
         remat: str = "none",
         scan_layers: bool | None = None,
+        attention: str | None = None,
     ) -> Any:
         """States `(batch, seq, hidden)` after the final norm, in `compute_dtype`.
 
@@ -71,7 +80,7 @@ class LmConfig(Protocol):
         `positions` int32 `(batch, seq)` are given, positions restart at 0 with each segment; a negative id is padding,
         whose states mean nothing. `remat` is a name of
         `REMAT_POLICIES`. `scan_layers` compiles one layer and loops over it; None: only on accelerators
-        with many layers.
+        with many layers. `attention` is a name of `ATTENTION_IMPLEMENTATIONS`; None: as the config says.
         """
         ...
 

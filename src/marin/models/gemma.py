@@ -102,13 +102,14 @@ class GemmaConfig:
         compute_dtype: Any = jnp.float32,
         remat: str = "none",
         scan_layers: bool | None = None,
+        attention: str | None = None,
     ) -> Float[Array, "batch seq hidden"]:
         """States after the final norm; see `LmConfig.hidden_states`."""
         layers.check_length(tokens.shape[1], self.seq_len)
         if positions is None:
             positions = layers.positions_of(tokens, segment_ids)
         rotation = layers.rotation(self.rope, self.head_size, positions)
-        implementation = "blocked" if self.use_flash_attention else "reference"
+        implementation = attention or ("blocked" if self.use_flash_attention else "reference")
 
         def layer(layer_params: GemmaLayers, x: Float[Array, "batch seq hidden"]):
             query, key, value = _attention_input(self, layer_params, x, rotation)
@@ -232,17 +233,17 @@ def _embed(config: GemmaConfig, params: GemmaParams, tokens, dtype):
 def _attention_input(config: GemmaConfig, params: GemmaLayers, x, rotation):
     """Rotated queries (B, T, K, G, H), rotated keys and plain values (B, T, K, H)."""
     normed = _norm(config, x, params.attention_norm)
-    qkv = jnp.einsum("btd,dkgh->btkgh", normed, params.qkv)
-    query_key, value = qkv[..., :-1, :], qkv[..., -1, :]
-    query_key = layers.rotate(query_key, *rotation)
-    return query_key[..., :-1, :], query_key[..., -1, :], value
+    qkv = layers.project(normed, params.qkv)
+    query_key, value = layers.split_last(qkv)
+    query, key = layers.split_last(layers.rotate(query_key, *rotation))
+    return query, key, value
 
 
 def _attention_output(params: GemmaLayers, mixed):
-    return jnp.einsum("btkgh,kghd->btd", mixed, params.attention_out)
+    return layers.project(mixed, params.attention_out)
 
 
 def _mlp_block(config: GemmaConfig, params: GemmaLayers, x):
     normed = _norm(config, x, params.mlp_norm)
-    gate_up = jnp.einsum("btd,dcf->btcf", normed, params.gate_up)
-    return x + (jax.nn.gelu(gate_up[..., 0, :], approximate=True) * gate_up[..., 1, :]) @ params.down
+    gate, up = layers.split_last(layers.project(normed, params.gate_up))
+    return x + (jax.nn.gelu(gate.squeeze(-2), approximate=True) * up) @ params.down

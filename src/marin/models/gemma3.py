@@ -123,13 +123,14 @@ class Gemma3Config:
         compute_dtype: Any = jnp.float32,
         remat: str = "none",
         scan_layers: bool | None = None,
+        attention: str | None = None,
     ) -> Float[Array, "batch seq hidden"]:
         """States after the final norm; see `LmConfig.hidden_states`."""
         layers.check_length(tokens.shape[1], self.seq_len)
         if positions is None:
             positions = layers.positions_of(tokens, segment_ids)
         rotation_of = self._rotations(positions)
-        implementation = "blocked" if self.use_flash_attention else "reference"
+        implementation = attention or ("blocked" if self.use_flash_attention else "reference")
 
         def layer(window: int | None, layer_params: Gemma3Layers, x: Float[Array, "batch seq hidden"]):
             query, key, value = _attention_input(self, layer_params, x, rotation_of[window])
@@ -280,19 +281,21 @@ def _embed(config: Gemma3Config, params: Gemma3Params, tokens, dtype):
 def _attention_input(config: Gemma3Config, params: Gemma3Layers, x, rotation):
     """Rotated queries (B, T, K, G, H), rotated keys and plain values (B, T, K, H)."""
     normed = _norm(config, x, params.attention_norm)
-    qkv = jnp.einsum("btd,dkgh->btkgh", normed, params.qkv)
-    query = _norm(config, qkv[..., :-2, :], params.query_norm)
-    key = _norm(config, qkv[..., -2, :], params.key_norm)
-    return layers.rotate(query, *rotation), layers.rotate(key, *rotation), qkv[..., -1, :]
+    qkv = layers.project(normed, params.qkv)
+    query_key, value = layers.split_last(qkv)
+    query, key = layers.split_last(query_key)
+    query = _norm(config, query, params.query_norm)
+    key = _norm(config, key, params.key_norm)
+    return layers.rotate(query, *rotation), layers.rotate(key, *rotation), value
 
 
 def _attention_output(config: Gemma3Config, params: Gemma3Layers, mixed):
-    projected = jnp.einsum("btkgh,kghd->btd", mixed, params.attention_out)
+    projected = layers.project(mixed, params.attention_out)
     return _norm(config, projected, params.attention_post_norm)
 
 
 def _mlp_block(config: Gemma3Config, params: Gemma3Layers, x):
     normed = _norm(config, x, params.mlp_norm)
-    gate_up = jnp.einsum("btd,dcf->btcf", normed, params.gate_up)
-    down = (jax.nn.gelu(gate_up[..., 0, :], approximate=True) * gate_up[..., 1, :]) @ params.down
+    gate, up = layers.split_last(layers.project(normed, params.gate_up))
+    down = (jax.nn.gelu(gate.squeeze(-2), approximate=True) * up) @ params.down
     return x + _norm(config, down, params.mlp_post_norm)

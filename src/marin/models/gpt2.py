@@ -110,12 +110,13 @@ class Gpt2Config:
         compute_dtype: Any = jnp.float32,
         remat: str = "none",
         scan_layers: bool | None = None,
+        attention: str | None = None,
     ) -> Float[Array, "batch seq hidden"]:
         """States after the final norm; see `LmConfig.hidden_states`."""
         layers.check_length(tokens.shape[1], self.seq_len)
         if positions is None:
             positions = layers.positions_of(tokens, segment_ids)
-        implementation = "blocked" if self.use_flash_attention else "reference"
+        implementation = attention or ("blocked" if self.use_flash_attention else "reference")
 
         def layer(layer_params: Gpt2Layers, x: Float[Array, "batch seq hidden"]):
             query, key, value = _attention_input(self, layer_params, x)
@@ -245,15 +246,17 @@ def _final_norm(config: Gpt2Config, params: Gpt2Params, x):
 def _attention_input(config: Gpt2Config, params: Gpt2Layers, x):
     """Queries (B, T, N, 1, H), keys and values (B, T, N, H)."""
     normed = layers.layer_norm(x, params.attention_norm, params.attention_norm_bias, config.layer_norm_epsilon)
-    qkv = jnp.einsum("btd,dnch->btnch", normed, params.qkv) + params.qkv_bias
-    return qkv[..., :1, :], qkv[..., 1, :], qkv[..., 2, :]
+    qkv = layers.project(normed, params.qkv) + params.qkv_bias
+    query_key, value = layers.split_last(qkv)
+    query, key = layers.split_last(query_key)
+    return query, key, value
 
 
 def _attention_output(params: Gpt2Layers, mixed):
-    return jnp.einsum("btngh,nhd->btd", mixed, params.attention_out) + params.attention_out_bias
+    return layers.project(mixed.squeeze(3), params.attention_out) + params.attention_out_bias
 
 
 def _mlp_block(config: Gpt2Config, params: Gpt2Layers, x):
     normed = layers.layer_norm(x, params.mlp_norm, params.mlp_norm_bias, config.layer_norm_epsilon)
-    up = jax.nn.gelu(normed @ params.up + params.up_bias, approximate=True)
+    up = jax.nn.gelu(layers.project(normed, params.up) + params.up_bias, approximate=True)
     return x + up @ params.down + params.down_bias

@@ -92,6 +92,42 @@ def rotation(
     return jnp.cos(angles), jnp.sin(angles)
 
 
+@jax.custom_vjp
+def project(
+    x: Float[Array, "batch seq *inputs"], matrix: Float[Array, "*inputs_and_outputs"]
+) -> Float[Array, "batch seq *outputs"]:
+    """x times a matrix whose first axes are those of x behind the second, and whose others are those of the result.
+
+    An einsum would be shorter. But the gradient that JAX makes for its matrix has the axes in the wrong order: on CPU
+    first the result's gradient, wide as it may be, and then the matrix's own are copied, transposed.
+    """
+    return jax.lax.dot_general(x, matrix, ((range(2, x.ndim), range(x.ndim - 2)), ((), ())))
+
+
+def _project_forward(x, matrix):
+    return project(x, matrix), (x, matrix)
+
+
+def _project_backward(kept, gradient):
+    x, matrix = kept
+    outputs = range(2, gradient.ndim), range(x.ndim - 2, matrix.ndim)
+    of_x = jax.lax.dot_general(gradient, matrix, (outputs, ((), ())))
+    both_rows = (((0, 1), (0, 1)), ((), ()))
+    if x.size <= gradient.size:  # the first operand is what XLA's CPU compiler copies, transposed: the smaller one
+        return of_x, jax.lax.dot_general(x, gradient, both_rows)
+    swapped = jax.lax.dot_general(gradient, x, both_rows)
+    return of_x, jnp.moveaxis(swapped, range(gradient.ndim - 2), range(x.ndim - 2, matrix.ndim))
+
+
+project.defvjp(_project_forward, _project_backward)
+
+
+def split_last(x: Float[Array, "*axes n width"]) -> tuple[Float[Array, "*axes m width"], Float[Array, "*axes width"]]:
+    """x[..., :-1, :] and x[..., -1, :]. The gradient is one concatenation, where that of slices adds padded arrays."""
+    rest, last = jax.lax.split(x, (x.shape[-2] - 1, 1), axis=x.ndim - 2)
+    return rest, last.squeeze(-2)
+
+
 def unstack(layers: T, num_layers: int) -> list[T]:
     """The pytree of each layer from a pytree stacked along the leading axis."""
     leaves, structure = jax.tree.flatten(layers)

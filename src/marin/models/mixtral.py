@@ -142,6 +142,7 @@ class MixtralConfig:
         compute_dtype: Any = jnp.float32,
         remat: str = "none",
         scan_layers: bool | None = None,
+        attention: str | None = None,
     ) -> Float[Array, "batch seq hidden"]:
         """States after the final norm; see `LmConfig.hidden_states`."""
         states, _ = self.hidden_states_and_router_losses(
@@ -152,6 +153,7 @@ class MixtralConfig:
             compute_dtype=compute_dtype,
             remat=remat,
             scan_layers=scan_layers,
+            attention=attention,
         )
         return states
 
@@ -172,13 +174,14 @@ class MixtralConfig:
         compute_dtype: Any = jnp.float32,
         remat: str = "none",
         scan_layers: bool | None = None,
+        attention: str | None = None,
     ) -> tuple[Float[Array, "batch seq hidden"], RouterLosses]:
         """The states and what the routers of all layers would be fined for."""
         layers.check_length(tokens.shape[1], self.seq_len)
         if positions is None:
             positions = layers.positions_of(tokens, segment_ids)
         rotation = layers.rotation(self.rope, self.head_size, positions)
-        implementation = "blocked" if self.use_flash_attention else "reference"
+        implementation = attention or ("blocked" if self.use_flash_attention else "reference")
         counted = jnp.ones(tokens.shape, bool) if segment_ids is None else segment_ids >= 0
 
         def layer(layer_params: MixtralLayers, carry: tuple[Array, RouterLosses]):
@@ -301,14 +304,14 @@ class MixtralParams:
 def _attention_input(config: MixtralConfig, params: MixtralLayers, x, rotation):
     """Rotated queries (B, T, K, G, H), rotated keys and plain values (B, T, K, H)."""
     normed = layers.rms_norm(x, params.attention_norm, config.layer_norm_epsilon)
-    qkv = jnp.einsum("btd,dkgh->btkgh", normed, params.qkv)
-    query_key, value = qkv[..., :-1, :], qkv[..., -1, :]
-    query_key = layers.rotate(query_key, *rotation)
-    return query_key[..., :-1, :], query_key[..., -1, :], value
+    qkv = layers.project(normed, params.qkv)
+    query_key, value = layers.split_last(qkv)
+    query, key = layers.split_last(layers.rotate(query_key, *rotation))
+    return query, key, value
 
 
 def _attention_output(params: MixtralLayers, mixed):
-    return jnp.einsum("btkgh,kghd->btd", mixed, params.attention_out)
+    return layers.project(mixed, params.attention_out)
 
 
 def _experts_block(config: MixtralConfig, params: MixtralLayers, x, counted):

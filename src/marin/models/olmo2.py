@@ -102,13 +102,14 @@ class Olmo2Config:
         compute_dtype: Any = jnp.float32,
         remat: str = "none",
         scan_layers: bool | None = None,
+        attention: str | None = None,
     ) -> Float[Array, "batch seq hidden"]:
         """States after the final norm; see `LmConfig.hidden_states`."""
         layers.check_length(tokens.shape[1], self.seq_len)
         if positions is None:
             positions = layers.positions_of(tokens, segment_ids)
         rotation = layers.rotation(self.rope, self.head_size, positions)
-        implementation = "blocked" if self.use_flash_attention else "reference"
+        implementation = attention or ("blocked" if self.use_flash_attention else "reference")
 
         def layer(layer_params: Olmo2Layers, x: Float[Array, "batch seq hidden"]):
             query, key, value = _attention_input(self, layer_params, x, rotation)
@@ -223,10 +224,12 @@ class Olmo2Params:
 
 def _attention_input(config: Olmo2Config, params: Olmo2Layers, x, rotation):
     """Rotated queries (B, T, K, G, H), rotated keys and plain values (B, T, K, H)."""
-    qkv = jnp.einsum("btd,dkgh->btkgh", x, params.qkv)
-    query = _norm_whole(qkv[..., :-2, :], params.query_norm, config.layer_norm_epsilon)
-    key = _norm_whole(qkv[..., -2, :], params.key_norm, config.layer_norm_epsilon)
-    return layers.rotate(query, *rotation), layers.rotate(key, *rotation), qkv[..., -1, :]
+    qkv = layers.project(x, params.qkv)
+    query_key, value = layers.split_last(qkv)
+    query, key = layers.split_last(query_key)
+    query = _norm_whole(query, params.query_norm, config.layer_norm_epsilon)
+    key = _norm_whole(key, params.key_norm, config.layer_norm_epsilon)
+    return layers.rotate(query, *rotation), layers.rotate(key, *rotation), value
 
 
 def _norm_whole(x, scale, epsilon):
@@ -235,11 +238,11 @@ def _norm_whole(x, scale, epsilon):
 
 
 def _attention_output(config: Olmo2Config, params: Olmo2Layers, mixed):
-    projected = jnp.einsum("btkgh,kghd->btd", mixed, params.attention_out)
+    projected = layers.project(mixed, params.attention_out)
     return layers.rms_norm(projected, params.attention_norm, config.layer_norm_epsilon)
 
 
 def _mlp_block(config: Olmo2Config, params: Olmo2Layers, x):
-    gate_up = jnp.einsum("btd,dcf->btcf", x, params.gate_up)
-    down = (jax.nn.silu(gate_up[..., 0, :]) * gate_up[..., 1, :]) @ params.down
+    gate, up = layers.split_last(layers.project(x, params.gate_up))
+    down = (jax.nn.silu(gate.squeeze(-2)) * up) @ params.down
     return x + layers.rms_norm(down, params.mlp_norm, config.layer_norm_epsilon)

@@ -1,9 +1,9 @@
 """The callbacks that a config can add to a run, as plain values: `callbacks: [{type: watch, every: 100}, ...]`.
 
-Each is a config with a method that builds the callback for a run, so that adding one of your own is a class and a line
-of `register_choice`. All that they write is deterministic and part of the law of killed runs. So they are part of what
-a run is: a run goes on only with the callbacks that it began with. They are called in the order of the list, after
-validation and before the checkpoint is saved. Nothing here loads a tensor library.
+Each is a config with a method that builds the callback for a run, so that adding one of your own is a class, which a
+config names as `type: module:Class`. All that they write is deterministic and part of the law of killed runs. So they
+are part of what a run is: a run goes on only with the callbacks that it began with. They are called in the order of the
+list, after validation and before the checkpoint is saved. Nothing here loads a tensor library.
 """
 
 from collections.abc import Callable

@@ -292,6 +292,7 @@ class Validate:
         every: int | None,
         token_byte_lengths: np.ndarray,
         compute_dtype: Any,
+        attention: str | None = None,
         mesh: Mesh | None = None,
     ) -> None:
         """On a mesh the rows of a batch are rounded up to what can be spread over it.
@@ -305,9 +306,8 @@ class Validate:
         self._max_batches = max_batches
         self._every = every
         self._rows_here = rows_here(self._batch_size, mesh)
-        self._nll_sum = jax.jit(
-            lambda params, batch: everywhere(loss_sums(model, params, batch, compute_dtype=compute_dtype).nll)
-        )
+        options: dict[str, Any] = {"compute_dtype": compute_dtype, "attention": attention, "logits_dtype": "float32"}
+        self._nll_sum = jax.jit(lambda params, batch: everywhere(loss_sums(model, params, batch, **options).nll))
         self._counts = jax.jit(lambda batch: everywhere(_counts(batch, token_byte_lengths)))
 
     def __call__(self, done: StepDone) -> None:

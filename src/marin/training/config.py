@@ -14,7 +14,7 @@ from marin.config.origins import annotated_yaml
 from marin.data.batch_schedule import BatchSchedule, ScheduleStep
 from marin.data.config import LmDataConfig
 from marin.distributed.config import MeshConfig, ProcessesConfig
-from marin.models.config import REMAT_POLICIES, LmConfig
+from marin.models.config import ATTENTION_IMPLEMENTATIONS, REMAT_POLICIES, LmConfig
 from marin.models.lora_config import LoraConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.optimizer import OptimizerConfig
@@ -53,7 +53,7 @@ class RuntimeConfig:
     """Folder of compiled programs; None is a folder of the user's cache, "off" compiles anew in each process."""
     show_progress: bool = True
     """Print progress to standard error."""
-    prefetch: int = 2
+    prefetch: int = 8
     """Batches made ahead of the step."""
     keep_program: bool = True
     """Keep the lowered training step in the run's folder, StableHLO as compressed text; it costs one more lowering."""
@@ -100,6 +100,10 @@ class TrainerConfig:
     """What the forward pass keeps of each layer for the backward pass: 'none' recomputes nothing, 'dots' and
     'attention' keep the large products or what attention gives, 'full' recomputes each layer: the least memory, a third
     more work."""
+    attention: str | None = None
+    """How attention is computed: 'blocked', 'cudnn' (NVIDIA GPUs, with c=bfloat16), 'reference' or 'xla', see
+    `marin.models.attention`; one that cannot run is an error. None is 'blocked', or 'reference' where the model has
+    use_flash_attention false."""
     mesh: MeshConfig = MeshConfig()
     """How devices share the work."""
     steps_per_log: int = 1
@@ -130,6 +134,9 @@ class TrainerConfig:
             raise ValueError(
                 f"unknown precision {self.precision!r}: expected one of {', '.join(map(repr, PRECISIONS))}"
             )
+        if self.attention not in (None, *ATTENTION_IMPLEMENTATIONS):
+            names = ", ".join(map(repr, ATTENTION_IMPLEMENTATIONS))
+            raise ValueError(f"unknown attention {self.attention!r}: expected one of {names}, or None")
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"unknown remat {self.remat!r}: expected one of {', '.join(map(repr, REMAT_POLICIES))}")
         if not self.z_loss_weight >= 0:

@@ -58,6 +58,11 @@ class ExportHf:
                 )
 
 
+def exports_in(output: str | Path) -> bool:
+    """Whether a run has left any."""
+    return any((Path(output) / EXPORTS_FOLDER).glob("*"))
+
+
 def export_folder(output: str | Path, step: int) -> Path:
     """Where a run has the export of a step."""
     return Path(output) / EXPORTS_FOLDER / f"step-{step:08d}"

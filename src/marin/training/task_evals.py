@@ -36,7 +36,7 @@ class TaskEvals:
         self._tokenizer = run.tokenizer
         self._tasks = [
             read_multiple_choice(path, name=name, delimiter=config.delimiter, max_questions=config.max_questions)
-            for name, path in config.tasks.items()
+            for name, path in sorted(config.tasks.items())
         ]
         self._asked = {
             task.name: {"prompt_hash": task.prompt_hash, "questions": len(task.questions)} for task in self._tasks

@@ -71,6 +71,7 @@ from marin.tracking.tracker import NoTracker
 from marin.training.callback_config import WatchConfig
 from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate, check_set_names, device_batch
 from marin.training.config import RuntimeConfig, TrainLmConfig
+from marin.training.export_hf import exports_in
 from marin.training.flops import peak_flops_per_second
 from marin.training.initialize import (
     InitialState,
@@ -238,6 +239,7 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
             every=trainer.steps_per_eval,
             token_byte_lengths=data.token_byte_lengths,
             compute_dtype=trainer.compute_dtype,
+            attention=trainer.attention,
             mesh=mesh,
         )
         save = SaveCheckpoint(
@@ -383,6 +385,7 @@ def _train_steps(
             compute_dtype=trainer.compute_dtype,
             z_loss_weight=trainer.z_loss_weight,
             remat=trainer.remat,
+            attention=trainer.attention,
             ema_beta=trainer.ema_beta,
             skip=trainer.skip_bad_steps,
             stop_id=None if data.chat is None else data.chat.stop_id,
@@ -411,9 +414,10 @@ def _find_checkpoint(checkpoints: Path, shapes: Any, data: LmData, stores: dict[
 
 
 def _check_same_config(config: TrainLmConfig, output: Path) -> None:
-    """That the checkpoints in the output folder, if there are any, are of this config."""
+    """That what a run has left in the output folder, if it got as far as to leave anything, is of this config."""
     path = output / "config.yaml"
-    if path.exists() and list_checkpoints(output / "checkpoints"):
+    left = list_checkpoints(output / "checkpoints") or (output / "summary.json").exists() or exports_in(output)
+    if path.exists() and left:
         changes = _differences(encode(_identity(load_yaml(TrainLmConfig, path))), encode(_identity(config)))
         if changes:
             raise ValueError(

@@ -60,6 +60,8 @@ def loss_sums(
     compute_dtype: Any = jnp.float32,
     z_loss_weight: float = 0.0,
     remat: str = "none",
+    attention: str | None = None,
+    logits_dtype: Any = None,
 ) -> LossSums:
     """Weighted sums of the loss of `params` over a batch.
 
@@ -67,6 +69,8 @@ def loss_sums(
     microbatches, each balanced for itself, give it another value than the batch at once.
     """
     options = {"segment_ids": batch.segment_ids, "compute_dtype": compute_dtype, "remat": remat}
+    if attention is not None:
+        options["attention"] = attention
     auxiliary = None
     if isinstance(model, AuxiliaryLossConfig):
         states, auxiliary = model.hidden_states_and_auxiliary_loss(params, batch.tokens, **options)
@@ -79,6 +83,7 @@ def loss_sums(
         batch.loss_weights,
         z_loss_weight=z_loss_weight,
         logit_softcap=model.final_logit_softcap,
+        logits_dtype=logits_dtype,
     )
     if auxiliary is None:
         return sums
@@ -121,6 +126,7 @@ def make_train_step(
     compute_dtype: Any = jnp.float32,
     z_loss_weight: float = 0.0,
     remat: str = "none",
+    attention: str | None = None,
     ema_beta: float | None = None,
     skip: SkipBadSteps | None = None,
     stop_id: int | None = None,
@@ -136,6 +142,7 @@ def make_train_step(
     until those after it are there. On a mesh `shardings` says where each array of the state lies, before and after.
     """
     loss_options: dict[str, Any] = {"compute_dtype": compute_dtype, "z_loss_weight": z_loss_weight, "remat": remat}
+    loss_options["attention"] = attention
 
     def train_step(state: TrainState, batch: DeviceBatch, learning_rate: Array) -> tuple:
         gradient, sums = loss_gradient(model, state.params, batch, num_microbatches=num_microbatches, **loss_options)

@@ -29,7 +29,7 @@ def test_a_mixture_has_fixed_weights_and_zero_leaves_out(tmp_path):
     config = lm_mixture_data_config(stores, {"web": 3, "code": 1, "off": 0}, mixture_block_size=8)
     assert config.weights == {"web": 3.0, "code": 1.0, "off": 0.0} and config.validation == {}
     mixture = open_data(config, 16).train
-    assert mixture.names == ("web", "code") and mixture.stages[0].counts.tolist() == [6, 2]
+    assert mixture.names == ("code", "web") and mixture.stages[0].counts.tolist() == [2, 6]
 
 
 def test_components_without_a_weight_are_validation_sets():
@@ -59,7 +59,7 @@ def test_a_varying_mixture_changes_its_weights_where_the_list_says(tmp_path):
     )
     assert list(config.train) == ["web", "code", "math"] and list(config.validation) == ["held"]
     mixture = open_data(config, 16, batches=BatchSchedule(8)).train
-    assert [(stage.start, stage.counts.tolist()) for stage in mixture.stages] == [(0, [3, 1, 0]), (40, [1, 1, 2])]
+    assert [(stage.start, stage.counts.tolist()) for stage in mixture.stages] == [(0, [1, 0, 3]), (40, [1, 2, 1])]
     with pytest.raises(ValueError, match="stands after the one from 5 on; put the stages in order"):
         lm_varying_mixture_data_config(stores, [(0, {"web": 1}), (5, {"web": 1}), (3, {"web": 1})])
 
