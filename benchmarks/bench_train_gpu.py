@@ -291,7 +291,7 @@ def device() -> dict[str, Any]:
     """What JAX runs on, asked in another process: this one must not take the GPU's memory."""
     ask = (
         "import json, jax; from marin.training.flops import peak_flops_per_second as peak; d = jax.devices(); "
-        "print(json.dumps({'kind': d[0].device_kind, 'platform': d[0].platform, 'count': len(d), 'peak': peak()}))"
+        "print(json.dumps({'kind': d[0].device_kind, 'platform': d[0].platform, 'count': len(d), 'peak': peak(d)}))"
     )
     return json.loads(subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, text=True).stdout)
 
