@@ -114,6 +114,8 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     loader.check_num_steps(trainer.num_train_steps)
     schedule = config.optimizer.schedule(trainer.num_train_steps)
     shapes = _parameter_shapes(config.model, data.vocab_size)
+    if trainer.attention is not None:
+        _check_attention(config, shapes, seq_len)
     mup = None
     if config.mup_base_model is not None:
         mup = mup_scales(shapes, _parameter_shapes(config.mup_base_model, data.vocab_size))
@@ -315,6 +317,14 @@ def _documents(loader: DataLoader, step: int, output: Path) -> str:
     """The first documents of the batch of an update (counted from 1), and how to see them all."""
     named = name_documents(rows_at_update(loader, step), at_most=_NAMED_DOCUMENTS)
     return f"Its batch held {named} (all of them, with their text: marin data at-step {output} {step} --text)"
+
+
+def _check_attention(config: TrainLmConfig, shapes: Any, seq_len: int) -> None:
+    """Raise ValueError where the asked implementation of attention cannot run this model here."""
+    trainer = config.trainer
+    options = {"compute_dtype": trainer.compute_dtype, "attention": trainer.attention}
+    tokens = jax.ShapeDtypeStruct((1, seq_len), "int32")
+    jax.eval_shape(lambda params, tokens: config.model.hidden_states(params, tokens, **options), shapes, tokens)
 
 
 def _parameter_shapes(model: LmConfig, vocab_size: int) -> Any:
