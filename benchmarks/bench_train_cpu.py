@@ -62,9 +62,8 @@ class Racer:
 
 
 @contextlib.contextmanager
-def started(peer: str, python: str, environment: dict[str, str]) -> Iterator[Racer]:
-    """The peer, warmed up and waiting for its turn."""
-    command = [python, str(WORKER), peer]
+def started(command: list[str], environment: dict[str, str]) -> Iterator[Racer]:
+    """The process of a peer, warmed up and waiting for its turn."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         racer = Racer(process)
@@ -80,7 +79,10 @@ def race(pythons: dict[str, str], rounds: int, steps: int) -> dict[str, Racer]:
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": scratch, SCRATCH: scratch}
-        racers = {peer: stack.enter_context(started(peer, python, environment)) for peer, python in pythons.items()}
+        racers = {
+            peer: stack.enter_context(started([python, str(WORKER), peer], environment))
+            for peer, python in pythons.items()
+        }
         order = list(racers.values())
         for turn in range(rounds):
             first = turn % len(order)
@@ -116,7 +118,7 @@ def report(racers: dict[str, Racer], rounds: int, steps: int, load: float) -> st
     lines += [
         "",
         f"Shape: {shape}; float32, AdamW.",
-        f"Machine: {_cpu_model()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()} for marin.",
+        f"Machine: {cpu_model()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()} for marin.",
         f"Load average: {load:.1f} before, {os.getloadavg()[1]:.1f} at the end; the race itself makes about as much as",
         "there are cores, and what is beyond that is other work.",
         "",
@@ -126,11 +128,11 @@ def report(racers: dict[str, Racer], rounds: int, steps: int, load: float) -> st
 
 def _spread(values: list[float]) -> str:
     """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return " ".join(line.partition(":")[2].split())

@@ -53,21 +53,8 @@ def token_batches():
 
 def make_marin() -> Step:
     """The trainer's own loop: prefetching loader, packed documents, clipping, z-loss, schedule, rows of metrics."""
-    import jax
-
-    from marin.data.config import LmDataConfig
-    from marin.data.lm_data import open_data
-    from marin.data.loader import DataLoader
     from marin.models.llama import LlamaConfig
-    from marin.optim.adamw import AdamWConfig
-    from marin.tracking.jsonl import JsonlTracker
-    from marin.training.callbacks import LogMetrics, StepDone, device_batch
-    from marin.training.state import init_state
-    from marin.training.train_step import make_train_step
-    from marin.training.trainer import train
 
-    folder = Path(tempfile.mkdtemp(dir=os.environ[SCRATCH]))
-    write_random_store(folder / "store")
     model = LlamaConfig(
         seq_len=SHAPE.seq,
         hidden_dim=SHAPE.hidden,
@@ -77,68 +64,100 @@ def make_marin() -> Step:
         num_layers=SHAPE.layers,
         layer_norm_epsilon=SHAPE.norm_epsilon,
     )
-    optimizer = AdamWConfig(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, beta1=BETA1, beta2=BETA2)
-    params = jax.eval_shape(lambda: model.init(SHAPE.vocab, key=jax.random.key(0)))
-    transformation = optimizer.transformation(model.weight_decay_mask(params))
-    data = open_data(LmDataConfig(train={"random": str(folder / "store")}, packing="best_fit"), SHAPE.seq)
-    batches = DataLoader(data.train, SHAPE.batch).iterate(0)
-    log = LogMetrics(
-        metrics=JsonlTracker(folder / "metrics.jsonl"),
-        timing=JsonlTracker(folder / "timing.jsonl"),
-        num_tokens=lambda steps: steps * SHAPE.batch * SHAPE.seq,
-        steps_per_log=1,
-        flops_per_token=model.flops_per_token(SHAPE.vocab, SHAPE.seq),
-        peak_flops_per_second=None,
-        loader_stall_s=lambda: batches.stall_s,
-        newest_checkpoint=lambda: None,
-    )
-    train_step = make_train_step(model, transformation, max_grad_norm=1.0, z_loss_weight=1e-4)
-    schedule = optimizer.schedule(100_000)
-    state, step = init_state(model, transformation, SHAPE.vocab, seed=0), 0
+    return MarinLoop(model, SHAPE.vocab, SHAPE.batch).run
 
-    def keep(done: StepDone) -> None:
-        nonlocal state, step
-        state, step = done.state, done.step
 
-    def steps(num_steps: int) -> None:
-        train(
-            state,
-            train_step,
-            batches,
-            schedule=schedule,
-            start_step=step,
-            num_train_steps=step + num_steps,
-            callbacks=(log, keep),
-            save=lambda step, state: None,
-            place=device_batch,
+class MarinLoop:
+    """A training run of marin in memory, which goes on as many steps as it is told to."""
+
+    stall_s = property(lambda self: self._batches.stall_s)
+
+    def __init__(self, model: Any, vocab: int, batch: int, *, has_segments: bool = True, **step_options: Any):
+        import jax
+
+        from marin.data.config import LmDataConfig
+        from marin.data.lm_data import open_data
+        from marin.data.loader import DataLoader
+        from marin.optim.adamw import AdamWConfig
+        from marin.tracking.jsonl import JsonlTracker
+        from marin.training.callbacks import LogMetrics, device_batch
+        from marin.training.state import init_state
+        from marin.training.train_step import make_train_step
+
+        folder = Path(tempfile.mkdtemp(dir=os.environ[SCRATCH]))
+        write_random_store(folder / "store", vocab)
+        optimizer = AdamWConfig(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, beta1=BETA1, beta2=BETA2)
+        params = jax.eval_shape(lambda: model.init(vocab, key=jax.random.key(0)))
+        transformation = optimizer.transformation(model.weight_decay_mask(params))
+        packing = "best_fit" if has_segments else "concatenate"
+        data = open_data(LmDataConfig(train={"random": str(folder / "store")}, packing=packing), model.seq_len)
+        self._batches = DataLoader(data.train, batch).iterate(0)
+        self._log = LogMetrics(
+            metrics=JsonlTracker(folder / "metrics.jsonl"),
+            timing=JsonlTracker(folder / "timing.jsonl"),
+            num_tokens=lambda steps: steps * batch * model.seq_len,
+            steps_per_log=1,
+            flops_per_token=model.flops_per_token(vocab, model.seq_len),
+            peak_flops_per_second=None,
+            loader_stall_s=lambda: self._batches.stall_s,
+            newest_checkpoint=lambda: None,
         )
-        log.drain()
-        jax.block_until_ready(state)
+        self._train_step = make_train_step(model, transformation, max_grad_norm=1.0, z_loss_weight=1e-4, **step_options)
+        self._schedule = optimizer.schedule(100_000)
+        self._state, self._step = init_state(model, transformation, vocab, seed=0), 0
 
-    return steps
+        def place(step: int, batch: Any) -> Any:
+            placed = device_batch(batch)
+            return placed if has_segments else placed._replace(segment_ids=None)
+
+        self._place = place
+
+    def run(self, num_steps: int) -> None:
+        import jax
+
+        from marin.distributed.processes import Vote
+        from marin.training.trainer import train
+
+        train(
+            self._state,
+            self._train_step,
+            self._batches,
+            schedule=self._schedule,
+            start_step=self._step,
+            num_train_steps=self._step + num_steps,
+            callbacks=(self._log, self._keep),
+            save=lambda step, state: None,
+            place=self._place,
+            must_leave=Vote(None),
+        )
+        self._log.drain()
+        jax.block_until_ready(self._state)
+
+    def _keep(self, done: Any) -> None:
+        self._state, self._step = done.state, done.step
 
 
-def write_random_store(path: Path) -> None:
-    """A token store of 400 documents of 20 to 800 random tokens."""
+def write_random_store(path: Path, vocab: int) -> None:
+    """A token store of 4,000 documents of 20 to 800 random tokens."""
     from marin.data.store import ShardWriter, write_ledger
 
     rng = np.random.default_rng(0)
-    eos = SHAPE.vocab - 1
+    eos = vocab - 1
     shard = path / "shard-00000"
     shard.mkdir(parents=True)
-    with ShardWriter(shard, name=shard.name, vocab_size=SHAPE.vocab, eos_id=eos) as writer:
-        for number in range(400):
+    with ShardWriter(shard, name=shard.name, vocab_size=vocab, eos_id=eos) as writer:
+        for number in range(4000):
             tokens = rng.integers(0, eos, rng.integers(20, 800)).astype(np.int32)
             writer.add(tokens, document_id=str(number), source="random", num_bytes=4 * tokens.size)
         info = writer.close()
     write_ledger(
         path,
         [info],
-        vocab_size=SHAPE.vocab,
+        vocab_size=vocab,
         tokenizer_digest="0" * 64,
         eos_id=eos,
         bos_id=None,
-        token_byte_lengths=np.full(SHAPE.vocab, 4, np.int32),
+        token_byte_lengths=np.full(vocab, 4, np.int32),
     )
 
 
@@ -380,11 +399,11 @@ PEERS = {
 }
 
 
-def worker(name: str) -> None:
-    """Load, make ready, warm up; then for each line `n` of standard input run n steps. Answers are lines of JSON.
+def worker(name: str, warm_up: int = 4) -> None:
+    """Load, make ready, run the first step and `warm_up` more; then n steps for each line `n` of standard input.
 
-    The first tells what the start cost, import and the rest until the first step was done, each as [wall, CPU] seconds;
-    the others the same pair for a mean step. CPU time is of all threads.
+    Answers are lines of JSON. The first tells what the start cost, import and the rest until the first step was done,
+    each as [wall, CPU] seconds; the others the same pair for a mean step. CPU time is of all threads.
     """
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not mix with the answers
@@ -401,7 +420,7 @@ def worker(name: str) -> None:
     steps = peer.make()
     steps(1)
     start = {"version": metadata.version(peer.package), "import": loaded, "first_step": first.read()}
-    steps(4)
+    steps(warm_up)
     answer(start)
     for line in sys.stdin:
         num_steps = int(line)
@@ -426,4 +445,4 @@ def _cpu_s() -> float:
 
 
 if __name__ == "__main__":
-    worker(sys.argv[1])
+    worker(sys.argv[1], *map(int, sys.argv[2:]))

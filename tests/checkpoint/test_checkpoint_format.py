@@ -1,7 +1,9 @@
 """A checkpoint is complete or absent, and a damaged one is never loaded."""
 
 import dataclasses
+import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -182,6 +184,40 @@ def test_every_flipped_byte_is_found_and_its_file_named(tmp_path):
             assert caught.value.file in str(caught.value)
         file.write_bytes(content)
     checkpoint.verify(path)
+
+
+def test_what_is_not_asked_for_is_not_read(tmp_path):
+    path = checkpoint.save(tmp_path, 3, state())
+    damage(path)
+    optimizer = state()["optimizer"]
+    assert_same_bits(checkpoint.load(path, optimizer, prefix="optimizer"), optimizer)
+    with pytest.raises(CorruptCheckpointError):
+        checkpoint.load(path, state()["params"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_region_is_put_together_from_the_shards_of_any_other_cut(tmp_path_factory, data):
+    """What a process of one mesh reads of what the processes of another have written."""
+    shape = data.draw(st.tuples(st.integers(1, 7), st.integers(1, 5)))
+    whole = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
+    cuts = [sorted({0, size, *data.draw(st.lists(st.integers(0, size), max_size=2))}) for size in shape]
+    parts = [
+        shards.Shard("x", (top, left), whole[top:bottom, left:right].copy())
+        for top, bottom in itertools.pairwise(cuts[0])
+        for left, right in itertools.pairwise(cuts[1])
+    ]
+    folder = tmp_path_factory.mktemp("cut")
+    described = shards.write_shards(folder / FILE, parts)
+    saved = [{"file": FILE, **shard} for shard in described["shards"]]
+    regions = {
+        tuple(tuple(sorted(data.draw(st.tuples(st.integers(0, size), st.integers(0, size))))) for size in shape)
+        for _ in range(3)
+    }
+    with shards.ShardReader(folder) as reader:
+        blocks = checkpoint._read_regions(folder, reader, {"dtype": "float32", "path": "x", "shards": saved}, regions)
+    for region, block in blocks.items():
+        np.testing.assert_array_equal(block, whole[shards.within(region, (0, 0))])
 
 
 def test_a_missing_file_is_found(tmp_path):

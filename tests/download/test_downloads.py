@@ -172,6 +172,10 @@ def test_a_token_goes_to_the_hub_and_not_where_that_sends_us(hub: Server, tmp_pa
     download_hf(config(tmp_path, hf_urls_glob=("README.md",)))
     assert (tmp_path / "README.md").read_bytes() == SMALL
     assert set(hub.authorizations.values()) == {"Bearer secret"}
+    hub.contents["/cache/README.md"] = SMALL
+    hub.rule = lambda path, count: "/cache/README.md" if "/resolve/" in path else None
+    download_hf(config(tmp_path / "cached", hf_urls_glob=("README.md",)))
+    assert hub.authorizations["/cache/README.md"] == "Bearer secret", "another place on the same server"
     assert elsewhere.authorizations == {"/store/README.md": None}
     elsewhere.close()
 

@@ -130,8 +130,12 @@ def test_the_command_takes_the_model_from_the_folder(tiny_config, tokenizer, tmp
     assert re.search(r"num_layers: 2 +# config.json of hf://us/tiny", printed)
     marin(*command, "hf://us/tiny")
     assert load_yaml(TrainLmConfig, Path(config.output_path) / "config.yaml").model == model
-    assert "hf://us/other is not in the local cache" in marin(*command, "hf://us/other", expect=2)
-    assert "no model at nowhere" in marin(*command, "nowhere", expect=2)
+    elsewhere = ("--output_path", str(tmp_path / "elsewhere"))
+    assert "no model at hf://us/other" in marin(*command, "hf://us/other", *elsewhere, expect=2)
+    given = ("--model", "{type: gpt2, seq_len: 16, hidden_dim: 16, num_heads: 2, num_layers: 2}")
+    assert "us/other is not in the local cache" in marin(*command, "hf://us/other", *elsewhere, *given, expect=2)
+    shutil.rmtree(tmp_path / "hub")
+    assert "1 updates, loss" in marin(*command, "hf://us/tiny"), "what it began with is needed no more"
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(tiny_config, tokenizer, stores, tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from test_train_lm import damage, final_bits
 
+from marin.checkpoint import format as checkpoint
 from marin.checkpoint.discover import WRITING, list_checkpoints
 from marin.checkpoint.policy import KeepPolicy
 from marin.config import dump_yaml
@@ -128,6 +129,27 @@ def test_asked_to_leave_a_run_saves_says_so_by_its_exit_code_and_goes_on_later(t
     assert process.returncode == PREEMPTED_EXIT_CODE, errors
     (saved,) = list_checkpoints(Path(asked.output_path) / "checkpoints")
     assert 0 < saved.step < 300
+    train_lm(quiet)
+    train_lm(asked)
+    assert final_bits(asked.output_path) == final_bits(quiet.output_path)
+
+
+def test_asked_to_leave_while_a_checkpoint_is_being_written_a_run_completes_it_and_saves_the_next(
+    tiny_config, tmp_path
+):
+    shape = {"num_train_steps": 300, "steps_per_checkpoint": 3, "steps_per_eval": None}
+    quiet, asked = tiny_config("quiet", **shape), tiny_config("asked", **shape)
+    process = start(asked, tmp_path)
+    output = Path(asked.output_path)
+    assert wait_for(lambda: is_saving(output), process)
+    os.kill(process.pid, signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == PREEMPTED_EXIT_CODE, errors
+    assert not is_saving(output)
+    saved = list_checkpoints(output / "checkpoints")
+    assert saved and saved[-1].step < 300
+    for folder in saved:
+        checkpoint.verify(folder.path)
     train_lm(quiet)
     train_lm(asked)
     assert final_bits(asked.output_path) == final_bits(quiet.output_path)

@@ -148,7 +148,10 @@ class CheckpointWriter:
         self.wait()
         snapshot = take_snapshot(named_leaves(state))
         self._thread = threading.Thread(
-            target=self._write, args=(step, snapshot, dict(metadata or {}), when_saved), name="marin-checkpoint"
+            target=self._write,
+            args=(step, snapshot, dict(metadata or {}), when_saved),
+            name="marin-checkpoint",
+            daemon=True,  # whoever leaves without waiting leaves what the next start clears away
         )
         self._thread.start()
         self.blocked_s = time.perf_counter() - began
@@ -183,7 +186,7 @@ class CheckpointWriter:
             raise error
 
     def close(self) -> None:
-        """Write what was begun, but wait for no other process: this one has failed, and so the others have."""
+        """Write what was begun, but wait for no other process: this one has failed, and the others will."""
         self._is_abandoned.set()
         self.wait()
 
@@ -191,8 +194,11 @@ class CheckpointWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        """Complete what was begun, unless a person wants to stop at once; an error that passes stays the one to see."""
         if error is None:
             self.wait()
+            return
+        if isinstance(error, KeyboardInterrupt):
             return
         try:
             self.close()

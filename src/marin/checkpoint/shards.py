@@ -86,14 +86,15 @@ def take_snapshot(named: Mapping[str, Any]) -> Snapshot:
 def _owned(name: str, leaf: Any) -> Iterator[Shard]:
     if not isinstance(leaf, jax.Array):
         if jax.process_index() == 0:
-            yield Shard(name, (0,) * np.ndim(leaf), np.array(leaf))
+            yield Shard(name, (0,) * np.ndim(leaf), np.array(leaf, order="C"))
         return
     for shard in leaf.addressable_shards:
         if shard.replica_id == 0:
             offset = tuple(part.start or 0 for part in shard.index)
             data = np.asarray(shard.data)
             # on a CPU that is the array itself, whose memory the next step takes
-            yield Shard(name, offset, np.array(data) if shard.device.platform == "cpu" else data)
+            is_own = shard.device.platform != "cpu"
+            yield Shard(name, offset, np.ascontiguousarray(data) if is_own else np.array(data, order="C"))
 
 
 def write_shards(path: Path, shards: Sequence[Shard]) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def _entry_name(shard: Shard) -> str:
 
 
 def _memory(shard: Shard) -> memoryview:
-    return np.ascontiguousarray(shard.data).reshape(-1).view(np.uint8).data
+    return shard.data.reshape(-1).view(np.uint8).data
 
 
 def _write_piece(descriptor: int, at: int, memory: memoryview) -> str:

@@ -125,8 +125,17 @@ def _model_of_source(content: Mapping[str, Any]) -> tuple[dict[str, Any], str] |
     for name in ("initialize_from", "initialize_from_hf"):
         source = content.get(name)
         path = source.get("path") if isinstance(source, dict) else None
-        if isinstance(path, str):
-            return _model_of_run(Path(path)) if name == "initialize_from" else _model_of_folder(path)
+        if not isinstance(path, str):
+            continue
+        try:
+            found = _model_of_run(Path(path)) if name == "initialize_from" else _model_of_folder(path)
+        except FileNotFoundError:
+            found = None
+        # a run that has begun needs no more what it began with
+        found = found or _model_of_run(Path(str(content.get("output_path"))))
+        if found is None:
+            raise FileNotFoundError(f"--{name}.path: no model at {path}, and the config names none")
+        return found
     return None
 
 

@@ -121,8 +121,8 @@ def fetch_all(
 def fetch(file: RemoteFile, output: Path, *, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
     """One file, from where an earlier attempt stopped; {"path", "size", "sha256"}.
 
-    A file that is there already is hashed, and kept if it is the one announced. `headers` go to the address itself,
-    not where it redirects to. Raises DownloadError.
+    A file that is there already is hashed, and kept if it is the one announced. `headers` go to the server of
+    the address, not to others that it redirects to. Raises DownloadError.
     """
     target = output / file.path
     if not target.resolve().is_relative_to(output.resolve()):
@@ -185,11 +185,22 @@ def _append(url: str, part: Path, headers: Mapping[str, str]) -> None:
         raise http.client.IncompleteRead(b"", int(expected) - received)
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """A token is for the server that it was given for: it goes along to other places there, and nowhere else."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if following is not None and (following.type, following.host) == (req.type, req.host):
+            for name, value in req.unredirected_hdrs.items():
+                following.add_unredirected_header(name, value)
+        return following
+
+
 def _open(url: str, headers: Mapping[str, str], ranged: Mapping[str, str] | None = None) -> Any:
     request = urllib.request.Request(url, headers=dict(ranged or {}))
     for name, value in headers.items():
-        request.add_unredirected_header(name, value)  # a token is for the address that it was given for
-    return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+        request.add_unredirected_header(name, value)
+    return urllib.request.build_opener(_Redirects).open(request, timeout=_TIMEOUT_S)
 
 
 def _retrying(url: str, get: Callable[[], Any]) -> Any:

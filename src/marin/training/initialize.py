@@ -10,6 +10,7 @@ as it did before, whatever has become of the other run since.
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def find_start(config: TrainLmConfig, output: Path) -> RunStart:
             )
         _check_unchanged(given, recorded, output)
         source = recorded
-    elif recorded is not None and recorded.path == given.path and _digest(recorded.folder) == recorded.sha256:
+    elif recorded is not None and recorded.path == given.path and _digest_now(recorded) == recorded.sha256:
         source = recorded
     elif isinstance(given, InitializeFromHf):
         source = _hf_source(given.path)
@@ -275,7 +276,7 @@ def _load_hf(
     folder = source.folder
     if not given.allow_other_tokenizer:
         _check_tokenizer(folder, load_tokenizer(folder).digest, data.tokenizer_digest)
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):  # whole only in the memory of the host
+    with _on_host():  # on the devices only in parts
         loaded = load_hf(folder)
         check_same_architecture(model, loaded.config, folder)
         if loaded.vocab_size < data.vocab_size:
@@ -294,6 +295,14 @@ def _load_hf(
     cut = (f"{loaded.vocab_size - data.vocab_size} tokens beyond the vocabulary",)
     left_out = cut if loaded.vocab_size > data.vocab_size else ()
     return InitialState(state=TrainState(params=params, optimizer=None), left_out=left_out, source=source)
+
+
+def _on_host() -> AbstractContextManager[Any]:
+    """Inside, new arrays are in the host's memory, unless JAX was started without its CPU (JAX_PLATFORMS=cuda)."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return nullcontext()
 
 
 def _on_devices(array: np.ndarray, like: Any) -> jax.Array:
@@ -371,6 +380,14 @@ def _hf_source(path: str) -> Source:
     return Source(path=path, checkpoint=".", step=0, sha256=digest)
 
 
+def _digest_now(source: Source) -> str | None:
+    """Hash of what lies at the source's place now; None where it is gone."""
+    try:
+        return _digest(source.folder)
+    except FileNotFoundError:  # of a model that was in the cache
+        return None
+
+
 def _digest(folder: Path) -> str | None:
     """Hash of what is in a checkpoint, or of every byte of a model; None where there is neither."""
     if (folder / MANIFEST).is_file():
@@ -389,11 +406,11 @@ def _read_source(output: Path) -> Source | None:
 
 def _check_unchanged(given: InitializeFrom | InitializeFromHf, recorded: Source, output: Path) -> None:
     """ValueError where something else lies at that place now. (A run that has begun needs it no more.)"""
-    folder = replace(recorded, path=given.path).folder
-    now = _digest(folder)
+    now = _digest_now(replace(recorded, path=given.path))
     if now is not None and now != recorded.sha256:
         raise ValueError(
-            f"{output} holds a run that was initialized from something else than there is now at {folder} (its sha256 "
+            f"{output} holds a run that was initialized from something else than there is now at "
+            f"{Path(given.path) / recorded.checkpoint} (its sha256 "
             f"was {recorded.sha256[:12]}, is {now[:12]}). Restore that, give this run another output_path, or delete "
             "that folder to train anew."
         )

@@ -69,7 +69,8 @@ def loss_sums(
     microbatches, each balanced for itself, give it another value than the batch at once.
     """
     options = {"segment_ids": batch.segment_ids, "compute_dtype": compute_dtype, "remat": remat}
-    options["attention"] = attention
+    if attention is not None:
+        options["attention"] = attention
     auxiliary = None
     if isinstance(model, AuxiliaryLossConfig):
         states, auxiliary = model.hidden_states_and_auxiliary_loss(params, batch.tokens, **options)
