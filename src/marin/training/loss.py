@@ -83,10 +83,9 @@ def next_token_loss(
     is_cpu = jax.default_backend() == "cpu"
     if logits_dtype is None:
         logits_dtype = _wide(states.dtype) if is_cpu else states.dtype
-    if chunk_tokens is None and is_cpu:
-        chunk_tokens = CHUNK_TOKENS
-    elif chunk_tokens is None:
-        chunk_tokens = max(CHUNK_TOKENS, CHUNK_BYTES // (vocab * jnp.dtype(logits_dtype).itemsize))
+    if chunk_tokens is None:
+        logits_of_token = vocab * jnp.dtype(logits_dtype).itemsize  # bytes
+        chunk_tokens = CHUNK_TOKENS if is_cpu else max(CHUNK_TOKENS, CHUNK_BYTES // logits_of_token)
     if vocab_multiple is None:
         vocab_multiple = 1 if is_cpu else VOCAB_MULTIPLE
     unembedding = jnp.pad(unembedding, ((0, 0), (0, -vocab % vocab_multiple)))
