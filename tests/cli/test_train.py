@@ -89,6 +89,8 @@ def test_every_value_is_printed_with_where_it_comes_from(marin, place):
         (["seed=1"], "'seed=1': expected --PLACE VALUE"),
         (["--set", "trainer.seed"], "--set expects place=value"),
         (["--trainer.train_seq_len", "17"], "train_seq_len is 17 tokens, but the model takes 16 at most"),
+        (["--trainer.attention", "flash"], "unknown attention 'flash': expected one of 'blocked', 'cudnn'"),
+        (["--trainer.attention", "cudnn"], "'cudnn' runs on NVIDIA GPUs, and this is 'cpu'. Take 'blocked'"),
         (["--data.train.text", "nowhere"], "training source 'text': .*nowhere"),
         (["--trackers", "[tensorbord]"], "--trackers.0.type: .*did you mean 'tensorboard'"),
     ],

@@ -15,7 +15,7 @@ from marin.data.lm_data import open_data
 from marin.data.loader import DataLoader
 from marin.data.mixture_report import mixture_report, report_lines
 from marin.data.packing import pack
-from marin.data.store import TokenStore
+from marin.data.store import ChatInfo, ShardWriter, TokenStore, write_ledger
 from marin.models.llama import LlamaConfig
 from marin.processing.tokenize.config import ChatFormat
 from marin.testing.tiny import TINY_CHAT, make_chat_store, make_token_store, tiny_conversations
@@ -165,3 +165,51 @@ def test_conversations_of_two_templates_are_not_one_mixture(tmp_path: Path, stor
     config = LmDataConfig(train={"a": str(store.path), "b": str(other.path)}, packing="best_fit", mixture_block_size=8)
     with pytest.raises(ValueError, match="'a' and 'b' are conversations written in two ways.*one chat template"):
         open_data(config, 256)
+
+
+def test_sets_of_conversations_are_mixed_by_their_weights(tmp_path: Path, store: TokenStore):
+    other = make_chat_store(tmp_path / "b", 9, seed=1, tokenizer=store.path.with_name("store-tokenizer"))
+    config = LmDataConfig(
+        train={"a": str(store.path), "b": str(other.path)},
+        weights={"a": 3, "b": 1},
+        packing="best_fit",
+        mixture_block_size=8,
+    )
+    data = open_data(config, int(max(lengths_of(store).max(), lengths_of(other).max())))
+    assert data.train.rows_used(16) == {"a": 12, "b": 4}
+    batch = DataLoader(data.train, 16).batch(0)
+    assert (batch.loss_weights.sum(axis=1) < (batch.segment_ids >= 0).sum(axis=1)).all()
+
+
+def hand_made_store(path: Path, mask: list[bool]) -> TokenStore:
+    """One conversation of four tokens, of which 3 ends a turn, and the end-of-text token 0."""
+    (path / "shard").mkdir(parents=True)
+    with ShardWriter(path / "shard", name="shard", vocab_size=4, eos_id=0, has_loss_mask=True) as writer:
+        writer.add(np.array([1, 2, 2, 3]), document_id="a", num_bytes=4, loss_mask=np.array(mask))
+        shard = writer.close()
+    write_ledger(
+        path,
+        [shard],
+        vocab_size=4,
+        tokenizer_digest="d" * 64,
+        eos_id=0,
+        bos_id=None,
+        token_byte_lengths=np.ones(4, np.int32),
+        chat=ChatInfo(template="", stop_id=3),
+    )
+    return TokenStore.open(path, verify=True)
+
+
+def test_a_mask_that_leaves_out_the_end_of_turns_never_becomes_a_batch(tmp_path: Path):
+    good = hand_made_store(tmp_path / "good", [False, False, True, True, False])
+    assert row_dataset(good, 6, "greedy").rows(np.array([0])).loss_weights.tolist() == [[0, 0, 1, 1, 0, 0]]
+    bad = hand_made_store(tmp_path / "bad", [False, True, True, False, False])
+    with pytest.raises(AssertionError, match="trains on answers and not on their end"):
+        row_dataset(bad, 6, "greedy").rows(np.array([0]))
+
+
+def test_a_mask_has_a_place_for_every_token(tmp_path: Path):
+    with pytest.raises(
+        ValueError, match=r"its loss mask is bool \(4,\); expected bool \(5,\), one a token and one for"
+    ):
+        hand_made_store(tmp_path, [False, False, True, True])

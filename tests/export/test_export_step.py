@@ -204,7 +204,11 @@ CHANGED = {
     "generation": ("generation_config.json", {"eos_token_id": 5}, "generation_config.json.*eos_token_id is 5"),
     "eos of the tokenizer": ("tokenizer_config.json", {"eos_token": "a"}, "its eos_id is 97, expected 258"),
     "bos of the tokenizer": ("tokenizer_config.json", {"bos_token": "a"}, "its bos_id is 97, expected None"),
-    "what goes around a text": ("tokenizer_config.json", {"add_bos_token": True}, "is not the file of that name"),
+    "what goes around a text": (
+        "tokenizer_config.json",
+        {"add_bos_token": True},
+        "tokenizer_config.json of the export is not the one of training",
+    ),
     "no eos": ("tokenizer_config.json", {"eos_token": None}, "cannot be read: .*does not say which token ends a text"),
     "ids": ("tokenizer.json", swap_unseen_ids, "its digest is"),
     "merges": ("tokenizer.json", swap_merges, "its digest is"),

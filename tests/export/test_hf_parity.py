@@ -131,7 +131,6 @@ def transformers_logits(model, tokens):
 def assert_same(found, expected):
     np.testing.assert_allclose(found, expected, atol=2e-5)
     assert np.abs(expected).max() > 1
-    np.testing.assert_array_equal(found.argmax(-1), expected.argmax(-1))
 
 
 def test_transformers_computes_what_we_exported(config, exported, transformers, tokens):

@@ -184,28 +184,30 @@ class PackedRows:
         slot, length, position = self._slot[piece], self._length[piece], self._position[piece]
         targets = np.full(shape, eos, np.int32)
         segments = np.full(shape, PADDING_SEGMENT, np.int32)
-        weights = np.zeros(shape, np.float32)
+        mask = None if self.store.chat is None else np.zeros(shape, bool)
         pieces = zip(*(array.tolist() for array in (row, slot, length, position, piece - low[row])), strict=True)
         for at, first, size, start, segment in pieces:  # one copy a piece: cheaper than an index a token
             targets[at, first : first + size] = self.store.read(start, size)
             segments[at, first : first + size] = segment
-            weights[at, first : first + size] = 1 if self.store.chat is None else self.store.read_loss_mask(start, size)
-        self._check_stops(targets, weights, has_cut=np.bincount(row, ~self._is_whole[piece], indices.size) > 0)
+            if mask is not None:
+                mask[at, first : first + size] = self.store.read_loss_mask(start, size)
+        real = segments != PADDING_SEGMENT
+        if mask is not None:
+            self._check_stops(targets, mask, has_cut=np.bincount(row, ~self._is_whole[piece], indices.size) > 0)
         tokens = np.full(shape, eos, np.int32)
         tokens[:, 1:] = targets[:, :-1]
         # A piece's first input is what precedes it in the store: end-of-text, unless the piece continues a document.
         continues = np.flatnonzero(~self._begins[piece])
         tokens[row, slot] = eos
         tokens[row[continues], slot[continues]] = self.store.take(position[continues] - 1)
-        tokens[segments == PADDING_SEGMENT] = eos
+        tokens[~real] = eos
+        weights = (real if mask is None else mask).astype(np.float32)
         return Batch(tokens=tokens, targets=targets, loss_weights=weights, segment_ids=segments)
 
-    def _check_stops(self, targets: np.ndarray, weights: np.ndarray, *, has_cut: np.ndarray) -> None:
+    def _check_stops(self, targets: np.ndarray, mask: np.ndarray, *, has_cut: np.ndarray) -> None:
         """Of whole conversations the end of turns is trained on: has_cut bool (B,) says which rows have others too."""
-        if self.store.chat is None:
-            return
-        is_trained = weights > 0
-        stops = (is_trained & (targets == self.store.chat.stop_id)).any(axis=1)
+        assert self.store.chat is not None
+        stops = (mask & (targets == self.store.chat.stop_id)).any(axis=1)
         assert (stops | has_cut).all(), f"a row of {self.store.path} trains on answers and not on their end"
 
     def pieces(self, indices: np.ndarray) -> Pieces:

@@ -143,6 +143,8 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     schedule = config.optimizer.schedule(trainer.num_train_steps)
     model = trained_model(config)
     shapes = _parameter_shapes(model, data.vocab_size)
+    if trainer.attention is not None:
+        _check_attention(config, model, shapes, seq_len)
     mup = None
     if config.mup_base_model is not None:
         mup = mup_scales(shapes, _parameter_shapes(config.mup_base_model, data.vocab_size))
@@ -359,6 +361,14 @@ def _documents(loader: DataLoader, step: int, config: TrainLmConfig) -> str:
     if config.data.tokenizer is None:
         return f"Its batch held {named} (all of them: {command})"
     return f"Its batch held {named} (all of them, with their text: {command} --text)"
+
+
+def _check_attention(config: TrainLmConfig, model: LmConfig, shapes: Any, seq_len: int) -> None:
+    """Raise ValueError where the asked implementation of attention cannot run this model here."""
+    trainer = config.trainer
+    options = {"compute_dtype": trainer.compute_dtype, "attention": trainer.attention}
+    tokens = jax.ShapeDtypeStruct((1, seq_len), "int32")
+    jax.eval_shape(lambda params, tokens: model.hidden_states(params, tokens, **options), shapes, tokens)
 
 
 def _parameter_shapes(model: LmConfig, vocab_size: int) -> Any:

@@ -116,7 +116,7 @@ class ChatTemplate:
                     text="".join(piece.text for piece in pieces),
                     ids=np.concatenate([np.empty(0, np.int32), *ids]),
                     num_bytes=sum(len(piece.text.encode("utf-8")) for piece in pieces if piece.special_id is None),
-                    loss_mask=np.repeat([piece.is_trained for piece in pieces], [part.size for part in ids]),
+                    loss_mask=np.repeat(np.array([p.is_trained for p in pieces], bool), [part.size for part in ids]),
                 ),
                 self._tokenizer,
             )
