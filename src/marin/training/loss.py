@@ -84,7 +84,7 @@ def next_token_loss(
     if logits_dtype is None:
         logits_dtype = _wide(states.dtype) if is_cpu else states.dtype
     if chunk_tokens is None:
-        logits_of_token = vocab * jnp.dtype(logits_dtype).itemsize  # bytes
+        logits_of_token: int = vocab * jnp.dtype(logits_dtype).itemsize  # bytes
         chunk_tokens = CHUNK_TOKENS if is_cpu else max(CHUNK_TOKENS, CHUNK_BYTES // logits_of_token)
     if vocab_multiple is None:
         vocab_multiple = 1 if is_cpu else VOCAB_MULTIPLE
