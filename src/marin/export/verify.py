@@ -233,12 +233,11 @@ def _compare_tokenizers(tokenizer: Tokenizer, source: Path, folder: Path, chat: 
     source = source if source.is_dir() else source.parent
     for name in (TOKENIZER_FILE, *SIDE_FILES):
         ours, theirs = ((at / name).read_bytes() if (at / name).is_file() else None for at in (source, folder))
+        where = f"the file of that name in {source}"
         if name == CHAT_TEMPLATE_FILE and chat is not None:
-            ours = chat.template.encode()
+            ours, where = chat.template.encode(), "the template of training"
         if ours != theirs:
-            raise ExportMismatch(
-                f"{name} of the export is not the one of training (see {source}). Nothing was published", {"file": name}
-            )
+            raise ExportMismatch(f"{name} of the export is not {where}. Nothing was published", {"file": name})
     exported = HfTokenizer.from_file(str(folder / TOKENIZER_FILE))
     exported.encode_special_tokens = True
     for text in PROBE_TEXTS:
