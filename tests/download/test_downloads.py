@@ -184,6 +184,16 @@ def test_a_token_goes_to_the_hub_and_not_where_that_sends_us(hub: Server, tmp_pa
     elsewhere.close()
 
 
+def test_a_token_does_not_go_where_a_listing_goes_on_at_another_server(hub: Server, tmp_path: Path, monkeypatch):
+    elsewhere = Server({"/more": b"[]"})
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    hub.links = dict.fromkeys(hub.links, f'<{elsewhere.url}/more>; rel="next"')
+    with pytest.raises(DownloadError, match="goes on at .*/more, which is another server"):
+        download_hf(config(tmp_path))
+    assert elsewhere.authorizations == {}
+    elsewhere.close()
+
+
 @pytest.mark.parametrize("revision", ["main", "v1.0", "0123", "0123456789abcdefg"])
 def test_a_revision_that_could_move_is_refused(tmp_path: Path, revision: str):
     with pytest.raises(ValueError, match=r"must be a commit \(7 to 40 hex digits\): branches and tags move"):
@@ -193,6 +203,15 @@ def test_a_revision_that_could_move_is_refused(tmp_path: Path, revision: str):
 def test_a_path_that_leads_out_of_the_folder_is_refused(hub: Server, tmp_path: Path):
     with pytest.raises(DownloadError, match="leads out of"):
         fetch(RemoteFile(path="../outside", url=f"{hub.url}/x"), tmp_path / "in")
+
+
+def test_a_file_whose_place_the_provenance_would_take_is_refused(hub: Server, tmp_path: Path):
+    hub.contents["/index"] = b"rows.jsonl\nprovenance.json\n"
+    settings = {"base_url": hub.url, "index": "index", "output_path": str(tmp_path)}
+    with pytest.raises(DownloadError, match=r"would come as provenance\.json"):
+        download_http(HttpFilesConfig(**settings))
+    hub.contents["/rows.jsonl"] = LARGE
+    assert download_http(HttpFilesConfig(**settings, files=("*.jsonl",)))["num_bytes"] == len(LARGE)
 
 
 def test_files_of_an_index_come_and_a_pinned_index_that_changed_is_refused(tmp_path: Path, monkeypatch):

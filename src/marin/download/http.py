@@ -110,7 +110,17 @@ def matching(paths: Iterable[str], patterns: tuple[str, ...], source: str) -> li
 def fetch_all(
     files: Iterable[RemoteFile], output: Path, *, num_workers: int, headers: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Fetch each file into `output`; returns path, size and sha256 of each, in the order of `files`."""
+    """Fetch each file into `output`; returns path, size and sha256 of each, in the order of `files`.
+
+    DownloadError for one with the name of what `write_provenance` writes, which would take its place.
+    """
+    files = list(files)
+    for file in files:
+        if file.path == PROVENANCE:
+            raise DownloadError(
+                f"{file.url} would come as {PROVENANCE}, where it is told what came from where; name the files that "
+                "you want by patterns that do not match it. Nothing was fetched."
+            )
     with ThreadPoolExecutor(num_workers) as pool:
         futures = [pool.submit(fetch, file, output, headers=headers) for file in files]
         try:
