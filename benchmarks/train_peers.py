@@ -127,6 +127,7 @@ class MarinLoop:
             num_train_steps=self._step + num_steps,
             callbacks=(self._log, self._keep),
             save=lambda step, state: None,
+            finish=lambda: None,
             place=self._place,
             must_leave=Vote(None),
         )

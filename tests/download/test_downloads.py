@@ -29,6 +29,7 @@ class Server:
     def __init__(self, contents: dict[str, bytes]) -> None:
         self.contents = contents
         self.links: dict[str, str] = {}  # path -> its Link header
+        self.has_tags = False  # whether it sends ETags, and minds them
         self.counts: Counter[str] = Counter()
         self.ranges: list[str] = []
         self.authorizations: dict[str, str | None] = {}
@@ -50,11 +51,14 @@ class Server:
                     self.end_headers()
                     return
                 body, start = server.contents[path], 0
-                if self.headers["Range"]:
+                tag = f'"{hashlib.sha256(body).hexdigest()}"' if server.has_tags else None
+                if self.headers["Range"] and self.headers["If-Range"] in (None, tag):
                     server.ranges.append(self.headers["Range"])
                     start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
                 self.send_response(206 if start else 200)
                 self.send_header("Content-Length", str(len(body) - start))
+                if tag is not None:
+                    self.send_header("ETag", tag)
                 if path in server.links:
                     self.send_header("Link", server.links[path])
                 self.end_headers()
@@ -180,6 +184,16 @@ def test_a_token_goes_to_the_hub_and_not_where_that_sends_us(hub: Server, tmp_pa
     elsewhere.close()
 
 
+def test_a_token_does_not_go_where_a_listing_goes_on_at_another_server(hub: Server, tmp_path: Path, monkeypatch):
+    elsewhere = Server({"/more": b"[]"})
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    hub.links = dict.fromkeys(hub.links, f'<{elsewhere.url}/more>; rel="next"')
+    with pytest.raises(DownloadError, match="goes on at .*/more, which is another server"):
+        download_hf(config(tmp_path))
+    assert elsewhere.authorizations == {}
+    elsewhere.close()
+
+
 @pytest.mark.parametrize("revision", ["main", "v1.0", "0123", "0123456789abcdefg"])
 def test_a_revision_that_could_move_is_refused(tmp_path: Path, revision: str):
     with pytest.raises(ValueError, match=r"must be a commit \(7 to 40 hex digits\): branches and tags move"):
@@ -189,6 +203,15 @@ def test_a_revision_that_could_move_is_refused(tmp_path: Path, revision: str):
 def test_a_path_that_leads_out_of_the_folder_is_refused(hub: Server, tmp_path: Path):
     with pytest.raises(DownloadError, match="leads out of"):
         fetch(RemoteFile(path="../outside", url=f"{hub.url}/x"), tmp_path / "in")
+
+
+def test_a_file_whose_place_the_provenance_would_take_is_refused(hub: Server, tmp_path: Path):
+    hub.contents["/index"] = b"rows.jsonl\nprovenance.json\n"
+    settings = {"base_url": hub.url, "index": "index", "output_path": str(tmp_path)}
+    with pytest.raises(DownloadError, match=r"would come as provenance\.json"):
+        download_http(HttpFilesConfig(**settings))
+    hub.contents["/rows.jsonl"] = LARGE
+    assert download_http(HttpFilesConfig(**settings, files=("*.jsonl",)))["num_bytes"] == len(LARGE)
 
 
 def test_files_of_an_index_come_and_a_pinned_index_that_changed_is_refused(tmp_path: Path, monkeypatch):
@@ -207,6 +230,30 @@ def test_files_of_an_index_come_and_a_pinned_index_that_changed_is_refused(tmp_p
     with pytest.raises(ValueError, match=r"names http://.*/b.jsonl, which is not below base_url"):
         download_http(HttpFilesConfig(**{**by_address, "base_url": f"{server.url}/elsewhere"}))
     server.close()
+
+
+@pytest.mark.parametrize("has_tags", [True, False])
+def test_a_file_without_a_hash_that_changes_while_it_comes_is_no_mixture_of_the_two(
+    hub: Server, tmp_path: Path, has_tags: bool
+):
+    hub.contents["/rows.jsonl"], hub.has_tags = LARGE, has_tags
+
+    def changes(path: str, count: int) -> str | None:
+        if count == 3:
+            hub.contents[path] = LARGE.upper()
+        return "cut" if count <= 2 else None
+
+    hub.rule = changes
+    fetch(RemoteFile(path="rows.jsonl", url=f"{hub.url}/rows.jsonl"), tmp_path)
+    assert (tmp_path / "rows.jsonl").read_bytes() == LARGE.upper()
+    assert hub.ranges == ([f"bytes={len(LARGE) // 2}-"] if has_tags else [])  # unchanged, it goes on
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_file_that_an_index_names_twice_is_fetched_once(hub: Server, tmp_path: Path):
+    hub.contents |= {"/index": b"rows.jsonl\n" * 8, "/rows.jsonl": LARGE}
+    provenance = download_http(HttpFilesConfig(base_url=hub.url, index="index", output_path=str(tmp_path)))
+    assert hub.counts["/rows.jsonl"] == 1 and provenance["num_bytes"] == len(LARGE)
 
 
 def test_downloads_are_steps_that_run_once(hub: Server, tmp_path: Path):

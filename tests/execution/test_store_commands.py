@@ -12,6 +12,7 @@ from marin.execution.catalog import steps_of
 from marin.execution.gc import Policy, collect, find_garbage
 from marin.execution.graph import build_graph
 from marin.execution.invalidation import Taint
+from marin.execution.scratch import delete, remains
 from marin.execution.status import EVICTED, INVALID, SUCCEEDED, StepPaths
 from marin.execution.verify import last_verification, verify
 
@@ -83,6 +84,20 @@ def test_what_was_evicted_while_it_was_verified_is_not_called_corrupt(store):
     (entry,) = steps_of(store)
     assert entry.status == EVICTED
     assert not store.items(f"{store.prefix}/.exec/invalid")
+
+
+def test_unfinished_work_that_was_gone_on_with_while_somebody_was_asked_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("MARIN_SCRATCH", str(tmp_path))
+    resumed, forgotten = (tmp_path / "steps" / "key" / "train-0" / f"inplace-{began}" / "out" for began in (1, 2))
+    for file in (resumed, forgotten):
+        file.parent.mkdir(parents=True)
+        file.write_text("half of it")
+        os.utime(file, (0, 0))
+    found = remains(keep_days=30)
+    assert [item.kind for item in found] == ["unfinished", "unfinished"]
+    os.utime(resumed)
+    assert [item.path for item in delete(found, keep_days=30)] == [str(forgotten.parent)]
+    assert resumed.exists() and not forgotten.parent.exists()
 
 
 def test_a_scratch_folder_that_somebody_else_made_is_not_used(tmp_path, monkeypatch, capfd):

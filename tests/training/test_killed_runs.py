@@ -30,10 +30,10 @@ RUN = (
 )
 
 
-def start(config, tmp_path):
+def start(config, tmp_path, before=""):
     path = tmp_path / "given.yaml"
     path.write_text(dump_yaml(config))
-    return subprocess.Popen([sys.executable, "-c", RUN, str(path)], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", before + RUN, str(path)], stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(condition, process, timeout_s=120):
@@ -257,6 +257,25 @@ def test_asked_to_leave_during_validation_a_run_saves_when_that_is_done(tiny_con
     train_lm(quiet)
     train_lm(asked)
     assert final_bits(asked.output_path) == final_bits(quiet.output_path)
+
+
+SLOW_TO_SAVE = (
+    "import time; from marin.checkpoint import format; publish = format._Write._publish; "
+    "format._Write._publish = lambda self: (time.sleep(2), publish(self)); "
+)
+
+
+def test_asked_to_leave_while_the_last_checkpoint_is_being_written_a_run_completes_it(tiny_config, tmp_path):
+    config = tiny_config("asked", num_train_steps=6, steps_per_checkpoint=1000, steps_per_eval=None)
+    process = start(config, tmp_path, before=SLOW_TO_SAVE)
+    output = Path(config.output_path)
+    assert wait_for(lambda: is_saving(output), process)
+    time.sleep(0.5)  # the loop is over, and the run waits for its last checkpoint
+    os.kill(process.pid, signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert [folder.step for folder in list_checkpoints(output / "checkpoints")] == [6]
+    assert (output / "summary.json").exists()
 
 
 def test_a_program_from_the_cache_gives_the_bits_of_one_just_compiled(tiny_config, tmp_path):

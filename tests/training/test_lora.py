@@ -48,12 +48,12 @@ LORA = LoraConfig(r=3, alpha=6.0)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 257, (2, 16)), jnp.int32)
 
 
-def random_adapter(model: LoraLm):
+def random_adapter(model: LoraLm, scale: float = 0.3):
     """Parameters whose adapter is not 0 anywhere."""
     params = model.init(257, key=jax.random.key(1))
     random = np.random.default_rng(2)
     adapter = jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * random.standard_normal(leaf.shape, np.float32)), params.adapter
+        lambda leaf: jnp.asarray(scale * random.standard_normal(leaf.shape, np.float32)), params.adapter
     )
     return replace(params, adapter=adapter)
 
@@ -91,10 +91,19 @@ def test_what_is_written_for_peft_gives_the_merged_model_and_a_wrong_layout_is_r
     assert not any((tmp_path / "b").iterdir())
 
 
+def test_a_wrong_layout_is_refused_however_little_the_adapter_has_learned(adapted, tmp_path, monkeypatch):
+    model, _ = adapted
+    params = random_adapter(model, scale=3e-4)  # changes of about 1e-6 or less
+    save_adapter(model, params, tmp_path / "a")
+    monkeypatch.setattr(peft_format, "_in_their_order", lambda model, module, b: b[:, ::-1])
+    with pytest.raises(ExportMismatch, match="does not give the merged model"):
+        save_adapter(model, params, tmp_path / "b")
+
+
 @pytest.mark.parametrize("lora", [LORA, LoraConfig(r=2, alpha=1.0, exclude=r"\.0\.|v_proj|c_fc")])
 def test_the_peft_library_computes_the_same_with_the_adapter(adapted, stores, tmp_path, lora):
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    peft = pytest.importorskip("peft")
+    why = "torch, transformers and peft are not all installed"
+    torch, transformers, peft = (pytest.importorskip(name, reason=why) for name in ("torch", "transformers", "peft"))
     model = replace(adapted[0], lora=lora)
     params = random_adapter(model)
     save_hf(model.base, params.base, 257, stores / "train-tokenizer", tmp_path / "base")

@@ -85,7 +85,7 @@ def _tidy_scratch(arguments: Namespace, keep_days: float) -> int:
     if not found and not arguments.json:
         note(f"nothing to delete in {scratch_root()}")
         return 0
-    _delete(found, lambda: delete(found), arguments)
+    _delete(found, lambda: delete(found, keep_days), arguments)
     return 0
 
 

@@ -2,8 +2,9 @@
 
 A file that is cut off goes on where it stopped (a Range request), under another name until its size and hash are those
 that its source states. So a download that was killed and begun again fetches only what is missing, and what lies under
-a final name is never half of anything. Where a source states no hash, the hash of what came is recorded: it tells a
-later reader whether the copies are the same, not whether the first one was right.
+a final name is never half of anything. Where a source states no hash, a file goes on only if the server says that it
+is still the one that was begun (its ETag), and else begins anew; the hash of what came is recorded, which tells a later
+reader whether the copies are the same, not whether the first one was right.
 """
 
 import fnmatch
@@ -27,6 +28,7 @@ from marin.io.hashing import sha256_file
 
 PROVENANCE = "provenance.json"
 _PART = ".part"
+_TAG = ".etag"  # behind _PART: the ETag of the file that was begun
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 60.0
 _ATTEMPTS = 6
@@ -97,7 +99,7 @@ def download_http(config: HttpFilesConfig) -> dict[str, Any]:
 
 def matching(paths: Iterable[str], patterns: tuple[str, ...], source: str) -> list[str]:
     """The paths that match one of the patterns (all, where there is none), sorted. ValueError where there are none."""
-    known = sorted(paths)
+    known = sorted(set(paths))
     chosen = [p for p in known if not patterns or any(fnmatch.fnmatchcase(p, pattern) for pattern in patterns)]
     if not chosen:
         there = ", ".join(known[:5]) or "nothing"
@@ -108,7 +110,17 @@ def matching(paths: Iterable[str], patterns: tuple[str, ...], source: str) -> li
 def fetch_all(
     files: Iterable[RemoteFile], output: Path, *, num_workers: int, headers: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Fetch each file into `output`; returns path, size and sha256 of each, in the order of `files`."""
+    """Fetch each file into `output`; returns path, size and sha256 of each, in the order of `files`.
+
+    DownloadError for one with the name of what `write_provenance` writes, which would take its place.
+    """
+    files = list(files)
+    for file in files:
+        if file.path == PROVENANCE:
+            raise DownloadError(
+                f"{file.url} would come as {PROVENANCE}, where it is told what came from where; name the files that "
+                "you want by patterns that do not match it. Nothing was fetched."
+            )
     with ThreadPoolExecutor(num_workers) as pool:
         futures = [pool.submit(fetch, file, output, headers=headers) for file in files]
         try:
@@ -131,7 +143,10 @@ def fetch(file: RemoteFile, output: Path, *, headers: Mapping[str, str] | None =
         return _described(file, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + _PART)
-    _retrying(file.url, lambda: _append(file.url, part, headers or {}))
+    tag = None if file.sha256 or file.git_sha1 else part.with_name(part.name + _TAG)
+    _retrying(file.url, lambda: _append(file.url, part, headers or {}, tag))
+    if tag is not None:
+        tag.unlink(missing_ok=True)
     difference = _differs(file, part)
     if difference is not None:
         part.unlink()
@@ -163,10 +178,12 @@ def write_provenance(output: Path, source: Mapping[str, Any], files: list[dict[s
     return provenance
 
 
-def _append(url: str, part: Path, headers: Mapping[str, str]) -> None:
-    """Fetch what `part` lacks of the file."""
+def _append(url: str, part: Path, headers: Mapping[str, str], tag: Path | None) -> None:
+    """Fetch what `part` lacks of the file. `tag` keeps its ETag, by which to know it again; None: its hash is known."""
     start = part.stat().st_size if part.exists() else 0
     ranged = {"Range": f"bytes={start}-"} if start else {}
+    if start and tag is not None:
+        ranged = ranged | {"If-Range": tag.read_text(encoding="utf-8")} if tag.exists() else {}
     try:
         answer = _open(url, headers, ranged)
     except urllib.error.HTTPError as error:
@@ -174,6 +191,8 @@ def _append(url: str, part: Path, headers: Mapping[str, str]) -> None:
             return
         raise
     with answer, open(part, "ab" if answer.status == 206 else "wb") as file:
+        if tag is not None and answer.status != 206:
+            _keep_tag(answer.headers.get("ETag"), tag)
         expected = answer.headers.get("Content-Length")
         received = 0
         while chunk := answer.read(_CHUNK_BYTES):
@@ -183,6 +202,14 @@ def _append(url: str, part: Path, headers: Mapping[str, str]) -> None:
         os.fsync(file.fileno())
     if expected is not None and received != int(expected):
         raise http.client.IncompleteRead(b"", int(expected) - received)
+
+
+def _keep_tag(etag: str | None, tag: Path) -> None:
+    """A weak ETag (W/...) is one of files that may differ in bytes, and no reason to go on."""
+    if etag is None or etag.startswith("W/"):
+        tag.unlink(missing_ok=True)
+    else:
+        write_text(tag, etag)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from marin.download.http import RemoteFile, fetch_all, fetch_answer, fetch_bytes, matching, write_provenance
+from marin.download.http import (
+    DownloadError,
+    RemoteFile,
+    fetch_all,
+    fetch_answer,
+    fetch_bytes,
+    matching,
+    write_provenance,
+)
 
 _HUB = "https://huggingface.co"
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
@@ -73,12 +81,19 @@ def download_hf(config: DownloadConfig) -> dict[str, Any]:
 
 
 def _tree(url: str | None, headers: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Every file of a listing, which comes in pages."""
+    """Every file of a listing, which comes in pages. DownloadError where one is elsewhere: a token is not for that."""
     while url is not None:
         body, answer = fetch_answer(url, headers=headers)
         yield from (entry for entry in json.loads(body) if entry["type"] == "file")
         following = re.search(r'<([^>]+)>;\s*rel="next"', answer.get("Link") or "")
-        url = following and urllib.parse.urljoin(url, following[1])
+        page, url = url, following and urllib.parse.urljoin(url, following[1])
+        if url is not None and _server(url) != _server(page):
+            raise DownloadError(f"{page}: its listing goes on at {url}, which is another server; nothing was fetched")
+
+
+def _server(url: str) -> tuple[str, str]:
+    place = urllib.parse.urlsplit(url)
+    return place.scheme, place.netloc
 
 
 def _remote_file(entry: Mapping[str, Any], url: str) -> RemoteFile:

@@ -109,7 +109,7 @@ def remains(keep_days: float) -> list[Remains]:
                 path = f"{scratch_root()}/steps/{key}/{step}/{name}"
                 if not name.startswith("inplace-"):
                     folders.append(("attempts", path))
-                elif time.time() - _last_touched(path) >= keep_days * _DAY_S:
+                elif _is_forgotten(path, keep_days):
                     folders.append(("unfinished", path))
         with _alone(key) as is_alone:
             in_use = not is_alone
@@ -121,13 +121,13 @@ def remains(keep_days: float) -> list[Remains]:
     return found
 
 
-def delete(found: Sequence[Remains]) -> list[Remains]:
-    """Delete what can be deleted, but for what is in use by now; what was deleted."""
+def delete(found: Sequence[Remains], keep_days: float) -> list[Remains]:
+    """Delete what `remains` found, but for what is in use by now or was gone on with since; what was deleted."""
     deleted = []
     for item in found:
         key = os.path.relpath(item.path, scratch_root()).split(os.sep)[1]
         with _alone(key) as is_alone:
-            if is_alone:
+            if is_alone and (item.kind != "unfinished" or _is_forgotten(item.path, keep_days)):
                 shutil.rmtree(item.path, ignore_errors=True)
                 deleted.append(item)
     return deleted
@@ -171,5 +171,9 @@ def _size(folder: str) -> int:
     return sum(file.st_size for file in _files(folder))
 
 
-def _last_touched(folder: str) -> float:
-    return max((file.st_mtime for file in _files(folder)), default=os.stat(folder).st_mtime)
+def _is_forgotten(folder: str, keep_days: float) -> bool:
+    """Whether nothing in it was touched for so long."""
+    last = max((file.st_mtime for file in _files(folder)), default=None)
+    if last is None:
+        last = os.stat(folder).st_mtime if os.path.isdir(folder) else 0.0
+    return time.time() - last >= keep_days * _DAY_S

@@ -22,7 +22,8 @@ from marin.models.lora import LinearModule, LoraLm, LoraParams, adapted_modules,
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_TOLERANCE = 1e-5  # of the largest weight
+_TOLERANCE = 1e-2  # of the largest change: both are products of few terms, on a GPU in less than float32
+_ROUNDING = 1e-6  # of the largest weight, to which the change is added in float32
 
 
 def save_adapter(model: LoraLm, params: LoraParams, output: str | Path, *, base_model: str | None = None) -> None:
@@ -95,7 +96,8 @@ def _verify(model: LoraLm, params: LoraParams, output: Path) -> None:
     found = apply_adapter(base, output)
     for name, tensor in expected.items():
         difference = float(np.abs(found[name] - tensor).max())
-        if not difference <= _TOLERANCE * max(1.0, float(np.abs(tensor).max())):
+        change, weight = float(np.abs(tensor - base[name]).max()), float(np.abs(tensor).max())
+        if not difference <= _TOLERANCE * change + _ROUNDING * weight:
             raise ExportMismatch(
                 f"the adapter written for peft does not give the merged model: '{name}' differs by {difference:.3g}. "
                 "Nothing was published",

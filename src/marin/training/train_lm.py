@@ -276,13 +276,13 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
                 num_train_steps=trainer.num_train_steps,
                 callbacks=(log, validate, *extra, save, *(() if profile is None else (profile,))),
                 save=save.save_now,
+                finish=save.finish,
                 place=lambda step, batch: device_batch(batch, mesh, row_schedule.size(step)),
                 must_leave=Vote(mesh),
                 watched_step=None if watch is None else _by_batch_size(make_steps(is_watched=True)),
                 is_watched=lambda step: watch is not None and _is_watched(watch, step, trainer.num_train_steps),
                 stop=run.stop,
             )
-            save.finish()
         finally:
             if profile is not None:
                 profile.close()

@@ -27,6 +27,7 @@ def train(
     num_train_steps: int,
     callbacks: Sequence[Callback],
     save: Callable[[int, TrainState], None],
+    finish: Callable[[], None],
     place: Callable[[int, Batch], DeviceBatch],
     must_leave: Vote,
     watched_step: WatchedStep | None = None,
@@ -44,6 +45,7 @@ def train(
         num_train_steps: updates in the whole run.
         callbacks: called in this order after each update.
         save: saves a checkpoint and returns when that is written; used when the process is asked to leave.
+        finish: returns when what callbacks began to save is written; a run that is asked to leave by then does not.
         place: puts the batch of an update, by updates done before, where the step reads it.
         must_leave: the vote on whether a process was asked to leave.
         watched_step: the step that also measures what is watched, for the updates of which `is_watched` says so.
@@ -81,4 +83,5 @@ def train(
             if must_leave(preemption.is_requested) and not done.is_last:
                 save(step, state)
                 raise Preempted(f"asked to leave at step {step} of {num_train_steps}; saved, and ready to resume")
+        finish()
     return step
