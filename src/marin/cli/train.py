@@ -157,8 +157,9 @@ def _model_of_folder(path: str) -> tuple[dict[str, Any], str]:
 
 def _dry_run(config: Any) -> int:
     from marin.training.initialize import find_start
+    from marin.training.prepare import open_run_data
     from marin.training.run import trained_model
-    from marin.training.train_lm import open_run_data, preview_of
+    from marin.training.train_lm import preview_of
 
     try:
         start = find_start(config, Path(config.output_path))
