@@ -45,8 +45,9 @@ class SimpleSFTConfig:
     num_train_steps: int | None = None
     """Updates in the run. Give this or num_epochs."""
     num_epochs: float | None = None
-    """Passes through all rows, rounded up to whole updates. The data config must not give weights: with them sources
-    are passed through at different paces."""
+    """Passes through all rows, rounded up to whole updates; of several sources each as often to within a part of a
+    block (LmDataConfig.mixture_block_size). The data config must not give weights: with them sources are passed through
+    at different paces."""
     max_seq_len: int | None = None
     """Tokens in a row (TrainerConfig.train_seq_len)."""
     packing: PackingMode | None = None

@@ -3,6 +3,10 @@
 A training run is so many updates: its learning rate is a function of that number. What a pass is in updates is known
 only when the token stores are there, so it is found here, before the run begins, and the run's own config.yaml holds
 the number. The stores are opened twice for it, which reads no token.
+
+Of one source a pass is each row once. Several are mixed in blocks with whole rows of each, so when their rows together
+have been passed through, one source may be some rows short of it and another beyond it: `epochs` in summary.json says
+of each how far it came.
 """
 
 import math
@@ -22,7 +26,7 @@ def train_epochs(config: TrainEpochsConfig) -> TrainResult:
 
 
 def num_train_steps(config: TrainLmConfig, num_epochs: float) -> int:
-    """Updates in which all rows of the training sources are passed through so often; 1 at least.
+    """Updates in which so many times the number of rows of all training sources are passed through; 1 at least.
 
     The last update may hold rows of another pass.
     """

@@ -236,6 +236,11 @@ def test_a_row_that_cannot_be_trained_on_is_put_aside_with_the_reason(tmp_path: 
             "{% for m in messages %}{{ m.content if loop.last else 'cut' }}<|end|>{% endfor %}",
             "no beginning of those with it. .*Write generation blocks",
         ),
+        # and so they are when only answers that more follows are shortened, as those of models that think are
+        (
+            "{% for m in messages %}{{ m.content if loop.last or m.role == 'user' else 'cut' }}<|end|>{% endfor %}",
+            "no beginning of those with it. .*Write generation blocks",
+        ),
         ("{{ ''.__class__.__mro__ }}<|end|>", "asks for what its sandbox forbids"),
         ("{% for m in messages %}", "is no Jinja: line 1"),
         ("<|im_start|>{{ messages }}", r"writes '<\|im_start\|>', which is no special token .*'<\|user\|>'"),

@@ -3,11 +3,12 @@
 A Jinja template makes messages one text, as everywhere in the field, and the template decides what is trained on (see
 `ChatFormat`). Three decisions:
 
-- A text is encoded in pieces, cut where training begins and ends. So what stands before an answer has the very tokens
-  that it has when the answer is to be generated, and no token lies across the border. The price: at a border the ids
-  may differ from those of the whole text encoded at once.
+- A text is encoded in pieces, cut where training begins and ends. So no token lies across the border, and what stands
+  before an answer has the very tokens that it has when the answer is to be generated, where the template writes the
+  same there for `add_generation_prompt` (of one with generation blocks that is not checked). The price: at a border
+  the ids may differ from those of the whole text encoded at once.
 - Special tokens come from the template alone. A message that spells one could end its own turn or begin another's, so
-  its row is a bad row.
+  its row is a bad row. A template that makes one of parts of messages, as `<|{{ role }}|>` does, is trusted with it.
 - A model learns to stop from the token that ends its turns. A trained turn that does not end with it is an error and
   no bad row: the fault is the template's, and every row has it.
 
