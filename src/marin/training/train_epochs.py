@@ -11,6 +11,7 @@ of each how far it came.
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 from marin.data.lm_data import open_data
 from marin.training.config import TrainLmConfig
@@ -34,4 +35,4 @@ def num_train_steps(config: TrainLmConfig, num_epochs: float) -> int:
     data = open_data(replace(config.data, verify_stores=False), seq_len, batches=config.trainer.batches)
     num_rows = sum(source.num_rows for source in data.train.sources)
     batch_size = config.trainer.batches.size(0)
-    return max(1, math.ceil(num_epochs * num_rows / batch_size))
+    return max(1, math.ceil(Fraction(str(num_epochs)) * num_rows / batch_size))

@@ -241,6 +241,12 @@ def test_a_row_that_cannot_be_trained_on_is_put_aside_with_the_reason(tmp_path: 
             "{% for m in messages %}{{ m.content if loop.last or m.role == 'user' else 'cut' }}<|end|>{% endfor %}",
             "no beginning of those with it. .*Write generation blocks",
         ),
+        # a model would be asked with words that no answer stood after in training
+        (
+            "{% for m in messages %}{{ m.role }}{% generation %}{{ m.content }}<|end|>{% endgeneration %}{% endfor %}"
+            "{% if add_generation_prompt %}assistant, think!{% endif %}",
+            "document 'chat-0-0': .* asks for an answer with .*think!', .* in words it was not trained with",
+        ),
         ("{{ ''.__class__.__mro__ }}<|end|>", "asks for what its sandbox forbids"),
         ("{% for m in messages %}", "is no Jinja: line 1"),
         ("<|im_start|>{{ messages }}", r"writes '<\|im_start\|>', which is no special token .*'<\|user\|>'"),

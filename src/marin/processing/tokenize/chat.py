@@ -4,9 +4,9 @@ A Jinja template makes messages one text, as everywhere in the field, and the te
 `ChatFormat`). Three decisions:
 
 - A text is encoded in pieces, cut where training begins and ends. So no token lies across the border, and what stands
-  before an answer has the very tokens that it has when the answer is to be generated, where the template writes the
-  same there for `add_generation_prompt` (of one with generation blocks that is not checked). The price: at a border
-  the ids may differ from those of the whole text encoded at once.
+  before an answer has the very tokens that it has when the answer is to be generated; that the template writes the same
+  there for `add_generation_prompt` is checked. The price: at a border the ids may differ from those of the whole text
+  encoded at once.
 - Special tokens come from the template alone. A message that spells one could end its own turn or begin another's, so
   its row is a bad row. A template that makes one of parts of messages, as `<|{{ role }}|>` does, is trusted with it.
 - A model learns to stop from the token that ends its turns. A trained turn that does not end with it is an error and
@@ -98,7 +98,9 @@ class ChatTemplate:
         row_id, source = identity_of(row, default_id)
         messages = self._messages(row)
         self._check(messages)
-        return Conversation(id=row_id, source=source, spans=tuple(self._ended(self.spans(messages), row_id)))
+        spans = self.spans(messages)
+        self._check_prompt(messages, spans, row_id)
+        return Conversation(id=row_id, source=source, spans=tuple(self._ended(spans, row_id)))
 
     def spans(self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = False) -> list[Span]:
         """The text of messages, cut where training begins and ends.
@@ -220,6 +222,22 @@ class ChatTemplate:
             yield Span(after[len(before) :], True)
             at = len(after)
         yield Span(whole[at:], False)
+
+    def _check_prompt(self, messages: Sequence[dict[str, Any]], spans: Sequence[Span], row_id: str) -> None:
+        """RecipeError where a model would be asked for the first answer in other words than it was trained with."""
+        if not self._has_blocks:
+            return  # `_by_difference` has compared each
+        first = next(i for i, message in enumerate(messages) if message["role"] == self._chat.output_role)
+        if first == 0:
+            return  # nobody asks
+        prompt = self._render(messages[:first], add_generation_prompt=True).replace(_BEGIN, "").replace(_END, "")
+        whole = "".join(span.text for span in spans)
+        if not whole.startswith(prompt):
+            raise RecipeError(
+                f"document {row_id!r}: the chat template asks for an answer with ...{prompt[-_SHOWN:]!r}, and trains "
+                f"on one after ...{whole[: len(prompt)][-_SHOWN:]!r}: a model would be asked in words it was not "
+                "trained with. Let add_generation_prompt write what stands before an answer."
+            )
 
     def _ended(self, spans: Iterable[Span], row_id: str) -> Iterator[Span]:
         """The spans, each trained one up to its stop token. RecipeError where one does not end with it."""
