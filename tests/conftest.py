@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 from s3_server import Doorkeeper
+
+# How long an example takes says what else the machine does, and the first one compiles.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 # The shapes and dtypes in signatures are checked while tests run. Configs are left out: while an experiment is planned,
 # their path fields hold references to steps.

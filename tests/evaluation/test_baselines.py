@@ -19,7 +19,7 @@ def test_a_uniform_byte_model_takes_exactly_eight_bits_a_byte():
     np.testing.assert_array_equal(bits, [0, 8, 2400])
 
 
-@settings(max_examples=15, deadline=None)  # each trains a model: about a second
+@settings(max_examples=15)  # each trains a model: about a second
 @given(texts, st.binary(max_size=5))
 def test_the_probabilities_after_any_context_are_positive_and_sum_to_1(documents: list[bytes], context: bytes):
     model = NgramByteModel.train([*documents, b"some text"])
@@ -36,7 +36,7 @@ def test_the_probabilities_sum_to_1_on_text_with_every_count_of_counts():
         assert model.distribution(context).sum() == pytest.approx(1, abs=1e-12)
 
 
-@settings(max_examples=15, deadline=None)  # each trains a model: about a second
+@settings(max_examples=15)  # each trains a model: about a second
 @given(texts, st.binary(min_size=1, max_size=20))
 def test_a_document_costs_the_sum_of_its_bytes_each_after_the_three_before(documents: list[bytes], held_out: bytes):
     model = NgramByteModel.train([*documents, b"some text"])

@@ -148,7 +148,7 @@ def made_up_documents(num_documents: int, num_lines: int = 60) -> list[tuple[str
 DOCUMENTS = made_up_documents(12)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(40, 300), st.integers(10, 80), st.integers(2, 5))
 def test_a_made_question_holds_the_true_next_lines_and_others_from_elsewhere(
     seed: int, context_bytes: int, choice_bytes: int, num_choices: int

@@ -61,7 +61,7 @@ def test_a_stride_that_skips_tokens_is_refused():
         plan_windows(100, 16, 17)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.text(min_size=1, max_size=80), min_size=1, max_size=5), st.integers(257, 4000), st.integers(1, 16))
 def test_a_uniform_model_over_v_one_byte_tokens_takes_log2_v_bits_a_byte(
     texts: list[str], vocab_size: int, stride: int

@@ -171,7 +171,7 @@ def test_the_score_is_the_sum_over_the_continuation_alone():
     assert answer.num_tokens == 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.text("abc ", max_size=40), st.text("abc", min_size=1, max_size=5)), min_size=1, max_size=12),
     st.randoms(),

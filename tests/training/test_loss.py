@@ -30,7 +30,7 @@ def inputs(seed, batch=2, seq=9, hidden=4, vocab=11, dtype=np.float64):
     )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     seed=st.integers(0, 1000),
     chunk=st.sampled_from([1, 4, 6, 18, 64]),

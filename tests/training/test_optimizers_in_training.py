@@ -110,7 +110,7 @@ def test_an_outlier_changes_nothing_but_the_window_and_the_next_batch_is_taken()
     assert metrics[-1] == 0 and bits(state.params) != before[: len(bits(state.params))]
 
 
-@settings(deadline=None, max_examples=50)  # the first example compiles
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.floats(0, 10, width=32), st.floats(0, 10, width=32)), min_size=1, max_size=14))
 def test_what_is_an_outlier_is_told_from_the_last_updates_alone(numbers):
     rule = SkipBadSteps(window=6, sigma=1.5)
