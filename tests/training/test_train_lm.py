@@ -123,6 +123,21 @@ def test_a_finished_run_started_again_does_nothing(tiny_config):
     assert files(config.output_path) == before
 
 
+def test_two_processes_do_not_train_in_one_folder(tiny_config):
+    output = Path(tiny_config().output_path)
+    output.mkdir(parents=True)
+    hold = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); print(); input()"
+    command = [sys.executable, "-c", hold, str(output)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        with pytest.raises(ValueError, match="another process trains in .*Nothing was changed"):
+            train_lm(tiny_config())
+        assert not any(output.iterdir())
+        other.kill()
+    train_lm(tiny_config())
+    train_lm(tiny_config())  # what this process claimed it has given back
+
+
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before_and_no_bit(tiny_config):
     whole, damaged = tiny_config("whole"), tiny_config("damaged")
     for config in (whole, damaged):

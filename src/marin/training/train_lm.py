@@ -58,6 +58,7 @@ from marin.tracking.progress import ProgressTracker
 from marin.tracking.tracker import NoTracker
 from marin.training.callback_config import WatchConfig
 from marin.training.callbacks import LogMetrics, SaveCheckpoint, Validate, device_batch
+from marin.training.claim import FolderClaim
 from marin.training.config import TrainLmConfig
 from marin.training.flops import peak_flops_per_second
 from marin.training.initialize import (
@@ -107,16 +108,24 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
     Whatever is refused is refused before anything in that folder is written or deleted.
 
     Raises:
-        ValueError: settings contradict each other, the data, or an earlier run in that folder.
+        ValueError: settings contradict each other, the data, or an earlier run in that folder; or another process
+            trains there.
         CorruptCheckpointError: there are checkpoints in that folder, and each of them is damaged.
         NonFiniteLossError: the loss is no longer a number.
         Preempted: SIGTERM came, and the state is saved; it ends the process with exit code 75.
     """
-    output, trainer = Path(config.output_path), config.trainer
-    use_compilation_cache(trainer.runtime.compilation_cache)
-    connect(trainer.runtime.processes)
+    use_compilation_cache(config.trainer.runtime.compilation_cache)
+    connect(config.trainer.runtime.processes)
     check_installed(config.trackers)
-    ready = prepare(config)
+    with FolderClaim(Path(config.output_path)) as claim:
+        if is_first():
+            claim.take()
+        return _train(prepare(config), claim)
+
+
+def _train(ready: Prepared, claim: FolderClaim) -> TrainResult:
+    """The run, from its folder to its summary."""
+    config, trainer, output = ready.config, ready.config.trainer, Path(ready.config.output_path)
     data, mesh, start_step, resume_step = ready.data, ready.mesh, ready.start_step, ready.resume_step
     run = Run(config=config, data=data, resume_step=resume_step)
     extra = [callback.build(run) for callback in config.callbacks]
@@ -124,6 +133,8 @@ def train_lm(config: TrainLmConfig) -> TrainResult:
 
     preview = preview_of(config, data, ready.start)
     if is_first():
+        output.mkdir(parents=True, exist_ok=True)
+        claim.take()
         _prepare_folder(output, ready, preview)
     metrics, timing = (_open_rows(output / name, resume_step) for name in ("metrics.jsonl", "timing.jsonl"))
     progress = ConsoleTracker(trainer.num_train_steps) if trainer.runtime.show_progress and is_first() else None
@@ -270,7 +281,6 @@ def _prepare_folder(output: Path, ready: Prepared, preview: Preview) -> None:
     """Clear away what a kill left behind, and write down what the run is."""
     if ready.found is not None:
         put_aside(ready.found)
-    output.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output / "checkpoints")
     for leftover in output.glob("*.tmp"):  # a file that a kill left half written
         leftover.unlink()

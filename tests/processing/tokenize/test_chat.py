@@ -207,11 +207,18 @@ def test_rows_of_two_columns_are_questions_with_answers(tmp_path: Path, folder: 
         ({"messages": [{"role": "assistant", "content": "a", "tool": [{"b": "<|user|>"}]}]}, "spells a special token"),
         ({"messages": [{"role": "assistant", "content": "\ufdd1"}]}, "no characters"),
         ({"messages": [{"role": "assistant", "content": "\ud800"}]}, "not valid Unicode"),
-        ({"messages": [{"role": "judge", "content": "a"}, {"role": "assistant", "content": "a"}]}, "refuses it: judge"),
+        (
+            {"messages": [{"role": "tool", "content": "a"}, {"role": "assistant", "content": "a"}]},
+            "refuses it: no",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "a"}, {"role": "assistent", "content": "a"}]},
+            "message of unknown role: number 1 has 'assistent', known are 'user', 'assistant', 'system', 'tool'",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_trained_on_is_put_aside_with_the_reason(tmp_path: Path, folder, row, reason: str):
-    refusing = "{% if messages[0].role == 'judge' %}{{ raise_exception('judge') }}{% endif %}"
+    refusing = "{% if messages[0].role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
     chat = replace(TINY_CHAT, template=refusing + TINY_CHAT.template)
     store = run(tmp_path, [*tiny_conversations(5), row], folder, chat, max_bad=0.5)
     assert store.num_documents == 5

@@ -72,6 +72,7 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._special = tokenizer.special_tokens
         self._any_special = re.compile("|".join(map(re.escape, sorted(self._special, key=len, reverse=True))))
+        self._roles = tuple(dict.fromkeys((chat.input_role, chat.output_role, *chat.other_roles)))
         self._stop_token = chat.stop_token or tokenizer.eos_token
         self.stop_id = self._special_id(self._stop_token, "the stop token")
         self.text = _template_text(chat, tokenizer)
@@ -174,6 +175,11 @@ class ChatTemplate:
             for name in ("role", "content"):
                 if not isinstance(message.get(name), str):
                     raise ValueError(f"message without {name}: number {number} has {message.get(name)!r}")
+            if message["role"] not in self._roles:
+                raise ValueError(
+                    f"message of unknown role: number {number} has {message['role']!r}, known are "
+                    f"{', '.join(map(repr, self._roles))} (ChatFormat.other_roles takes more)"
+                )
             for text in _texts_in(message):
                 check_unicode("a message", text)
                 special = self._any_special.search(text)

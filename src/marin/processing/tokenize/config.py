@@ -67,6 +67,8 @@ class ChatFormat:
     input_role: str = "user"
     # The role of the completion column, and of the turns that are trained on.
     output_role: str = "assistant"
+    # What else a role may be. A message of any other is a bad row: a misspelt one would not be trained on, unsaid.
+    other_roles: tuple[str, ...] = ("system", "tool")
 
     def __post_init__(self) -> None:
         if (self.prompt_column is None) != (self.completion_column is None):

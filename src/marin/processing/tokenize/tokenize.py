@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from marin.config import decode, encode
 from marin.data.store import (
     BYTE_LENGTHS,
     CHAT_SHARD_FILES,
@@ -98,7 +99,7 @@ class ShardJob:
     @property
     def chat(self) -> ChatFormat | None:
         chat = self.recipe.get("chat")
-        return None if chat is None else ChatFormat(**chat["format"])
+        return None if chat is None else decode(ChatFormat, chat["format"])
 
 
 def tokenize(config: TokenizeConfig) -> ShardCounts:
@@ -189,7 +190,7 @@ def _plan(config: TokenizeConfig, tokenizer: Tokenizer, chat: ChatInfo | None) -
     }
     if config.chat is not None and chat is not None:
         format = replace(config.chat, template=chat.template)  # also where it is the tokenizer's own
-        recipe["chat"] = {"version": CHAT_RECIPE_VERSION, "format": asdict(format)}
+        recipe["chat"] = {"version": CHAT_RECIPE_VERSION, "format": encode(format)}
     return [
         ShardJob(
             name=f"shard-{number:05d}",
