@@ -80,6 +80,8 @@ def test_every_value_is_printed_with_where_it_comes_from(marin, place):
             ["--trainer.train_batch_size", "[{start: 0, valu: 4}]"],
             "trainer.train_batch_size.0.valu: .* has no such field; did you mean 'value'",
         ),
+        (["--trainer.train_batch_size", "8.5"], "expected an int or a list of {start, value}, got 8.5"),
+        (["--model.num_heads", "5"], "config.yaml --model.num_heads=5: model: "),
         (["--trainer.skip_bad_steps", "{windo: 4}"], "skip_bad_steps.windo: .* did you mean 'window'"),
         (
             ["--data.weights", "[{start: {num_tokens: -5}, weights: {text: 1}}]"],
