@@ -184,6 +184,16 @@ def test_a_checkpoint_of_another_model_or_tokenizer_is_refused_with_what_differs
     assert not (place / "run").exists()
 
 
+def test_a_model_folder_of_another_architecture_is_refused_with_its_name(marin, place):
+    text = (place / "config.yaml").read_text()
+    (place / "hf.yaml").write_text("\n".join(line for line in text.splitlines() if not line.startswith("model:")))
+    (place / "base").mkdir()
+    (place / "base" / "config.json").write_text('{"model_type": "mamba"}')
+    err = marin("train", "hf.yaml", "--initialize_from_hf.path", "base", expect=2).err
+    assert err.startswith("error: --initialize_from_hf.path: base: config.json describes a model of type 'mamba'")
+    assert err.count("\n") == 1
+
+
 def test_a_file_that_is_not_there_is_named(marin):
     assert "no file nowhere.yaml" in marin("train", "nowhere.yaml", expect=2).err
     assert "takes a YAML file" in marin("train", expect=2).err
