@@ -1,7 +1,7 @@
 """The guide's experiment on text and hardware that everybody has: two minutes on two cores.
 
     marin run experiments/howto/howto_on_local_text.py
-    marin run experiments/howto/howto_on_local_text.py --set num_train_tokens=400_000
+    marin run experiments/howto/howto_on_local_text.py --set num_train_tokens=400000
 
 The same script as exp1077_reproduce_dclm_1b1x.py with the same mixture, in which the standard library stands in for the
 sets: a smaller model, fewer tokens, and nothing else. A length in steps became a part of the run.

@@ -393,6 +393,7 @@ def test_a_runner_that_is_gone_is_shown_as_abandoned(marin: Callable[..., Simple
         (("ls", "--prefix", "elsewhere"), r"no store at elsewhere"),
         (("show", "model/train", "--prefix", "elsewhere"), r"no store at elsewhere"),
         (("run", "silent.py"), r"never calls executor_main"),
+        (("plan", "refuses.py", "--set", "docs=nowhere"), r"^error: --set docs=nowhere: no folder nowhere\n$"),
         (("plan", "cycle.py"), r"cycle: a -> a"),
         (("plan", "lambda.py"), r"step 'a': cannot version config: a lambda"),
         (("plan", "three_steps.py", "--prefix", "s3://bucket//x"), r"'s3://bucket//x': its path has an empty part"),
@@ -413,6 +414,7 @@ def test_a_mistake_is_explained_and_exits_with_2(
     arguments: tuple[str, ...], complaint: str, marin: Callable[..., SimpleNamespace], place: Path
 ):
     (place / "silent.py").write_text("x = 1\n")
+    (place / "refuses.py").write_text("raise ValueError('no folder nowhere')\n")
     head = "from marin.execution.executor import *\n"
     (place / "cycle.py").write_text(
         head + "c = {}\na = ExecutorStep(name='a', fn=len, config=c)\nc['x'] = a\nexecutor_main([a])\n"

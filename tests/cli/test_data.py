@@ -127,6 +127,8 @@ def test_what_cannot_be_told_is_refused_with_the_reason(marin: Marin, trained, t
     assert "takes RUN alone" in refused("mixture", "checkpoints/mix", "3")
     assert "it is no training step" in refused("at-step", "tokenized/a", "3")
     assert "did you mean checkpoints/mix" in refused("at-step", "checkpoints/mx", "3")
+    without_store = refused("at-step", "nothere", "1", "--prefix", "nowhere")
+    assert "no folder or file 'nothere', and no store at nowhere" in without_store
     assert "has no config.yaml" in refused("at-step", str(tmp_path), "3")
     bytes_alone = str(write_byte_tokenizer(tmp_path / "bytes"))
     assert "is not the one that the stores were made with" in refused(

@@ -80,6 +80,8 @@ def test_every_value_is_printed_with_where_it_comes_from(marin, place):
             ["--trainer.train_batch_size", "[{start: 0, valu: 4}]"],
             "trainer.train_batch_size.0.valu: .* has no such field; did you mean 'value'",
         ),
+        (["--trainer.train_batch_size", "8.5"], "expected an int or a list of {start, value}, got 8.5"),
+        (["--model.num_heads", "5"], "config.yaml --model.num_heads=5: model: "),
         (["--trainer.skip_bad_steps", "{windo: 4}"], "skip_bad_steps.windo: .* did you mean 'window'"),
         (
             ["--data.weights", "[{start: {num_tokens: -5}, weights: {text: 1}}]"],
@@ -180,6 +182,16 @@ def test_a_checkpoint_of_another_model_or_tokenizer_is_refused_with_what_differs
     err = marin("train", "config.yaml", "--output_path", "first", "--model.hidden_dim", "32", expect=2).err
     assert "first holds a run of another config: model.hidden_dim was 16, is 32" in err
     assert not (place / "run").exists()
+
+
+def test_a_model_folder_of_another_architecture_is_refused_with_its_name(marin, place):
+    text = (place / "config.yaml").read_text()
+    (place / "hf.yaml").write_text("\n".join(line for line in text.splitlines() if not line.startswith("model:")))
+    (place / "base").mkdir()
+    (place / "base" / "config.json").write_text('{"model_type": "mamba"}')
+    err = marin("train", "hf.yaml", "--initialize_from_hf.path", "base", expect=2).err
+    assert err.startswith("error: --initialize_from_hf.path: base: config.json describes a model of type 'mamba'")
+    assert err.count("\n") == 1
 
 
 def test_a_file_that_is_not_there_is_named(marin):

@@ -91,6 +91,7 @@ def test_lineage_goes_up_to_what_an_output_was_made_from_and_down_to_what_was_ma
         "└─ arm/right",
     ]
     marin("lineage", "both", "--depth", "0", expect=2)
+    assert "from no other step's output; --down shows what was made from it" in marin("lineage", "raw").err
 
 
 def test_what_is_met_again_is_not_followed_again(marin: Callable, tmp_path: Path):

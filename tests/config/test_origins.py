@@ -40,6 +40,10 @@ class Part:
     names: tuple[str, ...] = ()
     """What it is called, | or not."""
 
+    def __post_init__(self) -> None:
+        if len(self.names) > self.count:
+            raise ValueError(f"{len(self.names)} names for {self.count}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
@@ -121,6 +125,11 @@ def test_a_value_set_to_its_default_is_still_somebodys_choice(path):
 def test_an_error_names_the_override_it_is_about(path, override, message):
     with pytest.raises(ConfigError, match=message):
         load_with_origins(Whole, path, [override])
+
+
+def test_an_error_of_a_part_names_the_file_and_the_overrides_of_that_part(path):
+    with pytest.raises(ConfigError, match="whole.yaml --part.count=1: part: 2 names for 1"):
+        load_with_origins(Whole, path, ["seed=7", "part.count=1"])
 
 
 def test_an_error_of_the_file_names_the_file(tmp_path):

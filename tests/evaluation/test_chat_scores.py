@@ -122,6 +122,14 @@ def test_the_same_evaluation_writes_the_same_bytes(folders: Path, scored: Path, 
         assert (tmp_path / file).read_bytes() == (scored / file).read_bytes()
 
 
+def test_what_was_left_out_and_how_short_the_held_out_answers_are_is_printed(folders: Path, tmp_path: Path, capsys):
+    tasks = read_results(run(config(folders, tmp_path)).parent)["tasks"]
+    share, counts = tasks["chat/reference"]["metrics"]["stop_rate"], tasks["chat"]["counts"]
+    printed = capsys.readouterr().out
+    assert f"{counts['num_too_long']} were too long for the model, {counts['num_bad']} no conversations" in printed
+    assert f"reference: {share['value']:.2f} ± {share['stderr']:.2f} (n = {share['n']}) of the held-out" in printed
+
+
 def test_what_cannot_be_compared_or_scored_is_refused(folders: Path, tmp_path: Path):
     other = write_byte_tokenizer(tmp_path / "other", extra_special_tokens=reversed(TINY_CHAT_TOKENS))
     export(tmp_path / "export", 1, other)

@@ -1,6 +1,7 @@
 """Logits of our models and of transformers on the same files, both ways; transformers is the oracle of the format."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -282,6 +283,24 @@ def test_a_folder_that_is_not_what_its_config_says_is_refused(tmp_path, tokenize
     description = json.loads((tmp_path / "config.json").read_text()) | change
     (tmp_path / "config.json").write_text(json.dumps(description))
     with pytest.raises(ValueError, match=message):
+        load_hf(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "{", "config.json is no JSON: "),
+        ("config.json", "[1]", "config.json: expected a JSON object, got list"),
+        ("config.json", '{"model_type": "mamba"}', "config.json describes a model of type 'mamba'"),
+        ("config.json", '{"model_type": "llama"}', "config.json lacks '.*', which describes its llama model"),
+        ("model.safetensors", None, r"model.safetensors \(.* bytes\) is no whole safetensors file: .*Get it again"),
+    ],
+)
+def test_a_damaged_folder_is_refused_with_its_name(tmp_path, tokenizer, file, content, message):
+    save_hf(LLAMA, random_params(LLAMA, VOCAB), VOCAB, tokenizer, tmp_path)
+    whole = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(whole[:-9] if content is None else content.encode())
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path))}.*{message}"):
         load_hf(tmp_path)
 
 

@@ -124,7 +124,9 @@ def test_files_are_found_at_any_depth_in_one_order_and_hidden_ones_passed_over(t
     found = [file.relative_to(tmp_path).as_posix() for file in find_record_files(tmp_path)]
     assert found == ["a/b.jsonl", "a/z.jsonl.gz", "a.jsonl.zst", "b.jsonl"]
     assert find_record_files(tmp_path / "b.jsonl") == [tmp_path / "b.jsonl"]
-    with pytest.raises(FileNotFoundError, match="no folder or file at"):
+    with pytest.raises(
+        FileNotFoundError, match="no folder or file at .*nowhere: make it, or name a folder of .jsonl, "
+    ):
         find_record_files(tmp_path / "nowhere")
 
 

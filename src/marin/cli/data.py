@@ -200,9 +200,12 @@ def _config_path(arguments: Namespace) -> Path:
         return given / "config.yaml"
     if given.is_dir() and not _is_in_a_store(arguments):
         raise UsageError(f"{given} has no config.yaml, so it is no run's folder")
-    from marin.execution.catalog import find_work
+    from marin.execution.catalog import NoStoreError, find_work
 
-    entry = find_work(prefix_of(arguments), arguments.run)
+    try:
+        entry = find_work(prefix_of(arguments), arguments.run)
+    except NoStoreError as error:
+        raise UsageError(f"no folder or file {arguments.run!r}, and {error}") from error
     note_others(entry)
     if not entry.store.is_local:
         raise UsageError(

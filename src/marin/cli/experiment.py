@@ -116,7 +116,9 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
         if not in_command and (text := _step_mistake(error, path)) is not None:
             raise UsageError(text) from None
         if not in_command and arguments.overrides and isinstance(error, ValueError):
-            raise UsageError(f"--set: {error}") from None  # the script builds without it: the values are at fault
+            raise UsageError(
+                f"--set {' '.join(arguments.overrides)}: {error}"
+            ) from None  # the script builds without it: the values are at fault
         _report(error, path)
         raise SystemExit(1 if in_command else 2) from None
     finally:

@@ -47,7 +47,10 @@ def run(arguments: Namespace) -> int:
     if found.file is not None:
         print(f"{found.file.path}  {size(found.file.size)}  sha256 {found.file.sha256}")
     print("\n".join(as_tree(found)))
-    if len(found.nodes) == 1:
-        note("nothing was made from it" if arguments.down else "it was made from no other step's output")
+    if len(found.nodes) == 1 and arguments.down:
+        note("nothing was made from it")
+    elif len(found.nodes) == 1:
+        is_read = len(lineage(store, arguments.address, direction="down", depth=1).nodes) > 1
+        note("it was made from no other step's output" + ("; --down shows what was made from it" if is_read else ""))
     note(f"Next: {hint(['marin', 'show', f'{found.start.name}@{found.start.digest[:10]}'], arguments)}")
     return 0

@@ -6,7 +6,7 @@ was stopped, killed or preempted goes on, to the same bits. Ctrl-C once finishes
 at once.
 
 Exit codes: 0 trained, 1 training failed, 2 the config makes no sense, 75 preempted by SIGTERM (saved; run it again),
-130 interrupted.
+130 interrupted, 143 ended by SIGTERM while it still started (there was nothing to save; run it again).
 """
 
 import argparse
@@ -149,10 +149,13 @@ def _model_of_run(path: Path) -> tuple[dict[str, Any], str] | None:
 
 
 def _model_of_folder(path: str) -> tuple[dict[str, Any], str]:
-    from marin.config import encode
+    from marin.config import ConfigError, encode
     from marin.export.hf import read_config
 
-    return {"model": encode(read_config(path))}, f"config.json of {path}"
+    try:
+        return {"model": encode(read_config(path))}, f"config.json of {path}"
+    except ValueError as error:
+        raise ConfigError(f"--initialize_from_hf.path: {error}") from error
 
 
 def _dry_run(config: Any) -> int:

@@ -257,6 +257,11 @@ def _name_of(member: Any) -> str:
     """A type in words, as errors say it."""
     if typing.get_origin(member) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(member)))
+    origin, arguments = typing.get_origin(member), typing.get_args(member)
+    if isinstance(origin, type) and issubclass(origin, (collections.abc.Sequence, collections.abc.Set)):
+        if not dataclasses.is_dataclass(arguments[0]):
+            return "a list"
+        return f"a list of {{{', '.join(field.name for field in dataclasses.fields(arguments[0]))}}}"
     return "null" if member is type(None) else _NAMES.get(member, getattr(member, "__name__", str(member)))
 
 

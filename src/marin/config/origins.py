@@ -36,10 +36,10 @@ def load_with_origins(
 
     Overrides are put in before anything is decoded, so they may also give what the file leaves out. `fill_in` is then
     asked for more fields: (values by name, where they come from), or None. Errors name the file, or the override they
-    are about.
+    are about, or the file and the overrides that are part of what they are about.
     """
     path = Path(path)
-    text = path.read_text(encoding="utf-8")
+    text, overrides = path.read_text(encoding="utf-8"), tuple(overrides)
     try:
         content = _parse_yaml(text, "config")
         if not isinstance(content, dict):
@@ -64,7 +64,11 @@ def load_with_origins(
     except ConfigError as error:
         place = str(error).partition(":")[0]
         is_given = any(_is_within(place, known) for known, origin in origins.items() if origin == COMMAND_LINE)
-        raise ConfigError(f"--{error}" if is_given else f"{path}: {error}") from error
+        if is_given:
+            raise ConfigError(f"--{error}") from error
+        is_whole = place in ("config", cls.__name__)
+        parts = [f"--{override}" for override in overrides if is_whole or _is_within(override.partition("=")[0], place)]
+        raise ConfigError(f"{' '.join([str(path), *parts])}: {error}") from error
 
 
 def annotated_yaml(config: Any, origins: Origins, *, leave_out: Collection[str] = ()) -> str:

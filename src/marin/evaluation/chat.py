@@ -88,6 +88,8 @@ def run(config: ChatEvaluationConfig) -> Path:
     num_scored = np.array([answer.mask.sum() for answer in answers])
     would_stop = np.array([answer.num_answer_tokens <= config.max_new_tokens for answer in answers])
     texts = [answer.prompt for answer in answers]
+    left_out = f"{counts['num_too_long']} were too long for the model, {counts['num_bad']} no conversations"
+    print(f"evaluating on {len(answers)} held-out conversations; {left_out}", flush=True)
     tasks = {}
     for name, each in given.items():
         loss, stops = ratio_estimate(each.nats, num_scored), proportion_estimate(each.has_stopped)
@@ -104,11 +106,17 @@ def run(config: ChatEvaluationConfig) -> Path:
         )
         print(f"{name}: {format_score(loss.value, loss.stderr, loss.n)} nats a token of the answers", flush=True)
         print(f"{name}: {format_score(stops.value, stops.stderr, stops.n)} of its answers end", flush=True)
+    short = proportion_estimate(would_stop)
+    print(
+        f"{REFERENCE}: {format_score(short.value, short.stderr, short.n)} of the held-out answers are that short "
+        f"(at most {config.max_new_tokens} tokens)",
+        flush=True,
+    )
     tasks[f"{TASK}/{REFERENCE}"] = TaskResult(
         version=TASK_VERSION,
         n=len(answers),
         prompt_hash=prompt_hash(texts),
-        metrics={"stop_rate": metric_entry(proportion_estimate(would_stop), higher_is_better=True)},
+        metrics={"stop_rate": metric_entry(short, higher_is_better=True)},
         notes=[f"held-out answers of at most {config.max_new_tokens} tokens, the one that ends them included"],
     )
     comparisons = []

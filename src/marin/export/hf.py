@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from marin.data.store import ChatInfo
@@ -178,12 +178,12 @@ def config_from_hf(description: Mapping[str, Any]) -> LmConfig:
 def load_hf(path: str | Path) -> LoadedModel:
     """A model from a folder with config.json and safetensors, ours or written by transformers; weights as float32.
 
-    Raises ValueError for an architecture or a setting that marin does not have and for tensors that do not fit the
-    config.
+    Raises ValueError, naming the file, for one that is damaged, for an architecture or a setting that marin does not
+    have, and for tensors that do not fit the config.
     """
     folder = hf_folder(path)
     config = read_config(folder)
-    description = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    description = _read_json(folder / CONFIG_FILE)
     tensors = _read_tensors(folder)
     try:
         params = _architecture(config).weights_from_hf(config, tensors)
@@ -200,11 +200,30 @@ def load_hf(path: str | Path) -> LoadedModel:
 
 
 def read_config(path: str | Path) -> LmConfig:
-    """Our config of the model in a folder in the Hugging Face format (or `hf://...`, see `hf_folder`)."""
+    """Our config of the model in a folder in the Hugging Face format (or `hf://...`, see `hf_folder`).
+
+    Raises FileNotFoundError where there is none, and ValueError, naming the folder, for one that marin cannot read.
+    """
     file = hf_folder(path) / CONFIG_FILE
     if not file.is_file():
         raise FileNotFoundError(f"no model at {path}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
-    return config_from_hf(json.loads(file.read_text(encoding="utf-8")))
+    description = _read_json(file)
+    try:
+        return config_from_hf(description)
+    except KeyError as missing:
+        raise ValueError(f"{file} lacks {missing}, which describes its {description['model_type']} model") from None
+    except ValueError as error:
+        raise ValueError(f"{file.parent}: {error}") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error}. Get it again from where the model is published.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__} {content!r:.80}")
+    return content
 
 
 def hf_folder(path: str | Path) -> Path:
@@ -275,7 +294,10 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def _weight_map(folder: Path) -> Mapping[str, str]:
-    return json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"]
+    index = _read_json(folder / INDEX_FILE)
+    if not isinstance(index.get("weight_map"), dict):
+        raise ValueError(f"{folder / INDEX_FILE} has no `weight_map` that says which file holds which tensor")
+    return index["weight_map"]
 
 
 def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -286,12 +308,23 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
     for file in files:
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder} lacks {file}, which {INDEX_FILE} names")
-        with safe_open(folder / file, framework="flax") as opened:  # of the frameworks, the one here that has bfloat16
-            for name in opened.keys():  # noqa: SIM118  # not a mapping
-                if expected is not None and expected.get(name) != file:
-                    raise ValueError(f"{folder / file} holds the tensor '{name}', which {INDEX_FILE} does not say")
-                tensors[name] = np.asarray(opened.get_tensor(name)).astype(np.float32)
+        for name, tensor in _read_file(folder / file).items():
+            if expected is not None and expected.get(name) != file:
+                raise ValueError(f"{folder / file} holds the tensor '{name}', which {INDEX_FILE} does not say")
+            tensors[name] = tensor
     return tensors
+
+
+def _read_file(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(file, framework="flax") as opened:  # of the frameworks, the one here that has bfloat16
+            names = opened.keys()
+            return {name: np.asarray(opened.get_tensor(name)).astype(np.float32) for name in names}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file} ({file.stat().st_size:,} bytes) is no whole safetensors file: {error}. Get it again from where "
+            "the model is published."
+        ) from error
 
 
 def _check_shapes(config: LmConfig, params: Any, vocab_size: int, folder: Path) -> None:

@@ -33,7 +33,9 @@ def find_record_files(path: str | Path) -> list[Path]:
     if root.is_file():
         return [root]
     if not root.is_dir():
-        raise FileNotFoundError(f"no folder or file at {root}")
+        raise FileNotFoundError(
+            f"no folder or file at {root.absolute()}: make it, or name a folder of {', '.join(SUFFIXES)} files"
+        )
     files = (file for file in root.rglob("*.jsonl*") if file.name.endswith(SUFFIXES) and file.is_file())
     relative = [file.relative_to(root) for file in files]
     return [root / file for file in sorted(relative) if not any(part[0] in "._" for part in file.parts)]

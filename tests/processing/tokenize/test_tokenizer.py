@@ -245,10 +245,15 @@ def test_what_is_no_usable_tokenizer_is_refused_with_the_reason(tmp_path: Path):
         load_tokenizer(tmp_path / "nowhere")
     folder = write_byte_tokenizer(tmp_path / "tokenizer")
     (folder / "tokenizer_config.json").unlink()
-    with pytest.raises(ValueError, match=r"does not say which token ends a text.*\['<\|endoftext\|>'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"does not say which token ends a text. Write it into .*tokenizer_config.json, .*\['<\|endoftext\|>'\]",
+    ):
         load_tokenizer(folder)
     with pytest.raises(ValueError, match="eos_token '</s>' is not in the vocabulary"):
         load_tokenizer(folder, eos_token="</s>")
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    assert load_tokenizer(folder).eos_token == "<|endoftext|>", "what the refusal says to write is enough"
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer"):
         load_tokenizer(folder)

@@ -171,8 +171,8 @@ def load_tokenizer(path: str | Path, *, eos_token: str | None = None, bos_token:
     if eos_token is None:
         special = [token["content"] for token in description["added_tokens"] if token["special"]]
         raise ValueError(
-            f"{file.parent} does not say which token ends a text (eos_token in {CONFIG_FILE}). "
-            f"Give eos_token=...; its special tokens are {special}"
+            f"{file.parent} does not say which token ends a text. Write it into {file.parent / CONFIG_FILE}, like "
+            f'{{"eos_token": "<|endoftext|>"}}, or give load_tokenizer eos_token=...; its special tokens are {special}'
         )
     return Tokenizer(hf, eos_token=eos_token, bos_token=bos_token or configured_bos, folder=file.parent)
 
