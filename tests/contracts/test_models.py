@@ -37,6 +37,9 @@ MODELS = {
         tie_word_embeddings=True,
         rope=Llama3RotaryEmbeddingsConfig(theta=1000.0, factor=4.0, original_max_position_embeddings=16),
     ),
+    "llama, norms behind and of embeddings": LlamaConfig(
+        **SHAPE, num_layers=2, hybrid_norm=True, input_embedding_norm=True
+    ),
     "gpt2": Gpt2Config(seq_len=160, hidden_dim=24, num_heads=3, num_layers=2, intermediate_dim=40),
     "qwen3": Qwen3Config(**SHAPE, num_layers=2, head_dim=10),
     "qwen2, window in the last layer": Qwen2Config(**SHAPE, num_layers=2, sliding_window=9, max_window_layers=1),

@@ -19,7 +19,7 @@ from marin.export import gpt2, layout
 from marin.export.api import export_step
 from marin.export.config import ExportConfig
 from marin.export.export import export_model
-from marin.export.hf import load_hf, save_hf
+from marin.export.hf import check_exportable, load_hf, save_hf
 from marin.export.verify import PROBE_TEXTS, ExportMismatch, verify_export
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import LlamaConfig
@@ -395,3 +395,10 @@ def test_the_chat_template_is_carried_along(trained, tokenizer, tmp_path, place)
     # also by a tokenizer that was loaded with another end of text, whose files are written anew
     load_tokenizer(chatting, eos_token="a").save(tmp_path / "other")
     assert chat_template(tmp_path / "other") == TEMPLATE
+
+
+def test_a_model_that_the_format_has_no_place_for_is_refused():
+    shape = {"hidden_dim": 8, "intermediate_dim": 8, "num_heads": 2, "num_kv_heads": 2, "num_layers": 1}
+    for name in ("hybrid_norm", "input_embedding_norm"):
+        with pytest.raises(ValueError, match=f"LlamaConfig.{name} is true, .* no such norm"):
+            check_exportable(LlamaConfig(seq_len=8, **shape, **{name: True}))

@@ -148,6 +148,11 @@ def weights_to_hf(config: LmConfig, params: Any, vocab_size: int) -> dict[str, n
     return _architecture(config).weights_to_hf(config, params, vocab_size)
 
 
+def check_exportable(config: LmConfig) -> None:
+    """Raise ValueError for a model that the Hugging Face format has no place for."""
+    _architecture(config).config_to_hf(config, 0)
+
+
 def describe_hf(
     config: LmConfig, vocab_size: int, tokenizer: Tokenizer, chat: ChatInfo | None = None
 ) -> dict[str, dict[str, Any]]:

@@ -30,7 +30,13 @@ _REQUIRED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 
 
 def config_to_hf(config: LlamaConfig, vocab_size: int) -> dict[str, Any]:
-    """The fields of config.json that describe the architecture."""
+    """The fields of config.json that describe the architecture.
+
+    Raises ValueError for a norm that the format does not have.
+    """
+    for name in ("hybrid_norm", "input_embedding_norm"):
+        if getattr(config, name):
+            raise ValueError(f"LlamaConfig.{name} is true, and Llama in the Hugging Face format has no such norm")
     return decoder_to_hf(config, vocab_size) | {
         "architectures": [ARCHITECTURE],
         "model_type": "llama",

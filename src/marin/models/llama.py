@@ -1,11 +1,15 @@
 """Llama 1, 2 and 3: RMSNorm, rotary positions, grouped-query attention, SwiGLU, no biases.
 
+Two options steady training at high learning rates: a norm of the embeddings, and norms behind attention and MLP besides
+those before (hybrid norm). The Hugging Face format has neither for Llama. (With norms of
+queries and keys it is Qwen 3.)
+
 Query, key and value share one matrix, and so do gate and up: fewer and larger products, which is where the time goes on
 small models. The fused axes are laid out by key-value head (`kv_heads, group + 2, head_dim`) and by `(2, mlp)`, so that
 tensor parallelism can cut along `kv_heads` and `mlp`. The price is that `marin.export.llama` has to take them apart.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, no_type_check
 
 import jax
@@ -59,6 +63,10 @@ class LlamaConfig:
     """Added to the mean square in RMSNorm."""
     initializer_range: float = 0.02
     """Standard deviation of every matrix and of the embedding at initialization."""
+    hybrid_norm: bool = field(default=False, metadata={"version": {"omit_when": False}})
+    """Also norm what attention and MLP give, before it is added to the stream; no such model can be exported."""
+    input_embedding_norm: bool = field(default=False, metadata={"version": {"omit_when": False}})
+    """Norm the embeddings before the first layer; no such model can be exported."""
     use_flash_attention: bool = True
     """Skip the blocks of scores above the diagonal (`blocked`); False computes the whole matrix (`reference`)."""
 
@@ -84,8 +92,10 @@ class LlamaConfig:
 
         depth, width, mlp, head = self.num_layers, self.hidden_dim, self.intermediate_dim, self.head_size
         group = self.num_heads // self.num_kv_heads
+        post_norm = jnp.ones((depth, width)) if self.hybrid_norm else None
         return LlamaParams(
             embedding=normal(vocab_size, width),
+            embedding_norm=jnp.ones(width) if self.input_embedding_norm else None,
             layers=LlamaLayers(
                 attention_norm=jnp.ones((depth, width)),
                 qkv=normal(depth, width, self.num_kv_heads, group + 2, head),
@@ -93,6 +103,8 @@ class LlamaConfig:
                 mlp_norm=jnp.ones((depth, width)),
                 gate_up=normal(depth, width, 2, mlp),
                 down=normal(depth, mlp, width),
+                attention_post_norm=post_norm,
+                mlp_post_norm=post_norm,
             ),
             final_norm=jnp.ones(width),
             unembedding=None if self.tie_word_embeddings else normal(width, vocab_size),
@@ -120,9 +132,9 @@ class LlamaConfig:
         def layer(layer_params: LlamaLayers, x: Float[Array, "batch seq hidden"]):
             query, key, value = _attention_input(self, layer_params, x, rotation)
             mixed = causal_attention(query, key, value, segment_ids=segment_ids, implementation=implementation)
-            return _mlp_block(self, layer_params, x + _attention_output(layer_params, mixed))
+            return _mlp_block(self, layer_params, x + _attention_output(self, layer_params, mixed))
 
-        x = params.embedding[tokens].astype(compute_dtype)
+        x = _embed(self, params, tokens, compute_dtype)
         x = layers.run_layers(
             layer,
             layers.cast(params.layers, compute_dtype),
@@ -169,17 +181,17 @@ class LlamaConfig:
             query, key, value = _attention_input(self, layer_params, x, rotation)
             layer_cache = write_cache(layer_cache, key, value, positions)
             mixed = cached_attention(query, layer_cache.key, layer_cache.value, positions)
-            return _mlp_block(self, layer_params, x + _attention_output(layer_params, mixed)), layer_cache
+            return _mlp_block(self, layer_params, x + _attention_output(self, layer_params, mixed)), layer_cache
 
-        x = params.embedding[tokens].astype(compute_dtype)
+        x = _embed(self, params, tokens, compute_dtype)
         x, cache = layers.run_layers_cached(layer, layers.cast(params.layers, compute_dtype), cache, x)
         return layers.rms_norm(x, params.final_norm.astype(compute_dtype), self.layer_norm_epsilon), cache
 
     def num_params(self, vocab_size: int) -> int:
         """Exact number of parameters."""
-        norms = (2 * self.num_layers + 1) * self.hidden_dim
+        norms = (4 if self.hybrid_norm else 2) * self.num_layers + (2 if self.input_embedding_norm else 1)
         untied = 0 if self.tie_word_embeddings else vocab_size * self.hidden_dim
-        return vocab_size * self.hidden_dim + untied + self._layer_matrix_params() + norms
+        return vocab_size * self.hidden_dim + untied + self._layer_matrix_params() + norms * self.hidden_dim
 
     def flops_per_token(self, vocab_size: int, seq_len: int) -> float:
         """Forward and backward, full attention; `layers.training_flops` states the convention."""
@@ -211,6 +223,8 @@ class LlamaLayers:
     mlp_norm: Float[Array, "layers hidden"]
     gate_up: Float[Array, "layers hidden 2 mlp"]  # gate, then up
     down: Float[Array, "layers mlp hidden"]
+    attention_post_norm: Float[Array, "layers hidden"] | None = None  # after the projection; of a hybrid norm
+    mlp_post_norm: Float[Array, "layers hidden"] | None = None  # after down; of a hybrid norm
 
 
 @jax.tree_util.register_dataclass
@@ -223,6 +237,14 @@ class LlamaParams:
     layers: LlamaLayers
     final_norm: Float[Array, " hidden"]
     unembedding: Float[Array, "hidden vocab"] | None  # None: tied to the embedding
+    embedding_norm: Float[Array, " hidden"] | None = None  # None: embeddings are taken as they are
+
+
+def _embed(config: LlamaConfig, params: LlamaParams, tokens, compute_dtype):
+    x = params.embedding[tokens].astype(compute_dtype)
+    if params.embedding_norm is None:
+        return x
+    return layers.rms_norm(x, params.embedding_norm.astype(compute_dtype), config.layer_norm_epsilon)
 
 
 def _attention_input(config: LlamaConfig, params: LlamaLayers, x, rotation):
@@ -234,11 +256,15 @@ def _attention_input(config: LlamaConfig, params: LlamaLayers, x, rotation):
     return query, key, value
 
 
-def _attention_output(params: LlamaLayers, mixed):
-    return layers.project(mixed, params.attention_out)
+def _attention_output(config: LlamaConfig, params: LlamaLayers, mixed):
+    return _post_norm(config, params.attention_post_norm, layers.project(mixed, params.attention_out))
 
 
 def _mlp_block(config: LlamaConfig, params: LlamaLayers, x):
     normed = layers.rms_norm(x, params.mlp_norm, config.layer_norm_epsilon)
     gate, up = layers.split_last(layers.project(normed, params.gate_up))
-    return x + (jax.nn.silu(gate.squeeze(-2)) * up) @ params.down
+    return x + _post_norm(config, params.mlp_post_norm, (jax.nn.silu(gate.squeeze(-2)) * up) @ params.down)
+
+
+def _post_norm(config: LlamaConfig, scale, x):
+    return x if scale is None else layers.rms_norm(x, scale, config.layer_norm_epsilon)

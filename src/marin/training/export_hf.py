@@ -11,6 +11,7 @@ from marin.distributed.mesh import use_own_device
 from marin.distributed.processes import fetch, is_first
 from marin.export.config import ExportConfig
 from marin.export.export import export_params
+from marin.export.hf import check_exportable
 from marin.training.callback_config import ExportHfConfig
 from marin.training.callbacks import StepDone, is_due
 from marin.training.run import Run
@@ -25,6 +26,7 @@ class ExportHf:
         self._config = config
         self._run = run
         assert run.tokenizer is not None, "a run without one has refused this callback"
+        check_exportable(run.config.model)
         if config.average and run.config.trainer.ema_beta is None:
             raise ValueError(
                 "the export_hf callback is to export the average of the parameters, and none is kept: set "
