@@ -207,7 +207,7 @@ CHANGED = {
     "what goes around a text": (
         "tokenizer_config.json",
         {"add_bos_token": True},
-        "tokenizer_config.json of the export is not the one of training",
+        "tokenizer_config.json of the export is not the file of that name in ",
     ),
     "no eos": ("tokenizer_config.json", {"eos_token": None}, "cannot be read: .*does not say which token ends a text"),
     "ids": ("tokenizer.json", swap_unseen_ids, "its digest is"),
