@@ -168,8 +168,9 @@ def test_mup_scales_by_fan_in_and_leaves_embeddings_and_norms():
 
 def test_mup_scales_the_router_of_a_mixture_as_it_does_the_unembedding():
     def mixture(hidden_dim, num_experts=4):
-        shape = dataclasses.asdict(widths(hidden_dim)) | {"rope": widths(hidden_dim).rope, "num_experts": num_experts}
-        return MixtralConfig(**shape)
+        llama = widths(hidden_dim)
+        shared = {f.name for f in dataclasses.fields(llama)} & {f.name for f in dataclasses.fields(MixtralConfig)}
+        return MixtralConfig(**{name: getattr(llama, name) for name in shared}, num_experts=num_experts)
 
     scales = mup_scales(shapes_of(mixture(64)), shapes_of(mixture(16)))
     assert scales.learning_rate.layers.router == scales.init.layers.router == 1 / 4
