@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import print_saved_residuals
 
 from marin.config import ConfigError, decode
 from marin.inference import generate as generate_module
@@ -122,6 +123,21 @@ def test_what_a_remat_policy_does_not_keep_is_computed_again_to_the_same_gradien
     assert program.count("tanh ") == tanhs, program
 
 
+def test_each_remat_policy_keeps_of_a_model_what_it_says(capsys):
+    model = LlamaConfig(seq_len=8, hidden_dim=8, intermediate_dim=24, num_heads=2, num_kv_heads=2, num_layers=1)
+    params, tokens = model.init(11, key=jax.random.key(0)), jnp.zeros((1, 8), jnp.int32)
+
+    def num_kept(policy):
+        print_saved_residuals(lambda params: model.hidden_states(params, tokens, remat=policy).sum(), params)
+        return len(capsys.readouterr().out.splitlines())
+
+    assert num_kept("attention") == num_kept("full") + 1 == num_kept("names:attention")
+    assert num_kept("dots") == num_kept("names:projection") == num_kept("full") + 3  # qkv, output, gate with up
+    assert num_kept("names:attention,projection") == num_kept("full") + 4 < num_kept("none")
+
+
 def test_a_remat_policy_that_nobody_knows_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="remat policy 'some': expected one of 'none', 'dots', 'attention', 'full'"):
+    with pytest.raises(
+        ValueError, match="unknown remat 'some': expected one of 'none', 'dots', 'attention', 'full', or"
+    ):
         layers.rematerialized(lambda params, x: x, "some")

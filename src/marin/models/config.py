@@ -16,6 +16,22 @@ REMAT_POLICIES = {
 }
 """Name -> what the forward pass keeps for the backward pass, which computes the rest again."""
 
+REMAT_NAMES = "names:"
+"""Begins a policy that keeps the values of these names, `names:attention,projection`: those two are every model's,
+others what a model marks with `jax.ad_checkpoint.checkpoint_name`. A name that no value has keeps nothing."""
+
+
+def check_remat(policy: str) -> None:
+    """ValueError for what is no remat policy."""
+    if policy.startswith(REMAT_NAMES) and all(policy.removeprefix(REMAT_NAMES).split(",")):
+        return
+    if policy not in REMAT_POLICIES:
+        raise ValueError(
+            f"unknown remat {policy!r}: expected one of {', '.join(map(repr, REMAT_POLICIES))}, or names of what to "
+            f"keep, as '{REMAT_NAMES}attention,projection'"
+        )
+
+
 ATTENTION_IMPLEMENTATIONS = {
     "blocked": "a block of queries at a time, and only the keys up to its end: the choice on CPU",
     "cudnn": "cuDNN's flash attention: NVIDIA GPUs, bfloat16 or float16",

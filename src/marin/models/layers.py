@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from marin.distributed.mesh import by_rows
 from marin.models.attention import ATTENTION_OUTPUT
-from marin.models.config import REMAT_POLICIES
+from marin.models.config import REMAT_NAMES, check_remat
 from marin.models.rotary import RotaryEmbeddingsConfig
 
 T = TypeVar("T")
@@ -30,6 +31,9 @@ Layer = Callable[[Any, Any], Any]
 """(parameters of one layer, states) -> states."""
 CachedLayer = Callable[[Any, Any, Array], tuple[Array, Any]]
 """(parameters of one layer, its cache, states) -> (states, its cache)."""
+
+PROJECTION = "projection"
+"""Name of what `project` gives, for remat policies that keep it."""
 
 _UNROLLED_LAYERS = 24  # more than these are scanned on accelerators
 
@@ -92,7 +96,6 @@ def rotation(
     return jnp.cos(angles), jnp.sin(angles)
 
 
-@jax.custom_vjp
 def project(
     x: Float[Array, "batch seq *inputs"], matrix: Float[Array, "*inputs_and_outputs"]
 ) -> Float[Array, "batch seq *outputs"]:
@@ -101,11 +104,18 @@ def project(
     An einsum would be shorter. But the gradient that JAX makes for its matrix has the axes in the wrong order: on CPU
     first the result's gradient, wide as it may be, and then the matrix's own are copied, transposed.
     """
+    return checkpoint_name(
+        _project(x, matrix), PROJECTION
+    )  # a policy that keeps products sees none inside a custom_vjp
+
+
+@jax.custom_vjp
+def _project(x, matrix):
     return jax.lax.dot_general(x, matrix, ((range(2, x.ndim), range(x.ndim - 2)), ((), ())))
 
 
 def _project_forward(x, matrix):
-    return project(x, matrix), (x, matrix)
+    return _project(x, matrix), (x, matrix)
 
 
 def _project_backward(kept, gradient):
@@ -119,7 +129,7 @@ def _project_backward(kept, gradient):
     return of_x, jnp.moveaxis(swapped, range(gradient.ndim - 2), range(x.ndim - 2, matrix.ndim))
 
 
-project.defvjp(_project_forward, _project_backward)
+_project.defvjp(_project_forward, _project_backward)
 
 
 def split_last(x: Float[Array, "*axes n width"]) -> tuple[Float[Array, "*axes m width"], Float[Array, "*axes width"]]:
@@ -155,7 +165,7 @@ def run_layers(
 ) -> X:
     """`layer(params, x)` for each of the stacked layers in turn; `layer` is one function, or one for each layer.
 
-    `remat` is a name of `REMAT_POLICIES`. `scan_layers=None` scans only off the CPU and beyond 24 layers. On a mesh
+    `remat` is one of `REMAT_POLICIES`. `scan_layers=None` scans only off the CPU and beyond 24 layers. On a mesh
     the states lie along its batch axes between layers, and whatever else a layer computes follows from that.
     """
     each = [layer] * num_layers if callable(layer) else list(layer)
@@ -177,14 +187,19 @@ def _keeping_rows(layer: Layer) -> Layer:
 
 def rematerialized(layer: Layer, policy: str) -> Layer:
     """`layer`, whose backward pass has what the policy keeps of the forward pass, and computes the rest again."""
-    if policy not in REMAT_POLICIES:
-        raise ValueError(f"remat policy {policy!r}: expected one of {', '.join(map(repr, REMAT_POLICIES))}")
+    check_remat(policy)
     if policy == "none":
         return layer
+    policies = jax.checkpoint_policies
+    if policy.startswith(REMAT_NAMES):
+        names = policy.removeprefix(REMAT_NAMES).split(",")
+        return jax.checkpoint(layer, policy=policies.save_only_these_names(*names))
     kept = {
         "full": None,
-        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT),
+        "dots": policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(PROJECTION)
+        ),
+        "attention": policies.save_only_these_names(ATTENTION_OUTPUT),
     }
     return jax.checkpoint(layer, policy=kept[policy])
 

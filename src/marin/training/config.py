@@ -14,7 +14,7 @@ from marin.config.origins import annotated_yaml
 from marin.data.batch_schedule import BatchSchedule, ScheduleStep
 from marin.data.config import LmDataConfig
 from marin.distributed.config import MeshConfig, ProcessesConfig
-from marin.models.config import ATTENTION_IMPLEMENTATIONS, REMAT_POLICIES, LmConfig
+from marin.models.config import ATTENTION_IMPLEMENTATIONS, LmConfig, check_remat
 from marin.models.lora_config import LoraConfig
 from marin.optim.adamw import AdamWConfig
 from marin.optim.optimizer import OptimizerConfig
@@ -99,7 +99,7 @@ class TrainerConfig:
     remat: str = "none"
     """What the forward pass keeps of each layer for the backward pass: 'none' recomputes nothing, 'dots' and
     'attention' keep the large products or what attention gives, 'full' recomputes each layer: the least memory, a third
-    more work."""
+    more work; 'names:a,b' keeps the values of these names (`marin.models.config.REMAT_NAMES`)."""
     attention: str | None = None
     """How attention is computed: 'blocked', 'cudnn' (NVIDIA GPUs, with c=bfloat16), 'reference' or 'xla', see
     `marin.models.attention`; one that cannot run is an error. None is 'blocked', or 'reference' where the model has
@@ -137,8 +137,7 @@ class TrainerConfig:
         if self.attention not in (None, *ATTENTION_IMPLEMENTATIONS):
             names = ", ".join(map(repr, ATTENTION_IMPLEMENTATIONS))
             raise ValueError(f"unknown attention {self.attention!r}: expected one of {names}, or None")
-        if self.remat not in REMAT_POLICIES:
-            raise ValueError(f"unknown remat {self.remat!r}: expected one of {', '.join(map(repr, REMAT_POLICIES))}")
+        check_remat(self.remat)
         if not self.z_loss_weight >= 0:
             raise ValueError(f"z_loss_weight must be 0 or more, got {self.z_loss_weight!r}")
         if self.ema_beta is not None and not 0.0 <= self.ema_beta < 1.0:
