@@ -35,12 +35,12 @@ $(STAMPS)/venv:
 
 $(STAMPS)/run: $(STAMPS)/venv pyproject.toml requirements.lock
 	@echo "installing marin with what the quickstart needs (once; about 840 MB on the disk)"
-	@$(UV_INSTALL) -e '.[train,report]'
+	@$(UV_INSTALL) -e '.[train,data,report]'
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml requirements.lock
 	@echo "installing marin with what the tests need (once; about 1.3 GB on the disk)"
-	@$(UV_INSTALL) -e '.[train,report,docs,dev,ray,remote,tensorboard,wandb,trackio]'
+	@$(UV_INSTALL) -e '.[train,data,extractors,gigatoken,onnx,report,docs,dev,ray,remote,tensorboard,wandb,trackio]'
 	@touch $@ $(STAMPS)/run
 
 # PyTorch is a peer and an oracle of tests and benchmarks, never a dependency; pip finds the CPU build where one is offered.
