@@ -85,7 +85,7 @@ def clean_latex(source: str) -> str:
         source = next(part for part in delimited.groups() if part is not None).strip()
     if wrapped := _WRAPPED.match(source):
         source = wrapped[1].strip()
-    return source
+    return source.removeprefix("\\displaystyle").strip()
 
 
 def gather_formulas(tree: LexborHTMLParser) -> None:
@@ -96,7 +96,7 @@ def gather_formulas(tree: LexborHTMLParser) -> None:
     """
     for script in tree.css('script[type^="math/tex"]'):
         display = "mode=display" in (script.attributes.get("type") or "")
-        script.replace_with(_formula(script.text(), display))
+        script.replace_with(formula_node(script.text(), display=display))
     for math in tree.css("math"):
         holder = math.parent
         while holder is not None and holder.tag == "span":
@@ -111,7 +111,7 @@ def gather_formulas(tree: LexborHTMLParser) -> None:
             image.decompose()
         elif alternative := image.attributes.get("alt"):
             display = "display" in (image.attributes.get("class") or "")
-            image.replace_with(_formula(alternative, display))
+            image.replace_with(formula_node(alternative, display=display))
     for rendered in tree.css(_RENDERED):
         if rendered.css_first("math") is None:
             rendered.decompose()
@@ -122,7 +122,8 @@ def may_have_formulas(html: str) -> bool:
     return "<math" in html or "math/tex" in html or "codecogs" in html or "math/render" in html or "MathJax" in html
 
 
-def _formula(latex: str, display: bool) -> LexborNode:
+def formula_node(latex: str, *, display: bool) -> LexborNode:
+    """A parser's element `math` that says no more than this LaTeX."""
     math = LexborHTMLParser("<math></math>").css_first("math")
     assert math is not None
     math.attrs["alttext"] = latex

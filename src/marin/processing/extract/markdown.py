@@ -31,6 +31,8 @@ _NO_LANGUAGE = frozenset(
     ("default", "none", "nohighlight", "notranslate", "plain", "plaintext", "text", "txt", "block", "box")
 )
 _SIGNED_NUMBER = re.compile(r"[-−+]?\d+")
+# What would end the address of a link in Markdown.
+_IN_LINKS = str.maketrans({" ": "%20", "(": "%28", ")": "%29"})
 _BACKTICKS = re.compile(r"`+")
 
 _STRONG = frozenset(("b", "strong"))
@@ -62,6 +64,11 @@ class Style:
 def write(element: Element, style: Style) -> str:
     """The text of a tree, without newlines at its ends."""
     return "\n\n".join(_Writer(style).blocks(element))
+
+
+def text_within(element: Element, style: Style) -> str:
+    """Everything in an element as one run of text, as in a cell of a table."""
+    return _Writer(style).text_within(element)
 
 
 class _Writer:
@@ -318,7 +325,7 @@ def fence_for(code: str, least: int) -> str:
 def absolute(url: str, address: str) -> str:
     """An address as the page at `url` means it; as it stands where that makes no sense."""
     try:
-        return urljoin(url, address).replace(" ", "%20").replace(")", "%29")
+        return urljoin(url, address).translate(_IN_LINKS)
     except ValueError:
         return address
 

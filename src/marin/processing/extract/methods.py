@@ -139,11 +139,9 @@ def extract_readability(source: Source, options: PageOptions) -> str:
 
 
 def _written(content: str, url: str, options: PageOptions) -> str:
-    from marin.processing.extract.markdown import write
-    from marin.processing.extract.tree import light_tree, parse
+    from marin.processing.extract.page import write_fragment
 
-    body = parse(content).body
-    return write(light_tree(body), _style(url, options)) if body is not None else ""
+    return write_fragment(content, _style(url, options))
 
 
 def _style(url: str, options: PageOptions) -> "Style":

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from selectolax.lexbor import LexborHTMLParser
 
 from marin.processing.extract.decode import decode_page
+from marin.processing.extract.latex import gather_formulas, may_have_formulas
+from marin.processing.extract.markdown import Style, write
 from marin.processing.extract.methods import PageOptions, Source, method_of
-from marin.processing.extract.tree import TooDeep, parse
+from marin.processing.extract.tree import TooDeep, light_tree, parse
 
 _DAY = re.compile(r"(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?!\d)")
 _TITLE_NAMES = ("og:title", "twitter:title", "citation_title", "dc.title")
@@ -69,6 +71,14 @@ def extract_page(
     except RecursionError:
         raise TooDeep(f"nested too deep: for {method}, which follows every level") from None
     return Page(text=valid_unicode(text).strip(), about=about)
+
+
+def write_fragment(html: str, style: Style) -> str:
+    """All of a piece of HTML as text, for where nothing has to be chosen: a post, a cell, an article's body."""
+    tree = parse(html)
+    if may_have_formulas(html):
+        gather_formulas(tree)
+    return write(light_tree(tree.body), style) if tree.body is not None else ""
 
 
 def about_page(tree: LexborHTMLParser) -> About:
