@@ -254,7 +254,7 @@ def _split(data, at, end, begins, ends, hashes):
 
 @njit(cache=True, nogil=True)
 def _look_up(data, begins, ends, hashes, num_found, pool, starts, slots, num_words, places):
-    """Write the places of words, -1 for those outside the dictionary, and close up over labels; returns how many stay."""
+    """Write places of words (-1: outside the dictionary) and close up over labels; returns how many words stay."""
     num_kept = 0
     for index in range(num_found):
         begin, end = begins[index], ends[index]
