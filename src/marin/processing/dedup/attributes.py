@@ -23,7 +23,7 @@ import pyarrow as pa
 from marin.processing.dedup.exact import duplicates_of_shard, spans_by_row
 from marin.processing.dedup.index import Index
 from marin.processing.dedup.order import Numbering, parts_of
-from marin.processing.dedup.shards import write_shard
+from marin.processing.shards import write_shard
 
 SPANS = pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64())]))
 DOCUMENT_ATTRIBUTES = pa.schema(

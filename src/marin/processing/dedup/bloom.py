@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from marin.io.atomic import open_atomic
 from marin.processing.dedup.config import BloomConfig
-from marin.processing.dedup.paragraphs import lines
-from marin.processing.dedup.shards import read_shard
 from marin.processing.kernels import bloom, ngrams, normalized_words
 from marin.processing.kernels.arrow_text import text_buffer
 from marin.processing.kernels.bloom import BloomFilter
+from marin.processing.paragraphs import lines
+from marin.processing.shards import read_shard
 
 
 def identity_of(config: BloomConfig) -> dict[str, Any]:

@@ -17,8 +17,6 @@ import xxhash
 from marin.processing.dedup.config import ExactConfig
 from marin.processing.dedup.index import REMOVED, Index, write_documents
 from marin.processing.dedup.order import order_key, parts_of, priorities
-from marin.processing.dedup.paragraphs import paragraph_offsets
-from marin.processing.dedup.shards import read_shard
 from marin.processing.dedup.sorted_records import (
     hash_ranges,
     read_range,
@@ -28,6 +26,8 @@ from marin.processing.dedup.sorted_records import (
     write_sorted,
 )
 from marin.processing.kernels.arrow_text import text_buffer
+from marin.processing.paragraphs import paragraph_offsets
+from marin.processing.shards import read_shard
 
 # start and end: bytes of the text, up to where the next paragraph begins; of a document both are 0
 HASHED = np.dtype([("high", "<u8"), ("low", "<u8"), ("key", "<u8"), ("start", "<i8"), ("end", "<i8")])
@@ -89,8 +89,7 @@ def _hashes(batch: pa.RecordBatch, config: ExactConfig) -> tuple[np.ndarray, lis
         nowhere = np.zeros(len(texts), np.int64)
         return np.arange(len(texts)), [xxhash.xxh3_128_digest(text) for text in texts], nowhere, nowhere
     bounds = paragraph_offsets(data, text_offsets)
-    raw = memoryview(data)
-    stripped = [bytes(raw[start:end]).strip() for start, end in itertools.pairwise(bounds.tolist())]
+    stripped = [data[start:end].tobytes().strip() for start, end in itertools.pairwise(bounds.tolist())]
     large = np.flatnonzero(np.array([len(paragraph) >= config.min_paragraph_bytes for paragraph in stripped], np.bool_))
     digests = [xxhash.xxh3_128_digest(stripped[i]) for i in large]
     rows = np.searchsorted(text_offsets, bounds[large], side="right") - 1

@@ -22,7 +22,6 @@ from marin.io.atomic import open_atomic
 from marin.processing.dedup.config import MinHashConfig
 from marin.processing.dedup.index import REMOVED, Index, write_documents
 from marin.processing.dedup.order import Numbering, order_key, parts_of, priorities
-from marin.processing.dedup.shards import read_shard
 from marin.processing.dedup.sorted_records import (
     hash_ranges,
     read_range,
@@ -35,6 +34,7 @@ from marin.processing.dedup.sorted_records import (
 from marin.processing.kernels import minhash, normalized_words
 from marin.processing.kernels.arrow_text import text_buffer
 from marin.processing.kernels.normalized_words import Words, words_of
+from marin.processing.shards import read_shard
 
 BAND = np.dtype([("hash", "<u8"), ("key", "<u8")])
 LINK = np.dtype([("member", "<u8"), ("leader", "<u8"), ("similarity", "<f4")])

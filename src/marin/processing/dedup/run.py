@@ -27,11 +27,11 @@ from marin.processing.dedup.attributes import (
 )
 from marin.processing.dedup.config import BloomConfig, DedupConfig, ExactConfig, MinHashConfig, SubstringConfig
 from marin.processing.dedup.index import Generation, Index, continue_index, open_index
-from marin.processing.dedup.remove import RemoveTask, remove_shard
 from marin.processing.dedup.report import Report
-from marin.processing.dedup.shards import part_name, plan_shards, run_tasks, write_shard
 from marin.processing.dedup.sorted_records import count_records, write_array
 from marin.processing.kernels.bloom import BloomFilter
+from marin.processing.remove import RemoveTask, remove_shard
+from marin.processing.shards import part_name, plan_shards, run_tasks, write_shard
 
 _WORK = "work"  # files of no use after the run
 
@@ -222,14 +222,17 @@ def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[str],
 
 
 def _remove(config: DedupConfig, shards: Sequence[str], output: Path) -> dict[str, int]:
+    has_spans = isinstance(config.method, BloomConfig) or getattr(config.method, "on", None) == "paragraph"
     tasks = [
         RemoveTask(
             documents=path,
             attributes=str(_attributes(output, shard, len(shards))),
             output=str(output / "documents" / part_name(shard, len(shards))),
+            drop_column="dedup.duplicate",
+            spans_column="dedup.remove_spans" if has_spans else None,
         )
         for shard, path in enumerate(shards)
     ]
     done = run_tasks(remove_shard, tasks, config.num_workers)
-    names = ("rows_in", "rows_out", "duplicates", "emptied")
+    names = ("rows_in", "rows_out", "dropped", "emptied")
     return {name: sum(asdict(of_shard)[name] for of_shard in done) for name in names}
