@@ -6,6 +6,8 @@ again when the step does.
 
 from dataclasses import dataclass, field
 
+from marin.processing.classify.scorers import FunctionScorer, LinearScorer, OnnxScorer
+
 # Part of the identity of a step: raised when the same input would give another output.
 TRAIN_VERSION = 1
 SCORE_VERSION = 1
@@ -93,20 +95,21 @@ class TrainClassifierConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """Which documents, and which model of the linear kind."""
+    """Which documents, and what gives them their scores."""
 
     # Documents: a folder, a file, or a pattern.
     input_path: str
     # Folder of the attributes: one shard a shard of documents, with id and the scores.
     output_path: str
-    # Folder of a trained classifier, or a fastText file (.bin, .ftz).
-    model: str
-    # The score's name: the column is `quality.NAME`.
+    # The score's name: the column is `quality.NAME`, beside it `quality.NAME.COLUMN` for what else the scorer tells.
     name: str
-    # The label whose probability is the score.
-    label: str
+    scorer: LinearScorer | OnnxScorer | FunctionScorer
     # Processes; None: one a CPU. The output does not depend on it, so it is no part of its identity.
     num_workers: int | None = field(default=None, metadata={"version": {"exclude": True}})
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"name is {self.name!r}; letters, digits and _ make a column's name: quality.NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
