@@ -1,1 +1,1 @@
-"""Inner loops over text, each with a plain reference beside it that it is held to."""
+"""Loops over text and hashes, compiled; beside each the plain form that it equals."""
