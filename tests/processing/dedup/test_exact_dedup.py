@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from document_folders import read_rows
 
+from document_folders import read_rows
 from marin.processing.dedup.config import DedupConfig, ExactConfig, SubstringConfig
 from marin.processing.dedup.run import dedup
 
