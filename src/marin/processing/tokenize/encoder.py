@@ -100,12 +100,14 @@ class HuggingFaceEncoder:
     def encode(self, texts: Utf8Texts) -> TokenRows:
         rows = [self._encode_one(texts[index]) for index in range(len(texts))] if self._is_long(texts) else None
         if rows is None:
-            strings = [texts[index] for index in range(len(texts))]
-            encodings = self._hf.encode_batch_fast(strings, add_special_tokens=False)
-            rows = [np.array(encoding.ids, np.int32) for encoding in encodings]
+            rows = [ids for part in _parts(texts) for ids in self._encode_some(part)]
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
         return TokenRows(np.concatenate([np.empty(0, np.int32), *rows]), offsets)
+
+    def _encode_some(self, texts: list[str]) -> list[np.ndarray]:
+        encodings = self._hf.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def _is_long(self, texts: Utf8Texts) -> bool:
         return bool((texts.num_bytes > LONG_TEXT).any())
@@ -140,11 +142,11 @@ class GigatokenEncoder:
 
         if _resident_bytes() - self._resident > MAX_GROWTH:
             self._load()
-        contents = awkward.contents
+        contents: Any = awkward.contents
         characters = contents.NumpyArray(texts.data, parameters={"__array__": "char"})
         offsets = awkward.index.Index64(np.ascontiguousarray(texts.offsets))
         strings = contents.ListOffsetArray(offsets, characters, parameters={"__array__": "string"})
-        encoded = self._backend.encode_batch(awkward.Array(strings), parallel=False).layout
+        encoded: Any = self._backend.encode_batch(awkward.Array(strings), parallel=False).layout
         return TokenRows(np.asarray(encoded.content.data), np.asarray(encoded.offsets.data, np.int64))
 
 
@@ -229,6 +231,20 @@ def cut_between_words(text: str, size: int) -> Iterator[str]:
         yield text[start : cut.start()]
         start = cut.start()
     yield text[start:]
+
+
+def _parts(texts: Utf8Texts) -> Iterator[list[str]]:
+    """Texts as strings, some of them at a time, so that what the library holds for them is bounded."""
+    part: list[str] = []
+    size = 0
+    for index, num_bytes in enumerate(texts.num_bytes.tolist()):
+        if part and size + num_bytes > LONG_TEXT:
+            yield part
+            part, size = [], 0
+        part.append(texts[index])
+        size += num_bytes
+    if part:
+        yield part
 
 
 def _splits_words(description: dict[str, Any]) -> bool:

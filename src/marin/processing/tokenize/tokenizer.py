@@ -207,8 +207,8 @@ def _load_gpt2(
     config = _read_json(folder / CONFIG_FILE)
     if config.get("tokenizer_class", GPT2_CLASSES[0]) not in GPT2_CLASSES:
         raise ValueError(
-            f"{folder} holds {vocabulary} and {merges} of a {config['tokenizer_class']}, which do not say how it splits "
-            f"text. Save that tokenizer as {TOKENIZER_FILE} (transformers: AutoTokenizer.from_pretrained(...)"
+            f"{folder} holds {vocabulary} and {merges} of a {config['tokenizer_class']}, which do not say how it "
+            f"splits text. Save that tokenizer as {TOKENIZER_FILE} (transformers: AutoTokenizer.from_pretrained(...)"
             ".save_pretrained(...))."
         )
     try:
