@@ -199,8 +199,16 @@ def test_presets_and_filters_are_found_by_name():
     assert filters_named("c4") == PRESETS["c4"]
     with pytest.raises(ValueError, match="no preset or filter 'gophr'; presets are gopher, c4"):
         filters_named("gophr")
-    with pytest.raises(ValueError, match="filter 'url_lists' has no defaults to run with"):
+    with pytest.raises(ValueError, match="UrlLists without a list drops nothing"):
         filters_named("url_lists")
+
+
+def test_settings_change_a_preset_and_wrong_ones_are_answered():
+    changed = filters_named("gopher", {"gopher_quality": {"min_words": 10}, "c4": {"min_sentences": 1}})
+    assert changed == (GopherRepetition(), GopherQuality(min_words=10))
+    with pytest.raises(ValueError, match="GopherQuality has no such field; did you mean 'min_words'"):
+        filters_named("gopher", {"gopher_quality": {"min_word": 10}})
+    assert filters_named("marin.processing.filter.c4:C4Paragraphs") == PRESETS["mc4"]
 
 
 def test_configs_survive_a_file_and_nothing_to_do_is_refused(tmp_path: Path):
