@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from marin.processing.formats.splits import Split
 from marin.processing.paragraphs import without_spans
 from marin.processing.shards import read_shard, write_shard
 
@@ -13,7 +15,7 @@ from marin.processing.shards import read_shard, write_shard
 class RemoveTask:
     """A shard of documents, its attributes, and where what is left goes."""
 
-    documents: str
+    documents: Split
     attributes: str
     output: str
     drop_column: str | None  # of the attributes: true of documents that go
@@ -34,8 +36,8 @@ def remove_shard(task: RemoveTask) -> Removed:
     """Write the documents of a shard that stay, without their repeated spans."""
     rows_in = dropped = emptied = 0
     kept: list[pa.RecordBatch] = []
-    attribute_table = pa.Table.from_batches(list(read_shard(task.attributes, [])))
-    for batch in read_shard(task.documents, ["id", "text", "source", "metadata"]):
+    attribute_table = pq.read_table(task.attributes)
+    for batch in read_shard(task.documents):
         attributes = attribute_table.slice(rows_in, len(batch)).combine_chunks()
         rows_in += len(batch)
         keep, dropped_here, emptied_here = _kept_rows(batch, attributes, task)
@@ -44,7 +46,7 @@ def remove_shard(task: RemoveTask) -> Removed:
         emptied += emptied_here
     rows_out = sum(map(len, kept))
     assert rows_in == rows_out + dropped + emptied
-    write_shard(Path(task.output), iter(kept), kept[0].schema)
+    write_shard(Path(task.output), kept, None)
     return Removed(rows_in=rows_in, rows_out=rows_out, dropped=dropped, emptied=emptied)
 
 

@@ -53,6 +53,8 @@ class DecontaminateConfig:
     # "document": contaminated documents are left out. "paragraph": their contaminated paragraphs are. "attributes":
     # nothing is, and no documents are written.
     remove: Literal["document", "paragraph", "attributes"] = "document"
+    # Largest share of rows that may be no documents before the run fails.
+    max_bad: float = 0.01
     # Processes; None: one a CPU. Nothing but the time depends on it.
     num_workers: int | None = field(default=None, metadata={"version": {"exclude": True}})
 

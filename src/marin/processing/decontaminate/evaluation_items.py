@@ -1,7 +1,6 @@
 """The items of evaluation sets, whatever files they come in."""
 
 import bz2
-import glob
 import gzip
 import io
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from marin.io.records import SUFFIXES as JSONL
 from marin.io.records import read_records
 from marin.processing.decontaminate.config import EvaluationSet
+from marin.processing.formats.splits import find_files
 
 _ROWS = (*JSONL, ".parquet", ".arrow")
 _TEXT = (".txt", ".txt.gz", ".txt.bz2")
@@ -31,40 +31,15 @@ class Item:
 
 def items_of(evaluation: EvaluationSet) -> Iterator[Item]:
     """All items of a set. ValueError where there are none, or where a named field is absent."""
-    files = _files(evaluation)
     found = False
-    for label, path in files:
-        items = (
-            _from_lines(label, path, evaluation) if path.name.endswith(_TEXT) else _from_rows(label, path, evaluation)
-        )
-        for item in items:
+    for label, name in find_files(evaluation.path):
+        path = Path(name)
+        parse = _from_lines if name.endswith(_TEXT) else _from_rows
+        for item in parse(label, path, evaluation):
             found = True
             yield item
     if not found:
         raise ValueError(f"evaluation set {evaluation.name!r}: {evaluation.path} has no item with text")
-
-
-def _files(evaluation: EvaluationSet) -> list[tuple[str, Path]]:
-    """(label, path) of every file of a set, in order."""
-    root = Path(evaluation.path)
-    if root.is_file():
-        return [(root.name, root)]
-    if root.is_dir():
-        files = [path for path in sorted(root.rglob("*")) if path.name.endswith((*_ROWS, *_TEXT))]
-    else:
-        files = [Path(path) for path in sorted(glob.glob(evaluation.path, recursive=True))]
-        # the part of the pattern that is a folder
-        root = (
-            Path(*(part for part in root.parts[: next(i for i, p in enumerate(root.parts) if glob.has_magic(p))]))
-            if files
-            else root
-        )
-    if not files:
-        raise ValueError(
-            f"evaluation set {evaluation.name!r}: no files at {evaluation.path}; a file, folder or pattern of "
-            f"{', '.join((*_ROWS, *_TEXT))} is needed"
-        )
-    return [(str(path.relative_to(root)), path) for path in files]
 
 
 def _from_rows(label: str, path: Path, evaluation: EvaluationSet) -> Iterator[Item]:

@@ -9,11 +9,12 @@ import pyarrow as pa
 
 from marin.processing.decontaminate.config import DecontaminateConfig
 from marin.processing.decontaminate.ngram_index import NgramIndex, load_index
+from marin.processing.formats.splits import Split
 from marin.processing.kernels.arrow_text import text_buffer
 from marin.processing.kernels.ngrams import Found, HashSet, find_ngrams
 from marin.processing.kernels.normalized_words import Words, words_of
 from marin.processing.paragraphs import paragraph_offsets
-from marin.processing.shards import read_shard, write_shard
+from marin.processing.shards import BadRows, read_shard, write_shard
 
 ITEMS = pa.list_(pa.struct([("set", pa.string()), ("item", pa.string()), ("coverage", pa.float32())]))
 SPANS = pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64())]))
@@ -139,7 +140,7 @@ class OverlapTask:
 
     config: DecontaminateConfig
     index: str  # file of the n-gram index
-    documents: str
+    documents: Split
     attributes: str
 
 
@@ -159,6 +160,7 @@ class ShardOverlap:
     documents: Counter[str] = field(default_factory=Counter)  # by source
     contaminated: Counter[str] = field(default_factory=Counter)
     hits: list[Hit] = field(default_factory=list)
+    bad: BadRows = field(default_factory=BadRows)
 
 
 def overlap_of_shard(task: OverlapTask) -> ShardOverlap:
@@ -166,7 +168,7 @@ def overlap_of_shard(task: OverlapTask) -> ShardOverlap:
     index, hashes = load_index(task.index)
     result = ShardOverlap()
     tables = []
-    for batch in read_shard(task.documents, ["id", "text", "source"]):
+    for batch in read_shard(task.documents, result.bad):
         overlaps = look_up(batch, index, hashes, task.config)
         ids, sources = batch.column("id").to_pylist(), batch.column("source").to_pylist()
         result.documents.update(sources)
@@ -176,7 +178,7 @@ def overlap_of_shard(task: OverlapTask) -> ShardOverlap:
                 Hit(item=item, coverage=share, document=document_id) for item, share in overlap.items.items()
             )
         tables.append(_attributes(ids, overlaps, index))
-    write_shard(Path(task.attributes), iter(tables), ATTRIBUTES)
+    write_shard(Path(task.attributes), tables, ATTRIBUTES)
     return result
 
 
@@ -208,7 +210,7 @@ class CountTask:
     ngram: int
     min_words: int
     index: str
-    documents: str
+    documents: Split
 
 
 def count_documents(task: CountTask) -> tuple[int, np.ndarray]:
@@ -216,7 +218,7 @@ def count_documents(task: CountTask) -> tuple[int, np.ndarray]:
     index, hashes = load_index(task.index)
     counts = np.zeros(len(index.hashes), np.int64)
     num_documents = 0
-    for batch in read_shard(task.documents, ["text"]):
+    for batch in read_shard(task.documents):
         num_documents += len(batch)
         of_batch = _Batch.of(batch, hashes, task.ngram, task.min_words)
         pairs = np.stack([of_batch.texts_of(of_batch.paragraphs_of_hits()), of_batch.found.indices], axis=1)

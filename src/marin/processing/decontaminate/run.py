@@ -28,8 +28,9 @@ from marin.processing.decontaminate.overlap import (
     count_documents,
     overlap_of_shard,
 )
+from marin.processing.formats.splits import Split
 from marin.processing.remove import RemoveTask, remove_shard
-from marin.processing.shards import part_name, plan_shards, run_tasks
+from marin.processing.shards import document_shards, part_name, run_tasks, total_bad
 
 REPORT_FILE, HITS_FILE = "report.json", "hits.jsonl"
 _SHOWN_DOCUMENTS = 5  # of each item, in the report; hits.jsonl has all
@@ -37,9 +38,7 @@ _SHOWN_DOCUMENTS = 5  # of each item, in the report; hits.jsonl has all
 
 def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
     """Find and remove evaluation items; returns what report.json has."""
-    shards = plan_shards(config.input_path)
-    if not shards:
-        raise ValueError(f"no documents at {config.input_path}: give a folder of .jsonl or .parquet files")
+    shards = document_shards(config.input_path)
     output = Path(config.output_path)
     index = index_items(config.against, config.ngram, config.min_words)
     index_file = output / "work" / "ngrams.npz"
@@ -52,11 +51,13 @@ def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
 
     attributes = [output / "attributes" / part_name(shard, len(shards)) for shard in range(len(shards))]
     tasks = [
-        OverlapTask(config=config, index=str(index_file), documents=path, attributes=str(attributes[shard]))
-        for shard, path in enumerate(shards)
+        OverlapTask(config=config, index=str(index_file), documents=split, attributes=str(attributes[shard]))
+        for shard, split in enumerate(shards)
     ]
     found = run_tasks(overlap_of_shard, tasks, config.num_workers)
-    report = _report(index, found) | {"common_ngrams": common}
+    bad = total_bad(shard.bad for shard in found)
+    bad.check(sum(sum(shard.documents.values()) for shard in found), config.max_bad)
+    report = _report(index, found) | {"bad_rows": dict(sorted(bad.kinds.items()))} | {"common_ngrams": common}
     if config.remove != "attributes":
         report["written"] = _remove(config, shards, attributes, output)
     _write_hits(output / HITS_FILE, index, [hit for shard in found for hit in shard.hits])
@@ -68,12 +69,12 @@ def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
 
 
 def _without_common(
-    config: DecontaminateConfig, max_share: float, index: NgramIndex, index_file: Path, shards: Sequence[str]
+    config: DecontaminateConfig, max_share: float, index: NgramIndex, index_file: Path, shards: Sequence[Split]
 ) -> tuple[NgramIndex, list[dict[str, Any]]]:
     """The index without the n-grams that more than this share of the documents has, and what those are in."""
     tasks = [
-        CountTask(ngram=config.ngram, min_words=config.min_words, index=str(index_file), documents=path)
-        for path in shards
+        CountTask(ngram=config.ngram, min_words=config.min_words, index=str(index_file), documents=split)
+        for split in shards
     ]
     counted = run_tasks(count_documents, tasks, config.num_workers)
     num_documents, counts = sum(n for n, _ in counted), np.sum([c for _, c in counted], axis=0)
@@ -142,18 +143,18 @@ def _write_hits(path: Path, index: NgramIndex, hits: Sequence[Hit]) -> None:
 
 
 def _remove(
-    config: DecontaminateConfig, shards: Sequence[str], attributes: Sequence[Path], output: Path
+    config: DecontaminateConfig, shards: Sequence[Split], attributes: Sequence[Path], output: Path
 ) -> dict[str, int]:
     by_paragraph = config.remove == "paragraph"
     tasks = [
         RemoveTask(
-            documents=path,
+            documents=split,
             attributes=str(attributes[shard]),
             output=str(output / "documents" / part_name(shard, len(shards))),
             drop_column=None if by_paragraph else "decontamination.contaminated",
             spans_column="decontamination.remove_spans" if by_paragraph else None,
         )
-        for shard, path in enumerate(shards)
+        for shard, split in enumerate(shards)
     ]
     done = run_tasks(remove_shard, tasks, config.num_workers)
     return {name: sum(asdict(part)[name] for part in done) for name in ("rows_in", "rows_out", "dropped", "emptied")}

@@ -135,7 +135,7 @@ def write_document_attributes(task: AttributesTask) -> SourceCounts:
         pa.array(cluster),
     ]
     table = pa.Table.from_arrays(columns, schema=DOCUMENT_ATTRIBUTES)
-    write_shard(Path(task.path), iter(table.to_batches(2048)), DOCUMENT_ATTRIBUTES)
+    write_shard(Path(task.path), table.to_batches(2048), DOCUMENT_ATTRIBUTES)
     sources = documents["source"].to_pylist()
     return SourceCounts(documents=Counter(sources), removed=Counter(sources[row] for row in rows))
 
@@ -164,5 +164,5 @@ def write_paragraph_attributes(task: AttributesTask) -> SourceCounts:
         pa.array([[{"start": int(a), "end": int(b)} for a, b in of_row] for of_row in spans], SPANS),
     ]
     table = pa.Table.from_arrays(columns, schema=SPAN_ATTRIBUTES)
-    write_shard(Path(task.path), iter(table.to_batches(2048)), SPAN_ATTRIBUTES)
+    write_shard(Path(task.path), table.to_batches(2048), SPAN_ATTRIBUTES)
     return counts

@@ -4,7 +4,7 @@ What is removed depends on what came before, so there is one writer and one orde
 The price is that this method alone does not gain from more workers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from marin.io.atomic import open_atomic
 from marin.processing.dedup.config import BloomConfig
+from marin.processing.formats.splits import Split
 from marin.processing.kernels import bloom, ngrams, normalized_words
 from marin.processing.kernels.arrow_text import text_buffer
 from marin.processing.kernels.bloom import BloomFilter
@@ -54,12 +55,12 @@ def units_of(data: np.ndarray, text_offsets: np.ndarray, config: BloomConfig) ->
     return Units(hashes=hashes, offsets=offsets, line_offsets=line_offsets, starts=starts, ends=following)
 
 
-def count_units(paths: Sequence[str], config: BloomConfig) -> int:
+def count_units(shards: Sequence[Split], config: BloomConfig) -> int:
     """How many units the documents have, repeated ones counted again."""
     return sum(
         len(units_of(*text_buffer(batch.column("text")), config).hashes)
-        for path in paths
-        for batch in read_shard(path, ["text"])
+        for split in shards
+        for batch in read_shard(split)
     )
 
 
@@ -103,8 +104,3 @@ def save_filter(folder: Path, seen: BloomFilter) -> None:
 def load_filter(folder: Path) -> BloomFilter:
     """A filter of an earlier run."""
     return BloomFilter(bits=np.load(folder / "bits.npy"), num_probes=int(np.load(folder / "num_probes.npy")))
-
-
-def batches_of(path: str) -> Iterator[pa.RecordBatch]:
-    """id, text and source of a shard's documents."""
-    yield from read_shard(path, ["id", "text", "source"])

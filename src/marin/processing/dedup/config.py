@@ -134,6 +134,8 @@ class DedupConfig:
     max_removed_of: dict[str, float] = field(default_factory=dict)
     # Sources with fewer documents are reported and not held to a limit: of two documents, one is half.
     min_documents_for_limit: int = 100
+    # Largest share of rows that may be no documents before the run fails.
+    max_bad: float = 0.01
     # Whether documents/ is written, with what is left. False: attributes alone.
     write_documents: bool = True
     # Processes; None: one a CPU. Nothing but the time depends on it.

@@ -25,9 +25,10 @@ from marin.processing.dedup.sorted_records import (
     write_array,
     write_sorted,
 )
+from marin.processing.formats.splits import Split
 from marin.processing.kernels.arrow_text import text_buffer
 from marin.processing.paragraphs import paragraph_offsets
-from marin.processing.shards import read_shard
+from marin.processing.shards import BadRows, read_shard
 
 # start and end: bytes of the text, up to where the next paragraph begins; of a document both are 0
 HASHED = np.dtype([("high", "<u8"), ("low", "<u8"), ("key", "<u8"), ("start", "<i8"), ("end", "<i8")])
@@ -47,7 +48,7 @@ class HashTask:
     """A shard of documents to be hashed."""
 
     config: ExactConfig
-    path: str
+    split: Split  # of the documents
     generation: int
     shard: int
     priority: tuple[str, ...]
@@ -55,13 +56,14 @@ class HashTask:
     hashes: str  # file of the shard's records
 
 
-def hash_shard(task: HashTask) -> int:
-    """Write the hashes of a shard, sorted; the number of its documents."""
+def hash_shard(task: HashTask) -> tuple[int, BadRows]:
+    """Write the hashes of a shard, sorted; the number of its documents, and what was none."""
+    bad = BadRows()
     ids: list[str] = []
     sources: list[str] = []
     parts = [np.empty(0, HASHED)]
     lengths = [np.empty(0, np.int64)]
-    for batch in read_shard(task.path, ["id", "text", "source"]):
+    for batch in read_shard(task.split, bad):
         first_row = len(ids)
         ids += batch.column("id").to_pylist()
         batch_sources = batch.column("source").to_pylist()
@@ -78,7 +80,7 @@ def hash_shard(task: HashTask) -> int:
     write_array(Path(task.index_shard) / "text_bytes.npy", np.concatenate(lengths))
     write_documents(Path(task.index_shard) / "documents.arrow", ids, sources)
     write_sorted(Path(task.hashes), np.concatenate(parts), _ORDER)
-    return len(ids)
+    return len(ids), bad
 
 
 def _hashes(batch: pa.RecordBatch, config: ExactConfig) -> tuple[np.ndarray, list[bytes], np.ndarray, np.ndarray]:

@@ -31,10 +31,11 @@ from marin.processing.dedup.sorted_records import (
     write_array,
     write_sorted,
 )
+from marin.processing.formats.splits import Split
 from marin.processing.kernels import minhash, normalized_words
 from marin.processing.kernels.arrow_text import text_buffer
 from marin.processing.kernels.normalized_words import Words, words_of
-from marin.processing.shards import read_shard
+from marin.processing.shards import BadRows, read_shard
 
 BAND = np.dtype([("hash", "<u8"), ("key", "<u8")])
 LINK = np.dtype([("member", "<u8"), ("leader", "<u8"), ("similarity", "<f4")])
@@ -52,7 +53,7 @@ class SignTask:
     """A shard of documents to be signed."""
 
     config: MinHashConfig
-    path: str  # of the documents
+    split: Split  # of the documents
     generation: int
     shard: int
     priority: tuple[str, ...]
@@ -67,6 +68,7 @@ class Signed:
     num_documents: int
     num_too_short: int  # of fewer words than a shingle has
     num_sampled: int  # of more shingles than are kept
+    bad: BadRows
 
 
 def words_in(batch: pa.RecordBatch, config: MinHashConfig) -> Words:
@@ -91,6 +93,7 @@ def sign_shard(task: SignTask) -> Signed:
     family = minhash.hash_family(config.num_hashes, config.seed)
     folder = Path(task.index_shard)
     folder.mkdir(parents=True, exist_ok=True)
+    bad = BadRows()
     ids: list[str] = []
     sources: list[str] = []
     bands: list[np.ndarray] = []
@@ -98,7 +101,7 @@ def sign_shard(task: SignTask) -> Signed:
     keeps_shingles = config.verify != "signature"
     lengths, bounds = [0], []
     with open_atomic(folder / "signatures.u32") as signature_file, open_atomic(folder / "shingles.u32") as shingle_file:
-        for batch in read_shard(task.path, ["id", "text", "source"]):
+        for batch in read_shard(task.split, bad):
             first_row = len(ids)
             ids += batch.column("id").to_pylist()
             batch_sources = batch.column("source").to_pylist()
@@ -130,7 +133,7 @@ def sign_shard(task: SignTask) -> Signed:
         (folder / "shingles.u32").unlink()
     write_documents(folder / "documents.arrow", ids, sources)
     write_sorted(Path(task.bands), np.concatenate(bands or [np.empty(0, BAND)]), ("hash", "key"))
-    return Signed(num_documents=len(ids), num_too_short=too_short, num_sampled=sampled)
+    return Signed(num_documents=len(ids), num_too_short=too_short, num_sampled=sampled, bad=bad)
 
 
 def _mapped(path: Path, dtype: str) -> np.ndarray:

@@ -29,9 +29,10 @@ from marin.processing.dedup.config import BloomConfig, DedupConfig, ExactConfig,
 from marin.processing.dedup.index import Generation, Index, continue_index, open_index
 from marin.processing.dedup.report import Report
 from marin.processing.dedup.sorted_records import count_records, write_array
+from marin.processing.formats.splits import Split
 from marin.processing.kernels.bloom import BloomFilter
 from marin.processing.remove import RemoveTask, remove_shard
-from marin.processing.shards import part_name, plan_shards, run_tasks, write_shard
+from marin.processing.shards import BadRows, document_shards, part_name, read_shard, run_tasks, total_bad, write_shard
 
 _WORK = "work"  # files of no use after the run
 
@@ -42,9 +43,7 @@ def dedup(config: DedupConfig) -> Report:
     Raises TooMuchRemovedError, with attributes and report written and nothing removed, where a source would lose more
     of its documents than its limit.
     """
-    shards = plan_shards(config.input_path)
-    if not shards:
-        raise ValueError(f"no documents at {config.input_path}: give a folder of .jsonl or .parquet files")
+    shards = document_shards(config.input_path)
     output = Path(config.output_path)
     method = config.method
     if isinstance(method, SubstringConfig):
@@ -69,7 +68,7 @@ def dedup(config: DedupConfig) -> Report:
     return report
 
 
-def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[str], output: Path) -> Report:
+def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[Split], output: Path) -> Report:
     index = continue_index(output / "index", minhash.identity_of(method), config.index_path)
     generation = len(index.generations)
     work = output / _WORK
@@ -77,17 +76,18 @@ def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[s
     sign_tasks = [
         minhash.SignTask(
             config=method,
-            path=path,
+            split=split,
             generation=generation,
             shard=shard,
             priority=config.priority,
             index_shard=str(index.shard(generation, shard)),
             bands=str(bands[shard]),
         )
-        for shard, path in enumerate(shards)
+        for shard, split in enumerate(shards)
     ]
     signed = run_tasks(minhash.sign_shard, sign_tasks, config.num_workers)
     num_documents = tuple(of_shard.num_documents for of_shard in signed)
+    bad = _checked(config, num_documents, [of_shard.bad for of_shard in signed])
 
     earlier = [path for number in range(generation) for path in index.leaders(number)]
     num_records = count_records([*bands, *earlier])
@@ -95,6 +95,7 @@ def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[s
     linked = run_tasks(minhash.link_range, link_tasks, config.num_workers)
     minhash.resolve_links([Path(t.links) for t in link_tasks], index, num_documents, len(config.priority) + 1)
     details = {
+        "bad_rows": bad,
         "documents_too_short": sum(of_shard.num_too_short for of_shard in signed),
         "documents_sampled": sum(of_shard.num_sampled for of_shard in signed),
         "buckets_shared": sum(of_range.num_buckets for of_range in linked),
@@ -104,7 +105,7 @@ def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[s
     return _document_report(config, index, num_documents, output, details)
 
 
-def _exact(config: DedupConfig, method: ExactConfig, shards: Sequence[str], output: Path) -> Report:
+def _exact(config: DedupConfig, method: ExactConfig, shards: Sequence[Split], output: Path) -> Report:
     index = continue_index(output / "index", exact.identity_of(method), config.index_path)
     generation = len(index.generations)
     work = output / _WORK
@@ -112,16 +113,18 @@ def _exact(config: DedupConfig, method: ExactConfig, shards: Sequence[str], outp
     hash_tasks = [
         exact.HashTask(
             config=method,
-            path=path,
+            split=split,
             generation=generation,
             shard=shard,
             priority=config.priority,
             index_shard=str(index.shard(generation, shard)),
             hashes=str(hashes[shard]),
         )
-        for shard, path in enumerate(shards)
+        for shard, split in enumerate(shards)
     ]
-    num_documents = tuple(run_tasks(exact.hash_shard, hash_tasks, config.num_workers))
+    hashed = run_tasks(exact.hash_shard, hash_tasks, config.num_workers)
+    num_documents = tuple(count for count, _ in hashed)
+    details = {"bad_rows": _checked(config, num_documents, [bad for _, bad in hashed])}
     earlier = [path for number in range(generation) for path in index.leaders(number)]
     merge_tasks = exact.merge_tasks(index, generation, hashes, count_records([*hashes, *earlier]), work)
     run_tasks(exact.merge_range, merge_tasks, config.num_workers)
@@ -131,14 +134,14 @@ def _exact(config: DedupConfig, method: ExactConfig, shards: Sequence[str], outp
         for shard in range(len(shards)):
             found = exact.duplicates_of_shard([Path(path) for path in duplicates], generation, num_priorities, shard)
             write_array(index.removed(generation, shard), exact.removed_documents(found))
-        return _document_report(config, index, num_documents, output, {})
+        return _document_report(config, index, num_documents, output, details)
     tasks = [
         replace(task, duplicates=duplicates, num_priorities=num_priorities)
         for task in _attribute_tasks(index, num_documents, output, "")
     ]
     counts = _sum(run_tasks(write_paragraph_attributes, tasks, config.num_workers))
     _finished(index, num_documents)
-    return Report(counts=counts, largest_clusters=[], details={})
+    return Report(counts=counts, largest_clusters=[], details=details)
 
 
 def _document_report(
@@ -180,11 +183,17 @@ def _sum(parts: Sequence[SourceCounts]) -> SourceCounts:
     return total
 
 
+def _checked(config: DedupConfig, num_documents: Sequence[int], parts: Sequence[BadRows]) -> dict[str, int]:
+    bad = total_bad(parts)
+    bad.check(sum(num_documents), config.max_bad)
+    return dict(sorted(bad.kinds.items()))
+
+
 def _finished(index: Index, num_documents: tuple[int, ...]) -> None:
     replace(index, generations=(*index.generations, Generation(num_documents=num_documents))).write()
 
 
-def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[str], output: Path) -> Report:
+def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[Split], output: Path) -> Report:
     identity = bloom.identity_of(method)
     if config.priority:
         raise ValueError("bloom keeps what comes first, and knows no priority: put the shards in the order you want")
@@ -194,10 +203,10 @@ def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[str],
     else:
         num_units = bloom.count_units(shards, method) if num_units is None else num_units
         seen = BloomFilter.sized(max(num_units, 1), method.false_positive_rate)
-    counts = SourceCounts()
-    for shard, path in enumerate(shards):
+    counts, bad = SourceCounts(), BadRows()
+    for shard, split in enumerate(shards):
         tables = []
-        for batch in bloom.batches_of(path):
+        for batch in read_shard(split, bad):
             found = bloom.look_up(batch, seen, method)
             sources = batch.column("source").to_pylist()
             counts.documents.update(sources)
@@ -214,6 +223,7 @@ def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[str],
     Index(root=output / "index", method=identity, generations=()).write()
     share = seen.share_of_bits_set()
     details = {
+        "bad_rows": _checked(config, [sum(counts.documents.values())], [bad]),
         "num_units": num_units,
         "filter_bytes": seen.bits.nbytes,
         "false_positive_rate_at_end": float(np.round(share**seen.num_probes, 6)),
@@ -221,17 +231,17 @@ def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[str],
     return Report(counts=counts, largest_clusters=[], details=details)
 
 
-def _remove(config: DedupConfig, shards: Sequence[str], output: Path) -> dict[str, int]:
+def _remove(config: DedupConfig, shards: Sequence[Split], output: Path) -> dict[str, int]:
     has_spans = isinstance(config.method, BloomConfig) or getattr(config.method, "on", None) == "paragraph"
     tasks = [
         RemoveTask(
-            documents=path,
+            documents=split,
             attributes=str(_attributes(output, shard, len(shards))),
             output=str(output / "documents" / part_name(shard, len(shards))),
             drop_column="dedup.duplicate",
             spans_column="dedup.remove_spans" if has_spans else None,
         )
-        for shard, path in enumerate(shards)
+        for shard, split in enumerate(shards)
     ]
     done = run_tasks(remove_shard, tasks, config.num_workers)
     names = ("rows_in", "rows_out", "dropped", "emptied")
