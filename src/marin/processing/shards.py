@@ -13,7 +13,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from marin.processing.formats.reading import BadRecord, read_split
-from marin.processing.formats.splits import Split, plan_splits
+from marin.processing.formats.splits import FORMATS, Split, plan_splits
 from marin.processing.formats.writing import open_writer
 
 Task = TypeVar("Task")
@@ -22,16 +22,16 @@ Result = TypeVar("Result")
 _SHOWN_BAD = 3
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BadRows:
     """Rows that are no documents: how many of each kind, and the first of them."""
 
-    kinds: Counter[str] = field(default_factory=Counter)
+    kinds: dict[str, int] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
 
     def add(self, record: BadRecord) -> None:
         """Count one."""
-        self.kinds[record.kind] += 1
+        self.kinds[record.kind] = self.kinds.get(record.kind, 0) + 1
         if len(self.shown) < _SHOWN_BAD:
             self.shown.append(f"{record.position}: {record.reason}")
 
@@ -48,11 +48,12 @@ class BadRows:
 
 def total_bad(parts: Iterable[BadRows]) -> BadRows:
     """All of them together."""
-    total = BadRows()
+    kinds: Counter[str] = Counter()
+    shown: list[str] = []
     for part in parts:
-        total.kinds.update(part.kinds)
-        total.shown += part.shown[: _SHOWN_BAD - len(total.shown)]
-    return total
+        kinds.update(part.kinds)
+        shown += part.shown
+    return BadRows(kinds=dict(sorted(kinds.items())), shown=shown[:_SHOWN_BAD])
 
 
 def document_shards(path: str) -> list[Split]:
@@ -70,9 +71,19 @@ def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], num_wor
     return [function(task) for task in tasks]
 
 
-def part_name(shard: int, num_shards: int) -> str:
-    """The file of a shard, in every folder that has one for each."""
-    return f"part-{shard:05d}-of-{num_shards:05d}.parquet"
+def files_of(shards: Sequence[Split]) -> list[tuple[str, list[int]]]:
+    """(name, numbers of its shards) of every file of documents: what is written beside it has that name, in parquet."""
+    files: dict[str, list[int]] = {}
+    for number, split in enumerate(shards):
+        files.setdefault(split.label, []).append(number)
+    named: dict[str, str] = {}
+    for label in files:
+        fitting = [ending for ending in FORMATS if label.endswith(ending)]
+        name = label.removesuffix(max(fitting, key=len, default="")) + ".parquet"
+        if name in named:
+            raise ValueError(f"{named[name]} and {label} would both become {name}: give one of them another name")
+        named[name] = label
+    return [(name, files[label]) for name, label in named.items()]
 
 
 def write_shard(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema | None) -> None:

@@ -22,6 +22,7 @@ from marin.processing.dedup.attributes import (
     SourceCounts,
     cluster_sizes,
     largest_clusters,
+    source_counts,
     write_document_attributes,
     write_paragraph_attributes,
 )
@@ -31,9 +32,10 @@ from marin.processing.dedup.report import Report
 from marin.processing.dedup.sorted_records import count_records, write_array
 from marin.processing.formats.splits import Split
 from marin.processing.kernels.bloom import BloomFilter
-from marin.processing.remove import RemoveTask, remove_shard
-from marin.processing.shards import BadRows, document_shards, part_name, read_shard, run_tasks, total_bad, write_shard
+from marin.processing.remove import RemoveTask, remove_from_file
+from marin.processing.shards import BadRows, document_shards, files_of, read_shard, run_tasks, total_bad, write_shard
 
+_ATTRIBUTES, _DOCUMENTS = "attributes", "documents"
 _WORK = "work"  # files of no use after the run
 
 
@@ -102,7 +104,7 @@ def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[S
         "largest_bucket": max(of_range.largest for of_range in linked),
         "entries_without_room_to_lead": sum(of_range.num_without_room for of_range in linked),
     }
-    return _document_report(config, index, num_documents, output, details)
+    return _document_report(config, index, shards, num_documents, output, details)
 
 
 def _exact(config: DedupConfig, method: ExactConfig, shards: Sequence[Split], output: Path) -> Report:
@@ -123,8 +125,8 @@ def _exact(config: DedupConfig, method: ExactConfig, shards: Sequence[Split], ou
         for shard, split in enumerate(shards)
     ]
     hashed = run_tasks(exact.hash_shard, hash_tasks, config.num_workers)
-    num_documents = tuple(count for count, _ in hashed)
-    details = {"bad_rows": _checked(config, num_documents, [bad for _, bad in hashed])}
+    num_documents = tuple(of_shard.num_documents for of_shard in hashed)
+    details = {"bad_rows": _checked(config, num_documents, [of_shard.bad for of_shard in hashed])}
     earlier = [path for number in range(generation) for path in index.leaders(number)]
     merge_tasks = exact.merge_tasks(index, generation, hashes, count_records([*hashes, *earlier]), work)
     run_tasks(exact.merge_range, merge_tasks, config.num_workers)
@@ -134,53 +136,49 @@ def _exact(config: DedupConfig, method: ExactConfig, shards: Sequence[Split], ou
         for shard in range(len(shards)):
             found = exact.duplicates_of_shard([Path(path) for path in duplicates], generation, num_priorities, shard)
             write_array(index.removed(generation, shard), exact.removed_documents(found))
-        return _document_report(config, index, num_documents, output, details)
+        return _document_report(config, index, shards, num_documents, output, details)
     tasks = [
         replace(task, duplicates=duplicates, num_priorities=num_priorities)
-        for task in _attribute_tasks(index, num_documents, output, "")
+        for task in _attribute_tasks(index, shards, num_documents, output, "")
     ]
-    counts = _sum(run_tasks(write_paragraph_attributes, tasks, config.num_workers))
+    counts = SourceCounts.total(run_tasks(write_paragraph_attributes, tasks, config.num_workers))
     _finished(index, num_documents)
     return Report(counts=counts, largest_clusters=[], details=details)
 
 
 def _document_report(
-    config: DedupConfig, index: Index, num_documents: tuple[int, ...], output: Path, details: dict[str, Any]
+    config: DedupConfig,
+    index: Index,
+    shards: Sequence[Split],
+    num_documents: tuple[int, ...],
+    output: Path,
+    details: dict[str, Any],
 ) -> Report:
     """Attributes of what `removed/` of the newest generation says, and the index finished."""
     generation = len(index.generations)
     numbering, sizes = cluster_sizes(index, generation, num_documents)
     sizes_file = output / _WORK / "cluster_sizes.npy"
     write_array(sizes_file, sizes)
-    tasks = _attribute_tasks(index, num_documents, output, str(sizes_file))
-    counts = _sum(run_tasks(write_document_attributes, tasks, config.num_workers))
+    tasks = _attribute_tasks(index, shards, num_documents, output, str(sizes_file))
+    counts = SourceCounts.total(run_tasks(write_document_attributes, tasks, config.num_workers))
     _finished(index, num_documents)
     return Report(counts=counts, largest_clusters=largest_clusters(index, numbering, sizes), details=details)
 
 
-def _attribute_tasks(index: Index, num_documents: tuple[int, ...], output: Path, sizes: str) -> list[AttributesTask]:
+def _attribute_tasks(
+    index: Index, shards: Sequence[Split], num_documents: tuple[int, ...], output: Path, sizes: str
+) -> list[AttributesTask]:
     return [
         AttributesTask(
             index=index,
             generation=len(index.generations),
-            shard=shard,
+            shards=tuple(numbers),
             num_documents=num_documents,
-            path=str(_attributes(output, shard, len(num_documents))),
+            path=str(output / _ATTRIBUTES / name),
             sizes=sizes,
         )
-        for shard in range(len(num_documents))
+        for name, numbers in files_of(shards)
     ]
-
-
-def _attributes(output: Path, shard: int, num_shards: int) -> Path:
-    return output / "attributes" / part_name(shard, num_shards)
-
-
-def _sum(parts: Sequence[SourceCounts]) -> SourceCounts:
-    total = SourceCounts()
-    for part in parts:
-        total.add(part)
-    return total
 
 
 def _checked(config: DedupConfig, num_documents: Sequence[int], parts: Sequence[BadRows]) -> dict[str, int]:
@@ -199,50 +197,46 @@ def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[Split
         raise ValueError("bloom keeps what comes first, and knows no priority: put the shards in the order you want")
     num_units = method.num_units
     if config.index_path is not None:
-        seen = bloom.load_filter(open_index(config.index_path, identity).root)
+        seen = bloom.load_filter(Path(open_index(config.index_path, identity).root))
     else:
         num_units = bloom.count_units(shards, method) if num_units is None else num_units
         seen = BloomFilter.sized(max(num_units, 1), method.false_positive_rate)
-    counts, bad = SourceCounts(), BadRows()
-    for shard, split in enumerate(shards):
-        tables = []
-        for batch in read_shard(split, bad):
+    counts, bad = [], BadRows()
+    for name, numbers in files_of(shards):
+        batches = []
+        for batch in (batch for number in numbers for batch in read_shard(shards[number], bad)):
             found = bloom.look_up(batch, seen, method)
-            sources = batch.column("source").to_pylist()
-            counts.documents.update(sources)
-            for source, gone, spans in zip(sources, found.removed.tolist(), found.spans, strict=True):
-                counts.removed[source] += gone
-                if not gone:
-                    counts.spans[source] += len(spans)
-                    counts.span_bytes[source] += sum(span["end"] - span["start"] for span in spans)
-            columns = [batch.column("id"), found.removed, found.contained, found.spans]
+            counts.append(source_counts(batch.column("source").to_pylist(), found.removed.tolist(), found.spans))
+            spans = [[{"start": start, "end": end} for start, end in of_text] for of_text in found.spans]
+            columns = [batch.column("id"), found.removed, found.contained, spans]
             arrays = [pa.array(c, f.type) for c, f in zip(columns, SPAN_ATTRIBUTES, strict=True)]
-            tables.append(pa.RecordBatch.from_arrays(arrays, schema=SPAN_ATTRIBUTES))
-        write_shard(_attributes(output, shard, len(shards)), iter(tables), SPAN_ATTRIBUTES)
+            batches.append(pa.RecordBatch.from_arrays(arrays, schema=SPAN_ATTRIBUTES))
+        write_shard(output / _ATTRIBUTES / name, batches, SPAN_ATTRIBUTES)
+    total = SourceCounts.total(counts)
     bloom.save_filter(output / "index", seen)
-    Index(root=output / "index", method=identity, generations=()).write()
+    Index(root=str(output / "index"), method=identity, generations=()).write()
     share = seen.share_of_bits_set()
     details = {
-        "bad_rows": _checked(config, [sum(counts.documents.values())], [bad]),
+        "bad_rows": _checked(config, [sum(total.documents.values())], [bad]),
         "num_units": num_units,
         "filter_bytes": seen.bits.nbytes,
         "false_positive_rate_at_end": float(np.round(share**seen.num_probes, 6)),
     }
-    return Report(counts=counts, largest_clusters=[], details=details)
+    return Report(counts=total, largest_clusters=[], details=details)
 
 
 def _remove(config: DedupConfig, shards: Sequence[Split], output: Path) -> dict[str, int]:
     has_spans = isinstance(config.method, BloomConfig) or getattr(config.method, "on", None) == "paragraph"
     tasks = [
         RemoveTask(
-            documents=split,
-            attributes=str(_attributes(output, shard, len(shards))),
-            output=str(output / "documents" / part_name(shard, len(shards))),
+            documents=tuple(shards[number] for number in numbers),
+            attributes=str(output / _ATTRIBUTES / name),
+            output=str(output / _DOCUMENTS / name),
             drop_column="dedup.duplicate",
             spans_column="dedup.remove_spans" if has_spans else None,
         )
-        for shard, split in enumerate(shards)
+        for name, numbers in files_of(shards)
     ]
-    done = run_tasks(remove_shard, tasks, config.num_workers)
+    done = run_tasks(remove_from_file, tasks, config.num_workers)
     names = ("rows_in", "rows_out", "dropped", "emptied")
     return {name: sum(asdict(of_shard)[name] for of_shard in done) for name in names}
