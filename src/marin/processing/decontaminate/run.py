@@ -9,16 +9,17 @@ With `remove="attributes"` it is a report on how two data sets overlap: the item
 """
 
 import json
+import shutil
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from marin.io.atomic import open_atomic, write_text
-from marin.processing.decontaminate.config import DecontaminateConfig
+from marin.processing.decontaminate.config import RECIPE_VERSION, DecontaminateConfig
 from marin.processing.decontaminate.ngram_index import NgramIndex, index_items
 from marin.processing.decontaminate.overlap import (
     CountTask,
@@ -29,11 +30,14 @@ from marin.processing.decontaminate.overlap import (
     overlap_of_file,
 )
 from marin.processing.formats.splits import Split
-from marin.processing.remove import RemoveTask, remove_from_file
+from marin.processing.remove import Removed, RemoveTask, remove_from_file
 from marin.processing.shards import document_shards, files_of, run_tasks, total_bad
 
 REPORT_FILE, HITS_FILE = "report.json", "hits.jsonl"
-_ATTRIBUTES = "attributes"
+_ATTRIBUTES, _WORK = "attributes", "work"
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 _SHOWN_DOCUMENTS = 5  # of each item, in the report; hits.jsonl has all
 
 
@@ -42,12 +46,12 @@ def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
     shards = document_shards(config.input_path)
     output = Path(config.output_path)
     index = index_items(config.against, config.ngram, config.min_words)
-    index_file = output / "work" / "ngrams.npz"
+    index_file = output / _WORK / "ngrams.npz"
     index.save(index_file)
     common: list[dict[str, Any]] = []
     if config.max_document_share is not None:
         index, common = _without_common(config, config.max_document_share, index, index_file, shards)
-        index_file = output / "work" / "ngrams_that_count.npz"
+        index_file = output / _WORK / "ngrams_that_count.npz"
         index.save(index_file)
 
     tasks = [
@@ -59,7 +63,7 @@ def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
         )
         for name, numbers in files_of(shards)
     ]
-    found = run_tasks(overlap_of_file, tasks, config.num_workers)
+    found = _run(config, overlap_of_file, tasks, FileOverlap)
     bad = total_bad(shard.bad for shard in found)
     bad.check(sum(sum(shard.documents.values()) for shard in found), config.max_bad)
     report = _report(index, found) | {"bad_rows": dict(sorted(bad.kinds.items()))} | {"common_ngrams": common}
@@ -67,10 +71,15 @@ def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
         report["written"] = _remove(config, shards, output)
     _write_hits(output / HITS_FILE, index, [hit for shard in found for hit in shard.hits])
     write_text(output / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    for file in (output / "work").iterdir():
-        file.unlink()
-    (output / "work").rmdir()
+    shutil.rmtree(output / _WORK)
     return report
+
+
+def _run(
+    config: DecontaminateConfig, function: Callable[[Task], Result], tasks: Sequence[Task], result_type: type[Result]
+) -> list[Result]:
+    folder = Path(config.output_path) / _WORK / "tasks" / function.__name__
+    return run_tasks(function, tasks, result_type, folder=folder, recipe=RECIPE_VERSION, num_workers=config.num_workers)
 
 
 def _without_common(
@@ -87,7 +96,7 @@ def _without_common(
         )
         for shard, split in enumerate(shards)
     ]
-    num_documents = sum(run_tasks(count_documents, tasks, config.num_workers))
+    num_documents = sum(_run(config, count_documents, tasks, int))
     counts = np.zeros(len(index.hashes), np.int64)
     for task in tasks:
         counts += np.load(task.counts)
@@ -167,5 +176,5 @@ def _remove(config: DecontaminateConfig, shards: Sequence[Split], output: Path) 
         )
         for name, numbers in files_of(shards)
     ]
-    done = run_tasks(remove_from_file, tasks, config.num_workers)
+    done = _run(config, remove_from_file, tasks, Removed)
     return {name: sum(asdict(part)[name] for part in done) for name in ("rows_in", "rows_out", "dropped", "emptied")}

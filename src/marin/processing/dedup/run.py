@@ -7,10 +7,10 @@ documents/    what is left
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,14 +26,24 @@ from marin.processing.dedup.attributes import (
     write_document_attributes,
     write_paragraph_attributes,
 )
-from marin.processing.dedup.config import BloomConfig, DedupConfig, ExactConfig, MinHashConfig, SubstringConfig
+from marin.processing.dedup.config import (
+    RECIPE_VERSION,
+    BloomConfig,
+    DedupConfig,
+    ExactConfig,
+    MinHashConfig,
+    SubstringConfig,
+)
 from marin.processing.dedup.index import Generation, Index, continue_index, open_index
 from marin.processing.dedup.report import Report
 from marin.processing.dedup.sorted_records import count_records, write_array
 from marin.processing.formats.splits import Split
 from marin.processing.kernels.bloom import BloomFilter
-from marin.processing.remove import RemoveTask, remove_from_file
+from marin.processing.remove import Removed, RemoveTask, remove_from_file
 from marin.processing.shards import BadRows, document_shards, files_of, read_shard, run_tasks, total_bad, write_shard
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 _ATTRIBUTES, _DOCUMENTS = "attributes", "documents"
 _WORK = "work"  # files of no use after the run
@@ -61,13 +71,20 @@ def dedup(config: DedupConfig) -> Report:
         report = _with_minhash(config, method, shards, output)
     else:
         report = _exact(config, method, shards, output)
-    shutil.rmtree(output / _WORK, ignore_errors=True)
     report.write(output)
     report.check_limits(config)
     if config.write_documents:
         report = replace(report, details=report.details | {"written": _remove(config, shards, output)})
         report.write(output)
+    shutil.rmtree(output / _WORK, ignore_errors=True)
     return report
+
+
+def _run(
+    config: DedupConfig, function: Callable[[Task], Result], tasks: Sequence[Task], result_type: type[Result]
+) -> list[Result]:
+    folder = Path(config.output_path) / _WORK / "tasks" / function.__name__
+    return run_tasks(function, tasks, result_type, folder=folder, recipe=RECIPE_VERSION, num_workers=config.num_workers)
 
 
 def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[Split], output: Path) -> Report:
@@ -87,14 +104,14 @@ def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[S
         )
         for shard, split in enumerate(shards)
     ]
-    signed = run_tasks(minhash.sign_shard, sign_tasks, config.num_workers)
+    signed = _run(config, minhash.sign_shard, sign_tasks, minhash.Signed)
     num_documents = tuple(of_shard.num_documents for of_shard in signed)
     bad = _checked(config, num_documents, [of_shard.bad for of_shard in signed])
 
     earlier = [path for number in range(generation) for path in index.leaders(number)]
     num_records = count_records([*bands, *earlier])
     link_tasks = minhash.link_tasks(method, index, generation, bands, num_records, work)
-    linked = run_tasks(minhash.link_range, link_tasks, config.num_workers)
+    linked = _run(config, minhash.link_range, link_tasks, minhash.Linked)
     minhash.resolve_links([Path(t.links) for t in link_tasks], index, num_documents, len(config.priority) + 1)
     details = {
         "bad_rows": bad,
@@ -124,12 +141,12 @@ def _exact(config: DedupConfig, method: ExactConfig, shards: Sequence[Split], ou
         )
         for shard, split in enumerate(shards)
     ]
-    hashed = run_tasks(exact.hash_shard, hash_tasks, config.num_workers)
+    hashed = _run(config, exact.hash_shard, hash_tasks, exact.Hashed)
     num_documents = tuple(of_shard.num_documents for of_shard in hashed)
     details = {"bad_rows": _checked(config, num_documents, [of_shard.bad for of_shard in hashed])}
     earlier = [path for number in range(generation) for path in index.leaders(number)]
     merge_tasks = exact.merge_tasks(index, generation, hashes, count_records([*hashes, *earlier]), work)
-    run_tasks(exact.merge_range, merge_tasks, config.num_workers)
+    _run(config, exact.merge_range, merge_tasks, int)
     duplicates = tuple(task.duplicates for task in merge_tasks)
     num_priorities = len(config.priority) + 1
     if method.on == "document":
@@ -141,7 +158,7 @@ def _exact(config: DedupConfig, method: ExactConfig, shards: Sequence[Split], ou
         replace(task, duplicates=duplicates, num_priorities=num_priorities)
         for task in _attribute_tasks(index, shards, num_documents, output, "")
     ]
-    counts = SourceCounts.total(run_tasks(write_paragraph_attributes, tasks, config.num_workers))
+    counts = SourceCounts.total(_run(config, write_paragraph_attributes, tasks, SourceCounts))
     _finished(index, num_documents)
     return Report(counts=counts, largest_clusters=[], details=details)
 
@@ -160,7 +177,7 @@ def _document_report(
     sizes_file = output / _WORK / "cluster_sizes.npy"
     write_array(sizes_file, sizes)
     tasks = _attribute_tasks(index, shards, num_documents, output, str(sizes_file))
-    counts = SourceCounts.total(run_tasks(write_document_attributes, tasks, config.num_workers))
+    counts = SourceCounts.total(_run(config, write_document_attributes, tasks, SourceCounts))
     _finished(index, num_documents)
     return Report(counts=counts, largest_clusters=largest_clusters(index, numbering, sizes), details=details)
 
@@ -237,6 +254,6 @@ def _remove(config: DedupConfig, shards: Sequence[Split], output: Path) -> dict[
         )
         for name, numbers in files_of(shards)
     ]
-    done = run_tasks(remove_from_file, tasks, config.num_workers)
+    done = _run(config, remove_from_file, tasks, Removed)
     names = ("rows_in", "rows_out", "dropped", "emptied")
     return {name: sum(asdict(of_shard)[name] for of_shard in done) for name in names}

@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc  # its functions are made when it is imported, unknown to type checkers
 
-from marin.processing.formats.reading import JSON_COLUMN, dump_json
+from marin.processing.formats.record import JSON_COLUMN, dump_json
 from marin.processing.pipeline.batch import SAMPLES_PER_RULE, SHOWN_CHARACTERS, Sample
 
 
