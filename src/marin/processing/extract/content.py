@@ -7,12 +7,13 @@ half too (benchmarks/bench_extract.py). The price of rules: a page that is no ar
 less than a reader would.
 """
 
+import math
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from marin.processing.extract.tree import HEADINGS, UNSEEN, Attributes, Element, Judge, light_tree, names
+from marin.processing.extract.tree import HEADINGS, Attributes, Element, light_tree, names
 
 # Marks of an element, by the words in its class and id.
 AWAY = 1  # never content: navigation, comments, sharing, advertising
@@ -60,12 +61,17 @@ _LABELLING = ("author-", "category-", "elementor", "format-", "has-", "is-", "no
 _BARS = frozenset(("left", "right", "share", "side", "top"))
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
-_AWAY_TAGS = frozenset(("aside", "dialog", "footer", "menu", "nav", "search"))
 _WHOLE_TAGS = frozenset(("article", "body", "html", "main"))
+_MARKS_OF_TAGS = {
+    **dict.fromkeys(("aside", "dialog", "footer", "menu", "search"), AWAY),
+    **dict.fromkeys(_WHOLE_TAGS, CONTENT),
+    "figcaption": CAPTION,
+}
 _AWAY_ROLES = names(
     "alert alertdialog banner complementary contentinfo dialog menu menubar navigation search tablist toolbar"
 )
-_CUT_FIRST = ", ".join(sorted(UNSEEN - {"head", "map"}) + ["nav", '[aria-hidden="true"]'])
+# What counts as text for the parser, and for nobody else.
+_NO_TEXT = "noscript, script, style"
 # Not gone down into: they are content, not places for it.
 _PARAGRAPHS = frozenset(("blockquote", "dl", "li", "ol", "p", "pre", "ul"))
 # Parts of lists and tables stand or fall with the whole.
@@ -77,45 +83,53 @@ def main_content(tree: LexborHTMLParser) -> Element:
     body = tree.body
     if body is None:
         return Element("article", {}, [])
-    for node in body.css(_CUT_FIRST):
-        node.decompose()
-    whole = light_tree(body, _judge(MOST_OF_A_PAGE * len(body.text())))
+    whole = _without_away(body)
     leads, main = _main_part(whole)
     article = Element("article", {}, [prune(part) for part in [*leads, main] if _is_kept(part) or part is main])
     _cut_last_headings(article)
-    article.chars = sum(_chars_left(part) for part in article.children if not isinstance(part, str))
-    return article if article.chars else whole
+    return article if _has_text(article) else whole
 
 
-def _judge(most: float) -> Judge:
-    """Marks elements by name; leaves out what is away, but for a part that has `most` characters of text."""
+def _without_away(body: LexborNode) -> Element:
+    """The body without what is named as no content, but for a part that has most of the page's text."""
+    left_out: list[int] = []
+    whole = light_tree(body, partial(_judge, left_out, math.inf))
+    most = MOST_OF_A_PAGE * (whole.chars + sum(left_out))
+    if not left_out or max(left_out) < most:
+        return whole
+    for node in body.css(_NO_TEXT):
+        node.decompose()
+    return light_tree(body, partial(_judge, [], MOST_OF_A_PAGE * len(body.text(strip=True))))
 
-    def judge(node: LexborNode, tag: str, attributes: Attributes) -> int | None:
-        marks = marks_of(tag, attributes)
-        if marks & AWAY:
-            if len(node.text()) < most:
-                return None
-            marks &= ~AWAY
-        return marks
 
-    return judge
+def _judge(left_out: list[int], most: float, node: LexborNode, tag: str, attributes: Attributes) -> int | None:
+    """Marks elements by name; leaves out what is away and has less than `most` characters, noting how many it has."""
+    if tag == "nav":
+        return None
+    marks = marks_of(tag, attributes) if attributes else _MARKS_OF_TAGS.get(tag, 0)
+    if marks & AWAY:
+        chars = len(node.text(strip=True))
+        if chars < most:
+            left_out.append(chars)
+            return None
+        marks &= ~AWAY
+    return marks
 
 
 def marks_of(tag: str, attributes: Attributes) -> int:
     """What the names of an element say of it."""
-    marks = AWAY if tag in _AWAY_TAGS else CAPTION if tag == "figcaption" else 0
+    marks = _MARKS_OF_TAGS.get(tag, 0)
     is_whole = tag in _WHOLE_TAGS
-    if attributes:
-        if classes := attributes.get("class"):
-            marks |= _marks_of_classes(classes)
-            is_whole = is_whole or "hentry" in classes
-        if name := attributes.get("id"):
-            marks |= _marks_of_name(name)
-        if attributes.get("role") in _AWAY_ROLES:
-            marks |= AWAY
-        if item := attributes.get("itemprop"):
-            is_whole = is_whole or "articleBody" in item
-            marks |= ABOUT if item in ("author", "dateModified", "datePublished", "publisher") else 0
+    if classes := attributes.get("class"):
+        marks |= _marks_of_classes(classes)
+        is_whole = is_whole or "hentry" in classes
+    if name := attributes.get("id"):
+        marks |= _marks_of_name(name)
+    if attributes.get("role") in _AWAY_ROLES or attributes.get("aria-hidden") == "true":
+        marks |= AWAY
+    if item := attributes.get("itemprop"):
+        is_whole = is_whole or "articleBody" in item
+        marks |= ABOUT if item in ("author", "dateModified", "datePublished", "publisher") else 0
     return CONTENT if is_whole else marks
 
 
@@ -230,5 +244,5 @@ def _cut_last_headings(element: Element) -> bool:
     return False
 
 
-def _chars_left(element: Element) -> int:
-    return sum(len(child.strip()) if isinstance(child, str) else _chars_left(child) for child in element.children)
+def _has_text(element: Element) -> bool:
+    return any(bool(child.strip()) if isinstance(child, str) else _has_text(child) for child in element.children)

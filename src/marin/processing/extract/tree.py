@@ -186,10 +186,12 @@ def _copy(
             text = child.text_content or ""
             if verbatim:
                 text = text.replace("\xa0", " ")
+            elif text.isspace():
+                if not children:
+                    continue
+                text = " "
             else:
                 text = collapse(text)
-                if text == " " and not children:
-                    continue
             children.append(text)
             chars += len(text)
             run += len(text)
@@ -197,7 +199,7 @@ def _copy(
         if name is None or name in UNSEEN:
             continue
         given = child.attributes
-        if given and is_hidden(given):
+        if ("style" in given or "hidden" in given) and is_hidden(given):
             continue
         # what stands in code is code, whatever a highlighter names it
         said = 0 if judge is None or verbatim else judge(child, name, given)
@@ -246,9 +248,9 @@ def collapse(text: str) -> str:
     words = " ".join(text.split())
     if not words:
         return " " if text else ""
-    if text[0] != words[0]:
+    if text[0].isspace():
         words = " " + words
-    return words + " " if text[-1] != words[-1] else words
+    return words + " " if text[-1].isspace() else words
 
 
 def is_hidden(attributes: Attributes) -> bool:
