@@ -1,6 +1,7 @@
 """Text and tokens: get them, look into them, and from a training run back to them."""
 
 VERBS = {
+    "filter": "keep the documents that satisfy rules, and count the others by the rule that they fail",
     "at-step": "show which documents a training step saw",
     "mixture": "show what a run takes from each of its sources",
 }
