@@ -1,0 +1,327 @@
+"""Which parts of which files can be read apart, so that one big file is not one worker.
+
+A plan depends on the files alone, never on how many read them: files sorted by their path below the folder that was
+named, each cut by its own nature (JSON lines at line ends, parquet by row groups, Arrow by batches, our own .gz and
+.zst by blocks). What cannot be cut without reading all of it, like somebody else's .gz, stays whole.
+
+JSON lines have no schema, and the columns of all batches of one input must be the same. So the first rows of up to
+sixteen files say which fields there are and of what type (`Split.fields`). A field that turns up later is not lost: it
+goes into the row's metadata. A value that does not fit its column makes its row a bad one, with the reason. The price
+is that a rare field is found in another place than a common one.
+"""
+
+import glob
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from marin.io.compression import DamagedError, compression_of, content_chunks, find_blocks
+
+SPLIT_BYTES = 128 << 20
+
+# Endings of file names, and the format they mean; the longest that fits counts.
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".jsonl.zst": "jsonl",
+    ".ndjson": "jsonl",
+    ".ndjson.gz": "jsonl",
+    ".ndjson.zst": "jsonl",
+    ".json.gz": "jsonl",  # dolma and others name their JSON lines so
+    ".json.zst": "jsonl",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".warc": "warc",
+    ".warc.gz": "warc",
+    ".warc.wet": "wet",
+    ".warc.wet.gz": "wet",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".txt": "text",
+    ".txt.gz": "text",
+    ".txt.zst": "text",
+    ".md": "text",
+    ".rst": "text",
+}
+# "text" makes a document of a file; the other two of each paragraph (blank lines between) or line, and must be asked
+# for.
+FORMAT_NAMES = ("jsonl", "parquet", "arrow", "warc", "wet", "html", "text", "text-paragraphs", "text-lines")
+
+_SAMPLED_FILES = 16
+_SAMPLED_BYTES = 1 << 18  # decompressed, of each of them
+_DOCUMENT_FIELDS = {"id": "string", "text": "string", "source": "string", "metadata": "json"}
+
+
+class FormatError(ValueError):
+    """A file that is not what its format says, or is damaged; the message begins with the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A part of one file. `start` and `end` count what the format is cut by.
+
+    Bytes of JSON lines and of text (the lines that begin after `start`, up to the one that begins at `end`; of our .gz
+    and .zst the blocks between), row groups of parquet, batches of Arrow. `end` None is the end of the file.
+    """
+
+    path: str
+    label: str  # the path below the folder that was named, with "/"; stands in made-up ids and in messages
+    format: str  # one of FORMAT_NAMES
+    start: int
+    end: int | None
+    size: int  # bytes of the whole file
+    mtime_ns: int  # of the file when it was planned; a file that has changed since is refused
+    first_row: int | None = None  # rows (lines) of the file before this split; None: counted when somebody asks
+    fields: tuple[tuple[str, str], ...] = ()  # of JSON lines: (name, "string" | "int64" | "float64" | "bool" | "json")
+
+
+def plan_splits(
+    paths: str | Path | Sequence[str | Path], *, format: str | None = None, split_bytes: int = SPLIT_BYTES
+) -> list[Split]:
+    """The splits of files, folders (with all below) and globs (`**` for any depth), sorted by label.
+
+    `format` is one of FORMAT_NAMES where the files' endings do not tell. Names that begin with `_` or `.` are passed
+    over. Raises FileNotFoundError where a path or glob has no file, FormatError where a format is unknown or a file's
+    footer is damaged.
+    """
+    if format is not None and format not in FORMAT_NAMES:
+        raise ValueError(f"format {format!r} is none of {', '.join(FORMAT_NAMES)}")
+    if split_bytes <= 0:
+        raise ValueError(f"split_bytes must be positive, got {split_bytes}")
+    files = find_files(paths, format=format)
+    formats = {label: format or format_of(path) for label, path in files}
+    json_files = [path for label, path in files if formats[label] == "jsonl"]
+    fields, has_ids = infer_fields(json_files)
+    splits = []
+    for label, path in files:
+        pieces = _pieces(path, formats[label], split_bytes, has_ids=has_ids)
+        stat = os.stat(path)
+        splits += [
+            Split(
+                path=path,
+                label=label,
+                format=formats[label],
+                start=start,
+                end=end,
+                size=stat.st_size,
+                mtime_ns=stat.st_mtime_ns,
+                first_row=first_row,
+                fields=fields if formats[label] == "jsonl" else (),
+            )
+            for start, end, first_row in pieces
+        ]
+    return splits
+
+
+def format_of(path: str | Path) -> str:
+    """The format that a file's ending means. Raises FormatError where it means none."""
+    name = os.path.basename(path)
+    fitting = [ending for ending in FORMATS if name.endswith(ending)]
+    if not fitting:
+        raise FormatError(
+            f"{path}: its ending says no format (known are {', '.join(FORMATS)}): name the format, one of "
+            f"{', '.join(FORMAT_NAMES)}"
+        )
+    return FORMATS[max(fitting, key=len)]
+
+
+def find_files(paths: str | Path | Sequence[str | Path], *, format: str | None = None) -> list[tuple[str, str]]:
+    """(label, path) of every file that is meant, sorted by label, each once.
+
+    A folder means the files below it whose ending is known (with `format`: all files). Two files of one label, from two
+    folders, are labelled by their whole path.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not given:
+        raise ValueError("no input: name files, folders or globs")
+    found: dict[str, str] = {}  # path -> label
+    for path in given:
+        for label, file in _files_of(os.fspath(path), format):
+            found.setdefault(file, label)
+    uses = Counter(found.values())
+    return sorted((label if uses[label] == 1 else file, file) for file, label in found.items())
+
+
+def _files_of(path: str, format: str | None) -> Iterator[tuple[str, str]]:
+    if os.path.isfile(path):
+        yield os.path.basename(path), path
+        return
+    if os.path.isdir(path):
+        pattern, root = os.path.join(glob.escape(path), "**"), path
+    elif glob.has_magic(path):
+        pattern, root = path, _folder_before_magic(path)
+    else:
+        raise FileNotFoundError(f"no file or folder at {os.path.abspath(path)}")
+    names = (os.path.relpath(file, root) for file in glob.iglob(pattern, recursive=True) if os.path.isfile(file))
+    visible = [name for name in names if not any(part[0] in "._" for part in name.split(os.sep))]
+    if os.path.isdir(path) and format is None:
+        visible = [name for name in visible if name.endswith(tuple(FORMATS))]
+    if not visible:
+        what = "the glob matches" if not os.path.isdir(path) else "the folder has"
+        raise FileNotFoundError(f"{path}: {what} no file of a known format ({', '.join(sorted(FORMATS))})")
+    for name in visible:
+        yield name.replace(os.sep, "/"), os.path.join(root, name)
+
+
+def _folder_before_magic(pattern: str) -> str:
+    parts = pattern.split(os.sep)
+    plain = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    return os.sep.join(parts[:plain]) or (os.sep if pattern.startswith(os.sep) else ".")
+
+
+_Piece = tuple[int, int | None, int | None]  # start, end, rows before it; see Split
+
+
+def _pieces(path: str, format: str, split_bytes: int, *, has_ids: bool) -> list[_Piece]:
+    if format == "parquet":
+        return _parquet_pieces(path, split_bytes)
+    if format == "arrow":
+        return _arrow_pieces(path, split_bytes)
+    if format == "jsonl":
+        return _line_pieces(path, split_bytes, has_ids=has_ids)
+    return [(0, None, 0)]
+
+
+def _line_pieces(path: str, split_bytes: int, *, has_ids: bool) -> list[_Piece]:
+    if compression_of(path) is not None:
+        blocks = find_blocks(path)
+        if not blocks:
+            return [(0, None, 0)]
+        return _grouped([(block.end - block.start, block.num_rows) for block in blocks], split_bytes, in_bytes=True)
+    size = os.path.getsize(path)
+    starts = list(range(0, max(size, 1), split_bytes))
+    if len(starts) > 1 and size - starts[-1] < split_bytes // 2:
+        starts.pop()  # a short rest goes with the piece before it
+    ends = [*starts[1:], None]
+    # Rows without an id are named by their line. Lines are counted here once, not by every worker for all before it.
+    rows: list[int | None] = [0] + [None] * (len(starts) - 1)
+    if not has_ids:
+        newlines = 0
+        for i in range(1, len(starts)):
+            newlines += count_newlines(path, starts[i - 1], starts[i])
+            rows[i] = newlines + 1  # the line around a piece's start is read with the piece before
+    return list(zip(starts, ends, rows, strict=True))
+
+
+def count_newlines(path: str, start: int, end: int) -> int:
+    """Newlines among the bytes from `start` to `end` of a file."""
+    count = 0
+    with open(path, "rb", buffering=0) as file:
+        file.seek(start)
+        while (left := end - file.tell()) > 0 and (chunk := file.read(min(1 << 20, left))):
+            count += chunk.count(b"\n")
+    return count
+
+
+def _grouped(parts: Sequence[tuple[int, int]], split_bytes: int, *, in_bytes: bool = False) -> list[_Piece]:
+    """Neighbouring parts of (bytes, rows) put together up to `split_bytes`; bounds count parts, or bytes."""
+    pieces: list[_Piece] = []
+    position = begin = rows = first_row = held = 0
+    for size, num_rows in parts:
+        if held and held + size > split_bytes:
+            pieces.append((begin, position, first_row))
+            begin, first_row, held = position, rows, 0
+        position += size if in_bytes else 1
+        rows += num_rows
+        held += size
+    pieces.append((begin, position, first_row))
+    return pieces
+
+
+def _parquet_pieces(path: str, split_bytes: int) -> list[_Piece]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_metadata(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise FormatError(f"{path}: not a whole parquet file: {error}") from error
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    sizes = [
+        sum(group.column(j).total_compressed_size for j in range(group.num_columns)) if group.num_columns else 0
+        for group in groups
+    ]
+    return _grouped([(size, group.num_rows) for size, group in zip(sizes, groups, strict=True)], split_bytes)
+
+
+def _arrow_pieces(path: str, split_bytes: int) -> list[_Piece]:
+    import pyarrow as pa
+
+    if not is_arrow_file(path):
+        return [(0, None, 0)]  # a stream can only be read from its beginning
+    try:
+        with pa.memory_map(path) as source, pa.ipc.open_file(source) as reader:
+            parts = [
+                (batch.nbytes, batch.num_rows) for batch in map(reader.get_batch, range(reader.num_record_batches))
+            ]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise FormatError(f"{path}: not a whole Arrow file: {error}") from error
+    return _grouped(parts, split_bytes)
+
+
+def is_arrow_file(path: str) -> bool:
+    """Whether the Arrow data in a file has the file format's footer, not the stream format."""
+    with open(path, "rb") as file:
+        return file.read(6) == b"ARROW1"
+
+
+def infer_fields(paths: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], bool]:
+    """(name, type) of the columns of files of JSON lines, by their first rows, and whether each of these has an id.
+
+    Documents, that is rows with a text, have id, text, source and metadata, others id and metadata. Further fields
+    stand behind, as they come.
+    """
+    step = max(1, len(paths) // _SAMPLED_FILES)
+    seen: dict[str, str | None] = {}  # None: only nulls so far
+    has_ids = True
+    for path in paths[::step][:_SAMPLED_FILES]:
+        for row in _first_rows(path):
+            has_ids &= row.get("id") is not None
+            for name, value in row.items():
+                seen[name] = _wider(seen.get(name), _type_of(value))
+    is_documents = "text" in seen or not seen
+    base = _DOCUMENT_FIELDS if is_documents else {name: _DOCUMENT_FIELDS[name] for name in ("id", "metadata")}
+    known = {**base, **{name: kind or "json" for name, kind in seen.items() if name not in base}}
+    return tuple(known.items()), has_ids
+
+
+def _first_rows(path: str) -> Iterable[dict[str, Any]]:
+    content, whole = b"", True
+    with open(path, "rb") as file:
+        try:
+            for chunk in content_chunks(file, compression_of(path)):
+                content += chunk
+                if len(content) > _SAMPLED_BYTES:
+                    content, whole = content[:_SAMPLED_BYTES], False
+                    break
+        except DamagedError:
+            whole = False  # told, with the position, by whoever reads the file
+    lines = content.splitlines()
+    for line in lines if whole else lines[:-1]:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):  # bad lines are counted where they are read
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def _type_of(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "bool"
+    return {str: "string", int: "int64", float: "float64"}.get(type(value), "json")
+
+
+def _wider(one: str | None, other: str | None) -> str | None:
+    """The type that holds values of both; values of unlike types are told apart as JSON."""
+    if one is None or other is None or one == other:
+        return other if one is None else one
+    return "float64" if {one, other} == {"int64", "float64"} else "json"
