@@ -123,7 +123,7 @@ def tokenize_shard(job: ShardJob, tokenizer: Tokenizer, report: Report) -> str |
 
 def _kind_of_rows(job: ShardJob, tokenizer: Tokenizer) -> Rows:
     if job.chat is None:
-        return TextRows()
+        return TextRows(job.recipe.get("text_column", "text"))
     from marin.processing.tokenize.chat import ChatRows, ChatTemplate
 
     return ChatRows(ChatTemplate(job.chat, tokenizer))

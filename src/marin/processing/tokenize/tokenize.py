@@ -100,6 +100,8 @@ def _plan(config: TokenizeConfig, tokenizer: Tokenizer, chat: ChatInfo | None) -
         "eos_id": tokenizer.eos_id,
         "vocab_size": tokenizer.vocab_size,
     }
+    if config.text_column != "text":
+        recipe["text_column"] = config.text_column
     if config.chat is not None and chat is not None:
         format = replace(config.chat, template=chat.template)  # also where it is the tokenizer's own
         recipe["chat"] = {"version": CHAT_RECIPE_VERSION, "format": encode(format)}
