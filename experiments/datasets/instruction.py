@@ -67,8 +67,16 @@ def _sharegpt(*metadata: str, system_column: str | None = None) -> ConversationA
     )
 
 
-def _pair(question: str, answer: str, *metadata: str, **more: str) -> ConversationAdapter:
-    return ConversationAdapter(question_column=question, answer_column=answer, metadata_columns=metadata, **more)
+def _pair(
+    question: str, answer: str, *metadata: str, answer_key: str | None = None, best_by: str | None = None
+) -> ConversationAdapter:
+    return ConversationAdapter(
+        question_column=question,
+        answer_column=answer,
+        answer_key=answer_key,
+        best_by=best_by,
+        metadata_columns=metadata,
+    )
 
 
 SETS = by_name(

@@ -177,18 +177,30 @@ def test_every_set_of_text_runs_to_its_tokens_on_a_stand_in(sets, hub: Hub, toke
     steps = [entry.tokenized(str(tokenizer)) for entry in entries]
     Executor(str(tmp_path)).run(steps)
     for entry in entries:
-        [ledger] = tmp_path.glob(f"tokenized/{entry.name}*/store.json")
+        [ledger] = tmp_path.glob(f"tokenized/{entry.name}-*/store.json")
         assert json.loads(ledger.read_text())["num_documents"] == len(TEXTS), entry.name
 
 
+FORMS = ("tulu_3", "openhermes_2_5", "acecode_89k", "dolphin_r1_reasoning", "natural_reasoning")
+"""Instruction sets of unlike forms, one each."""
+
+
+def test_sets_of_conversations_of_every_form_run_to_their_tokens(sets, hub: Hub, tokenizer: Path, tmp_path: Path):
+    run_conversations([sets["instruction"].SETS[name] for name in FORMS], hub, tokenizer, tmp_path)
+
+
+@pytest.mark.slow
 def test_every_set_of_conversations_runs_to_its_tokens_on_a_stand_in(sets, hub: Hub, tokenizer: Path, tmp_path: Path):
-    entries = list(sets["instruction"].SETS.values())
+    run_conversations(list(sets["instruction"].SETS.values()), hub, tokenizer, tmp_path)
+
+
+def run_conversations(entries: list[Any], hub: Hub, tokenizer: Path, tmp_path: Path) -> None:
     for entry in entries:
         rows = [_conversation(entry.adapter, text) for text in TEXTS]
         hub.repositories.setdefault(entry.repository, {}).update(_file_of(entry, rows))
     Executor(str(tmp_path)).run([entry.tokenized(str(tokenizer)) for entry in entries])
     for entry in entries:
-        [ledger] = tmp_path.glob(f"tokenized/sft/{entry.name}*/store.json")
+        [ledger] = tmp_path.glob(f"tokenized/sft/{entry.name}-*/store.json")
         store = json.loads(ledger.read_text())
         assert store["num_documents"] == len(TEXTS) and 0 < store["num_trained"] < store["num_tokens"], entry.name
 
