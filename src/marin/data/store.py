@@ -30,6 +30,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from json.encoder import encode_basestring as _quote
 from pathlib import Path
 from typing import IO, Any
 
@@ -95,7 +96,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 class ShardWriter:
-    """Write one shard, a document at a time; `close` returns its line for the ledger.
+    """Write one shard, a document or many at a time; `close` returns its line for the ledger.
 
     The folder is the caller's to make and to publish (a temporary folder, renamed when complete). Memory is bounded:
     only the offsets are held. Bytes are hashed on their way to the files.
@@ -108,7 +109,7 @@ class ShardWriter:
         self._name = name
         self._vocab_size = vocab_size
         self._dtype = token_dtype(vocab_size)
-        self._eos = np.array([eos_id], dtype=self._dtype)
+        self._eos_id = eos_id
         self._offsets = [0]
         self._num_bytes = 0
         self._num_trained: int | None = 0 if has_loss_mask else None
@@ -132,18 +133,54 @@ class ShardWriter:
 
         `loss_mask` is bool (n + 1,), with a place for that token; it is given where the shard has masks.
         """
-        if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < self._vocab_size):
-            worst = int(tokens.max()) if int(tokens.max()) >= self._vocab_size else int(tokens.min())
-            raise ValueError(
-                f"document {document_id!r}: token id {worst} lies outside the vocabulary of {self._vocab_size}"
+        self.add_batch(
+            tokens,
+            [0, len(tokens)],
+            document_ids=[document_id],
+            sources=[source],
+            num_bytes=[num_bytes],
+            loss_masks=None if loss_mask is None else [loss_mask],
+        )
+
+    def add_batch(
+        self,
+        tokens: np.ndarray,
+        offsets: Sequence[int],
+        *,
+        document_ids: Sequence[str],
+        sources: Sequence[str],
+        num_bytes: Sequence[int],
+        loss_masks: Sequence[np.ndarray] | None = None,
+    ) -> None:
+        """Append documents as `add` does: document i is `tokens[offsets[i] : offsets[i + 1]]`."""
+        self._check_tokens(tokens, offsets, document_ids)
+        rows = np.empty(offsets[-1] - offsets[0] + len(document_ids), self._dtype)
+        at = 0
+        lines: list[str] = []
+        begun = self._offsets[-1]
+        for index, (document_id, source) in enumerate(zip(document_ids, sources, strict=True)):
+            start, end = offsets[index], offsets[index + 1]
+            rows[at : at + end - start] = tokens[start:end]
+            at += end - start + 1
+            rows[at - 1] = self._eos_id
+            self._offsets.append(begun + at)
+            # as json.dumps writes {"id": ..., "source": ..., "num_bytes": ...} with ensure_ascii=False, quicker
+            lines.append(
+                f'{{"id": {_quote(document_id)}, "source": {_quote(source)}, "num_bytes": {num_bytes[index]}}}\n'
             )
-        row = np.concatenate([tokens.astype(self._dtype), self._eos])
-        self._add_mask(loss_mask, row.size, document_id)
-        self._write("tokens", self._tokens, row.tobytes())
-        self._offsets.append(self._offsets[-1] + row.size)
-        self._num_bytes += num_bytes
-        line = json.dumps({"id": document_id, "source": source, "num_bytes": num_bytes}, ensure_ascii=False)
-        self._write("documents", self._documents, line.encode() + b"\n")
+            self._add_mask(None if loss_masks is None else loss_masks[index], end - start + 1, document_id)
+        self._num_bytes += sum(num_bytes)
+        self._write("tokens", self._tokens, rows.data)
+        self._write("documents", self._documents, "".join(lines).encode())
+
+    def _check_tokens(self, tokens: np.ndarray, offsets: Sequence[int], document_ids: Sequence[str]) -> None:
+        if not tokens.size or (int(tokens.min()) >= 0 and int(tokens.max()) < self._vocab_size):
+            return
+        at = int(np.flatnonzero((tokens < 0) | (tokens >= self._vocab_size))[0])
+        document_id = document_ids[bisect.bisect_right(offsets, at) - 1]
+        raise ValueError(
+            f"document {document_id!r}: token id {int(tokens[at])} lies outside the vocabulary of {self._vocab_size}"
+        )
 
     def _add_mask(self, loss_mask: np.ndarray | None, size: int, document_id: str) -> None:
         if (loss_mask is None) != (self._masks is None):
@@ -160,7 +197,7 @@ class ShardWriter:
         self._write("loss_mask", self._masks, loss_mask.astype(np.uint8).tobytes())
         self._num_trained += int(loss_mask.sum())
 
-    def _write(self, kind: str, file: IO[bytes], data: bytes) -> None:
+    def _write(self, kind: str, file: IO[bytes], data: bytes | memoryview) -> None:
         file.write(data)
         self._hashes[kind].update(data)
 

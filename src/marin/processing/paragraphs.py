@@ -20,6 +20,8 @@ def paragraph_offsets(data: np.ndarray, text_offsets: np.ndarray) -> np.ndarray:
     # after two newlines, where no third follows
     ends = newline[:-2] & newline[1:-1] & ~newline[2:]
     starts = np.flatnonzero(ends) + first + 2
+    of_texts = np.searchsorted(text_offsets, starts, side="right") - 1
+    starts = starts[starts - text_offsets[of_texts] >= 2]  # not where one text ends in a newline and the next begins so
     return np.unique(np.concatenate([starts, text_offsets]))
 
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,9 @@ from marin.processing.dedup.run import dedup
 Documents = Callable[..., Path]
 
 
-def run(folder: Path, output: Path, **changed) -> list[dict]:
+def run(folder: Path, output: Path, **changed: Any) -> list[dict]:
     """The rows left by exact deduplication."""
-    settings = {"method": ExactConfig(), "max_removed_per_source": 1.0} | changed
+    settings: dict[str, Any] = {"method": ExactConfig(), "max_removed_per_source": 1.0, "num_workers": 0} | changed
     dedup(DedupConfig(input_path=str(folder), output_path=str(output), **settings))
     return read_rows(output / "documents")
 

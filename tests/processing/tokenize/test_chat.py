@@ -202,7 +202,7 @@ def test_rows_of_two_columns_are_questions_with_answers(tmp_path: Path, folder: 
         ({"messages": [{"role": "assistant", "content": " "}]}, "empty answer"),
         ({"messages": [{"role": "assistant", "content": None}]}, "message without content: number 0 has None"),
         ({"messages": "a"}, "messages is no list of objects"),
-        ({"text": "a"}, "no messages: the fields are text"),
+        ({"text": "a"}, "no messages"),
         ({"messages": [{"role": "assistant", "content": "a<|end|>"}]}, "message spells a special token"),
         ({"messages": [{"role": "assistant", "content": "a", "tool": [{"b": "<|user|>"}]}]}, "spells a special token"),
         ({"messages": [{"role": "assistant", "content": "\ufdd1"}]}, "no characters"),

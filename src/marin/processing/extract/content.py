@@ -7,18 +7,20 @@ half too (benchmarks/bench_extract.py). The price of rules: a page that is no ar
 less than a reader would.
 """
 
+import math
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from marin.processing.extract.tree import HEADINGS, UNSEEN, Attributes, Element, Judge, light_tree, names
+from marin.processing.extract.tree import HEADINGS, Attributes, Element, light_tree, names
 
 # Marks of an element, by the words in its class and id.
 AWAY = 1  # never content: navigation, comments, sharing, advertising
 ABOUT = 2  # about the text rather than of it: author, date, tags
 CONTENT = 4  # named like content
 CAPTION = 8  # of an image
+WHOLE = 16  # a whole article or page, so that nothing else that its names say counts
 
 # Share of an element's prose that a child must hold for the child to be gone down to.
 MAIN_SHARE = 0.75
@@ -60,12 +62,16 @@ _LABELLING = ("author-", "category-", "elementor", "format-", "has-", "is-", "no
 _BARS = frozenset(("left", "right", "share", "side", "top"))
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
-_AWAY_TAGS = frozenset(("aside", "dialog", "footer", "menu", "nav", "search"))
-_WHOLE_TAGS = frozenset(("article", "body", "html", "main"))
+_MARKS_OF_TAGS = {
+    **dict.fromkeys(("aside", "dialog", "footer", "menu", "search"), AWAY),
+    **dict.fromkeys(("article", "body", "html", "main"), WHOLE),
+    "figcaption": CAPTION,
+}
 _AWAY_ROLES = names(
     "alert alertdialog banner complementary contentinfo dialog menu menubar navigation search tablist toolbar"
 )
-_CUT_FIRST = ", ".join(sorted(UNSEEN - {"head", "map"}) + ["nav", '[aria-hidden="true"]'])
+# What counts as text for the parser, and for nobody else.
+_NO_TEXT = "noscript, script, style"
 # Not gone down into: they are content, not places for it.
 _PARAGRAPHS = frozenset(("blockquote", "dl", "li", "ol", "p", "pre", "ul"))
 # Parts of lists and tables stand or fall with the whole.
@@ -77,51 +83,67 @@ def main_content(tree: LexborHTMLParser) -> Element:
     body = tree.body
     if body is None:
         return Element("article", {}, [])
-    for node in body.css(_CUT_FIRST):
-        node.decompose()
-    whole = light_tree(body, _judge(MOST_OF_A_PAGE * len(body.text())))
+    whole = _without_away(body)
     leads, main = _main_part(whole)
     article = Element("article", {}, [prune(part) for part in [*leads, main] if _is_kept(part) or part is main])
     _cut_last_headings(article)
-    article.chars = sum(_chars_left(part) for part in article.children if not isinstance(part, str))
-    return article if article.chars else whole
+    return article if _has_text(article) else whole
 
 
-def _judge(most: float) -> Judge:
-    """Marks elements by name; leaves out what is away, but for a part that has `most` characters of text."""
+def _without_away(body: LexborNode) -> Element:
+    """The body without what is named as no content, but for a part that has most of the page's text."""
+    left_out: list[int] = []
+    whole = light_tree(body, partial(_judge, left_out, math.inf))
+    most = MOST_OF_A_PAGE * (whole.chars + sum(left_out))
+    if not left_out or max(left_out) < most:
+        return whole
+    for node in body.css(_NO_TEXT):
+        node.decompose()
+    return light_tree(body, partial(_judge, [], MOST_OF_A_PAGE * len(body.text(strip=True))))
 
-    def judge(node: LexborNode, tag: str, attributes: Attributes) -> int | None:
-        marks = marks_of(tag, attributes)
-        if marks & AWAY:
-            if len(node.text()) < most:
-                return None
-            marks &= ~AWAY
-        return marks
 
-    return judge
+def _judge(left_out: list[int], most: float, node: LexborNode, tag: str, attributes: Attributes) -> int | None:
+    """Marks elements by name; leaves out what is away and has less than `most` characters, noting how many it has."""
+    if tag == "nav":
+        return None
+    marks = marks_of(tag, attributes)
+    if marks & AWAY:
+        chars = len(node.text(strip=True))
+        if chars < most:
+            left_out.append(chars)
+            return None
+        marks &= ~AWAY
+    return marks
 
 
 def marks_of(tag: str, attributes: Attributes) -> int:
     """What the names of an element say of it."""
-    marks = AWAY if tag in _AWAY_TAGS else CAPTION if tag == "figcaption" else 0
-    is_whole = tag in _WHOLE_TAGS
-    if attributes:
-        if classes := attributes.get("class"):
-            marks |= _marks_of_classes(classes)
-            is_whole = is_whole or "hentry" in classes
-        if name := attributes.get("id"):
-            marks |= _marks_of_name(name)
-        if attributes.get("role") in _AWAY_ROLES:
-            marks |= AWAY
-        if item := attributes.get("itemprop"):
-            is_whole = is_whole or "articleBody" in item
-            marks |= ABOUT if item in ("author", "dateModified", "datePublished", "publisher") else 0
-    return CONTENT if is_whole else marks
+    marks = _MARKS_OF_TAGS.get(tag, 0)
+    for name, value in attributes.items():
+        if not value:
+            continue
+        if name == "class":
+            marks |= _marks_of_classes(value)
+        elif name == "id":
+            marks |= _marks_of_name(value)
+        elif name == "role":
+            marks |= AWAY if value in _AWAY_ROLES else 0
+        elif name == "aria-hidden":
+            marks |= AWAY if value == "true" else 0
+        elif name == "itemprop":
+            marks |= _marks_of_item(value)
+    return CONTENT if marks & WHOLE else marks
+
+
+def _marks_of_item(item: str) -> int:
+    if "articleBody" in item:
+        return WHOLE
+    return ABOUT if item in ("author", "dateModified", "datePublished", "publisher") else 0
 
 
 @lru_cache(maxsize=1 << 16)
 def _marks_of_classes(classes: str) -> int:
-    marks = 0
+    marks = WHOLE if "hentry" in classes else 0
     for name in classes.split():
         marks |= _marks_of_name(name)
     return marks
@@ -230,5 +252,5 @@ def _cut_last_headings(element: Element) -> bool:
     return False
 
 
-def _chars_left(element: Element) -> int:
-    return sum(len(child.strip()) if isinstance(child, str) else _chars_left(child) for child in element.children)
+def _has_text(element: Element) -> bool:
+    return any(bool(child.strip()) if isinstance(child, str) else _has_text(child) for child in element.children)

@@ -94,6 +94,8 @@ def gather_formulas(tree: LexborHTMLParser) -> None:
     Changes the parser's tree. Formulas come as MathML that is hidden behind an image, as scripts that a browser would
     typeset, and as images with LaTeX as their alternative text.
     """
+    if b"math" not in tree.raw_html and b"latex" not in tree.raw_html:
+        return
     for script in tree.css('script[type^="math/tex"]'):
         display = "mode=display" in (script.attributes.get("type") or "")
         script.replace_with(formula_node(script.text(), display=display))
@@ -115,11 +117,6 @@ def gather_formulas(tree: LexborHTMLParser) -> None:
     for rendered in tree.css(_RENDERED):
         if rendered.css_first("math") is None:
             rendered.decompose()
-
-
-def may_have_formulas(html: str) -> bool:
-    """Whether a page is worth the search of `gather_formulas`."""
-    return "<math" in html or "math/tex" in html or "codecogs" in html or "math/render" in html or "MathJax" in html
 
 
 def formula_node(latex: str, *, display: bool) -> LexborNode:

@@ -86,11 +86,10 @@ def method_of(name: str) -> Method:
 def extract_ours(source: Source, options: PageOptions) -> str:
     """Content by marin.processing.extract.content, written by marin.processing.extract.markdown."""
     from marin.processing.extract.content import main_content
-    from marin.processing.extract.latex import gather_formulas, may_have_formulas
+    from marin.processing.extract.latex import gather_formulas
     from marin.processing.extract.markdown import write
 
-    if may_have_formulas(source.html):
-        gather_formulas(source.tree)
+    gather_formulas(source.tree)
     return write(main_content(source.tree), _style(source.url, options))
 
 

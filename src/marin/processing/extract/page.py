@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from selectolax.lexbor import LexborHTMLParser
 
 from marin.processing.extract.decode import decode_page
-from marin.processing.extract.latex import gather_formulas, may_have_formulas
+from marin.processing.extract.latex import gather_formulas
 from marin.processing.extract.markdown import Style, write
 from marin.processing.extract.methods import PageOptions, Source, method_of
 from marin.processing.extract.tree import TooDeep, light_tree, parse
@@ -76,15 +76,14 @@ def extract_page(
 def write_fragment(html: str, style: Style) -> str:
     """All of a piece of HTML as text, for where nothing has to be chosen: a post, a cell, an article's body."""
     tree = parse(html)
-    if may_have_formulas(html):
-        gather_formulas(tree)
+    gather_formulas(tree)
     return write(light_tree(tree.body), style) if tree.body is not None else ""
 
 
 def about_page(tree: LexborHTMLParser) -> About:
     """What a page says of itself, in its head and by its first heading."""
     named: dict[str, str] = {}
-    for meta in tree.css("meta[content]"):
+    for meta in tree.head.css("meta[content]") if tree.head is not None else ():
         attributes = meta.attributes
         name = attributes.get("property") or attributes.get("name") or attributes.get("itemprop")
         if name and (content := attributes.get("content")):
@@ -104,11 +103,12 @@ def _title(tree: LexborHTMLParser, named: dict[str, str]) -> str:
 
 
 def _date(tree: LexborHTMLParser, named: dict[str, str]) -> str:
-    times = [time.attributes.get("datetime") or "" for time in tree.css("time[datetime]")[:1]]
-    for date in [*(named.get(name, "") for name in _DATE_NAMES), *times]:
-        if found := _DAY.match(date.strip().replace("/", "-")):
+    for name in _DATE_NAMES:
+        if found := _DAY.match(named.get(name, "").strip().replace("/", "-")):
             return found[0]
-    return ""
+    time = tree.css_first("time[datetime]")
+    found = _DAY.match(time.attributes.get("datetime") or "") if time is not None else None
+    return found[0] if found else ""
 
 
 def _language(tree: LexborHTMLParser) -> str:

@@ -21,8 +21,8 @@ from marin.processing.extract.tree import Element, light_tree, parse
 # Not of the article: the site's own, notices to editors, boxes that lead to other articles.
 _NEVER = ", ".join(
     (
-        ".ambox, .asbox, .authority-control, .catlinks, .hatnote, .infobox-navbar, .mbox-small, .metadata, .mw-editsection",
-        ".mw-empty-elt, .mw-jump-link, .mw-kartographer-container, .navbar, .navbox, .navbox-styles, .noexcerpt",
+        ".ambox, .asbox, .authority-control, .catlinks, .hatnote, .infobox-navbar, .mbox-small, .metadata",
+        ".mw-editsection, .mw-empty-elt, .mw-jump-link, .mw-kartographer-container, .navbar, .navbox, .noexcerpt",
         ".noprint, .portalbox, .printfooter, .shortdescription, .sidebar, .side-box, .sistersitebox, .stub, .tmbox",
         ".toc, .vertical-navbox, #catlinks, #coordinates, #mw-navigation, #siteSub, #toc, audio, link, meta, style",
     )

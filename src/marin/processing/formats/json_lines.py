@@ -33,7 +33,7 @@ def read_json_lines(
     split: Split, columns: Sequence[str] | None, batch_rows: int, batch_bytes: int, on_bad: OnBad
 ) -> Iterator[pa.RecordBatch]:
     table = _JsonTable(split, columns, on_bad)
-    for number, line in _lines(split):
+    for number, line in lines_of(split):
         if isinstance(line, TooLong):
             reason = f"too long: a line of {line.size} bytes, more than {record.MAX_RECORD_BYTES}"
             on_bad(BadRecord(position=table.position(number), reason=reason, text=shown_text(line.begin)))
@@ -45,7 +45,7 @@ def read_json_lines(
         yield table.flush()
 
 
-def _lines(split: Split) -> Iterator[tuple[int, bytes | TooLong]]:
+def lines_of(split: Split) -> Iterator[tuple[int, bytes | TooLong]]:
     """(number from 1 within the split, line) of the lines that belong to a split, without those that are blank.
 
     A line belongs to the split in which the byte before it lies: a reader that begins inside a file passes over the

@@ -23,7 +23,7 @@ from marin.processing.kernels.characters import (
 )
 from marin.processing.kernels.text_signals import decode
 
-C4_COUNTS = (
+C4_COUNTS: tuple[str, ...] = (
     "c4.num_lines",
     "c4.num_kept_lines",
     "c4.num_lines_long_word",
@@ -35,7 +35,7 @@ C4_COUNTS = (
     "c4.num_lorem_ipsum",
     "c4.num_curly_brackets",
 )
-DCLM_COUNTS = (
+DCLM_COUNTS: tuple[str, ...] = (
     "dclm.num_lines",
     "dclm.num_kept_lines",
     "dclm.num_lines_uppercase",
@@ -323,10 +323,10 @@ def _phrases_in(chars, start, end, phrases):
 
 @numba.njit(cache=True, nogil=True)
 def _contains(chars, start, end, char):
+    found = False
     for index in range(start, end):
-        if chars[index] == char:
-            return True
-    return False
+        found = found or chars[index] == char
+    return found
 
 
 @numba.njit(cache=True, nogil=True)

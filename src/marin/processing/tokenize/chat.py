@@ -15,10 +15,11 @@ A Jinja template makes messages one text, as everywhere in the field, and the te
 The template runs in Jinja's sandbox. It gets no clock: the tokens of a row do not depend on the day.
 """
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jinja2 import TemplateSyntaxError, nodes
@@ -29,8 +30,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from marin.io.records import LineReader
 from marin.processing.document import BadRow, RecipeError, check_unicode, identity_of, parse_rows
 from marin.processing.tokenize.config import ChatFormat
-from marin.processing.tokenize.rows import Encoded
+from marin.processing.tokenize.encoder import Encoder, Utf8Texts, utf8_texts
+from marin.processing.tokenize.rows import Encoded, EncodedBatch
 from marin.processing.tokenize.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Around what a generation block writes, while a text is in the making: code points that are no characters.
 _BEGIN, _END = "\ufdd0", "\ufdd1"
@@ -112,8 +117,16 @@ class ChatTemplate:
             return list(_marked(self._render(messages, add_generation_prompt)))
         return list(self._by_difference(messages, add_generation_prompt))
 
-    def encode(self, conversations: Iterable[Sequence[Span]]) -> list[Encoded]:
-        """Token ids and masks of texts that are cut into spans."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns in which a row has its conversation."""
+        chat = self._chat
+        if chat.prompt_column is not None and chat.completion_column is not None:
+            return (chat.prompt_column, chat.completion_column)
+        return (chat.messages_column,)
+
+    def encode(self, conversations: Iterable[Sequence[Span]], encoder: Encoder | None = None) -> list[Encoded]:
+        """Token ids and masks of texts that are cut into spans; by the reference encoder, if none is given."""
         return [
             _without_end(
                 Encoded(
@@ -124,7 +137,7 @@ class ChatTemplate:
                 ),
                 self._tokenizer,
             )
-            for pieces, ids in self._ids(conversations)
+            for pieces, ids in self._ids(conversations, encoder)
         ]
 
     def encode_prompt(self, messages: Sequence[dict[str, Any]]) -> np.ndarray:
@@ -136,11 +149,13 @@ class ChatTemplate:
         [(_, ids)] = self._ids([self.spans(messages, add_generation_prompt=True)])
         return np.concatenate([np.empty(0, np.int32), *ids])
 
-    def _ids(self, conversations: Iterable[Sequence[Span]]) -> list[tuple[list["_Piece"], list[np.ndarray]]]:
+    def _ids(
+        self, conversations: Iterable[Sequence[Span]], encoder: Encoder | None = None
+    ) -> list[tuple[list["_Piece"], list[np.ndarray]]]:
         """(pieces, ids of each piece) of each text, all encoded in one call."""
         pieces = [list(self._pieces(spans)) for spans in conversations]
         texts = [piece.text for each in pieces for piece in each if piece.special_id is None]
-        encoded = iter(self._tokenizer.encode_batch(texts))
+        encoded = iter((encoder or self._tokenizer.encoders.oracle).encode(utf8_texts(texts)))
         return [
             (each, [next(encoded) if p.special_id is None else np.array([p.special_id], np.int32) for p in each])
             for each in pieces
@@ -161,10 +176,10 @@ class ChatTemplate:
             columns = {chat.input_role: chat.prompt_column, chat.output_role: chat.completion_column}
             missing = [column for column in columns.values() if column not in row]
             if missing:
-                raise ValueError(f"no {' and no '.join(missing)}: the fields are {_fields(row)}")
+                raise ValueError(f"no {' and no '.join(missing)}")
             return [{"role": role, "content": row[column]} for role, column in columns.items()]
         if chat.messages_column not in row:
-            raise ValueError(f"no {chat.messages_column}: the fields are {_fields(row)}")
+            raise ValueError(f"no {chat.messages_column}")
         messages = row[chat.messages_column]
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             raise ValueError(f"{chat.messages_column} is no list of objects")
@@ -288,10 +303,59 @@ class ChatRows:
         self._template = template
 
     def parse(self, lines: LineReader, *, file: str) -> Iterator[Conversation | BadRow]:
+        """Every row of a record file, or a BadRow where it is none; `file` names it in made-up ids."""
         return parse_rows(lines, self._template.conversation, file=file)
 
-    def encode(self, rows: Sequence[Conversation]) -> list[Encoded]:
-        return self._template.encode([row.spans for row in rows])
+    def columns(self, names: Sequence[str]) -> tuple[str, ...]:
+        return ("id", *(name for name in ("source", *self._template.columns) if name in names))
+
+    def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[str, str, str], None]) -> "ChatBatch":
+        from marin.processing.formats.record import JSON_COLUMN
+
+        as_json = {field.name for field in batch.schema if dict(field.metadata or {}) == JSON_COLUMN}
+        conversations = []
+        for row in batch.to_pylist():
+            row = {name: json.loads(value) if name in as_json else value for name, value in _given(row).items()}
+            try:
+                conversations.append(self._template.conversation(row, row["id"]))
+            except RecipeError:
+                raise
+            except ValueError as error:
+                on_bad(row["id"], str(error), json.dumps(row, ensure_ascii=False, default=str))
+        return ChatBatch(self._template, conversations)
+
+
+class ChatBatch:
+    """Conversations that are to be encoded."""
+
+    def __init__(self, template: ChatTemplate, conversations: Sequence[Conversation]):
+        self._template = template
+        self._conversations = [each for each in conversations if each.text]
+        self.num_empty = len(conversations) - len(self._conversations)
+        self.document_ids = [each.id for each in self._conversations]
+        self.sources = [each.source for each in self._conversations]
+
+    def sample(self) -> Utf8Texts:
+        return utf8_texts([each.text for each in self._conversations])
+
+    def encode(self, encoder: Encoder) -> EncodedBatch:
+        rows = self._template.encode([each.spans for each in self._conversations], encoder)
+        masks = [row.loss_mask for row in rows if row.loss_mask is not None]
+        assert len(masks) == len(rows)
+        return EncodedBatch(
+            ids=np.concatenate([np.empty(0, np.int32), *(row.ids for row in rows)]),
+            offsets=[0, *np.cumsum([row.ids.size for row in rows]).tolist()],
+            num_bytes=[row.num_bytes for row in rows],
+            loss_masks=masks,
+            text=lambda index: rows[index].text,
+        )
+
+
+def _given(value: Any) -> Any:
+    """A value of an Arrow column without the fields that are null: those that its row does not have."""
+    if isinstance(value, dict):
+        return {name: _given(inner) for name, inner in value.items() if inner is not None}
+    return [_given(inner) for inner in value] if isinstance(value, list) else value
 
 
 class _Piece(NamedTuple):
@@ -389,7 +453,3 @@ def _texts_in(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _texts_in(inner)
-
-
-def _fields(row: dict[str, Any]) -> str:
-    return ", ".join(sorted(row)[:8]) or "none"

@@ -7,10 +7,12 @@ number; they run again when the step does.
 from dataclasses import dataclass, field
 
 NUM_BYTES = 256
+ENCODERS = ("auto", "tokenizers", "gigatoken")
 # Part of the identity of a tokenizing step and of every shard's manifest: raised when the same input would give another
 # store, so that old ones are made anew. 2: the tokenizer's digest covers eos_id and bos_id, the ledger has the document
-# prefix, and an id or source of null is an absent one. 3: the digest leaves out settings that decide no id.
-RECIPE_VERSION = 3
+# prefix, and an id or source of null is an absent one. 3: the digest leaves out settings that decide no id. 4: a big
+# file is several shards, and rows are read as all other stages read them.
+RECIPE_VERSION = 4
 # Likewise, of what is done to conversations beside that.
 CHAT_RECIPE_VERSION = 1
 
@@ -82,7 +84,8 @@ class ChatFormat:
 class TokenizeConfig:
     """Which text, which tokenizer, and where the store goes."""
 
-    # Folder with documents (*.jsonl, *.jsonl.gz, *.jsonl.zst, at any depth), or one such file.
+    # Folder with documents (*.jsonl, *.jsonl.gz, *.jsonl.zst, *.parquet, *.arrow, at any depth), one such file, or a
+    # glob.
     input_path: str
     # Folder of the token store.
     output_path: str
@@ -94,11 +97,19 @@ class TokenizeConfig:
     check_round_trip: bool = True
     # Processes; None: one a CPU, at most one a file. The store does not depend on it, so it is no part of its identity.
     num_workers: int | None = field(default=None, metadata={"version": {"exclude": True}})
+    # Of the files, where their endings do not tell it, and for files of text: "text" makes a document of each,
+    # "text-paragraphs" and "text-lines" of each paragraph or line.
+    format: str | None = field(default=None, metadata={"version": {"omit_when": None}})
+    # The library that encodes: "tokenizers", "gigatoken" (refused where it is not exact), or "auto", the faster one of
+    # those that are. No id depends on it.
+    encoder: str = field(default="auto", metadata={"version": {"exclude": True}})
     # For rows that are conversations; None: each is a text.
     chat: ChatFormat | None = field(default=None, metadata={"version": {"omit_when": None}})
 
     def __post_init__(self) -> None:
         _check_share("max_bad", self.max_bad)
+        if self.encoder not in ENCODERS:
+            raise ValueError(f"encoder is {self.encoder!r}; it is one of {', '.join(ENCODERS)}")
         if isinstance(self.num_workers, int) and self.num_workers < 1:
             raise ValueError(f"num_workers is {self.num_workers}; at least one is needed, None means one a CPU")
 

@@ -1,18 +1,19 @@
-"""What tokenizing asks of a kind of row: to be read from a line, and to become token ids.
+"""What tokenizing asks of a kind of row: to be picked out of a record batch, and to become token ids.
 
-`marin.processing.tokenize.tokenize` knows shards, counts and resuming; here and in `marin.processing.tokenize.chat` is
-what a row is. Rows are encoded many at a time, since the tokenizer library is faster so.
+`marin.processing.tokenize.shard` knows files, counts and bad rows; here and in `marin.processing.tokenize.chat` is what
+a row is. Rows are encoded a batch at a time, in the buffers that Arrow holds them in.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from marin.io.records import LineReader
-from marin.processing.document import BadRow, Document, parse_documents
-from marin.processing.tokenize.tokenizer import Tokenizer
+from marin.processing.tokenize.encoder import Encoder, Utf8Texts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,39 +26,85 @@ class Encoded:
     loss_mask: np.ndarray | None  # bool (n + 1,), the end-of-text token included; None: every token counts
 
 
-class Row(Protocol):
-    """A row that was read."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedBatch:
+    """Rows as the store takes them: row i has the ids `ids[offsets[i] : offsets[i + 1]]`."""
 
-    @property
-    def id(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def text(self) -> str: ...
+    ids: np.ndarray  # integers, without the end-of-text tokens that the store adds
+    offsets: Sequence[int]
+    num_bytes: Sequence[int]  # UTF-8 bytes of each text outside special tokens
+    loss_masks: Sequence[np.ndarray] | None  # bool, the end-of-text token included; None: every token counts
+    text: Callable[[int], str]  # what the ids of row i stand for
+
+
+class RowBatch(Protocol):
+    """Rows of one kind that were picked out of a record batch."""
+
+    document_ids: list[str]
+    sources: list[str]
+    num_empty: int  # rows without text, which are not among these
+
+    def sample(self) -> Utf8Texts:
+        """Texts as they will be encoded; the first are enough."""
+        ...
+
+    def encode(self, encoder: Encoder) -> EncodedBatch: ...
 
 
 class Rows(Protocol):
     """A kind of row."""
 
-    def parse(self, lines: LineReader, *, file: str) -> Iterator[Any]:
-        """Every row of a file, or a BadRow where it is none of this kind; `file` names it in made-up ids."""
+    def columns(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Those to read, of a file that has columns of these names."""
         ...
 
-    def encode(self, rows: Sequence[Any]) -> list[Encoded]: ...
+    def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[str, str, str], None]) -> RowBatch:
+        """The rows of a batch that are of this kind; `on_bad(id, reason, beginning)` is told of the others."""
+        ...
 
 
 class TextRows:
     """Rows that are documents: all of the text, and all of it is trained on."""
 
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
+    def columns(self, names: Sequence[str]) -> tuple[str, ...]:
+        del names  # what is absent of these is made
+        return ("id", "text", "source")
 
-    def parse(self, lines: LineReader, *, file: str) -> Iterator[Document | BadRow]:
-        return parse_documents(lines, file=file)
+    def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[str, str, str], None]) -> "TextBatch":
+        del on_bad  # a row with a text is a document
+        texts = texts_of(batch.column("text"))
+        document_ids, sources = batch.column("id").to_pylist(), batch.column("source").to_pylist()
+        is_full = texts.num_bytes > 0
+        if not is_full.all():
+            kept = np.flatnonzero(is_full).tolist()
+            document_ids, sources = [document_ids[i] for i in kept], [sources[i] for i in kept]
+            texts = Utf8Texts(texts.data, np.append(texts.offsets[:-1][is_full], texts.offsets[-1]))
+        return TextBatch(document_ids, sources, texts, num_empty=batch.num_rows - len(document_ids))
 
-    def encode(self, rows: Sequence[Document]) -> list[Encoded]:
-        encoded = self._tokenizer.encode_batch([row.text for row in rows])
-        return [
-            Encoded(text=row.text, ids=ids, num_bytes=len(row.text.encode("utf-8")), loss_mask=None)
-            for row, ids in zip(rows, encoded, strict=True)
-        ]
+
+class TextBatch:
+    """Documents that are to be encoded."""
+
+    def __init__(self, document_ids: list[str], sources: list[str], texts: Utf8Texts, *, num_empty: int):
+        self.document_ids, self.sources, self.num_empty = document_ids, sources, num_empty
+        self._texts = texts
+
+    def sample(self) -> Utf8Texts:
+        return self._texts
+
+    def encode(self, encoder: Encoder) -> EncodedBatch:
+        rows = encoder.encode(self._texts)
+        return EncodedBatch(
+            ids=rows.ids,
+            offsets=rows.offsets.tolist(),
+            num_bytes=self._texts.num_bytes.tolist(),
+            loss_masks=None,
+            text=self._texts.__getitem__,
+        )
+
+
+def texts_of(column: "pa.Array") -> Utf8Texts:
+    """An Arrow column of strings without nulls, not copied."""
+    _, offsets, data = column.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    return Utf8Texts(np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8), bounds)

@@ -10,16 +10,24 @@ does not change when a library rewrites the file: equal digests, equal stores. T
 import hashlib
 import json
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as HfTokenizer
+from tokenizers import decoders, models, pre_tokenizers
+
+from marin.processing.tokenize.encoder import EncoderChoice
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 SIDE_FILES = (CONFIG_FILE, "special_tokens_map.json", CHAT_TEMPLATE_FILE)
+# Names of the two files of a vocabulary as GPT-2 published it, and as Hugging Face renamed them.
+VOCABULARY_FILES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
+GPT2_EOS_TOKEN = "<|endoftext|>"
+GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -47,6 +55,7 @@ class Tokenizer:
         hf.encode_special_tokens = True  # special tokens spelled in a text stay text
         self._hf = hf
         self._folder = folder
+        self._has_file = folder is not None and (folder / TOKENIZER_FILE).is_file()
         self._description: dict[str, Any] = json.loads(hf.to_str())
         vocabulary = hf.get_vocab(with_added_tokens=True)
         if not vocabulary:
@@ -71,6 +80,11 @@ class Tokenizer:
     def chat_template(self) -> str | None:
         """The Jinja text of its folder that writes conversations; None where it has none."""
         return None if self._folder is None else chat_template(self._folder)
+
+    @cached_property
+    def encoders(self) -> EncoderChoice:
+        """What encodes many texts at once; `encoders.best(sample)` is the fastest that is exact."""
+        return EncoderChoice(self._hf)
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text, int32 (n,); no special token is added or recognised."""
@@ -120,7 +134,8 @@ class Tokenizer:
         """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        if self._folder is not None and _special_tokens(self._folder) == (self.eos_token, self.bos_token):
+        special = (self.eos_token, self.bos_token)
+        if self._folder is not None and self._has_file and _special_tokens(self._folder) == special:
             for name in (TOKENIZER_FILE, *SIDE_FILES):
                 if (self._folder / name).is_file():
                     shutil.copyfile(self._folder / name, target / name)
@@ -147,7 +162,9 @@ def write_tokenizer_folder(folder: Path, tokenizer_json: str, *, eos_token: str,
 def load_tokenizer(path: str | Path, *, eos_token: str | None = None, bos_token: str | None = None) -> Tokenizer:
     """The tokenizer in a folder with tokenizer.json and tokenizer_config.json, or in one tokenizer.json.
 
-    `eos_token` and `bos_token` (their text) override tokenizer_config.json and are needed where there is none.
+    `eos_token` and `bos_token` (their text) override tokenizer_config.json and are needed where there is none. A folder
+    without tokenizer.json may hold GPT-2's vocabulary files instead (encoder.json and vocab.bpe, or vocab.json and
+    merges.txt): text is then split as GPT-2 does, and <|endoftext|> ends one unless another token is named.
 
     Raises FileNotFoundError where there is no tokenizer, ValueError where it is not byte-level BPE or has no
     end-of-text token.
@@ -155,7 +172,13 @@ def load_tokenizer(path: str | Path, *, eos_token: str | None = None, bos_token:
     path = Path(path)
     file = path / TOKENIZER_FILE if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"no tokenizer at {path}: expected a folder with {TOKENIZER_FILE}, or that file itself")
+        for names in VOCABULARY_FILES:
+            if all((path / name).is_file() for name in names):
+                return _load_gpt2(path, *names, eos_token=eos_token, bos_token=bos_token)
+        raise FileNotFoundError(
+            f"no tokenizer at {path}: expected a folder with {TOKENIZER_FILE}, or that file itself, or a folder with "
+            f"{' or '.join(' and '.join(names) for names in VOCABULARY_FILES)}"
+        )
     try:
         hf = HfTokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
@@ -177,15 +200,49 @@ def load_tokenizer(path: str | Path, *, eos_token: str | None = None, bos_token:
     return Tokenizer(hf, eos_token=eos_token, bos_token=bos_token or configured_bos, folder=file.parent)
 
 
+def _load_gpt2(
+    folder: Path, vocabulary: str, merges: str, *, eos_token: str | None, bos_token: str | None
+) -> Tokenizer:
+    """A tokenizer from GPT-2's two files, with the token that ends a text and those in added_tokens.json as special."""
+    config = _read_json(folder / CONFIG_FILE)
+    if config.get("tokenizer_class", GPT2_CLASSES[0]) not in GPT2_CLASSES:
+        raise ValueError(
+            f"{folder} holds {vocabulary} and {merges} of a {config['tokenizer_class']}, which do not say how it "
+            f"splits text. Save that tokenizer as {TOKENIZER_FILE} (transformers: AutoTokenizer.from_pretrained(...)"
+            ".save_pretrained(...))."
+        )
+    try:
+        hf = HfTokenizer(models.BPE.from_file(str(folder / vocabulary), str(folder / merges)))
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"{folder / vocabulary} and {merges} are no vocabulary of GPT-2's form: {error}") from error
+    hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    hf.decoder = decoders.ByteLevel()
+    configured_eos, configured_bos = _special_tokens(folder)
+    eos_token = eos_token or configured_eos or GPT2_EOS_TOKEN
+    added = _read_json(folder / "added_tokens.json")
+    hf.add_special_tokens(list(dict.fromkeys([eos_token, *sorted(added, key=added.__getitem__)])))
+    wrong = {token: token_id for token, token_id in added.items() if hf.token_to_id(token) != token_id}
+    if wrong:
+        raise ValueError(
+            f"{folder / 'added_tokens.json'} gives {wrong}; beside {vocabulary} those ids are not free or not the next"
+        )
+    return Tokenizer(hf, eos_token=eos_token, bos_token=bos_token or configured_bos, folder=folder)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """The object in a file; an empty one where there is no file."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
 def chat_template(folder: str | Path) -> str | None:
     """The Jinja text with which a tokenizer folder writes conversations; None where it has none.
 
     It is a file of its own, or in tokenizer_config.json as older libraries wrote it.
     """
-    file, config = Path(folder) / CHAT_TEMPLATE_FILE, Path(folder) / CONFIG_FILE
+    file = Path(folder) / CHAT_TEMPLATE_FILE
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    template = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+    template = _read_json(Path(folder) / CONFIG_FILE).get("chat_template")
     if isinstance(template, list):  # several, by name
         template = next((each["template"] for each in template if each["name"] == "default"), None)
     return template
@@ -193,8 +250,7 @@ def chat_template(folder: str | Path) -> str | None:
 
 def _special_tokens(folder: Path) -> tuple[str | None, str | None]:
     """(eos_token, bos_token) as tokenizer_config.json has them; None where it has none, or is not there."""
-    file = folder / CONFIG_FILE
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    config = _read_json(folder / CONFIG_FILE)
     return _content(config.get("eos_token")), _content(config.get("bos_token"))
 
 

@@ -16,12 +16,12 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 import marin
-from marin.processing.tokenize.tokenize import Report, ShardJob, tokenize_shard
+from marin.config import decode, encode
+from marin.processing.tokenize.shard import Report, ShardJob, tokenize_shard
 from marin.processing.tokenize.tokenizer import load_tokenizer
 
 
@@ -30,7 +30,7 @@ def run_in_processes(
     tokenizer_path: str,
     num_workers: int,
     report: Report,
-    shard_done: Callable[[], None],
+    shard_done: Callable[[ShardJob, str | None], None],
 ) -> list[tuple[ShardJob, str]]:
     """Do all jobs with `num_workers` processes; returns those that failed, with the reason, in the order of `jobs`.
 
@@ -47,9 +47,9 @@ def run_in_processes(
         while running:
             kind, value = events.get()
             if kind == "progress":
-                report(*value)
+                report(value)
             elif kind == "done":
-                shard_done()
+                shard_done(*value)
             elif kind == "failed":
                 failures[value[0].name] = value
             elif kind == "error":  # ours, not the job's
@@ -89,16 +89,14 @@ class _WorkerThread(threading.Thread):
         process = self._process = self._process or _start(self._tokenizer_path)
         assert process.stdin is not None and process.stdout is not None
         try:
-            process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
+            process.stdin.write(json.dumps(encode(job)).encode() + b"\n")
             process.stdin.flush()
             for line in process.stdout:
                 kind, value = json.loads(line)
-                if kind == "failed":
+                if kind in ("failed", "done"):
                     self._events.put((kind, (job, value)))
                     return
                 self._events.put((kind, value))
-                if kind == "done":
-                    return
         except BrokenPipeError:
             pass
         code = process.wait()
@@ -132,7 +130,7 @@ def _start(tokenizer_path: str) -> "subprocess.Popen[bytes]":
 
 
 def _serve(tokenizer_path: str, jobs: "queue.Queue[bytes]", out: IO[bytes]) -> None:
-    """The worker: do jobs as they come and write ["progress", [read, text]], ["done", null] or ["failed", reason]."""
+    """The worker: do jobs as they come and write ["progress", bytes], ["done", note or null] or ["failed", reason]."""
 
     def send(kind: str, value: Any) -> None:
         out.write(json.dumps([kind, value]).encode() + b"\n")
@@ -140,16 +138,16 @@ def _serve(tokenizer_path: str, jobs: "queue.Queue[bytes]", out: IO[bytes]) -> N
 
     tokenizer = None
     while True:
-        job = ShardJob(**json.loads(jobs.get()))
+        job = decode(ShardJob, json.loads(jobs.get()))
         try:
             tokenizer = tokenizer or load_tokenizer(tokenizer_path)
-            tokenize_shard(job, tokenizer, lambda read, text: send("progress", [read, text]))
+            reason = tokenize_shard(job, tokenizer, lambda text: send("progress", text))
         except (ValueError, OSError) as error:
             send("failed", f"{type(error).__name__}: {error}")
         except Exception:
             send("failed", traceback.format_exc())
         else:
-            send("done", None)
+            send("done", reason)
 
 
 def _main() -> None:

@@ -1,0 +1,279 @@
+"""One shard of a store: a part of a file read, encoded, written and published, whole or not at all.
+
+A shard is made in a temporary folder and renamed when complete, with a manifest that says from what and how it was
+made. Rows = documents + empty + bad is checked; bad rows are kept beside the store with where they are and why.
+"""
+
+import itertools
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from marin.config import decode
+from marin.data.store import ShardInfo, ShardWriter
+from marin.io.atomic import fsync_directory
+from marin.io.records import write_records
+from marin.processing.formats.splits import Split
+from marin.processing.tokenize.config import ChatFormat
+from marin.processing.tokenize.encoder import Encoder, Utf8Texts
+from marin.processing.tokenize.inputs import column_names, identity_of_split
+from marin.processing.tokenize.rows import EncodedBatch, RowBatch, Rows, TextRows
+from marin.processing.tokenize.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from marin.processing.formats.reading import BadRecord
+
+MANIFEST = "manifest.json"
+BAD_FOLDER = "_bad"
+TEMPORARY = ".tmp-"
+BATCH_BYTES = 4 << 20  # text that is encoded in one call
+BATCH_DOCUMENTS = 2048
+ROUND_TRIP_DOCUMENTS = 8  # of each shard that are decoded again
+ROUND_TRIP_TOKENS = 100_000  # of each of them
+SHOWN_CHARACTERS = 200  # of a bad row
+
+Report = Callable[[int], None]  # bytes of text encoded since the last report
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCounts:
+    """What became of the rows of a shard or of all of them."""
+
+    rows: int = 0  # lines that are not blank
+    documents: int = 0  # in the store
+    empty: int = 0  # documents without text, left out
+    bad: int = 0  # rows that are no documents, quarantined
+    tokens: int = 0  # end-of-text tokens included
+    text_bytes: int = 0  # UTF-8 bytes of the documents
+    bad_by_kind: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.rows == self.documents + self.empty + self.bad, self
+        assert self.bad == sum(self.bad_by_kind.values()), self
+
+    def __add__(self, other: "ShardCounts") -> "ShardCounts":
+        kinds = Counter(self.bad_by_kind) + Counter(other.bad_by_kind)
+        return ShardCounts(
+            rows=self.rows + other.rows,
+            documents=self.documents + other.documents,
+            empty=self.empty + other.empty,
+            bad=self.bad + other.bad,
+            tokens=self.tokens + other.tokens,
+            text_bytes=self.text_bytes + other.text_bytes,
+            bad_by_kind=dict(sorted(kinds.items())),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """A part of a file to tokenize: plain values, so that it can be handed to another process as JSON."""
+
+    name: str  # of the shard: shard-00000
+    split: Split
+    output_path: str
+    recipe: dict[str, Any]  # everything beside the input that decides the shard's bytes
+    check_round_trip: bool
+    encoder: str  # one of ENCODERS
+
+    @property
+    def label(self) -> str:
+        """The part of the file, for people."""
+        part = "" if self.split.end is None and self.split.start == 0 else f"[{self.split.start}:{self.split.end}]"
+        return f"{self.split.label}{part}"
+
+    @property
+    def chat(self) -> ChatFormat | None:
+        chat = self.recipe.get("chat")
+        return None if chat is None else decode(ChatFormat, chat["format"])
+
+
+def tokenize_shard(job: ShardJob, tokenizer: Tokenizer, report: Report) -> str | None:
+    """Make one shard and publish it. An interruption leaves a temporary folder, never half a shard.
+
+    Returns why it was encoded by the slow library, None where it was not or that was asked for.
+
+    Raises OSError with the shard's path where the disk is full.
+    """
+    output = Path(job.output_path)
+    temporary = output / f"{TEMPORARY}{job.name}-{os.urandom(4).hex()}"
+    temporary.mkdir()
+    try:
+        shard, reason = _write_shard(job, tokenizer, report, temporary)
+        for name in (*shard.files.values(), MANIFEST):
+            _fsync(temporary / name)
+        fsync_directory(temporary)
+        _publish(temporary, output / job.name)
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        # a failed write does not know its file
+        raise OSError(error.errno, os.strerror(error.errno), str(output / job.name)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    fsync_directory(output)
+    return reason
+
+
+def _kind_of_rows(job: ShardJob, tokenizer: Tokenizer) -> Rows:
+    if job.chat is None:
+        return TextRows()
+    from marin.processing.tokenize.chat import ChatRows, ChatTemplate
+
+    return ChatRows(ChatTemplate(job.chat, tokenizer))
+
+
+def _write_shard(job: ShardJob, tokenizer: Tokenizer, report: Report, folder: Path) -> tuple[ShardInfo, str | None]:
+    """Write the shard's files and its manifest into `folder`, and its bad rows into the quarantine."""
+    from marin.processing.formats.reading import read_split
+
+    kind = _kind_of_rows(job, tokenizer)
+    bad = _BadRows(job.split.label)
+    source = identity_of_split(job.split)
+    rows = empty = 0
+    encoder: Encoder | None = None
+    reason: str | None = None
+    check = _RoundTripCheck(tokenizer, ROUND_TRIP_DOCUMENTS if job.check_round_trip else 0)
+    batches = read_split(
+        job.split,
+        columns=kind.columns(column_names(job.split)),
+        batch_rows=BATCH_DOCUMENTS,
+        batch_bytes=BATCH_BYTES,
+        on_bad=bad.of_file,
+    )
+    with ShardWriter(
+        folder,
+        name=job.name,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        has_loss_mask=job.chat is not None,
+    ) as writer:
+        for batch in batches:
+            rows += batch.num_rows
+            picked = kind.pick(batch, bad.of_kind)
+            empty += picked.num_empty
+            if not picked.document_ids:
+                continue
+            if encoder is None:
+                encoder, reason = _encoder(job, tokenizer, picked.sample())
+            encoded = picked.encode(encoder)
+            check(picked, encoded)
+            writer.add_batch(
+                encoded.ids,
+                encoded.offsets,
+                document_ids=picked.document_ids,
+                sources=picked.sources,
+                num_bytes=encoded.num_bytes,
+                loss_masks=encoded.loss_masks,
+            )
+            report(sum(encoded.num_bytes))
+        shard = writer.close()
+    counts = ShardCounts(
+        rows=rows + bad.num_of_file,
+        documents=shard.num_documents,
+        empty=empty,
+        bad=len(bad.rows),
+        tokens=shard.num_tokens,
+        text_bytes=shard.num_bytes,
+        bad_by_kind=bad.by_kind(),
+    )
+    manifest = {"recipe": job.recipe, "input": source, "counts": asdict(counts), "shard": shard.to_json()}
+    bad.write(Path(job.output_path) / BAD_FOLDER / f"{job.name}.jsonl")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return shard, reason
+
+
+def _encoder(job: ShardJob, tokenizer: Tokenizer, sample: Utf8Texts) -> tuple[Encoder, str | None]:
+    """What encodes the shard, and why it is the slow library where that was not asked for."""
+    if job.encoder == "tokenizers":
+        return tokenizer.encoders.oracle, None
+    choice = tokenizer.encoders.best(sample)
+    if job.encoder == "gigatoken" and choice.reason is not None:
+        raise ValueError(f"encoder is 'gigatoken', and that cannot be: {choice.reason}. Use encoder='auto'.")
+    return choice.encoder, choice.reason
+
+
+class _BadRows:
+    """The rows of one file that are no documents, kept beside the store. Written before the shard is published, so
+    never lost."""
+
+    def __init__(self, label: str):
+        self._label = label
+        self.rows: list[dict[str, Any]] = []
+        self.num_of_file = 0  # those that the reader has left out
+
+    def of_file(self, record: "BadRecord") -> None:
+        self.num_of_file += 1
+        line = int(record.position.rpartition(":")[2])
+        self.rows.append({"file": self._label, "line": line, "reason": record.reason, "text": record.text})
+
+    def of_kind(self, row_id: str, reason: str, beginning: str) -> None:
+        file, _, number = row_id.rpartition(":")
+        # a row with an id of its own is known by that; where it stands, Arrow does not tell
+        where = {"line": int(number)} if file == self._label and number.isdigit() else {"id": row_id}
+        self.rows.append({"file": self._label, **where, "reason": reason, "text": beginning[:SHOWN_CHARACTERS]})
+
+    def by_kind(self) -> dict[str, int]:
+        return dict(sorted(Counter(row["reason"].partition(":")[0] for row in self.rows).items()))
+
+    def write(self, path: Path) -> None:
+        if not self.rows:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(exist_ok=True)
+        write_records(path, sorted(self.rows, key=lambda row: row.get("line", 0)))
+
+
+class _RoundTripCheck:
+    """Whether the first documents' ids give their text back, and stand for as many bytes."""
+
+    def __init__(self, tokenizer: Tokenizer, num_documents: int):
+        self._tokenizer = tokenizer
+        self._left = num_documents
+
+    def __call__(self, picked: RowBatch, encoded: EncodedBatch) -> None:
+        for index, document_id in enumerate(picked.document_ids[: self._left]):
+            ids = encoded.ids[encoded.offsets[index] : encoded.offsets[index + 1]]
+            self._check(document_id, encoded.text(index), ids, encoded.num_bytes[index])
+            self._left -= 1
+
+    def _check(self, document_id: str, text: str, ids: np.ndarray, num_bytes: int) -> None:
+        decoded = self._tokenizer.decode(ids[:ROUND_TRIP_TOKENS])
+        if len(ids) > ROUND_TRIP_TOKENS:  # of a character that is cut there, there is no more
+            decoded = decoded.rstrip("\ufffd")
+            text = text[: len(decoded)]
+        if decoded != text:
+            pairs = enumerate(itertools.zip_longest(text, decoded))
+            at = next(i for i, (ours, theirs) in pairs if ours != theirs)
+            raise ValueError(
+                f"the tokenizer does not give document {document_id!r} back: from character {at} on, "
+                f"{text[at : at + 20]!r} became {decoded[at : at + 20]!r}. Use a tokenizer without normalization, "
+                "or set check_round_trip=False and know that bits per byte is then of other text."
+            )
+        counted = int(self._tokenizer.token_byte_lengths()[ids].sum())
+        if counted != num_bytes:
+            raise ValueError(
+                f"document {document_id!r} has {num_bytes} bytes, its tokens stand for {counted}; the tokenizer's "
+                "byte lengths are wrong"
+            )
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    """Give a complete shard its name, in place of an outdated one."""
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
