@@ -64,6 +64,26 @@ class Maker:
         run_task(self._stage, pickle.loads(task_data), too_slow=too_slow, watchers=watchers)
 
 
+_maker = Maker()  # of a process that makes shards by `make_packed`
+
+
+def make_packed(stage_data: bytes, packed: bytes) -> bytes:
+    """Make a shard on whatever machine this is; the reason why it was not made, empty if it was."""
+    name, task_data, is_watched = pickle.loads(packed)
+    if is_watched:  # rows with a time limit need a parent that can kill whoever is at them
+        from marin.processing.pipeline.pool import Events, run_in_processes
+
+        failures = run_in_processes(stage_data, [(name, task_data)], workers=1, retries=0, events=Events())
+        return failures.get(0, "").encode()
+    from marin.processing.pipeline.stage import Watchers
+
+    try:
+        _maker.make(stage_data, task_data, None, Watchers())
+    except Exception as error:
+        return reason_of(error).encode()
+    return b""
+
+
 def reason_of(error: BaseException) -> str:
     """What a person needs to know of a failure: its message, and the trace where it is not of a kind we expect."""
     from marin.processing.formats.splits import FormatError
