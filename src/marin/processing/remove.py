@@ -13,9 +13,9 @@ from marin.processing.shards import read_shard, write_shard
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveTask:
-    """A shard of documents, its attributes, and where what is left goes."""
+    """A file of documents, its attributes, and where what is left goes."""
 
-    documents: Split
+    documents: tuple[Split, ...]
     attributes: str
     output: str
     drop_column: str | None  # of the attributes: true of documents that go
@@ -24,7 +24,7 @@ class RemoveTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
-    """What became of the rows of a shard; they add up."""
+    """What became of the rows of a file; they add up."""
 
     rows_in: int
     rows_out: int
@@ -32,12 +32,12 @@ class Removed:
     emptied: int  # of whose text nothing but white space was left
 
 
-def remove_shard(task: RemoveTask) -> Removed:
-    """Write the documents of a shard that stay, without their repeated spans."""
+def remove_from_file(task: RemoveTask) -> Removed:
+    """Write the documents of a file that stay, without their repeated spans."""
     rows_in = dropped = emptied = 0
     kept: list[pa.RecordBatch] = []
     attribute_table = pq.read_table(task.attributes)
-    for batch in read_shard(task.documents):
+    for batch in (batch for split in task.documents for batch in read_shard(split)):
         attributes = attribute_table.slice(rows_in, len(batch)).combine_chunks()
         rows_in += len(batch)
         keep, dropped_here, emptied_here = _kept_rows(batch, attributes, task)

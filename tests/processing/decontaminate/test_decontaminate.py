@@ -48,8 +48,9 @@ def items(tmp_path: Path) -> EvaluationSet:
 
 
 def run(folder: Path, output: Path, *against: EvaluationSet, **changed: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {"num_workers": 0} | changed
     return decontaminate(
-        DecontaminateConfig(input_path=str(folder), output_path=str(output), against=against, **changed)
+        DecontaminateConfig(input_path=str(folder), output_path=str(output), against=against, **settings)
     )
 
 

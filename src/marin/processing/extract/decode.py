@@ -63,7 +63,7 @@ _MAGIC = {
 }
 # Share of control characters from which on text is none.
 _MAX_CONTROLS = 0.02
-_CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_CONTROLS = bytes(code for code in range(32) if code not in b"\t\n\v\f\r\x1b")
 _LOOKED_AT = 4096
 
 
@@ -80,8 +80,8 @@ def decode_page(raw: bytes, declared: str | None = None) -> str:
         if raw.startswith(magic):
             raise NotHtml(f"not HTML: it is {what}")
     text = decode(raw, declared)
-    beginning = text[:_LOOKED_AT]
-    if len(_CONTROLS.findall(beginning)) > _MAX_CONTROLS * len(beginning):
+    beginning = text[:_LOOKED_AT].encode()
+    if len(beginning) - len(beginning.translate(None, _CONTROLS)) > _MAX_CONTROLS * len(beginning):
         raise NotHtml("not HTML: it has the control characters of binary data")
     if "<" not in text:
         raise NotHtml("not HTML: there is no tag in it" if text.strip() else "not HTML: there is nothing in it")

@@ -22,11 +22,17 @@ class C4LineEdits:
     """Replaces the text by the lines that C4 keeps, and adds why the others went."""
 
     version: ClassVar[int] = 1
+    edits_text: ClassVar[bool] = True
 
     terminal_punctuation: bool
     min_words_per_line: int
     max_word_chars: int
     remove_citations: bool
+
+    def adds(self) -> tuple[str, ...]:
+        from marin.processing.kernels.line_edits import C4_COUNTS
+
+        return C4_COUNTS
 
     def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
         from marin.processing.filter.columns import with_columns, with_text

@@ -25,10 +25,14 @@ class CompressionSignal:
     """Adds `compression.CODEC`: compressed bytes for each byte of the text; 0 for an empty text."""
 
     version: ClassVar[int] = 1
+    edits_text: ClassVar[bool] = False
 
     codec: Codec
     level: int
     window_log: int | None
+
+    def adds(self) -> tuple[str, ...]:
+        return (f"compression.{self.codec}",)
 
     def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
         import numpy as np

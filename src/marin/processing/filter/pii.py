@@ -35,12 +35,16 @@ class PiiMask:
     """Replaces addresses in the text and counts them, in columns and under `pii` in the metadata of what had any."""
 
     version: ClassVar[int] = 1
+    edits_text: ClassVar[bool] = True
 
     emails: bool
     ip_addresses: bool
     email_replacements: tuple[str, ...]
     ip4_replacements: tuple[str, ...]
     ip6_replacements: tuple[str, ...]
+
+    def adds(self) -> tuple[str, ...]:
+        return ("pii.num_emails", "pii.num_ip_addresses")
 
     def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
         import pyarrow as pa
