@@ -3,13 +3,14 @@
 import os
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+from document_folders import write_shards
 from s3_server import Doorkeeper
 
 # How long an example takes says what else the machine does, and the first one compiles.
@@ -116,3 +117,10 @@ def s3_prefix(s3_door: Doorkeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     urllib.request.urlopen(request).close()
     monkeypatch.setenv("MARIN_SCRATCH", str(tmp_path / "scratch"))
     return f"s3://{bucket}/exp"
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Callable[..., Path]:
+    """`documents(rows, more_rows)`: a folder with these shards."""
+    made = iter(range(100))
+    return lambda *shards: write_shards(tmp_path / f"documents-{next(made)}", shards)

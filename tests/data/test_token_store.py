@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import pickle
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,34 @@ def test_reads_of_any_length_and_place_equal_the_stream(tmp_path_factory, shards
     assert rows.tolist() == [stream[start : start + length].tolist() for start in starts]
     positions = np.array(data.draw(st.lists(st.integers(0, stream.size - 1), max_size=6)), np.int64)
     assert store.take(positions).tolist() == stream[positions].tolist()
+    lengths = np.array([data.draw(st.integers(0, stream.size - position)) for position in positions], np.int64)
+    out = np.full(int(lengths.sum()) + 1, -1, np.int32)
+    store.read_into(out, np.cumsum(lengths) - lengths, positions, lengths)
+    runs = [stream[position : position + size] for position, size in zip(positions, lengths, strict=True)]
+    assert out.tolist() == [*(token for run in runs for token in run), -1]
+
+
+def test_another_process_opens_the_store_anew(tmp_path: Path):
+    store = write_store(tmp_path / "store", [[[1, 2]], [[3]]])
+    assert store.take(np.arange(5)).tolist() == [1, 2, EOS, 3, EOS]
+    again = pickle.loads(pickle.dumps(store))
+    assert again.take(np.arange(5)).tolist() == [1, 2, EOS, 3, EOS]
+    assert again.checksum == store.checksum
+
+
+def test_what_lies_outside_the_store_is_refused_before_it_is_read(tmp_path: Path):
+    store = write_store(tmp_path / "store", [[[1, 2]], [[3]]])
+    out, zero = np.zeros(9, np.int32), np.zeros(1, np.int64)
+    for start, length in ((-1, 2), (4, 2), (0, 6), (10**12, 1)):
+        starts, lengths = np.array([start]), np.array([length])
+        for read in (
+            partial(store.gather, starts, length),
+            partial(store.take, starts + np.arange(length)),
+            partial(store.read, start, length),
+            partial(store.read_into, out, zero, starts, lengths),
+        ):
+            with pytest.raises(IndexError, match=r"the store has 0\.\.5"):
+                read()
 
 
 @settings(max_examples=25, deadline=None)

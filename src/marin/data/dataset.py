@@ -94,30 +94,30 @@ class ConcatenatedRows:
         self.num_rows = -(-store.num_tokens // seq_len)
 
     def rows(self, indices: np.ndarray) -> Batch:
-        indices = _checked(indices, self.num_rows)
-        length = self.seq_len
-        starts = indices * length  # positions of the first targets; the inputs begin one earlier
-        inner = (starts > 0) & (starts + length <= self.store.num_tokens)
-        if inner.all():
-            window = self.store.gather(starts - 1, length + 1)  # (B, T + 1)
-            weights = np.ones((indices.size, length), np.float32)
-        else:
-            window = np.full((indices.size, length + 1), self.store.eos_id, np.int32)
-            window[inner] = self.store.gather(starts[inner] - 1, length + 1)
-            for row in np.flatnonzero(~inner).tolist():  # the store's first row and its last
-                first, end = max(int(starts[row]) - 1, 0), min(int(starts[row]) + length, self.store.num_tokens)
-                at = first - (int(starts[row]) - 1)
-                window[row, at : at + end - first] = self.store.gather(np.array([first]), end - first)[0]
-            weights = (starts[:, None] + np.arange(length) < self.store.num_tokens).astype(np.float32)
+        starts = _checked(indices, self.num_rows) * self.seq_len  # positions of the first targets
+        end = self.store.num_tokens
+        weights = np.ones((starts.size, self.seq_len), np.float32)
         segments = self._segments(starts)
-        if not inner.all():
-            segments[weights == 0] = PADDING_SEGMENT
+        for row in np.flatnonzero(starts + self.seq_len > end).tolist():  # the store's last row
+            weights[row, end - starts[row] :] = 0
+            segments[row, end - starts[row] :] = PADDING_SEGMENT
         return Batch(
-            tokens=np.ascontiguousarray(window[:, :-1]),
-            targets=np.ascontiguousarray(window[:, 1:]),
-            loss_weights=weights,
-            segment_ids=segments,
+            tokens=self._tokens(starts - 1), targets=self._tokens(starts), loss_weights=weights, segment_ids=segments
         )
+
+    def _tokens(self, starts: np.ndarray) -> np.ndarray:
+        """The tokens of rows that begin at these positions, end-of-text where the store has none: int32 (B, T)."""
+        length, end = self.seq_len, self.store.num_tokens
+        inside = (starts >= 0) & (starts + length <= end)
+        if inside.all():
+            return self.store.gather(starts, length)
+        tokens = np.full((starts.size, length), self.store.eos_id, np.int32)
+        tokens[inside] = self.store.gather(starts[inside], length)
+        for row in np.flatnonzero(~inside).tolist():  # the store's first row and its last
+            start = int(starts[row])
+            first, last = max(start, 0), min(start + length, end)
+            tokens[row, first - start : last - start] = self.store.read(first, last - first)
+        return tokens
 
     def _segments(self, starts: np.ndarray) -> np.ndarray:
         """How many documents begin after a row's first target, up to each slot: int32 (B, T)."""
@@ -184,25 +184,30 @@ class PackedRows:
         slot, length, position = self._slot[piece], self._length[piece], self._position[piece]
         targets = np.full(shape, eos, np.int32)
         segments = np.full(shape, PADDING_SEGMENT, np.int32)
-        mask = None if self.store.chat is None else np.zeros(shape, bool)
-        pieces = zip(*(array.tolist() for array in (row, slot, length, position, piece - low[row])), strict=True)
-        for at, first, size, start, segment in pieces:  # one copy a piece: cheaper than an index a token
-            targets[at, first : first + size] = self.store.read(start, size)
-            segments[at, first : first + size] = segment
-            if mask is not None:
-                mask[at, first : first + size] = self.store.read_loss_mask(start, size)
-        real = segments != PADDING_SEGMENT
-        if mask is not None:
-            self._check_stops(targets, mask, has_cut=np.bincount(row, ~self._is_whole[piece], indices.size) > 0)
+        at = row * self.seq_len + slot  # where each piece lies in the rows put end to end
+        self.store.read_into(targets.reshape(-1), at, position, length)
+        flat_segments = segments.reshape(-1)
+        for first, end, segment in zip(at.tolist(), (at + length).tolist(), (piece - low[row]).tolist(), strict=True):
+            flat_segments[first:end] = segment
         tokens = np.full(shape, eos, np.int32)
         tokens[:, 1:] = targets[:, :-1]
         # A piece's first input is what precedes it in the store: end-of-text, unless the piece continues a document.
         continues = np.flatnonzero(~self._begins[piece])
         tokens[row, slot] = eos
         tokens[row[continues], slot[continues]] = self.store.take(position[continues] - 1)
-        tokens[~real] = eos
-        weights = (real if mask is None else mask).astype(np.float32)
-        return Batch(tokens=tokens, targets=targets, loss_weights=weights, segment_ids=segments)
+        last = self._row_offsets[indices + 1] - 1
+        filled = self._slot[last] + self._length[last]
+        padded = np.flatnonzero(filled < self.seq_len)
+        tokens[padded, filled[padded]] = eos  # as all padding is; what follows a filled slot was shifted there
+        if self.store.chat is None:
+            counts = segments != PADDING_SEGMENT
+        else:
+            counts = np.zeros(shape, bool)
+            flat_counts = counts.reshape(-1)
+            for first, start, size in zip(at.tolist(), position.tolist(), length.tolist(), strict=True):
+                flat_counts[first : first + size] = self.store.read_loss_mask(start, size)
+            self._check_stops(targets, counts, has_cut=np.bincount(row, ~self._is_whole[piece], indices.size) > 0)
+        return Batch(tokens=tokens, targets=targets, loss_weights=counts.astype(np.float32), segment_ids=segments)
 
     def _check_stops(self, targets: np.ndarray, mask: np.ndarray, *, has_cut: np.ndarray) -> None:
         """Of whole conversations the end of turns is trained on: has_cut bool (B,) says which rows have others too."""

@@ -29,11 +29,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from json.encoder import encode_basestring as _quote
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from marin.io.atomic import open_atomic, write_text
 from marin.io.hashing import sha256_file
@@ -292,7 +294,7 @@ def write_ledger(
 
 
 class TokenStore:
-    """A store opened for reading. Nothing is loaded: arrays are memory-mapped and shards open when first touched.
+    """A store opened for reading. Nothing is loaded: arrays are memory-mapped, when tokens are first asked for.
 
     A *position* is a token's place in the stream of all shards end to end, from 0 to num_tokens - 1.
     """
@@ -334,6 +336,7 @@ class TokenStore:
         self._document_starts = np.cumsum([0, *(shard.num_documents for shard in self.shards)], dtype=np.int64)
         self._tokens: list[np.ndarray | None] = [None] * len(self.shards)
         self._masks: list[np.ndarray | None] = [None] * len(self.shards)
+        self._runs: dict[int, np.ndarray] = {}  # length -> a view of every run of so many tokens
         self._offsets: np.ndarray | None = None
         self._documents: dict[int, tuple[bytes, np.ndarray]] = {}
         self._check_sizes()
@@ -352,35 +355,81 @@ class TokenStore:
     def __repr__(self) -> str:
         return f"TokenStore({str(self.path)!r}, num_tokens={self.num_tokens}, num_documents={self.num_documents})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the store anew: what is mapped is of this one."""
+        return TokenStore, (self.path,)
+
     # --- tokens by position ---
 
     def gather(self, starts: np.ndarray, length: int) -> np.ndarray:
         """Runs of `length` tokens: starts int64 (B,) -> int32 (B, length). Every run must lie inside the store."""
         starts = np.asarray(starts, dtype=np.int64)
-        if starts.size == 0:
-            return np.empty((0, length), np.int32)
-        low, high = int(starts.min()), int(starts.max()) + length
-        if low < 0 or high > self.num_tokens:
-            raise IndexError(f"{self.path}: tokens {low}..{high} asked for, the store has 0..{self.num_tokens}")
         out = np.empty((starts.size, length), np.int32)
-        # A view of each run, and one copy of them all: of a store of many shards hardly two runs lie in one.
-        views = [view for start in starts.tolist() for view in self._views(self._shard, start, length)]
-        np.concatenate(views, out=out.reshape(-1), casting="unsafe")  # an id fits int32, whatever the store's dtype
+        if starts.size == 0:
+            return out
+        self._check_inside(int(starts.min()), int(starts.max()) + length)
+        if length == 0:
+            return out
+        tokens, place, is_whole = self._find(starts, length)
+        runs = self._runs.get(length)
+        if runs is None:
+            item = self.dtype.itemsize
+            runs = as_strided(tokens, (max(0, tokens.size - length + 1), length), (item, item), writeable=False)
+            self._runs[length] = runs
+        if is_whole.all():
+            out[...] = runs[place]  # an id fits int32, whatever the store's dtype
+            return out
+        out[is_whole] = runs[place[is_whole]]
+        for row in np.flatnonzero(~is_whole).tolist():
+            out[row] = self.read(int(starts[row]), length)
         return out
+
+    def read_into(self, out: np.ndarray, at: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
+        """Runs of `lengths` tokens, each to its place in `out` int32 (N,), which is from `at` on; all int64 (P,)."""
+        if starts.size == 0:
+            return
+        self._check_inside(int(starts.min()), int((starts + lengths).max()))
+        tokens, place, is_whole = self._find(starts, lengths)
+        runs = zip(*(array.tolist() for array in (at, starts, place, lengths, is_whole)), strict=True)
+        for first, start, begin, size, is_one in runs:  # cheaper than an index a token
+            out[first : first + size] = tokens[begin : begin + size] if is_one else self.read(start, size)
 
     def take(self, positions: np.ndarray) -> np.ndarray:
         """Single tokens: positions int64, any shape -> int32 of that shape."""
         positions = np.asarray(positions, dtype=np.int64)
-        if positions.size and not (int(positions.min()) >= 0 and int(positions.max()) < self.num_tokens):
-            raise IndexError(f"{self.path}: a position lies outside 0..{self.num_tokens - 1}")
-        if len(self.shards) == 1:
-            return self._shard(0)[positions].astype(np.int32)
-        out = np.empty(positions.shape, np.int32)
-        shard_of = np.searchsorted(self._shard_starts, positions, side="right") - 1
-        for shard in np.unique(shard_of).tolist():
-            where = shard_of == shard
-            out[where] = self._shard(shard)[positions[where] - self._shard_starts[shard]]
-        return out
+        if positions.size == 0:
+            return np.empty(positions.shape, np.int32)
+        self._check_inside(int(positions.min()), int(positions.max()) + 1)
+        tokens, place, _ = self._find(positions, 1)
+        return tokens[place].astype(np.int32)
+
+    def _check_inside(self, low: int, high: int) -> None:
+        """IndexError unless tokens `low` to `high - 1` are of the store."""
+        if low < 0 or high > self.num_tokens:
+            raise IndexError(f"{self.path}: tokens {low}..{high} asked for, the store has 0..{self.num_tokens}")
+
+    def _find(self, starts: np.ndarray, length: int | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(all tokens as `_mapped` has them, where each run begins there, whether the run lies in one shard, whole)."""
+        tokens, shard_starts, shard_ends, offsets = self._mapped
+        shard = shard_starts.searchsorted(starts, side="right") - 1
+        return tokens, starts + offsets[shard], starts + length <= shard_ends[shard]
+
+    @cached_property
+    def _mapped(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """All tokens as one array, of each shard its first position, its end, and how much further on it lies there.
+
+        The array spans the addresses from the lowest shard to the end of the highest, wherever the system has put them,
+        so a batch is found by arithmetic, without a line of Python a row. The price: what lies between two shards is
+        not the store's, and reading it would end the process. So each run is checked before it is read.
+        """
+        shards = [self._shard(index) for index, shard in enumerate(self.shards) if shard.num_tokens]
+        bounds = np.cumsum([0, *(tokens.size for tokens in shards)])
+        item = self.dtype.itemsize
+        addresses = np.array([tokens.ctypes.data for tokens in shards])  # of pages, so whole items apart
+        items_on = (addresses - addresses.min()) // item
+        num_items = int((items_on + np.diff(bounds)).max())
+        span = as_strided(shards[int(addresses.argmin())], (num_items,), (item,), writeable=False)
+        return span, bounds[:-1], bounds[1:], items_on - bounds[:-1]
 
     def read(self, start: int, length: int) -> np.ndarray:
         """One run of `length` tokens, over as many shards as it takes: int32 (length,)."""
@@ -393,10 +442,7 @@ class TokenStore:
         return self._read(self._mask_shard, start, length, bool)
 
     def _read(self, shard_of: Callable[[int], np.ndarray], start: int, length: int, dtype: Any) -> np.ndarray:
-        if start < 0 or start + length > self.num_tokens:
-            raise IndexError(
-                f"{self.path}: tokens {start}..{start + length} asked for, the store has 0..{self.num_tokens}"
-            )
+        self._check_inside(start, start + length)
         if length == 0:
             return np.empty(0, dtype)
         return np.concatenate(self._views(shard_of, start, length), dtype=dtype, casting="unsafe")

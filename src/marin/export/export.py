@@ -18,7 +18,8 @@ from marin.checkpoint.format import CorruptCheckpointError
 from marin.config import decode
 from marin.data.store import ChatInfo
 from marin.export.config import MAX_SHARD_BYTES, ExportConfig
-from marin.export.hf import CONFIG_FILE, INDEX_FILE, save_hf
+from marin.export.hf import INDEX_FILE, save_hf
+from marin.export.hf_folder import CONFIG_FILE
 from marin.export.peft import save_adapter
 from marin.export.verify import PARITY_FILE, Parity, verify_export
 from marin.models.config import LmConfig

@@ -6,7 +6,6 @@ Each architecture's names and layout are in a file of its own (`marin.export.lla
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.numpy import save_file
 from marin.data.store import ChatInfo
 from marin.export import gemma, gemma2, gemma3, gpt2, llama, mistral, mixtral, olmo2, qwen2, qwen3
 from marin.export.config import MAX_SHARD_BYTES
+from marin.export.hf_folder import CONFIG_FILE, hf_folder
 from marin.models.config import LmConfig
 from marin.models.gemma import GemmaConfig
 from marin.models.gemma2 import Gemma2Config
@@ -34,7 +34,6 @@ from marin.models.qwen2 import Qwen2Config
 from marin.models.qwen3 import Qwen3Config
 from marin.processing.tokenize.tokenizer import CHAT_TEMPLATE_FILE, Tokenizer, load_tokenizer
 
-CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -229,28 +228,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__} {content!r:.80}")
     return content
-
-
-def hf_folder(path: str | Path) -> Path:
-    """The folder of a model: `path` itself, or for `hf://organization/name[@revision]` that of the local cache.
-
-    The cache is where the Hugging Face tools download to (HF_HUB_CACHE, else HF_HOME/hub); nothing is downloaded here.
-    """
-    if not str(path).startswith("hf://"):
-        return Path(path)
-    name, _, revision = str(path).removeprefix("hf://").partition("@")
-    home = os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub"))
-    repository = cache / f"models--{name.replace('/', '--')}"
-    reference = repository / "refs" / (revision or "main")
-    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
-    folder = repository / "snapshots" / commit
-    if not commit or not folder.is_dir():
-        raise FileNotFoundError(
-            f"{path} is not in the local cache ({repository}). Download it (`hf download {name}`), or give the folder "
-            "of a model."
-        )
-    return folder
 
 
 def check_same_architecture(config: LmConfig, found: LmConfig, folder: Path) -> None:

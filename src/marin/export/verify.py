@@ -21,7 +21,8 @@ from tokenizers import Tokenizer as HfTokenizer
 
 from marin.data.store import ChatInfo
 from marin.export.config import MIN_PROBE_LENGTH
-from marin.export.hf import CONFIG_FILE, GENERATION_FILE, INDEX_FILE, config_from_hf, describe_hf, weight_files
+from marin.export.hf import GENERATION_FILE, INDEX_FILE, config_from_hf, describe_hf, weight_files
+from marin.export.hf_folder import CONFIG_FILE
 from marin.export.reference import reference_logits
 from marin.io.hashing import sha256_file
 from marin.models.config import LmConfig

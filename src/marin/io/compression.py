@@ -62,6 +62,25 @@ def content_chunks(file: IO[bytes] | io.RawIOBase, compression: str | None) -> I
         raise ValueError(f"compression {compression!r} is none of 'gzip', 'zstd', None")
 
 
+class ChunkStream(io.RawIOBase):
+    """Chunks as a file to read from, once, from beginning to end."""
+
+    def __init__(self, chunks: Iterator[bytes]):
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        size = min(len(buffer), len(self._rest))
+        buffer[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+
 def _gzip_chunks(file: Any) -> Iterator[bytes]:
     member, pending, at_start = None, b"", True
     while pending := pending or file.read(CHUNK_BYTES):

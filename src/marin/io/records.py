@@ -1,12 +1,11 @@
 """Rows of text on disk: one JSON object a line, plain, gzip or zstd by the file's ending.
 
 Reading is a stream, line by line, with line numbers, so that an error can say where. Writing is atomic and gives equal
-bytes for equal rows (no time stamp in the gzip header). The price of the format over parquet is speed and random
-access; what it buys is that anybody can look into it with zcat.
+bytes for equal rows. The price of the format over parquet is speed; what it buys is that anybody can look into it with
+zcat. What is inside .gz and .zst is the business of `marin.io.compression`; Arrow batches of the same files, many times
+as fast, are `marin.processing.formats`'.
 """
 
-import contextlib
-import gzip
 import hashlib
 import io
 import json
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from marin.io.atomic import open_atomic
+from marin.io.compression import CHUNK_BYTES, BlockWriter, ChunkStream, DamagedError, compression_of, content_chunks
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
@@ -58,16 +58,14 @@ class LineReader:
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         number = 0
+        stream = ChunkStream(content_chunks(self._raw, compression_of(self.path.name)))
         try:
-            with _decompressed(self._raw, self.path.name) as stream:
-                for number, line in enumerate(stream, start=1):
-                    line = line.rstrip(b"\r\n")
-                    if line and not line.isspace():
-                        yield number, line
-                while self._raw.read(1 << 20):  # what follows the compressed data is part of the file's digest
-                    pass
-        except _damage_errors() as error:
-            raise RecordError(f"{self.path}: after line {number}: the compressed data is damaged: {error}") from error
+            for number, line in enumerate(io.BufferedReader(stream, CHUNK_BYTES), start=1):
+                line = line.rstrip(b"\r\n")
+                if line and not line.isspace():
+                    yield number, line
+        except DamagedError as error:
+            raise RecordError(f"{self.path}: after line {number}: {error}") from error
 
     def sha256(self) -> str:
         """Digest of the file as stored, once every line has been read."""
@@ -115,10 +113,15 @@ def write_records(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
     if not path.name.endswith(SUFFIXES):
         raise ValueError(f"{path}: a record file ends in one of {', '.join(SUFFIXES)}")
     count = 0
-    with open_atomic(path, "wb") as raw, _compressed(raw, path.name) as stream:
+    compression = compression_of(path.name)
+    with open_atomic(path, "wb") as file:
+        blocks = BlockWriter(file, compression) if compression else None
+        write_line = blocks.write_line if blocks else file.write
         for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n")
+            write_line(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n")
             count += 1
+        if blocks:
+            blocks.close()
     return count
 
 
@@ -142,73 +145,3 @@ class _HashingReader(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
-
-
-class _ZstdReader(io.RawIOBase):
-    """The content of zstd frames put end to end. The library's own reader takes a file cut short for its end."""
-
-    def __init__(self, raw: io.RawIOBase):
-        import zstandard  # only .zst needs it
-
-        # Windows of up to 2 GiB, as `zstd --long=31` writes them; the memory is only used where a file asks for it.
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-        self._raw = raw
-        self._frame = None  # the one being read
-        self._input = b""
-        self._output = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._output:
-            self._input = self._input or self._raw.read(1 << 17) or b""
-            if not self._input:
-                if self._frame is not None:
-                    raise EOFError("the file ends within a zstd frame")
-                return 0
-            self._frame = self._frame or self._decompressor.decompressobj()
-            self._output = memoryview(self._frame.decompress(self._input))
-            self._input = self._frame.unused_data
-            if self._frame.eof:
-                self._frame = None
-        size = min(len(buffer), len(self._output))
-        buffer[:size] = self._output[:size]
-        self._output = self._output[size:]
-        return size
-
-
-@contextlib.contextmanager
-def _decompressed(raw: _HashingReader, name: str) -> Iterator[IO[bytes]]:
-    if name.endswith(".gz"):
-        with gzip.GzipFile(fileobj=io.BufferedReader(raw, 1 << 18)) as stream:
-            yield stream  # type: ignore[misc]
-    elif name.endswith(".zst"):
-        yield io.BufferedReader(_ZstdReader(raw), 1 << 18)  # type: ignore[arg-type]
-    else:
-        yield io.BufferedReader(raw, 1 << 18)
-
-
-@contextlib.contextmanager
-def _compressed(raw: IO[bytes], name: str) -> Iterator[IO[bytes]]:
-    if name.endswith(".gz"):
-        with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as stream:
-            yield stream  # type: ignore[misc]
-    elif name.endswith(".zst"):
-        import zstandard  # only .zst needs it
-
-        with zstandard.ZstdCompressor().stream_writer(raw, closefd=False) as stream:
-            yield stream  # type: ignore[misc]
-    else:
-        yield raw
-
-
-def _damage_errors() -> tuple[type[Exception], ...]:
-    import zlib
-
-    errors: list[type[Exception]] = [EOFError, gzip.BadGzipFile, zlib.error]
-    with contextlib.suppress(ImportError):
-        import zstandard
-
-        errors.append(zstandard.ZstdError)
-    return tuple(errors)

@@ -176,8 +176,9 @@ def run_layers(
         scan_layers = jax.default_backend() != "cpu" and num_layers > _UNROLLED_LAYERS
     if scan_layers:
         return _scan_periods(lambda function, params, carry: (function(params, carry), None), each, layers, x)[0]
+    once = {function: jax.jit(function) for function in each}  # traced once a kind, not once a layer; XLA inlines it
     for function, params in zip(each, unstack(layers, num_layers), strict=True):
-        x = function(params, x)
+        x = once[function](params, x)
     return x
 
 

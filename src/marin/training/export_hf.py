@@ -10,8 +10,6 @@ from pathlib import Path
 from marin.distributed.mesh import use_own_device
 from marin.distributed.processes import fetch, is_first
 from marin.export.config import ExportConfig
-from marin.export.export import export_params
-from marin.export.hf import check_exportable
 from marin.training.callback_config import ExportHfConfig
 from marin.training.callbacks import StepDone, is_due
 from marin.training.run import Run
@@ -23,6 +21,8 @@ class ExportHf:
     """Writes hf/step-00000500/ and so on, in the run's folder."""
 
     def __init__(self, config: ExportHfConfig, run: Run) -> None:
+        from marin.export.hf import check_exportable
+
         self._config = config
         self._run = run
         assert run.tokenizer is not None, "a run without one has refused this callback"
@@ -36,6 +36,8 @@ class ExportHf:
     def __call__(self, done: StepDone) -> None:
         if not is_due(done, self._config.every):
             return
+        from marin.export.export import export_params
+
         tokenizer_path = self._run.config.data.tokenizer
         assert tokenizer_path is not None
         with self._run.log.paused():

@@ -24,12 +24,11 @@ from marin.checkpoint import format as checkpoint
 from marin.checkpoint.discover import MANIFEST, list_checkpoints
 from marin.data.batch_schedule import BatchSchedule
 from marin.data.lm_data import LmData
-from marin.export.hf import CONFIG_FILE, check_same_architecture, cut_vocabulary, hf_folder, load_hf
+from marin.export.hf_folder import CONFIG_FILE, hf_folder
 from marin.io.atomic import write_text
 from marin.io.hashing import sha256_file
 from marin.models.config import LmConfig
 from marin.models.lora import LoraParams
-from marin.processing.tokenize.tokenizer import load_tokenizer
 from marin.training.config import TrainLmConfig
 from marin.training.initialize_config import InitializeFrom, InitializeFromHf
 from marin.training.run import trained_model
@@ -273,6 +272,9 @@ def _load_hf(
     given: InitializeFromHf, source: Source, wanted: TrainState, model: LmConfig, data: LmData
 ) -> InitialState:
     """The weights of the folder; its rows beyond the stores' vocabulary, which pad the table, are left out."""
+    from marin.export.hf import check_same_architecture, cut_vocabulary, load_hf
+    from marin.processing.tokenize.tokenizer import load_tokenizer
+
     folder = source.folder
     if not given.allow_other_tokenizer:
         _check_tokenizer(folder, load_tokenizer(folder).digest, data.tokenizer_digest)
@@ -328,6 +330,8 @@ def _token_ids(tokens: Sequence[str | int], tokenizer: str | None, vocab_size: i
                     f"reinit_tokens names {token!r} by its text, which needs the tokenizer of the token stores: set "
                     "data.tokenizer to its folder, or give the id"
                 )
+            from marin.processing.tokenize.tokenizer import load_tokenizer
+
             token = load_tokenizer(tokenizer).token_id(token)
         if not 0 <= token < vocab_size:
             raise ValueError(f"reinit_tokens names the id {token}; the vocabulary has 0 to {vocab_size - 1}")

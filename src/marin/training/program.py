@@ -1,7 +1,7 @@
 """The lowered training step, kept with the run: what was computed, whatever becomes of this code.
 
 StableHLO as text, compressed, one file for each batch size. It is written when a run begins, and not again when it is
-resumed. The price is one more lowering of the step; its tracing is shared with the step itself.
+resumed. Tracing and lowering are those of the step itself, which finds them done, so the price is the text.
 """
 
 import gzip

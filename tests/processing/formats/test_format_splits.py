@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marin.processing.formats import reading
+from marin.processing.formats import record
 from marin.processing.formats.reading import BadRecord, read_split
 from marin.processing.formats.splits import FormatError, find_files, plan_splits
 from marin.processing.formats.writing import WRITERS, open_writer
@@ -221,7 +221,7 @@ def test_numbers_that_json_has_not_become_null(tmp_path: Path):
 def test_a_line_that_is_too_long_is_not_held_and_the_next_is_read(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(reading, "MAX_RECORD_BYTES", 1 << 20)
+    monkeypatch.setattr(record, "MAX_RECORD_BYTES", 1 << 20)
     content = b'{"text": "before"}\n{"text": "' + b"x" * (3 << 20) + b'"}\n{"text": "after"}\n'
     path = tmp_path / f"a.{ending}"
     packed = {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.zst": zstandard.ZstdCompressor().compress}

@@ -38,6 +38,11 @@ FORMATS = {
     ".feather": "arrow",
     ".warc": "warc",
     ".warc.gz": "warc",
+    ".warc.wet": "wet",
+    ".warc.wet.gz": "wet",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
     ".txt": "text",
     ".txt.gz": "text",
     ".txt.zst": "text",
@@ -46,7 +51,7 @@ FORMATS = {
 }
 # "text" makes a document of a file; the other two of each paragraph (blank lines between) or line, and must be asked
 # for.
-FORMAT_NAMES = ("jsonl", "parquet", "arrow", "warc", "text", "text-paragraphs", "text-lines")
+FORMAT_NAMES = ("jsonl", "parquet", "arrow", "warc", "wet", "html", "text", "text-paragraphs", "text-lines")
 
 _SAMPLED_FILES = 16
 _SAMPLED_BYTES = 1 << 18  # decompressed, of each of them

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from marin.io.atomic import open_atomic
 from marin.io.compression import BlockWriter
-from marin.processing.formats.reading import JSON_COLUMN
+from marin.processing.formats.record import JSON_COLUMN
 
 ROW_GROUP_BYTES = 32 << 20  # of Arrow data: what reaching one row costs at most
 PARQUET_ZSTD_LEVEL = 1

@@ -1,0 +1,1 @@
+"""Evaluation items in training text: found, named, and removed."""

@@ -1,0 +1,108 @@
+"""The items of evaluation sets, whatever files they come in."""
+
+import bz2
+import gzip
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from marin.io.records import SUFFIXES as JSONL
+from marin.io.records import read_records
+from marin.processing.decontaminate.config import EvaluationSet
+from marin.processing.formats.splits import find_files
+
+_ROWS = (*JSONL, ".parquet", ".arrow")
+_TEXT = (".txt", ".txt.gz", ".txt.bz2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One thing that is asked."""
+
+    id: str  # the row's own, else FILE:ROW, counted from 1
+    prompts: tuple[str, ...]  # texts of which short ones count too
+    others: tuple[str, ...]
+
+
+def items_of(evaluation: EvaluationSet) -> Iterator[Item]:
+    """All items of a set. ValueError where there are none, or where a named field is absent."""
+    found = False
+    for label, name in find_files(evaluation.path):
+        path = Path(name)
+        parse = _from_lines if name.endswith(_TEXT) else _from_rows
+        for item in parse(label, path, evaluation):
+            found = True
+            yield item
+    if not found:
+        raise ValueError(f"evaluation set {evaluation.name!r}: {evaluation.path} has no item with text")
+
+
+def _from_rows(label: str, path: Path, evaluation: EvaluationSet) -> Iterator[Item]:
+    for number, row in enumerate(_rows(path), 1):
+        absent = [name for name in evaluation.fields if name not in row]
+        if absent:
+            raise ValueError(
+                f"evaluation set {evaluation.name!r}: row {number} of {path} has no field {absent[0]!r}; its fields "
+                f"are {', '.join(sorted(row))}"
+            )
+        prompts, others = [], []
+        for name in evaluation.fields or row:
+            if name != "id":
+                (prompts if name in evaluation.prompt_fields else others).extend(_texts(row[name]))
+        if prompts or others:
+            given = row.get("id")
+            yield Item(
+                id=str(given) if isinstance(given, str | int) else f"{label}:{number}",
+                prompts=tuple(prompts),
+                others=tuple(others),
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    if path.name.endswith(JSONL):
+        yield from read_records(path)
+    elif path.name.endswith(".parquet"):
+        for batch in pq.ParquetFile(path).iter_batches(2048):
+            yield from batch.to_pylist()
+    elif path.name.endswith(".arrow"):
+        with pa.memory_map(str(path)) as source:
+            is_file = source.read(6) == b"ARROW1"
+            source.seek(0)
+            table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source).read_all()
+            yield from table.to_pylist()
+    else:
+        raise ValueError(f"{path}: no rows of {', '.join(_ROWS)}, and no text of {', '.join(_TEXT)}")
+
+
+def _from_lines(label: str, path: Path, evaluation: EvaluationSet) -> Iterator[Item]:
+    count = evaluation.lines_per_item
+    if count is None:
+        raise ValueError(f"evaluation set {evaluation.name!r}: {path} is plain text; give lines_per_item")
+    opened = {".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix, io.open)
+    with opened(path, "rt", encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    if len(lines) % count:
+        raise ValueError(
+            f"evaluation set {evaluation.name!r}: {path} has {len(lines)} lines, which is no multiple of "
+            f"lines_per_item={count}"
+        )
+    for first in range(0, len(lines), count):
+        prompt, *others = lines[first : first + count]
+        yield Item(id=f"{label}:{first // count + 1}", prompts=(prompt,), others=tuple(others))

@@ -1,0 +1,168 @@
+"""Attributes of documents: a file beside each shard, row by row, that says what is a duplicate of what.
+
+    id                   the document's
+    dedup.duplicate      whether it goes
+    dedup.duplicate_of   id of the document that stays in its place; null for one that stays, and with bloom, which
+                         does not know
+    dedup.similarity     to that document, by the measure of the method; null for one that stays
+    dedup.cluster_size   documents of this run that go for the same one, with it
+    dedup.contained      share of the text that was seen before: of its n-grams with bloom, of its bytes with paragraphs
+    dedup.remove_spans   [start, end) in bytes of the UTF-8 text: what goes of a document that stays
+
+A method leaves out the columns that it does not fill.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from marin.processing.dedup.exact import duplicates_of_shard, spans_by_row
+from marin.processing.dedup.index import Index
+from marin.processing.dedup.order import Numbering, parts_of
+from marin.processing.shards import write_shard
+
+SPANS = pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64())]))
+DOCUMENT_ATTRIBUTES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("dedup.duplicate", pa.bool_()),
+        ("dedup.duplicate_of", pa.string()),
+        ("dedup.similarity", pa.float32()),
+        ("dedup.cluster_size", pa.int64()),
+    ]
+)
+SPAN_ATTRIBUTES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("dedup.duplicate", pa.bool_()),
+        ("dedup.contained", pa.float32()),
+        ("dedup.remove_spans", SPANS),
+    ]
+)
+LARGEST_SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceCounts:
+    """What of each source there is, and what of it goes."""
+
+    documents: Counter[str] = field(default_factory=Counter)
+    removed: Counter[str] = field(default_factory=Counter)
+    spans: Counter[str] = field(default_factory=Counter)  # removed from documents that stay
+    span_bytes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "SourceCounts") -> None:
+        for name in ("documents", "removed", "spans", "span_bytes"):
+            getattr(self, name).update(getattr(other, name))
+
+
+def cluster_sizes(index: Index, generation: int, num_documents: Sequence[int]) -> tuple[Numbering, np.ndarray]:
+    """uint32, by the documents' numbers: how many of this generation go for each."""
+    numbering = Numbering.of([*(g.num_documents for g in index.generations), num_documents])
+    sizes = np.zeros(numbering.total, np.uint32)
+    for shard in range(len(num_documents)):
+        removed = np.load(index.removed(generation, shard), mmap_mode="r")
+        np.add.at(sizes, numbering.numbers(removed["canonical"]), 1)
+    return numbering, sizes
+
+
+def largest_clusters(index: Index, numbering: Numbering, sizes: np.ndarray) -> list[dict[str, object]]:
+    """The documents for which the most others go."""
+    order = np.argsort(-sizes.astype(np.int64), kind="stable")[:LARGEST_SHOWN]
+    keys = np.array([numbering.key(int(number)) for number in order[sizes[order] > 0]], np.uint64)
+    ids, sources = (_of_documents(index, keys, column) for column in ("id", "source"))
+    return [
+        {"documents": int(sizes[number]) + 1, "id": document_id, "source": source}
+        for number, document_id, source in zip(order, ids, sources, strict=False)
+    ]
+
+
+def _of_documents(index: Index, keys: np.ndarray, column: str) -> list[str]:
+    """A column of the documents with these keys, wherever they are."""
+    parts = parts_of(keys)
+    values = [""] * len(keys)
+    places = list(zip(parts["generation"].tolist(), parts["shard"].tolist(), strict=True))
+    for place in sorted(set(places)):
+        here = [i for i, other in enumerate(places) if other == place]
+        documents = index.documents(*place)
+        found = documents[column].take(pa.array(parts["row"][here])).to_pylist()
+        for i, value in zip(here, found, strict=True):
+            values[i] = value
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributesTask:
+    """A shard whose attributes are written."""
+
+    index: Index
+    generation: int
+    shard: int
+    num_documents: tuple[int, ...]
+    path: str  # of the attributes
+    sizes: str  # file of cluster_sizes; "" for spans
+    duplicates: tuple[str, ...] = ()  # for spans: files of repeated paragraphs
+    num_priorities: int = 1
+
+
+def write_document_attributes(task: AttributesTask) -> SourceCounts:
+    """Write which documents of a shard go, and for which."""
+    documents = task.index.documents(task.generation, task.shard)
+    removed = np.load(task.index.removed(task.generation, task.shard))
+    num_rows = len(documents)
+    rows = removed["row"].astype(np.int64)
+    duplicate = np.zeros(num_rows, np.bool_)
+    duplicate[rows] = True
+    of: list[str | None] = [None] * num_rows
+    similarity: list[float | None] = [None] * num_rows
+    canonical_ids = _of_documents(task.index, removed["canonical"], "id")
+    for row, canonical_id, value in zip(rows.tolist(), canonical_ids, removed["similarity"].tolist(), strict=True):
+        of[row], similarity[row] = canonical_id, value
+    numbering = Numbering.of([*(g.num_documents for g in task.index.generations), task.num_documents])
+    sizes = np.load(task.sizes, mmap_mode="r")
+    base = numbering.bases[task.generation, task.shard]
+    cluster = sizes[base : base + num_rows].astype(np.int64) + 1
+    cluster[rows] = sizes[numbering.numbers(removed["canonical"])].astype(np.int64) + 1
+    columns = [
+        documents["id"].cast(pa.string()).combine_chunks(),
+        pa.array(duplicate),
+        pa.array(of, pa.string()),
+        pa.array(similarity, pa.float32()),
+        pa.array(cluster),
+    ]
+    table = pa.Table.from_arrays(columns, schema=DOCUMENT_ATTRIBUTES)
+    write_shard(Path(task.path), table.to_batches(2048), DOCUMENT_ATTRIBUTES)
+    sources = documents["source"].to_pylist()
+    return SourceCounts(documents=Counter(sources), removed=Counter(sources[row] for row in rows))
+
+
+def write_paragraph_attributes(task: AttributesTask) -> SourceCounts:
+    """Write which paragraphs of a shard's documents go."""
+    documents = task.index.documents(task.generation, task.shard)
+    lengths = np.load(task.index.shard(task.generation, task.shard) / "text_bytes.npy")
+    ids, sources = documents["id"].to_pylist(), documents["source"].to_pylist()
+    found = duplicates_of_shard(
+        [Path(path) for path in task.duplicates], task.generation, task.num_priorities, task.shard
+    )
+    spans = list(spans_by_row(found, len(ids)))
+    gone = np.array([int((of_row[:, 1] - of_row[:, 0]).sum()) for of_row in spans], np.int64)
+    counts = SourceCounts(documents=Counter(sources))
+    for source, of_row, num_bytes, length in zip(sources, spans, gone.tolist(), lengths.tolist(), strict=True):
+        if length and num_bytes == length:
+            counts.removed[source] += 1
+        else:
+            counts.spans[source] += len(of_row)
+            counts.span_bytes[source] += num_bytes
+    columns = [
+        pa.array(ids, pa.string()),
+        pa.array((gone == lengths) & (lengths > 0)),
+        pa.array((gone / np.maximum(lengths, 1)).astype(np.float32)),
+        pa.array([[{"start": int(a), "end": int(b)} for a, b in of_row] for of_row in spans], SPANS),
+    ]
+    table = pa.Table.from_arrays(columns, schema=SPAN_ATTRIBUTES)
+    write_shard(Path(task.path), table.to_batches(2048), SPAN_ATTRIBUTES)
+    return counts

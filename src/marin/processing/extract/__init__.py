@@ -1,0 +1,1 @@
+"""HTML and wiki-like dumps to documents of text or Markdown."""

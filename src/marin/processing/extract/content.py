@@ -1,0 +1,248 @@
+"""Which part of a page is its content.
+
+From the body down, as long as one child holds most of what reads like prose; then back up, for headings and leads that
+stand before it; then, inside, what is mostly links, or named like navigation, comments, sharing or advertising, is cut.
+It is a handful of rules with few numbers, tuned on half of the pages of a public benchmark and measured on the other
+half too (benchmarks/bench_extract.py). The price of rules: a page that is no article (a list of links, a forum) keeps
+less than a reader would.
+"""
+
+import math
+import re
+from functools import lru_cache, partial
+
+from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+from marin.processing.extract.tree import HEADINGS, Attributes, Element, light_tree, names
+
+# Marks of an element, by the words in its class and id.
+AWAY = 1  # never content: navigation, comments, sharing, advertising
+ABOUT = 2  # about the text rather than of it: author, date, tags
+CONTENT = 4  # named like content
+CAPTION = 8  # of an image
+
+# Share of an element's prose that a child must hold for the child to be gone down to.
+MAIN_SHARE = 0.75
+# Prose before the content, within its ancestors, that is a lead, in characters.
+LEAD_CHARS = 60
+# Share of a page's text from which on a part is not away, whatever it is named.
+MOST_OF_A_PAGE = 0.4
+# An element that is about the text is cut if it has fewer characters, and less prose, than these.
+ABOUT_CHARS, ABOUT_VALUE = 250, 150
+# A paragraph with fewer characters that is nothing but a link leads elsewhere.
+LINK_CHARS = 200
+# A form with less prose than this is there to be filled in; with more, it holds the page.
+FORM_VALUE = 100
+
+_AWAY_WORDS = names(
+    "ad addthis addtoany ads adsense advert advertisement anzeige banner breadcrumb breadcrumbs comment "
+    "comments consent cookie cookies crumbs disqus footer gdpr jp kommentar kommentare leftbar login mainnav masthead "
+    "menu menus modal nav navbar navi navigation newsletter outbrain pager pagination paging popup print promo "
+    "promotion recommended recommendations related reply respond rightbar rss share sharebar sharedaddy shares sharing "
+    "sidebar sidebars sidenav signin signup skip sociable social socials sponsor sponsored subnav subscribe "
+    "subscription taboola teasers toolbar tooltip topnav widget widgets"
+)
+_ABOUT_WORDS = names(
+    "author authors bio byline categories category copyright credit date meta postmeta published source tag tagcloud "
+    "tags time timestamp"
+)
+_CONTENT_WORDS = names(
+    "article articlebody articlecontent blog body content entry entrycontent hentry intro lead main maincontent post "
+    "postcontent story text"
+)
+_CAPTION_WORDS = frozenset(("caption", "captions", "figcaption"))
+# A name with one of these says how a page is laid out, not what is in it: content-with-sidebar, has-no-banner.
+_LAYOUT_WORDS = names(
+    "align aligned allow closed col cols column columns enabled grid has hide layout no not open separator support "
+    "supports template theme with without wp"
+)
+# What publishing systems put on a whole article or page: its category, tags, author, format.
+_LABELLING = ("author-", "category-", "elementor", "format-", "has-", "is-", "no-", "page-", "single-", "tag-", "type-")
+_BARS = frozenset(("left", "right", "share", "side", "top"))
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+
+_WHOLE_TAGS = frozenset(("article", "body", "html", "main"))
+_MARKS_OF_TAGS = {
+    **dict.fromkeys(("aside", "dialog", "footer", "menu", "search"), AWAY),
+    **dict.fromkeys(_WHOLE_TAGS, CONTENT),
+    "figcaption": CAPTION,
+}
+_AWAY_ROLES = names(
+    "alert alertdialog banner complementary contentinfo dialog menu menubar navigation search tablist toolbar"
+)
+# What counts as text for the parser, and for nobody else.
+_NO_TEXT = "noscript, script, style"
+# Not gone down into: they are content, not places for it.
+_PARAGRAPHS = frozenset(("blockquote", "dl", "li", "ol", "p", "pre", "ul"))
+# Parts of lists and tables stand or fall with the whole.
+_PARTS = frozenset(("dd", "dt", "li", "pre", "tbody", "td", "tfoot", "th", "thead", "tr"))
+
+
+def main_content(tree: LexborHTMLParser) -> Element:
+    """The content of a page: an element `article` with its headings, leads and main part. Changes the parser's tree."""
+    body = tree.body
+    if body is None:
+        return Element("article", {}, [])
+    whole = _without_away(body)
+    leads, main = _main_part(whole)
+    article = Element("article", {}, [prune(part) for part in [*leads, main] if _is_kept(part) or part is main])
+    _cut_last_headings(article)
+    return article if _has_text(article) else whole
+
+
+def _without_away(body: LexborNode) -> Element:
+    """The body without what is named as no content, but for a part that has most of the page's text."""
+    left_out: list[int] = []
+    whole = light_tree(body, partial(_judge, left_out, math.inf))
+    most = MOST_OF_A_PAGE * (whole.chars + sum(left_out))
+    if not left_out or max(left_out) < most:
+        return whole
+    for node in body.css(_NO_TEXT):
+        node.decompose()
+    return light_tree(body, partial(_judge, [], MOST_OF_A_PAGE * len(body.text(strip=True))))
+
+
+def _judge(left_out: list[int], most: float, node: LexborNode, tag: str, attributes: Attributes) -> int | None:
+    """Marks elements by name; leaves out what is away and has less than `most` characters, noting how many it has."""
+    if tag == "nav":
+        return None
+    marks = marks_of(tag, attributes) if attributes else _MARKS_OF_TAGS.get(tag, 0)
+    if marks & AWAY:
+        chars = len(node.text(strip=True))
+        if chars < most:
+            left_out.append(chars)
+            return None
+        marks &= ~AWAY
+    return marks
+
+
+def marks_of(tag: str, attributes: Attributes) -> int:
+    """What the names of an element say of it."""
+    marks = _MARKS_OF_TAGS.get(tag, 0)
+    is_whole = tag in _WHOLE_TAGS
+    if classes := attributes.get("class"):
+        marks |= _marks_of_classes(classes)
+        is_whole = is_whole or "hentry" in classes
+    if name := attributes.get("id"):
+        marks |= _marks_of_name(name)
+    if attributes.get("role") in _AWAY_ROLES or attributes.get("aria-hidden") == "true":
+        marks |= AWAY
+    if item := attributes.get("itemprop"):
+        is_whole = is_whole or "articleBody" in item
+        marks |= ABOUT if item in ("author", "dateModified", "datePublished", "publisher") else 0
+    return CONTENT if is_whole else marks
+
+
+@lru_cache(maxsize=1 << 16)
+def _marks_of_classes(classes: str) -> int:
+    marks = 0
+    for name in classes.split():
+        marks |= _marks_of_name(name)
+    return marks
+
+
+@lru_cache(maxsize=1 << 16)
+def _marks_of_name(name: str) -> int:
+    if name.startswith(_LABELLING):
+        return 0
+    words = [word.lower() for word in _WORDS.findall(name)]
+    marks = AWAY if words[-1:] == ["bar"] and not _BARS.isdisjoint(words) else 0
+    is_layout = not _LAYOUT_WORDS.isdisjoint(words)
+    for word in words:
+        if word in _CONTENT_WORDS:
+            marks |= CONTENT
+        elif word in _CAPTION_WORDS:
+            marks |= CAPTION
+        elif word in _AWAY_WORDS and not is_layout:
+            marks |= AWAY
+        elif word in _ABOUT_WORDS and not is_layout:
+            marks |= ABOUT
+    return marks
+
+
+def _main_part(whole: Element) -> tuple[list[Element], Element]:
+    """(headings and leads before it, the smallest element that holds most of the prose at each level)."""
+    main = whole
+    path: list[tuple[Element, Element]] = []
+    while True:
+        places = [child for child in main.children if not isinstance(child, str) and child.block]
+        best = max(places, key=_value, default=None)
+        if best is None or best.tag in _PARAGRAPHS or best.value == 0 or best.value < MAIN_SHARE * main.value:
+            break
+        path.append((main, best))
+        main = best
+    leads: list[Element] = []
+    for parent, taken in path:
+        if parent is whole:
+            continue
+        for child in parent.children:
+            if child is taken:
+                break
+            if not isinstance(child, str) and _is_lead(child):
+                leads.append(child)
+    return leads, main
+
+
+def _value(element: Element) -> int:
+    return element.value
+
+
+def _is_lead(element: Element) -> bool:
+    if not element.block or element.marks & (AWAY | ABOUT):
+        return False
+    if element.tag in ("h1", "h2"):
+        return element.link_chars * 2 <= element.chars
+    return element.value >= LEAD_CHARS and element.link_chars < 0.3 * element.chars
+
+
+def prune(element: Element) -> Element:
+    """The element without those below it that are no content."""
+    children: list[str | Element] = []
+    for child in element.children:
+        if isinstance(child, str):
+            children.append(child)
+        elif child.tag in _VERBATIM_OR_FORMULA or _is_kept(child):
+            children.append(child if child.tag in _VERBATIM_OR_FORMULA else prune(child))
+    element.children = children
+    return element
+
+
+_VERBATIM_OR_FORMULA = frozenset(("math", "pre"))
+
+
+def _is_kept(element: Element) -> bool:
+    marks, tag, chars = element.marks, element.tag, element.chars
+    if marks & AWAY:
+        return False
+    if not element.block or not chars or tag in HEADINGS:
+        return True
+    if marks & CAPTION:
+        return False
+    if marks & ABOUT and not marks & CONTENT and chars < ABOUT_CHARS and element.value < ABOUT_VALUE:
+        return False
+    if tag in ("fieldset", "form") and element.value < FORM_VALUE:
+        return False
+    if tag in _PARTS:
+        return True
+    if tag == "p":
+        return element.link_chars <= 0.9 * chars or chars >= LINK_CHARS
+    return element.link_chars <= 0.5 * chars or element.value >= element.link_chars
+
+
+def _cut_last_headings(element: Element) -> bool:
+    """Cut headings with nothing behind them from the end; True if something else ends the element."""
+    while element.children:
+        last = element.children[-1]
+        if isinstance(last, str):
+            if last.strip():
+                return True
+        elif last.tag in HEADINGS:
+            pass
+        elif not last.block or last.tag in _PARTS or _cut_last_headings(last):
+            return True
+        element.children.pop()
+    return False
+
+
+def _has_text(element: Element) -> bool:
+    return any(bool(child.strip()) if isinstance(child, str) else _has_text(child) for child in element.children)

@@ -1,0 +1,463 @@
+"""Filters that take lines out of a text: C4's, and the one of RefinedWeb as DCLM rebuilt it.
+
+A text is decoded, what stays is written beside it, and that is encoded again. Why each line went is counted. The plain
+form, with regular expressions, is `line_edits_reference`.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from marin.processing.kernels.characters import (
+    DECIMAL,
+    DIGIT,
+    LINE_END,
+    LOWER,
+    SPACE,
+    TERMINAL,
+    UPPER,
+    WORD,
+    character_classes,
+)
+from marin.processing.kernels.text_signals import decode
+
+C4_COUNTS: tuple[str, ...] = (
+    "c4.num_lines",
+    "c4.num_kept_lines",
+    "c4.num_lines_long_word",
+    "c4.num_lines_no_terminal",
+    "c4.num_lines_few_words",
+    "c4.num_lines_javascript",
+    "c4.num_lines_policy",
+    "c4.num_sentences",
+    "c4.num_lorem_ipsum",
+    "c4.num_curly_brackets",
+)
+DCLM_COUNTS: tuple[str, ...] = (
+    "dclm.num_lines",
+    "dclm.num_kept_lines",
+    "dclm.num_lines_uppercase",
+    "dclm.num_lines_numeric",
+    "dclm.num_lines_counter",
+    "dclm.num_lines_few_words",
+    "dclm.num_substrings",
+    "dclm.num_words_before",
+    "dclm.num_words_after",
+)
+
+LOREM_IPSUM, JAVASCRIPT = "lorem ipsum", "javascript"
+POLICY_PHRASES = (
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
+)
+CITATIONS = ("[edit]", "[citation needed]")  # and numbers in brackets, also empty ones
+COUNTED = (
+    *("likes", "shares", "comments", "retweets", "reposts", "quotes", "bookmarks", "upvotes", "downvotes"),
+    *("downloads", "views", "followers"),
+)
+ITEMS_IN_CART, READ_MORE, SIGN_IN = "items in cart", "read more...", "sign-in"
+SUBSTRING_LINE_WORDS = 10  # substrings are taken out of lines of at most so many words
+
+_NEWLINE, _RETURN, _OPEN, _CLOSE, _CURLY, _DOT = 10, 13, ord("["), ord("]"), ord("{"), ord(".")
+_KELVIN = 0x212A  # the only letter but K itself whose small form is k
+
+
+@dataclass(frozen=True)
+class EditedTexts:
+    """Texts after their lines were chosen, and why lines went."""
+
+    data: NDArray[np.uint8]  # UTF-8
+    offsets: NDArray[np.int64]  # (texts + 1,)
+    counts: NDArray[np.int64]  # (texts, kinds)
+
+
+def _phrases(*phrases: str) -> NDArray[np.uint32]:
+    """(phrases, longest + 1), filled with zeros."""
+    table = np.zeros((len(phrases), max(map(len, phrases)) + 1), np.uint32)
+    for row, phrase in zip(table, phrases, strict=True):
+        row[: len(phrase)] = [ord(character) for character in phrase]
+    return table
+
+
+_C4_PHRASES = _phrases(LOREM_IPSUM, JAVASCRIPT, *POLICY_PHRASES)
+_CITATIONS = _phrases(*CITATIONS)
+_COUNTED = _phrases(*COUNTED)
+_SUBSTRINGS = _phrases(ITEMS_IN_CART, READ_MORE, SIGN_IN)
+
+
+def c4_lines(
+    data: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    *,
+    terminal_punctuation: bool = True,
+    min_words: int = 3,
+    max_word_chars: int = 1000,
+    remove_citations: bool = True,
+) -> EditedTexts:
+    """The lines that C4 keeps, of the texts `data[offsets[i]:offsets[i + 1]]`; counts are `C4_COUNTS`."""
+    edited = _c4(
+        *(data, offsets, character_classes(), _C4_PHRASES, _CITATIONS),
+        *(terminal_punctuation, min_words, max_word_chars, remove_citations),
+    )
+    return EditedTexts(*edited)
+
+
+def dclm_lines(
+    data: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    *,
+    max_uppercase_ratio: float = 0.5,
+    max_digit_ratio: float = 0.999999,
+    min_words: int = 2,
+) -> EditedTexts:
+    """The lines that DCLM's RefinedWeb recipe keeps; counts are `DCLM_COUNTS`."""
+    edited = _dclm(
+        *(data, offsets, character_classes(), _COUNTED, _SUBSTRINGS),
+        *(max_uppercase_ratio, max_digit_ratio, min_words),
+    )
+    return EditedTexts(*edited)
+
+
+@numba.njit(cache=True, nogil=True)
+def _longest(offsets):
+    longest = 0
+    for text in range(len(offsets) - 1):
+        longest = max(longest, offsets[text + 1] - offsets[text])
+    return longest
+
+
+@numba.njit(cache=True, nogil=True)
+def _c4(data, offsets, classes, phrases, citations, terminal_punctuation, min_words, max_word_chars, remove_citations):
+    num_texts = len(offsets) - 1
+    chars = np.empty(_longest(offsets), np.uint32)
+    kept = np.empty(len(chars) + 1, np.uint32)
+    edited = np.empty(offsets[num_texts] - offsets[0], np.uint8)
+    edited_offsets = np.zeros(num_texts + 1, np.int64)
+    counts = np.zeros((num_texts, 10), np.int64)
+    for text in range(num_texts):
+        num_chars = decode(data, offsets[text], offsets[text + 1], chars)
+        row = counts[text]
+        num_kept = start = 0
+        while start < num_chars:
+            end = start
+            while end < num_chars and not classes[chars[end]] & LINE_END:
+                end += 1
+            row[0] += 1
+            first, last = _stripped(chars, start, end, classes)
+            num_words, longest_word = _count_words(chars, first, last, classes)
+            line_end = _copy_without_citations(chars, first, last, kept, num_kept, classes, citations, remove_citations)
+            if longest_word > max_word_chars:
+                row[2] += 1
+            elif terminal_punctuation and not _ends_a_sentence(kept, num_kept, line_end):
+                row[3] += 1
+            elif num_words < min_words:
+                row[4] += 1
+            else:
+                found = _phrases_in(kept, num_kept, line_end, phrases)
+                row[8] += found & 1
+                if found & 2 and not found & 1:
+                    row[5] += 1
+                else:
+                    curly = _contains(kept, num_kept, line_end, _CURLY)
+                    row[9] += curly and not found & 1
+                    if found > 3 and not found & 1 and not curly:
+                        row[6] += 1
+                    else:
+                        row[1] += 1
+                        row[7] += _count_sentences(kept, num_kept, line_end, classes)
+                        kept[line_end] = _NEWLINE
+                        num_kept = line_end + 1
+            if end + 1 < num_chars and chars[end] == _RETURN and chars[end + 1] == _NEWLINE:
+                end += 1
+            start = end + 1
+        first, last = _stripped(kept, 0, num_kept, classes)
+        edited_offsets[text + 1] = _encode(kept, first, last, edited, edited_offsets[text])
+    return edited[: edited_offsets[num_texts]], edited_offsets, counts
+
+
+@numba.njit(cache=True, nogil=True)
+def _dclm(data, offsets, classes, counted, substrings, max_uppercase_ratio, max_digit_ratio, min_words):
+    num_texts = len(offsets) - 1
+    chars = np.empty(_longest(offsets), np.uint32)
+    kept = np.empty(len(chars) + 1, np.uint32)
+    edited = np.empty(offsets[num_texts] - offsets[0], np.uint8)
+    edited_offsets = np.zeros(num_texts + 1, np.int64)
+    counts = np.zeros((num_texts, 9), np.int64)
+    for text in range(num_texts):
+        num_chars = decode(data, offsets[text], offsets[text + 1], chars)
+        row = counts[text]
+        start, num_chars = _stripped(chars, 0, num_chars, classes)
+        num_kept = 0
+        while start < num_chars:
+            end = start
+            uppercase = digits = 0
+            while end < num_chars and chars[end] != _NEWLINE:
+                kind = classes[chars[end]]
+                uppercase += kind & UPPER != 0
+                digits += kind & DIGIT != 0
+                end += 1
+            length = end - start
+            row[0] += 1
+            num_words, _ = _count_words(chars, start, end, classes)
+            row[7] += num_words
+            if length and uppercase / length > max_uppercase_ratio:
+                row[2] += 1
+            elif length and digits / length > max_digit_ratio:
+                row[3] += 1
+            elif _is_counter(chars, start, end, classes, counted):
+                row[4] += 1
+            elif length and num_words < min_words:
+                row[5] += 1
+            else:
+                line_end = num_kept + length
+                kept[num_kept:line_end] = chars[start:end]
+                if length and num_words <= SUBSTRING_LINE_WORDS:
+                    line_end, num_removed = _without_substrings(kept, num_kept, line_end, classes, substrings)
+                    row[6] += num_removed
+                    num_words, _ = _count_words(kept, num_kept, line_end, classes)
+                if num_words or not length:
+                    row[1] += 1
+                    row[8] += num_words
+                    kept[line_end] = _NEWLINE
+                    num_kept = line_end + 1
+            start = end + 1
+        first, last = _stripped(kept, 0, num_kept, classes)
+        edited_offsets[text + 1] = _encode(kept, first, last, edited, edited_offsets[text])
+    return edited[: edited_offsets[num_texts]], edited_offsets, counts
+
+
+# --- of one line
+
+
+@numba.njit(cache=True, nogil=True)
+def _stripped(chars, start, end, classes):
+    while start < end and classes[chars[start]] & SPACE:
+        start += 1
+    while end > start and classes[chars[end - 1]] & SPACE:
+        end -= 1
+    return start, end
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_words(chars, start, end, classes):
+    """(words, characters of the longest)."""
+    num_words = longest = length = 0
+    for index in range(start, end):
+        if classes[chars[index]] & SPACE:
+            length = 0
+        else:
+            num_words += length == 0
+            length += 1
+            longest = max(longest, length)
+    return num_words, longest
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy_without_citations(chars, start, end, kept, position, classes, citations, remove):
+    """Write a line into `kept`, without [1], [], [edit], [citation needed]; returns where it ends there."""
+    while start < end:
+        if remove and chars[start] == _OPEN:
+            behind = start + 1
+            while behind < end and classes[chars[behind]] & DECIMAL:
+                behind += 1
+            if behind < end and chars[behind] == _CLOSE:
+                start = behind + 1
+                continue
+            found = False
+            for phrase in range(len(citations)):
+                length = _match(chars, start, end, citations[phrase], False)
+                if length:
+                    start += length
+                    found = True
+                    break
+            if found:
+                continue
+        kept[position] = chars[start]
+        position += 1
+        start += 1
+    return position
+
+
+@numba.njit(cache=True, nogil=True)
+def _match(chars, start, end, phrase, any_case):
+    """Length of the phrase if it stands there, else 0."""
+    index = 0
+    while phrase[index]:
+        if start + index >= end:
+            return 0
+        char = chars[start + index]
+        if any_case:
+            char = _small(char)
+        if char != phrase[index]:
+            return 0
+        index += 1
+    return index
+
+
+@numba.njit(cache=True, nogil=True)
+def _small(char):
+    if 65 <= char <= 90:
+        return np.uint32(char + np.uint32(32))
+    return np.uint32(107) if char == _KELVIN else char
+
+
+@numba.njit(cache=True, nogil=True)
+def _phrases_in(chars, start, end, phrases):
+    """Bit i is set where phrase i, in small or capital letters, occurs."""
+    found = 0
+    for index in range(start, end):
+        small = _small(chars[index])
+        # the first letters of all phrases, so that most characters are passed over at once
+        if small == 108 or small == 106 or small == 116 or small == 112 or small == 99 or small == 117:
+            for phrase in range(len(phrases)):
+                if small == phrases[phrase][0] and _match(chars, index, end, phrases[phrase], True):
+                    found |= 1 << phrase
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def _contains(chars, start, end, char):
+    found = False
+    for index in range(start, end):
+        found = found or chars[index] == char
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def _ends_a_sentence(chars, start, end):
+    if start == end:
+        return False
+    last = chars[end - 1]
+    if last == _DOT:
+        return not (end - start >= 3 and chars[end - 2] == _DOT and chars[end - 3] == _DOT)
+    return last == 63 or last == 33 or last == 34 or last == 39  # ? ! " '
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_sentences(chars, start, end, classes):
+    """Sentences of a line: see `line_edits_reference.num_sentences`."""
+    num_sentences = 0
+    open_sentence = False
+    index = start
+    while index < end:
+        kind = classes[chars[index]]
+        if not kind & TERMINAL:
+            open_sentence = open_sentence or not kind & SPACE
+            index += 1
+            continue
+        initial = chars[index] == _DOT and _is_initial(chars, start, index, classes)
+        open_sentence = True
+        while index < end and classes[chars[index]] & TERMINAL:
+            index += 1
+        while index < end and not classes[chars[index]] & (SPACE | WORD | TERMINAL):
+            index += 1
+        if initial or (index < end and not classes[chars[index]] & SPACE):
+            continue
+        following = index
+        while following < end and classes[chars[following]] & SPACE:
+            following += 1
+        if following == end or not classes[chars[following]] & LOWER:
+            num_sentences += 1
+            open_sentence = False
+    return num_sentences + open_sentence
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_initial(chars, start, dot, classes):
+    """Whether a single capital stands before the dot."""
+    if dot == start or not classes[chars[dot - 1]] & UPPER:
+        return False
+    return dot - 1 == start or classes[chars[dot - 2]] & SPACE != 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_counter(chars, start, end, classes, counted):
+    """Whether the line is nothing but a number of likes, views and such."""
+    while start < end and not classes[chars[start]] & WORD:
+        start += 1
+    if start == end or not classes[chars[start]] & DECIMAL:
+        return False
+    while start < end and (classes[chars[start]] & DECIMAL or chars[start] == 44 or chars[start] == _DOT):
+        start += 1
+    if start < end and (_small(chars[start]) == 107 or _small(chars[start]) == 109 or _small(chars[start]) == 98):
+        start += 1  # k m b
+    if start == end or not classes[chars[start]] & SPACE:
+        return False
+    while start < end and classes[chars[start]] & SPACE:
+        start += 1
+    for phrase in range(len(counted)):
+        length = _match(chars, start, end, counted[phrase], True)
+        if length:
+            start += length
+            while start < end and not classes[chars[start]] & WORD:
+                start += 1
+            return start == end
+    return False
+
+
+@numba.njit(cache=True, nogil=True)
+def _without_substrings(line, start, end, classes, substrings):
+    """(end of the line, substrings taken out): 'items in cart' anywhere, 'read more...' behind, 'sign-in' before."""
+    num_removed = 0
+    position = index = start
+    removed_to = -1
+    while index < end:
+        length = _match(line, index, end, substrings[0], True)
+        if length:
+            num_removed += 1
+            if index != removed_to and position > start and classes[line[position - 1]] & SPACE:
+                position -= 1
+            index += length
+            removed_to = index
+        else:
+            line[position] = line[index]
+            position += 1
+            index += 1
+    end = position
+    length = len(READ_MORE)
+    if end - start >= length and _match(line, end - length, end, substrings[1], True):
+        num_removed += 1
+        end -= length
+        if end > start and classes[line[end - 1]] & SPACE:
+            end -= 1
+    length = _match(line, start, end, substrings[2], True)
+    if length:
+        num_removed += 1
+        if start + length < end and classes[line[start + length]] & SPACE:
+            length += 1
+        for index in range(start, end - length):
+            line[index] = line[index + length]
+        end -= length
+    return end, num_removed
+
+
+@numba.njit(cache=True, nogil=True)
+def _encode(chars, start, end, data, position):
+    """Write code points as UTF-8 into `data`; returns where they end."""
+    for index in range(start, end):
+        char = chars[index]
+        if char < 0x80:
+            data[position] = char
+            position += 1
+        elif char < 0x800:
+            data[position] = 0xC0 | (char >> 6)
+            data[position + 1] = 0x80 | (char & 0x3F)
+            position += 2
+        elif char < 0x10000:
+            data[position] = 0xE0 | (char >> 12)
+            data[position + 1] = 0x80 | ((char >> 6) & 0x3F)
+            data[position + 2] = 0x80 | (char & 0x3F)
+            position += 3
+        else:
+            data[position] = 0xF0 | (char >> 18)
+            data[position + 1] = 0x80 | ((char >> 12) & 0x3F)
+            data[position + 2] = 0x80 | ((char >> 6) & 0x3F)
+            data[position + 3] = 0x80 | (char & 0x3F)
+            position += 4
+    return position

@@ -1,0 +1,636 @@
+"""The features of fastText: the words of a text, its word n-grams and its character n-grams, as numbers of rows.
+
+A feature is a row of a matrix. Words of the dictionary have rows of their own, the first ones; every n-gram is hashed
+into one of `num_buckets` rows behind them. What a text says is the sum of its rows. The definition is fastText's to the
+bit (Joulin et al. 2016, and `dictionary.cc` of version 0.9), so that published models read right. Its price:
+
+- FNV-1a as fastText computes it takes bytes as signed, so its hashes of text beyond ASCII are its own.
+- Words end at ASCII white space and NUL alone, whatever the language.
+- A text ends with the word `</s>`, and a `</s>` in it ends it there. A word that begins with `__label__` is no feature.
+- A word outside the dictionary has no row of its own, only n-grams.
+
+`feature_rows` is the definition, `sum_rows` the fast path that is held to it.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+VERSION = 1
+
+END_OF_TEXT = b"</s>"
+LABEL_PREFIX = b"__label__"
+WHITE_SPACE = b" \t\n\v\f\r\0"
+
+_FNV_OFFSET = 2166136261
+_FNV_PRIME = 16777619
+_NGRAM_MULTIPLIER = 116049371
+_MASK32 = 0xFFFFFFFF
+_MASK64 = 0xFFFFFFFFFFFFFFFF
+
+# A text is read so many words at a time, and rows are added whenever so many are known: a long text needs no more
+# memory than a short one, and each pass over a block is a tight loop whose loads do not wait for one another.
+_WORDS_AT_ONCE = 512
+_LETTERS_AT_ONCE = 1024
+_ROWS_AT_ONCE = 8192
+
+# Most words of a batch were there before: their character n-grams are summed once. A sum is kept for so many words at
+# most (4 MB of a model of 16 columns), of so many bytes.
+_LARGEST_NUM_SUMS = 65_536
+_LONGEST_SUMMED_WORD = 24
+
+
+class Vocabulary(NamedTuple):
+    """Which rows there are: a dictionary of words and a number of buckets. Plain arrays, for compiled code."""
+
+    pool: np.ndarray
+    """uint8: the words one behind the other, then the labels (which are no features)."""
+    starts: np.ndarray
+    """int64 (words and labels + 1,): where each begins in `pool`."""
+    slots: np.ndarray
+    """uint64, a power of two of them: an open hash table. Of a word its hash above, and one more than its place in
+    `starts` below; 0 where a slot is free."""
+    kept: np.ndarray
+    """int32 (num_buckets,): the row of a bucket, counted behind the words, or -1 if it was pruned; empty: none was."""
+    is_kept: np.ndarray
+    """uint8: one bit for each bucket, whether it has a row. Small enough for a cache, where `kept` of millions is not."""
+    num_words: int
+    num_buckets: int
+    word_ngrams: int
+    """Longest n-grams of words; 1: none beside the words themselves."""
+    min_chars: int
+    """Shortest n-grams of characters within a word."""
+    max_chars: int
+    """Longest ones; 0: none."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows the features of this vocabulary can name."""
+        num_buckets = int((self.kept >= 0).sum()) if self.kept.size else self.num_buckets
+        return self.num_words + num_buckets
+
+    def words(self) -> list[bytes]:
+        """The words of the dictionary in the order of their rows, then the labels."""
+        pool = self.pool.tobytes()
+        return [pool[begin:end] for begin, end in zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)]
+
+
+def make_vocabulary(
+    words: Sequence[bytes],
+    *,
+    labels: Sequence[bytes] = (),
+    num_buckets: int,
+    word_ngrams: int = 1,
+    min_chars: int = 0,
+    max_chars: int = 0,
+    kept: np.ndarray | None = None,
+) -> Vocabulary:
+    """A vocabulary with these words in this order. `labels` are written as words in texts, and skipped there.
+
+    Raises ValueError where n-grams are asked for and there are no buckets.
+    """
+    if num_buckets < 1 and (word_ngrams > 1 or max_chars > 0):
+        raise ValueError(f"num_buckets is {num_buckets}; n-grams of words or characters need at least one bucket")
+    entries = [*words, *labels]
+    starts = np.zeros(len(entries) + 1, np.int64)
+    np.cumsum([len(entry) for entry in entries], out=starts[1:])
+    pool = np.frombuffer(b"".join(entries), np.uint8)
+    num_slots = 8
+    while num_slots < 2 * len(entries):
+        num_slots *= 2
+    slots = np.zeros(num_slots, np.uint64)
+    _fill_slots(pool, starts, slots)
+    return Vocabulary(
+        pool=pool,
+        starts=starts,
+        slots=slots,
+        kept=np.zeros(0, np.int32) if kept is None else kept,
+        is_kept=np.zeros(0, np.uint8) if kept is None else np.packbits(kept >= 0, bitorder="little"),
+        num_words=len(words),
+        num_buckets=num_buckets,
+        word_ngrams=word_ngrams,
+        min_chars=min_chars,
+        max_chars=max_chars,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The definition, in plain Python
+
+
+def fnv1a(word: bytes) -> int:
+    """The 32-bit hash of a word: FNV-1a over bytes that are taken as signed."""
+    value = _FNV_OFFSET
+    for byte in word:
+        signed = byte if byte < 128 else byte | 0xFFFFFF00
+        value = ((value ^ signed) * _FNV_PRIME) & _MASK32
+    return value
+
+
+def split_words(text: bytes) -> list[bytes]:
+    """The words of a text, `</s>` the last."""
+    words = text.translate(bytes.maketrans(WHITE_SPACE, b" " * len(WHITE_SPACE))).split(b" ")
+    words = [word for word in words if word]
+    return [*words[: words.index(END_OF_TEXT)], END_OF_TEXT] if END_OF_TEXT in words else [*words, END_OF_TEXT]
+
+
+def feature_rows(text: bytes, vocabulary: Vocabulary) -> list[int]:
+    """The row of every feature of a text, one by one: words with their character n-grams, then n-grams of words."""
+    places = {word: place for place, word in enumerate(vocabulary.words())}
+    rows, hashes = [], []
+    for word in split_words(text):
+        place = places.get(word, -1)
+        if place >= vocabulary.num_words or (place < 0 and word.startswith(LABEL_PREFIX)):
+            continue
+        if place >= 0:
+            rows.append(place)
+        if word != END_OF_TEXT:
+            rows += _rows_of_buckets(vocabulary, (fnv1a(ngram) for ngram in character_ngrams(word, vocabulary)))
+        hashes.append(fnv1a(word))
+    return rows + _rows_of_buckets(vocabulary, word_ngram_hashes(hashes, vocabulary.word_ngrams))
+
+
+def character_ngrams(word: bytes, vocabulary: Vocabulary) -> list[bytes]:
+    """The character n-grams of `<word>`, but for the brackets alone."""
+    if vocabulary.max_chars < 1:
+        return []
+    bracketed = b"<" + word + b">"
+    # a character begins at every byte that continues none
+    begins = [place for place, byte in enumerate(bracketed) if byte & 0xC0 != 0x80] + [len(bracketed)]
+    ngrams = []
+    for first in range(len(begins) - 1):
+        for length in range(1, min(vocabulary.max_chars, len(begins) - 1 - first) + 1):
+            is_bracket = length == 1 and (begins[first] == 0 or begins[first + 1] == len(bracketed))
+            if length >= vocabulary.min_chars and not is_bracket:
+                ngrams.append(bracketed[begins[first] : begins[first + length]])
+    return ngrams
+
+
+def word_ngram_hashes(hashes: Sequence[int], word_ngrams: int) -> list[int]:
+    """The 64-bit hashes of all n-grams of 2 to `word_ngrams` words with these hashes."""
+    signed = [value if value < 2**31 else value - 2**32 for value in hashes]
+    found = []
+    for first, value in enumerate(signed):
+        for following in signed[first + 1 : first + word_ngrams]:
+            value = (value * _NGRAM_MULTIPLIER + following) & _MASK64
+            found.append(value)
+    return found
+
+
+def _rows_of_buckets(vocabulary: Vocabulary, hashes: Iterable[int]) -> list[int]:
+    buckets = [value % vocabulary.num_buckets for value in hashes]
+    if vocabulary.kept.size:
+        buckets = [int(vocabulary.kept[bucket]) for bucket in buckets if vocabulary.kept[bucket] >= 0]
+    return [vocabulary.num_words + bucket for bucket in buckets]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The fast path
+
+
+_END = np.frombuffer(END_OF_TEXT, np.uint8)
+_END_HASH = fnv1a(END_OF_TEXT)
+_LABEL = np.frombuffer(LABEL_PREFIX, np.uint8)
+
+
+@njit(cache=True, nogil=True)
+def _absorb(value, byte):
+    """One step of FNV-1a, the value in 64 bits of which the upper half is 0."""
+    signed = np.uint64(byte) if byte < 128 else np.uint64(byte) | np.uint64(0xFFFFFF00)
+    return ((value ^ signed) * np.uint64(_FNV_PRIME)) & np.uint64(_MASK32)
+
+
+@njit(cache=True, nogil=True)
+def _fill_slots(pool, starts, slots):
+    mask = slots.size - 1
+    for place in range(starts.size - 1):
+        value = np.uint64(_FNV_OFFSET)
+        for at in range(starts[place], starts[place + 1]):
+            value = _absorb(value, pool[at])
+        slot = np.int64(value) & mask
+        while slots[slot] != 0:
+            slot = (slot + 1) & mask
+        slots[slot] = value << np.uint64(32) | np.uint64(place + 1)
+
+
+@njit(cache=True, nogil=True)
+def _is_at(data, begin, end, pool, first, last):
+    """Whether data[begin:end] is pool[first:last]."""
+    if end - begin != last - first:
+        return False
+    for offset in range(end - begin):  # noqa: SIM110  # no generators in compiled code
+        if data[begin + offset] != pool[first + offset]:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _place_of(data, begin, end, value, pool, starts, slots):
+    """Where in the dictionary the word data[begin:end] with this hash is; -1 where it is not."""
+    mask = slots.size - 1
+    slot = np.int64(value) & mask
+    while slots[slot] != 0:
+        place = np.int64(slots[slot] & np.uint64(_MASK32)) - 1
+        if slots[slot] >> np.uint64(32) == value and _is_at(data, begin, end, pool, starts[place], starts[place + 1]):
+            return place
+        slot = (slot + 1) & mask
+    return np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def _split(data, at, end, begins, ends, hashes):
+    """Words of data[at:end] until there is no more room: (how many, where to go on, whether the text has ended)."""
+    num_words, begin, value = 0, at, np.uint64(_FNV_OFFSET)
+    while at <= end:
+        byte = data[at] if at < end else np.uint8(32)
+        if byte > 32 or not (byte == 32 or 9 <= byte <= 13 or byte == 0):
+            value = _absorb(value, byte)
+            at += 1
+            continue
+        if at > begin:
+            if _is_at(data, begin, at, _END, 0, _END.size):
+                return num_words, at, True
+            begins[num_words], ends[num_words], hashes[num_words] = begin, at, value
+            num_words += 1
+        at += 1
+        begin, value = at, np.uint64(_FNV_OFFSET)
+        if num_words == begins.size:
+            return num_words, at, at > end
+    return num_words, at, True
+
+
+@njit(cache=True, nogil=True)
+def _is_label(data, begin, end, place, num_words):
+    """Whether the word data[begin:end], at this place of the dictionary or at none, is a label."""
+    if place >= 0:
+        return place >= num_words
+    return data[begin] == _LABEL[0] and _is_at(data, begin, min(end, begin + _LABEL.size), _LABEL, 0, _LABEL.size)
+
+
+@njit(cache=True, nogil=True)
+def _look_up(data, begins, ends, hashes, num_found, pool, starts, slots, num_words, places):
+    """Write places of words (-1: outside the dictionary) and close up over labels; returns how many words stay."""
+    num_kept = 0
+    for index in range(num_found):
+        begin, end = begins[index], ends[index]
+        place = _place_of(data, begin, end, hashes[index], pool, starts, slots)
+        if _is_label(data, begin, end, place, num_words):
+            continue
+        places[num_kept] = place
+        begins[num_kept], ends[num_kept], hashes[num_kept] = begin, end, hashes[index]
+        num_kept += 1
+    return num_kept
+
+
+@njit(cache=True, nogil=True)
+def _row_of_bucket(value, num_words, num_buckets, kept):
+    """The row of the n-gram with this hash; -1 where its bucket was pruned."""
+    bucket = np.int64(value % np.uint64(num_buckets))
+    if kept.size:
+        bucket = np.int64(kept[bucket])
+        if bucket < 0:
+            return bucket
+    return num_words + bucket
+
+
+@njit(cache=True, nogil=True)
+def _word_ngram_rows(hashes, count, ngrams, num_open, word_ngrams, num_words, num_buckets, kept, ids, num_ids):
+    """Write the rows of the n-grams that end with these words; returns (n-grams that go on, how many rows wait).
+
+    `ngrams` holds the hashes of the n-grams that end with the word before, the longest first.
+    """
+    for index in range(count):
+        signed = hashes[index] if hashes[index] < np.uint64(2**31) else hashes[index] | np.uint64(0xFFFFFFFF00000000)
+        for longer in range(num_open):
+            ngrams[longer] = ngrams[longer] * np.uint64(_NGRAM_MULTIPLIER) + signed
+            row = _row_of_bucket(ngrams[longer], num_words, num_buckets, kept)
+            if row >= 0:
+                ids[num_ids] = row
+                num_ids += 1
+        if num_open == word_ngrams - 1:
+            for longer in range(num_open - 1):
+                ngrams[longer] = ngrams[longer + 1]
+            num_open -= 1
+        ngrams[num_open] = signed
+        num_open += 1
+    return num_open, num_ids
+
+
+@njit(cache=True, nogil=True)
+def _add_rows(ids, num_ids, matrix, total):
+    if matrix.shape[1] == 1:
+        single = 0.0
+        for index in range(num_ids):
+            single += matrix[ids[index], 0]
+        total[0] += single
+        return
+    for index in range(num_ids):
+        row = ids[index]
+        for column in range(matrix.shape[1]):
+            total[column] += matrix[row, column]
+
+
+@njit(cache=True, nogil=True)
+def _character_rows(
+    data,
+    begin,
+    end,
+    letters,
+    bounds,
+    min_chars,
+    max_chars,
+    num_words,
+    num_buckets,
+    kept,
+    is_kept,
+    ids,
+    num_ids,
+    matrix,
+    total,
+):
+    """Write the rows of the character n-grams of <data[begin:end]>; returns (how many wait, how many there were).
+
+    Where there is no more room in `ids`, what waits is added up first.
+    """
+    size = end - begin + 2
+    if size > letters.size:
+        letters, bounds = np.empty(size, np.uint8), np.empty(size + 1, np.int64)
+    letters[0], letters[size - 1] = 60, 62  # < and >
+    for at in range(begin, end):
+        letters[at - begin + 1] = data[at]
+    num_chars = 0
+    for at in range(size):
+        bounds[num_chars] = at
+        num_chars += letters[at] & 0xC0 != 0x80
+    bounds[num_chars] = size
+    num_written = 0
+    for first in range(num_chars):
+        value = np.uint64(_FNV_OFFSET)
+        for length in range(1, min(max_chars, num_chars - first) + 1):
+            for at in range(bounds[first + length - 1], bounds[first + length]):
+                value = _absorb(value, letters[at])
+            if length < min_chars or (length == 1 and (first == 0 or first == num_chars - 1)):
+                continue
+            # the upper half of the value is 0, and dividing 32 bits takes a third of the time
+            bucket = np.int64(np.uint32(value) % np.uint32(num_buckets))
+            if kept.size:
+                if not is_kept[bucket >> 3] >> (bucket & 7) & 1:
+                    continue
+                bucket = np.int64(kept[bucket])
+            if num_ids == ids.size:
+                _add_rows(ids, num_ids, matrix, total)
+                num_ids = 0
+            ids[num_ids] = num_words + bucket
+            num_ids += 1
+            num_written += 1
+    return num_ids, num_written
+
+
+@njit(cache=True, nogil=True)
+def _text_rows(data, begin, end, vocabulary, scratch, ids, matrix, total):
+    """Write the rows of data[begin:end] to `ids`; returns (how many wait there, how many there were in all).
+
+    Where there is no more room, what waits is added to `total` first, row by row of `matrix`.
+    """
+    pool, starts, slots, kept = vocabulary.pool, vocabulary.starts, vocabulary.slots, vocabulary.kept
+    num_words, num_buckets = vocabulary.num_words, vocabulary.num_buckets
+    word_ngrams, max_chars = vocabulary.word_ngrams, vocabulary.max_chars
+    begins, ends, hashes, places, ngrams, letters, bounds = scratch
+    num_ids, num_all, num_open, at, has_ended = 0, 0, 0, begin, False
+    while not has_ended:
+        count, at, has_ended = _split(data, at, end, begins[:-1], ends, hashes)
+        count = _look_up(data, begins, ends, hashes, count, pool, starts, slots, num_words, places)
+        if max_chars > 0:
+            for word in range(count):
+                num_ids, num_chars = _character_rows(
+                    data,
+                    begins[word],
+                    ends[word],
+                    letters,
+                    bounds,
+                    vocabulary.min_chars,
+                    max_chars,
+                    num_words,
+                    num_buckets,
+                    kept,
+                    vocabulary.is_kept,
+                    ids,
+                    num_ids,
+                    matrix,
+                    total,
+                )
+                num_all += num_chars
+        if has_ended:
+            places[count] = _place_of(_END, 0, _END.size, np.uint64(_END_HASH), pool, starts, slots)
+            hashes[count] = np.uint64(_END_HASH)
+            count += 1
+        if ids.size - num_ids < count * word_ngrams:
+            _add_rows(ids, num_ids, matrix, total)
+            num_ids = 0
+        num_before = num_ids
+        for word in range(count):
+            ids[num_ids] = places[word]
+            num_ids += places[word] >= 0
+        if word_ngrams > 1:
+            num_open, num_ids = _word_ngram_rows(
+                hashes, count, ngrams, num_open, word_ngrams, num_words, num_buckets, kept, ids, num_ids
+            )
+        num_all += num_ids - num_before
+    return num_ids, num_all
+
+
+@njit(cache=True, nogil=True)
+def make_scratch(vocabulary):
+    """What `text_rows` works in, for compiled callers; one is enough for any number of texts."""
+    return (
+        np.empty(_WORDS_AT_ONCE + 1, np.int64),
+        np.empty(_WORDS_AT_ONCE + 1, np.int64),
+        np.empty(_WORDS_AT_ONCE + 1, np.uint64),
+        np.empty(_WORDS_AT_ONCE + 1, np.int64),
+        np.zeros(max(1, vocabulary.word_ngrams), np.uint64),
+        np.empty(_LETTERS_AT_ONCE, np.uint8),
+        np.empty(_LETTERS_AT_ONCE + 1, np.int64),
+    )
+
+
+class _WordSums(NamedTuple):
+    """What was found of words before: a word's own row and its character n-grams, summed. One place for each hash."""
+
+    words: np.ndarray
+    """uint8 (slots, longest): the word."""
+    lengths: np.ndarray
+    """uint8 (slots,): 0 where nothing is yet."""
+    counts: np.ndarray
+    """int32 (slots,): how many features it has; -1: it is a label."""
+    sums: np.ndarray
+    """float32 (slots, width)."""
+
+
+def _word_sums(num_bytes: int, width: int) -> _WordSums:
+    num_slots = 1024
+    while num_slots < min(_LARGEST_NUM_SUMS, num_bytes // 32):
+        num_slots *= 2
+    return _WordSums(
+        words=np.empty((num_slots, _LONGEST_SUMMED_WORD), np.uint8),
+        lengths=np.zeros(num_slots, np.uint8),
+        counts=np.empty(num_slots, np.int32),
+        sums=np.empty((num_slots, width), np.float32),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _sum_words(data, scratch, num_found, vocabulary, known, ids, matrix, fresh, total):
+    """Add the rows of words and their character n-grams to `total`, and close up over labels.
+
+    Returns (how many words stay, how many rows there were). Each word's rows are summed before they are added, whether
+    it was known or not, so that what is known has no influence on the bits of the result.
+    """
+    pool, starts, slots, kept = vocabulary.pool, vocabulary.starts, vocabulary.slots, vocabulary.kept
+    num_words, num_buckets = vocabulary.num_words, vocabulary.num_buckets
+    min_chars, max_chars = vocabulary.min_chars, vocabulary.max_chars
+    begins, ends, hashes, _, _, letters, bounds = scratch
+    words, lengths, counts, sums = known
+    width = matrix.shape[1]
+    num_kept, num_rows = 0, 0
+    for word in range(num_found):
+        begin, end, value = begins[word], ends[word], hashes[word]
+        length = end - begin
+        # slot 0 of each array is where a word that is too long is worked out
+        slot = np.int64(value) & (lengths.size - 1) if length <= words.shape[1] else 0
+        if lengths[slot] != length or not _is_at(data, begin, end, words[slot], 0, length):
+            fresh[:] = 0
+            place = _place_of(data, begin, end, value, pool, starts, slots)
+            if _is_label(data, begin, end, place, num_words):
+                counts[slot] = -1
+            else:
+                num_ids, counts[slot] = _character_rows(
+                    data,
+                    begin,
+                    end,
+                    letters,
+                    bounds,
+                    min_chars,
+                    max_chars,
+                    num_words,
+                    num_buckets,
+                    kept,
+                    vocabulary.is_kept,
+                    ids,
+                    0,
+                    matrix,
+                    fresh,
+                )
+                _add_rows(ids, num_ids, matrix, fresh)
+                if place >= 0:
+                    counts[slot] += 1
+                    for column in range(width):
+                        fresh[column] += matrix[place, column]
+            for column in range(width):
+                sums[slot, column] = fresh[column]
+            lengths[slot] = 0
+            if length <= words.shape[1]:
+                lengths[slot] = length
+                for offset in range(length):
+                    words[slot, offset] = data[begin + offset]
+        if counts[slot] < 0:
+            continue
+        num_rows += counts[slot]
+        for column in range(width):
+            total[column] += sums[slot, column]
+        hashes[num_kept] = value
+        num_kept += 1
+    return num_kept, num_rows
+
+
+@njit(cache=True, nogil=True)
+def _sum_text(data, begin, end, vocabulary, scratch, known, ids, matrix, fresh, total):
+    """Add all rows of data[begin:end] to `total`; returns how many there were. For vocabularies of characters."""
+    kept, num_words, num_buckets = vocabulary.kept, vocabulary.num_words, vocabulary.num_buckets
+    word_ngrams = vocabulary.word_ngrams
+    _, _, hashes, _, ngrams, _, _ = scratch
+    num_all, num_open, at, has_ended = 0, 0, begin, False
+    while not has_ended:
+        count, at, has_ended = _split(data, at, end, scratch[0][:-1], scratch[1], hashes)
+        count, num_rows = _sum_words(data, scratch, count, vocabulary, known, ids, matrix, fresh, total)
+        num_all += num_rows
+        if has_ended:
+            place = _place_of(
+                _END, 0, _END.size, np.uint64(_END_HASH), vocabulary.pool, vocabulary.starts, vocabulary.slots
+            )
+            if place >= 0:
+                num_all += 1
+                for column in range(matrix.shape[1]):
+                    total[column] += matrix[place, column]
+            hashes[count] = np.uint64(_END_HASH)
+            count += 1
+        if word_ngrams > 1:
+            num_open, num_ids = _word_ngram_rows(
+                hashes, count, ngrams, num_open, word_ngrams, num_words, num_buckets, kept, ids, 0
+            )
+            _add_rows(ids, num_ids, matrix, total)
+            num_all += num_ids
+    return num_all
+
+
+@njit(cache=True, nogil=True)
+def _sum_rows(data, offsets, vocabulary, known, matrix, totals, counts):
+    scratch = make_scratch(vocabulary)
+    ids = np.empty(max(_ROWS_AT_ONCE, (_WORDS_AT_ONCE + 1) * vocabulary.word_ngrams), np.int32)
+    fresh = np.empty(matrix.shape[1], np.float64)
+    for text in range(offsets.size - 1):
+        begin, end, total = offsets[text], offsets[text + 1], totals[text]
+        if vocabulary.max_chars > 0:
+            counts[text] = _sum_text(data, begin, end, vocabulary, scratch, known, ids, matrix, fresh, total)
+        else:
+            num_ids, counts[text] = _text_rows(data, begin, end, vocabulary, scratch, ids, matrix, total)
+            _add_rows(ids, num_ids, matrix, total)
+
+
+def sum_rows(
+    data: np.ndarray, offsets: np.ndarray, vocabulary: Vocabulary, matrix: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(sums, counts): for each text, the sum of the rows of its features, and how many features it has.
+
+    `data` is UTF-8 (uint8), text i is `data[offsets[i] : offsets[i + 1]]`; `matrix` is float32 (num_rows, width). Sums
+    are float64 (texts, width), counts int64 (texts,).
+    """
+    assert matrix.shape[0] == vocabulary.num_rows, (matrix.shape, vocabulary.num_rows)
+    totals = np.zeros((offsets.size - 1, matrix.shape[1]), np.float64)
+    counts = np.zeros(offsets.size - 1, np.int64)
+    known = _word_sums(data.size if vocabulary.max_chars > 0 else 0, matrix.shape[1])
+    _sum_rows(data, offsets, vocabulary, known, matrix, totals, counts)
+    return totals, counts
+
+
+@njit(cache=True, nogil=True)
+def _count_rows(data, offsets, vocabulary, counts):
+    scratch = make_scratch(vocabulary)
+    ids = np.empty(max(_ROWS_AT_ONCE, (_WORDS_AT_ONCE + 1) * vocabulary.word_ngrams), np.int32)
+    no_matrix, no_total = np.zeros((1, 0), np.float32), np.zeros(0, np.float64)
+    for text in range(offsets.size - 1):
+        _, counts[text] = _text_rows(
+            data, offsets[text], offsets[text + 1], vocabulary, scratch, ids, no_matrix, no_total
+        )
+
+
+def count_rows(data: np.ndarray, offsets: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """How many features each text has, int64 (texts,); `data` and `offsets` as for `sum_rows`."""
+    counts = np.zeros(offsets.size - 1, np.int64)
+    _count_rows(data, offsets, vocabulary, counts)
+    return counts
+
+
+def room_for_rows(data: np.ndarray, offsets: np.ndarray, vocabulary: Vocabulary) -> int:
+    """How long `ids` must be for `text_rows` of any of these texts."""
+    return int(count_rows(data, offsets, vocabulary).max(initial=0)) + (_WORDS_AT_ONCE + 1) * vocabulary.word_ngrams
+
+
+@njit(cache=True, nogil=True)
+def text_rows(data, begin, end, vocabulary, scratch, ids):
+    """Write the rows of data[begin:end] to `ids`, of `room_for_rows`, and return how many; for compiled callers."""
+    num_ids, _ = _text_rows(
+        data, begin, end, vocabulary, scratch, ids, np.zeros((1, 0), np.float32), np.zeros(0, np.float64)
+    )
+    return num_ids

@@ -1,0 +1,257 @@
+"""A data set as a plan: where its rows come from, what is done to them, where they go. Nothing happens before `run`.
+
+A plan is a value. Every method returns a new one, so a common beginning can be used twice. The price of the laziness is
+that a mistake in a function is met when the work is done, not where the function is named; names of columns in
+expressions likewise.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from marin.processing.pipeline.expressions import Expression, parse
+from marin.processing.pipeline.operations import (
+    FilterRows,
+    FlatMapRows,
+    Function,
+    MapBatches,
+    MapRows,
+    MapShard,
+    Missing,
+    Operation,
+    SampleRows,
+    Select,
+    WithColumns,
+)
+from marin.processing.pipeline.sinks import FileSink, Sink
+
+if TYPE_CHECKING:
+    from marin.processing.pipeline.run import Result
+
+SPLIT_BYTES = 128 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesInput:
+    """Rows of files."""
+
+    paths: tuple[str, ...]
+    format: str | None
+    columns: tuple[str, ...] | None
+    split_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemsInput:
+    """Rows that are given."""
+
+    rows: tuple[Mapping[str, Any], ...]
+    num_shards: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """An input and what is done to its rows, shard by shard."""
+
+    input: "FilesInput | ItemsInput"
+    operations: tuple[Operation, ...] = ()
+    others: tuple["Dataset", ...] = ()  # the data sets of the Attach operations, in their order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where the rows go."""
+
+    path: str
+    sink: Sink
+    names: Literal["part", "input"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A lazy sequence of rows, in shards. Begin with `Dataset.from_files`, end with `write_parquet` and `run`.
+
+    >>> from marin.processing.pipeline import Dataset, col
+    >>> plan = (
+    ...     Dataset.from_files("raw/**/*.jsonl.zst")
+    ...     .filter(col("text").length() >= 200, name="too short")
+    ...     .select(["id", "text", "source", "metadata"])
+    ...     .write_parquet("documents")
+    ... )
+    >>> result = plan.run(workers=2)   # doctest: +SKIP
+    """
+
+    parts: tuple[Part, ...]
+    target: Target | None = None
+
+    # -- where rows come from
+
+    @staticmethod
+    def from_files(
+        paths: str | Iterable[str],
+        *,
+        format: str | None = None,
+        columns: Sequence[str] | None = None,
+        split_bytes: int = SPLIT_BYTES,
+    ) -> "Dataset":
+        """The rows of files, folders (with all below) and globs; the format by the files' endings unless it is named.
+
+        `columns`: those to read, None for all. A file larger than `split_bytes` is shared by several shards where its
+        format allows that; small files share one.
+        """
+        given = (paths,) if isinstance(paths, str) else tuple(str(path) for path in paths)
+        if not given:
+            raise ValueError("from_files: no path is given")
+        wanted = None if columns is None else tuple(columns)
+        files = FilesInput(paths=given, format=format, columns=wanted, split_bytes=split_bytes)
+        return Dataset(parts=(Part(input=files),))
+
+    @staticmethod
+    def from_items(rows: Iterable[Mapping[str, Any]], *, num_shards: int = 1) -> "Dataset":
+        """Rows that are given as dicts; one without an `id` is named by its position."""
+        if num_shards < 1:
+            raise ValueError(f"from_items: num_shards is {num_shards}; at least one is needed")
+        return Dataset(parts=(Part(input=ItemsInput(rows=tuple(rows), num_shards=num_shards)),))
+
+    @staticmethod
+    def concat(datasets: Iterable["Dataset"]) -> "Dataset":
+        """The shards of several data sets, one data set after the other."""
+        given = tuple(datasets)
+        if not given:
+            raise ValueError("concat: no data set is given")
+        for one in given:
+            one._check_open("concat")
+        return Dataset(parts=tuple(part for one in given for part in one.parts))
+
+    # -- what is done to each row or batch
+
+    def map(self, function: Function, *, name: str | None = None, timeout_s: float | None = None) -> "Dataset":
+        """The dict that `function` returns for each row (a dict; `metadata` is one in it).
+
+        ValueError quarantines the row, by the kind before the colon of its message; `Dropped(rule)` leaves it out; any
+        other exception fails the shard. With `timeout_s`, a row that takes more seconds of processor time is
+        quarantined, in whatever code it is stuck: its worker is ended, and the shard made again without the row.
+        """
+        return self._then(MapRows(name=name or _name_of(function), function=function, timeout_s=timeout_s))
+
+    def flat_map(self, function: Function, *, name: str | None = None, timeout_s: float | None = None) -> "Dataset":
+        """The rows that `function` returns for each row, as a list of dicts; otherwise as `map`."""
+        return self._then(FlatMapRows(name=name or _name_of(function), function=function, timeout_s=timeout_s))
+
+    def map_batches(self, function: Function, *, name: str | None = None, expanding: bool = False) -> "Dataset":
+        """What `function` returns for each record batch (at most 2,048 rows and 16 MB): one, or a `BatchResult`.
+
+        Fewer rows than it got must be named in a BatchResult; more are allowed where `expanding`.
+        """
+        return self._then(MapBatches(name=name or _name_of(function), function=function, expanding=expanding))
+
+    def filter(
+        self, condition: Expression | str | Function, *, name: str | None = None, missing: Missing = "error"
+    ) -> "Dataset":
+        """The rows for which a condition is true: an expression, its text, or a function of the row.
+
+        `missing` says what an expression that is null means: an error, "drop" or "keep". `name` is the rule's in all
+        counts; an expression's text by default.
+        """
+        if isinstance(condition, str):
+            condition = parse(condition)
+        shown = str(condition) if isinstance(condition, Expression) else _name_of(condition)
+        return self._then(FilterRows(name=name or shown, condition=condition, missing=missing))
+
+    def select(self, columns: Sequence[str]) -> "Dataset":
+        """These columns alone, in this order."""
+        if isinstance(columns, str):
+            raise TypeError(f"select takes a list of columns: select([{columns!r}])")
+        return self._then(Select(columns=tuple(columns)))
+
+    def with_columns(self, columns: Mapping[str, Expression | str]) -> "Dataset":
+        """New columns, or new values of old ones, from expressions over the columns as they are."""
+        made = tuple((name, parse(one) if isinstance(one, str) else one) for name, one in columns.items())
+        return self._then(WithColumns(columns=made))
+
+    def sample(self, share: float, *, seed: int, on: str = "id") -> "Dataset":
+        """About this share of the rows, chosen by a hash of `on` and the seed: the same ones in any order and split."""
+        if not 0 <= share <= 1:
+            raise ValueError(f"sample: {share} is no share of the rows; it is between 0 and 1")
+        return self._then(SampleRows(name=f"sample {share:g}", share=share, seed=seed, on=on))
+
+    def map_shard(self, function: Function, *, name: str | None = None) -> "Dataset":
+        """The batches that `function` yields for the iterator of all batches of a shard.
+
+        It must read all of them. Rows that it makes fewer or more are counted as merged or expanded.
+        """
+        return self._then(MapShard(name=name or _name_of(function), function=function))
+
+    # -- where rows go
+
+    def write_parquet(self, path: str, *, names: Literal["part", "input"] = "part") -> "Dataset":
+        """Write parquet files (zstd) `part-00000-of-00010.parquet` to a folder; or, with names="input", one file for
+        each file that is read, with its name, so that two data sets have their rows in files of the same names."""
+        return self._to(path, FileSink(format="parquet"), names)
+
+    def write_jsonl(
+        self, path: str, *, compression: Literal["zst", "gz"] | None = "zst", names: Literal["part", "input"] = "part"
+    ) -> "Dataset":
+        """Write JSON lines, compressed with zstd or gzip (several times slower) in blocks that can be found again."""
+        return self._to(path, FileSink(format=f"jsonl.{compression}" if compression else "jsonl"), names)
+
+    def write(self, path: str, sink: Sink, *, names: Literal["part", "input"] = "part") -> "Dataset":
+        """Write each shard with a sink of one's own."""
+        return self._to(path, sink, names)
+
+    # -- doing it
+
+    def run(self, **options: Any) -> "Result":
+        """Do the work, or what is left of it, and return what became of the rows; see `run.run` for the options."""
+        from marin.processing.pipeline.run import run
+
+        return run(self, **options)
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        """The rows as dicts, computed in this process as they are asked for; bad rows are passed over."""
+        from marin.processing.pipeline.run import iter_rows
+
+        return iter_rows(self)
+
+    def take(self, num_rows: int) -> list[dict[str, Any]]:
+        """The first rows, computed in this process."""
+        from itertools import islice
+
+        return list(islice(self.iter_rows(), num_rows))
+
+    # --
+
+    def _then(self, operation: Operation, other: "Dataset | None" = None) -> "Dataset":
+        self._check_open(operation.name)
+        others = () if other is None else (other,)
+        parts = []
+        for part in self.parts:
+            named = _uniquely_named(operation, part.operations)
+            parts.append(replace(part, operations=(*part.operations, named), others=(*part.others, *others)))
+        return replace(self, parts=tuple(parts))
+
+    def _to(self, path: str, sink: Sink, names: Literal["part", "input"]) -> "Dataset":
+        self._check_open("write")
+        if names not in ("part", "input"):
+            raise ValueError(f"names is {names!r}; 'part' or 'input' is expected")
+        return replace(self, target=Target(path=str(path), sink=sink, names=names))
+
+    def _check_open(self, name: str) -> None:
+        if self.target is not None:
+            raise ValueError(
+                f"{name}: the plan ends with writing to {self.target.path}; read that folder with from_files to go on"
+            )
+
+
+def _name_of(function: Any) -> str:
+    name = getattr(function, "name", None) or getattr(function, "__name__", None)
+    return str(name) if name else type(function).__name__
+
+
+def _uniquely_named(operation: Operation, others: tuple[Operation, ...]) -> Operation:
+    taken = {other.name for other in others} | {"read"}
+    name, number = operation.name, 2
+    while name in taken:
+        name = f"{operation.name} ({number})"
+        number += 1
+    return replace(operation, name=name)

@@ -1,0 +1,154 @@
+"""Carry out a plan: find what is left to do, have it done, and tell what became of the rows.
+
+The truth is in the manifests. What a run reports is read from them at the end, whoever made the shards and whenever, so
+a run that went on after an interruption reports the same as one that was not interrupted.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import cloudpickle
+
+from marin.processing.pipeline.dataset import Dataset
+from marin.processing.pipeline.manifest import Manifest, is_done, read_manifest
+from marin.processing.pipeline.output import locked, log_attempt, prepare, remove_empty_folders
+from marin.processing.pipeline.planning import Planned, plan
+from marin.processing.pipeline.pool import Events, run_in_processes
+from marin.processing.pipeline.progress import Progress
+from marin.processing.pipeline.result import Result, conclude
+from marin.processing.pipeline.stage import Watchers, run_task
+from marin.processing.pipeline.worker import reason_of
+
+_SHOWN_FAILURES = 20
+
+
+def run(
+    dataset: Dataset,
+    *,
+    workers: int | None = None,
+    backend: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    max_bad: float = 0.01,
+    retries: int = 2,
+    progress: bool = True,
+    verify: bool = False,
+) -> Result:
+    """Do the work of a plan, or what is left of it, and return what became of the rows.
+
+    `workers`: processes, None for one a CPU, 0 for none but this one. The result does not depend on it, nor on the
+    backend; "ray" uses the cluster at `address` (None: RAY_ADDRESS, or the one on this machine), whose machines share
+    the folders. `retries`: how often a shard is tried again whose process died. `verify`: hash the outputs of finished
+    shards, instead of comparing their sizes.
+
+    Raises RuntimeError naming the shards that failed, once all others are done, and ValueError where more than the
+    share `max_bad` of the rows was bad. Call it again after an interruption: finished shards are kept.
+    """
+    if backend not in ("local", "ray"):
+        raise ValueError(f"backend is {backend!r}; 'local' or 'ray' is expected")
+    if not 0 <= max_bad <= 1:
+        raise ValueError(f"max_bad is {max_bad}; it is a share of the rows, between 0 and 1")
+    if workers is not None and workers < 0:
+        raise ValueError(f"workers is {workers}; a number of processes, 0 or None is expected")
+    stages = plan(dataset)
+    root = stages[-1].stage.root
+    with locked(root):
+        prepare(root, stages)
+        said = Progress(root, stages, shown=progress)
+        for planned in stages:
+            pending = [task for task in planned.tasks if not _is_done(planned, task.name, task.key, verify)]
+            said.begin(planned, pending)
+            if not pending:
+                continue
+            failures = _do(planned, pending, workers, backend, address, retries, said)
+            if failures:
+                raise RuntimeError(_told(planned, failures))
+        remove_empty_folders(root)
+        manifests = [[_manifest(planned, task.name) for task in planned.tasks] for planned in stages]
+        result = conclude(root, stages, manifests, max_bad)
+    said.finish(result)
+    return result
+
+
+def _is_done(planned: Planned, name: str, key: str, verify: bool) -> bool:
+    root = planned.stage.root
+    return is_done(root, read_manifest(root, planned.stage.name, name), key, verify=verify)
+
+
+def _manifest(planned: Planned, name: str) -> Manifest:
+    manifest = read_manifest(planned.stage.root, planned.stage.name, name)
+    assert manifest is not None, f"shard {name} was reported as done and has no manifest"
+    return manifest
+
+
+def _do(
+    planned: Planned,
+    pending: Sequence[Any],
+    workers: int | None,
+    backend: str,
+    address: str | None,
+    retries: int,
+    said: Progress,
+) -> dict[str, str]:
+    """Make the shards; the reasons of those that failed, by name."""
+    root, stage = planned.stage.root, planned.stage.name
+    if workers == 0 and backend == "local":
+        return _in_this_process(planned, pending, said)
+    names = [task.name for task in pending]
+    events = Events(
+        started=lambda name: log_attempt(root, stage, name),
+        progress=said.read,
+        done=lambda index: said.done(pending[index]),
+    )
+    stage_data = cloudpickle.dumps(planned.stage)
+    tasks = [(task.name, cloudpickle.dumps(task)) for task in pending]
+    failures = run_in_processes(
+        stage_data, tasks, workers=workers or os.cpu_count() or 1, retries=retries, events=events
+    )
+    return {names[index]: reason for index, reason in sorted(failures.items())}
+
+
+def _in_this_process(planned: Planned, pending: Sequence[Any], said: Progress) -> dict[str, str]:
+    failures = {}
+    for task in pending:
+        log_attempt(planned.stage.root, planned.stage.name, task.name)
+        try:
+            run_task(planned.stage, task, watchers=Watchers(progress=said.read))
+        except Exception as error:
+            failures[task.name] = reason_of(error)
+        else:
+            said.done(task)
+    return failures
+
+
+def _told(planned: Planned, failures: dict[str, str]) -> str:
+    inputs = {task.name: task.inputs() for task in planned.tasks}
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in failures.items():
+        by_reason.setdefault(reason, []).append(name)
+    lines = []
+    for reason, names in list(by_reason.items())[:_SHOWN_FAILURES]:
+        read = ", ".join(dict.fromkeys(str(one["label"]) for one in inputs[names[0]][:3]))
+        more = f" and {len(names) - 1} others" if len(names) > 1 else ""
+        lines.append(f"  {names[0]} ({read}){more}: {reason}")
+    if len(by_reason) > _SHOWN_FAILURES:
+        lines.append(f"  and {len(by_reason) - _SHOWN_FAILURES} other reasons")
+    others = len(planned.tasks) - len(failures)
+    rest = f"\nThe other {others} are complete; the same call makes only these again." if others else ""
+    listed = "\n".join(lines)
+    return f"{len(failures)} of {len(planned.tasks)} shards of {planned.stage.name} were not made:\n{listed}{rest}"
+
+
+def iter_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """The rows of a plan that ends with no writing, in this process."""
+    from marin.processing.pipeline.counts import Counts
+    from marin.processing.pipeline.execution import Step, apply
+    from marin.processing.pipeline.planning import shards_of
+    from marin.processing.pipeline.rows import to_rows
+
+    for part, source in shards_of(dataset):
+        batches = source.read(Counts(name="read"), lambda operation, row: None)
+        for operation in part.operations:
+            batches = apply(operation, batches, Step(counts=Counts(name=operation.name), on_bad=lambda name, row: None))
+        for batch in batches:
+            yield from to_rows(batch)

@@ -1,0 +1,79 @@
+"""E-mail and public IP addresses are masked, nothing else is, and what was masked is counted."""
+
+import json
+import time
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marin.processing.filter.pii import MaskPii, PiiMask
+
+[OPERATION] = MaskPii().operations()
+assert isinstance(OPERATION, PiiMask)
+MASK = OPERATION.mask
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("Write to ann.lee+x@mail.company.org.", "Write to email@example.com."),
+        (
+            "'ann@a.co','bob@b.co','eve@c.co'",
+            "'email@example.com','firstname.lastname@example.org','email@example.com'",
+        ),
+        ("a@b no domain, @name, a @ b.org", None),
+        ("git@host:repo", None),
+        ("from 8.8.8.8 and 8.8.4.4:53.", "from 192.0.2.1 and 198.51.100.1:53."),
+        ("local 192.168.1.7, 10.0.0.1, 127.0.0.1, 192.0.2.9", None),
+        ("version 8.8.8.8.1 and 18.8.8.8.8, 999.8.8.8, 8.8.8", None),
+        ("at 2a00:1450:4001:82a::200e now", "at 2001:db8::1 now"),
+        ("std::vector 2001:db8::7 ::1 fe80::1 12:30:45 2024:10:11", None),
+    ],
+)
+def test_addresses_are_masked_and_others_stay(text: str, masked: str | None):
+    found, num_emails, num_addresses = MASK(text)
+    assert found == (text if masked is None else masked)
+    assert (num_emails + num_addresses == 0) == (masked is None)
+
+
+@given(st.text(alphabet="ab.@1278:-é \n", max_size=80))
+def test_a_masked_text_has_nothing_left_to_mask_but_its_replacements(text: str):
+    once, _, _ = MASK(text)
+    again, _, _ = MASK(once)
+    assert MASK(text) == MASK(text)
+    known = {*MaskPii().email_replacements}
+    assert [word for word in again.split() if "@" in word and not any(k in word for k in known)] == (
+        [word for word in once.split() if "@" in word and not any(k in word for k in known)]
+    )
+
+
+@pytest.mark.parametrize("text", ["a" * 300_000, "a." * 150_000 + "@", "@" * 300_000, "1" * 300_000, "1." * 150_000])
+def test_no_text_takes_long(text: str):
+    started = time.process_time()
+    MASK(text)
+    assert time.process_time() - started < 5
+
+
+def test_counts_are_in_columns_and_in_the_metadata_of_masked_texts():
+    batch = pa.record_batch(
+        {
+            "id": ["a", "b", "c"],
+            "text": ["nothing", "x@y.org x@y.org 8.8.8.8", "1.1.1.1"],
+            "metadata": ['{"url": "u"}', '{"url": "é"}', None],
+        }
+    )
+    rows = OPERATION(batch).to_pylist()
+    assert [(row["pii.num_emails"], row["pii.num_ip_addresses"]) for row in rows] == [(0, 0), (2, 1), (0, 1)]
+    assert rows[0]["metadata"] == '{"url": "u"}'
+    assert json.loads(rows[1]["metadata"]) == {"url": "é", "pii": {"emails": 2, "ip_addresses": 1}}
+    assert json.loads(rows[2]["metadata"]) == {"pii": {"emails": 0, "ip_addresses": 1}}
+
+
+def test_what_is_masked_can_be_chosen():
+    [emails] = MaskPii(ip_addresses=False, email_replacements=("<email>",)).operations()
+    assert isinstance(emails, PiiMask)
+    assert emails.mask("a@b.org 8.8.8.8") == ("<email> 8.8.8.8", 1, 0)
+    with pytest.raises(ValueError, match="email_replacements is empty"):
+        MaskPii(email_replacements=())
