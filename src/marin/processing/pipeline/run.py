@@ -5,18 +5,24 @@ a run that went on after an interruption reports the same as one that was not in
 """
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import cloudpickle
 
+from marin.processing.pipeline.batch import BadRow
+from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.dataset import Dataset
-from marin.processing.pipeline.manifest import Manifest, is_done, read_manifest
+from marin.processing.pipeline.execution import Step, apply
+from marin.processing.pipeline.manifest import WORK_FOLDER, Manifest, is_done, read_manifest
+from marin.processing.pipeline.operations import Attach
 from marin.processing.pipeline.output import locked, log_attempt, prepare, remove_empty_folders
-from marin.processing.pipeline.planning import Planned, plan
+from marin.processing.pipeline.planning import Planned, plan, shards_of
 from marin.processing.pipeline.pool import Events, run_in_processes
 from marin.processing.pipeline.progress import Progress
 from marin.processing.pipeline.result import Result, conclude
+from marin.processing.pipeline.rows import to_rows
 from marin.processing.pipeline.stage import Watchers, run_task
 from marin.processing.pipeline.worker import reason_of
 
@@ -55,7 +61,7 @@ def run(
     with locked(root):
         prepare(root, stages)
         said = Progress(root, stages, shown=progress)
-        for planned in stages:
+        for planned in _needed(stages, verify):
             pending = [task for task in planned.tasks if not _is_done(planned, task.name, task.key, verify)]
             said.begin(planned, pending)
             if not pending:
@@ -66,8 +72,23 @@ def run(
         remove_empty_folders(root)
         manifests = [[_manifest(planned, task.name) for task in planned.tasks] for planned in stages]
         result = conclude(root, stages, manifests, max_bad)
+        shutil.rmtree(os.path.join(root, WORK_FOLDER), ignore_errors=True)
     said.finish(result)
     return result
+
+
+def _needed(stages: Sequence[Planned], verify: bool) -> list[Planned]:
+    """The stages that have something to do, or whose output is needed by one that has."""
+    needed: list[Planned] = []
+    for planned in reversed(stages):
+        is_read = planned.feeds is None or any(_feeds(planned, other) for other in needed)
+        if is_read and not all(_is_done(planned, task.name, task.key, verify) for task in planned.tasks):
+            needed.append(planned)
+    return needed[::-1]
+
+
+def _feeds(planned: Planned, other: Planned) -> bool:
+    return planned.feeds is not None and planned.feeds.rpartition(".")[0] == other.stage.name
 
 
 def _is_done(planned: Planned, name: str, key: str, verify: bool) -> bool:
@@ -141,14 +162,17 @@ def _told(planned: Planned, failures: dict[str, str]) -> str:
 
 def iter_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """The rows of a plan that ends with no writing, in this process."""
-    from marin.processing.pipeline.counts import Counts
-    from marin.processing.pipeline.execution import Step, apply
-    from marin.processing.pipeline.planning import shards_of
-    from marin.processing.pipeline.rows import to_rows
 
-    for part, source in shards_of(dataset):
-        batches = source.read(Counts(name="read"), lambda operation, row: None)
+    for part, source, attached in shards_of(dataset):
+        batches = source.read(Counts(name="read"), _pass_over)
+        others = iter(attached)
         for operation in part.operations:
-            batches = apply(operation, batches, Step(counts=Counts(name=operation.name), on_bad=lambda name, row: None))
+            other = next(others) if isinstance(operation, Attach) else None
+            step = Step(counts=Counts(name=operation.name), on_bad=_pass_over, attached=other)
+            batches = apply(operation, batches, step)
         for batch in batches:
             yield from to_rows(batch)
+
+
+def _pass_over(operation: str, row: BadRow) -> None:
+    """A bad row of a plan that is only looked at."""
