@@ -339,6 +339,16 @@ def test_a_run_that_stops_before_a_row_was_due_has_the_row_of_its_last_step(tiny
     assert [row["step"] for row in read_rows(Path(config.output_path) / "timing.jsonl")] == [8]
 
 
+def test_a_run_that_is_stopped_by_another_metric_between_validations_ends_with_one(tiny_config):
+    probe = MemorizationConfig(source="text", prefix_lengths=(2,), continuation_length=4, every=2)
+    watching = EarlyStoppingConfig(metric="memorization/prefix_2/mean_probability", patience=1, min_delta=100.0)
+    config = tiny_config(callbacks=(probe, watching), steps_per_eval=100)
+    result = train_lm(config)
+    assert result.final_step == 4 and result.final_validation["held_out"]["loss"] > 0
+    rows = read_rows(Path(config.output_path) / "metrics.jsonl")
+    assert [row["step"] for row in rows if "validation/held_out/loss" in row] == [4]
+
+
 def test_a_metric_that_a_later_callback_writes_is_refused_once_it_is_seen(tiny_config):
     probe = MemorizationConfig(source="text", prefix_lengths=(2,), continuation_length=4, every=2)
     watching = EarlyStoppingConfig(metric="memorization/prefix_2/mean_probability", patience=1, min_delta=100.0)

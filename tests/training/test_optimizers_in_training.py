@@ -16,6 +16,8 @@ from test_train_step import MODEL, VOCAB, Float64Model, bits, random_batch, tran
 from marin.checkpoint import format as checkpoint
 from marin.config import decode, dump_yaml, load_yaml
 from marin.data.batch_schedule import ScheduleStep
+from marin.models.config import embedding_multiplier
+from marin.models.gemma import GemmaConfig
 from marin.models.llama import LlamaConfig
 from marin.models.mixtral import MixtralConfig
 from marin.optim.adamw import AdamWConfig
@@ -196,6 +198,21 @@ def test_with_mup_one_rate_moves_the_logits_of_a_wide_model_as_far_as_those_of_a
     base = movement(narrow, None)
     assert movement(wide, None) > 3 * base, "without muP the same rate is far too large for the wide model"
     assert 0.4 * base < movement(wide, mup_scales(shapes_of(wide), shapes_of(narrow))) < 1.6 * base
+
+
+def test_with_mup_what_enters_the_first_layer_of_a_wide_gemma_is_as_large_as_in_a_narrow_one():
+    def gemma(hidden_dim):
+        llama = widths(hidden_dim)
+        shared = {f.name for f in dataclasses.fields(llama)} & {f.name for f in dataclasses.fields(GemmaConfig)}
+        values = {name: getattr(llama, name) for name in shared}
+        return GemmaConfig(**{**values, "head_dim": 8, "tie_word_embeddings": False})
+
+    narrow, wide = gemma(16), gemma(64)
+    ratio = embedding_multiplier(wide) / embedding_multiplier(narrow)
+    assert ratio == 2 and embedding_multiplier(widths(64)) == 1
+    scales = mup_scales(shapes_of(wide), shapes_of(narrow), embedding_ratio=ratio)
+    assert scales.init.embedding == scales.learning_rate.embedding == 1 / 2
+    assert scales.learning_rate.unembedding == 1 / 4 and scales.learning_rate.final_norm == 1
 
 
 @pytest.mark.slow

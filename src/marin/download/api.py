@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from marin.download.http import HttpFilesConfig
+from marin.download.http import HttpFilesConfig, RemoteFile
 from marin.download.huggingface import DownloadConfig
 from marin.download.local import LocalDocumentsConfig, folder_digest
+from marin.download.pinned import PinnedFilesConfig
 from marin.download.standard_library import StandardLibraryConfig
 from marin.execution.executor import ExecutorStep, this_output_path, unversioned
 
@@ -49,13 +50,24 @@ def hub_repository(
     )
 
 
-def http_files(name: str, base_url: str, *, index: str, files: tuple[str, ...] = ()) -> ExecutorStep:
-    """A step that fetches the files below `base_url` that an index there names, or those that match."""
+def http_files(name: str, base_url: str, *, index: str | None, files: tuple[str, ...] = ()) -> ExecutorStep:
+    """A step that fetches files below `base_url`: those of an index that match `files`, or just `files` without one."""
     return ExecutorStep(
         name=name,
         fn="marin.download.http:download_http",
         config=HttpFilesConfig(base_url=base_url, index=index, files=files, output_path=this_output_path()),
-        description=f"files of {base_url}/{index}",
+        description=f"files of {base_url}" if index is None else f"files of {base_url}/{index}",
+        publish="inplace",
+    )
+
+
+def pinned_files(name: str, *files: RemoteFile) -> ExecutorStep:
+    """A step that fetches single files whose hashes are known, such as published models."""
+    return ExecutorStep(
+        name=name,
+        fn="marin.download.pinned:download_pinned",
+        config=PinnedFilesConfig(files=files, output_path=this_output_path()),
+        description=", ".join(file.url for file in files),
         publish="inplace",
     )
 

@@ -137,6 +137,16 @@ class AuxiliaryLossConfig(Protocol):
 
 
 @runtime_checkable
+class MultipliedEmbeddingConfig(Protocol):
+    """A model that multiplies its embeddings before the first layer."""
+
+    @property
+    def embedding_multiplier(self) -> float:
+        """By how much."""
+        ...
+
+
+@runtime_checkable
 class PartlyTrainedConfig(Protocol):
     """A model of whose parameters some are frozen."""
 
@@ -147,6 +157,11 @@ class PartlyTrainedConfig(Protocol):
     def with_trained(self, params: Any, trained: Any) -> Any:
         """The parameters with that part replaced."""
         ...
+
+
+def embedding_multiplier(model: Any) -> float:
+    """By how much the model multiplies its embeddings before the first layer."""
+    return model.embedding_multiplier if isinstance(model, MultipliedEmbeddingConfig) else 1.0
 
 
 def trained_part(model: Any, params: Any) -> Any:

@@ -65,6 +65,11 @@ class GemmaConfig:
         return self.head_dim
 
     @property
+    def embedding_multiplier(self) -> float:
+        """sqrt(hidden_dim)."""
+        return math.sqrt(self.hidden_dim)
+
+    @property
     def final_logit_softcap(self) -> None:
         """None: logits are not bent."""
         return None
@@ -227,7 +232,7 @@ def _norm(config: GemmaConfig, x, scale):
 
 def _embed(config: GemmaConfig, params: GemmaParams, tokens, dtype):
     """Embeddings times sqrt(hidden_dim), as they are small where they are tied; the factor is rounded to `dtype`."""
-    return params.embedding[tokens].astype(dtype) * jnp.asarray(math.sqrt(config.hidden_dim), dtype)
+    return params.embedding[tokens].astype(dtype) * jnp.asarray(config.embedding_multiplier, dtype)
 
 
 def _attention_input(config: GemmaConfig, params: GemmaLayers, x, rotation):

@@ -78,6 +78,11 @@ class Gemma2Config:
         """The window of each layer; None: it sees everything before it."""
         return tuple(None if i % 2 else self.sliding_window for i in range(self.num_layers))
 
+    @property
+    def embedding_multiplier(self) -> float:
+        """sqrt(hidden_dim)."""
+        return math.sqrt(self.hidden_dim)
+
     def init(self, vocab_size: int, *, key: Array) -> "Gemma2Params":
         """Every matrix normal with standard deviation `initializer_range`; norms 0, which multiply by 1; float32."""
         keys = iter(jax.random.split(key, 6))
@@ -258,7 +263,7 @@ def _norm(config: Gemma2Config, x, scale):
 
 def _embed(config: Gemma2Config, params: Gemma2Params, tokens, dtype):
     """Embeddings times sqrt(hidden_dim), as they are small where they are tied; the factor is rounded to `dtype`."""
-    return params.embedding[tokens].astype(dtype) * jnp.asarray(math.sqrt(config.hidden_dim), dtype)
+    return params.embedding[tokens].astype(dtype) * jnp.asarray(config.embedding_multiplier, dtype)
 
 
 def _attention_input(config: Gemma2Config, params: Gemma2Layers, x, rotation):

@@ -86,6 +86,11 @@ class Gemma3Config:
         """None: logits are not bent."""
         return None
 
+    @property
+    def embedding_multiplier(self) -> float:
+        """sqrt(hidden_dim)."""
+        return math.sqrt(self.hidden_dim)
+
     def init(self, vocab_size: int, *, key: Array) -> "Gemma3Params":
         """Every matrix normal with standard deviation `initializer_range`; norms 0, which multiply by 1; float32."""
         keys = iter(jax.random.split(key, 6))
@@ -275,7 +280,7 @@ def _norm(config: Gemma3Config, x, scale):
 
 def _embed(config: Gemma3Config, params: Gemma3Params, tokens, dtype):
     """Embeddings times sqrt(hidden_dim), as they are small where they are tied; the factor is rounded to `dtype`."""
-    return params.embedding[tokens].astype(dtype) * jnp.asarray(math.sqrt(config.hidden_dim), dtype)
+    return params.embedding[tokens].astype(dtype) * jnp.asarray(config.embedding_multiplier, dtype)
 
 
 def _attention_input(config: Gemma3Config, params: Gemma3Layers, x, rotation):

@@ -6,12 +6,15 @@ whose updates are about as large in every element. With `r` = fan-in of a parame
                           initial standard deviation    learning rate
     hidden matrices       times 1 / sqrt(r)             times 1 / r
     unembedding, routers  times 1 / r                   times 1 / r
+    embedding             times 1 / m                   times 1 / m
     all else              unchanged                     unchanged
 
-The base model's own settings are those at r = 1. Weight decay is not scaled: it stays `learning_rate * weight_decay`.
-Only widths may differ. Heads must be as wide as the base model's (more of them instead), which makes the attention's
-1/sqrt(head_dim) the constant that muP wants; and the unembedding cannot be the embedding, since the two scale
-differently. Which axes are a parameter's fan-in is read from its annotation, see `marin.optim.matrices`.
+`m` is 1 but for a model that multiplies its embeddings by a factor of its width: that factor / the base model's, so
+that what enters the first layer is, and moves, as in the base model. The base's own settings are those at r = 1.
+Weight decay is not scaled: it stays `learning_rate * weight_decay`. Only widths may differ. Heads must be as wide as
+the base model's (more of them instead), which makes the attention's 1/sqrt(head_dim) the constant that muP wants; and
+the unembedding cannot be the embedding, since the two scale differently. Which axes are a parameter's fan-in is read
+from its annotation, see `marin.optim.matrices`.
 """
 
 from typing import Any, NamedTuple
@@ -30,8 +33,10 @@ class MupScales(NamedTuple):
     """Multiplies the optimizer's direction (`direction_scale`)."""
 
 
-def mup_scales(params: Any, base_params: Any) -> MupScales:
+def mup_scales(params: Any, base_params: Any, *, embedding_ratio: float = 1.0) -> MupScales:
     """Scales of `params` with respect to the parameters of the base model; both may be shapes.
+
+    `embedding_ratio` is m of the table above (`marin.models.config.embedding_multiplier` of the two).
 
     Raises ValueError where the two differ in more than width, or the base model ties its unembedding.
     """
@@ -51,6 +56,10 @@ def mup_scales(params: Any, base_params: Any) -> MupScales:
         ratio = 1.0
         for axis in inputs:
             ratio *= leaf.shape[axis] / base.shape[axis]
+        if names == ("vocab", "hidden"):
+            init.append(1 / embedding_ratio)
+            rate.append(1 / embedding_ratio)
+            continue
         init.append(1 / ratio if is_output else ratio**-0.5)
         rate.append(1 / ratio)
     if not has_unembedding:

@@ -305,14 +305,16 @@ class Validate:
         self._mesh = mesh
         self._max_batches = max_batches
         self._every = every
+        self._measured_at: int | None = None  # a step is measured once, however often it is told
         self._rows_here = rows_here(self._batch_size, mesh)
         options: dict[str, Any] = {"compute_dtype": compute_dtype, "attention": attention, "logits_dtype": "float32"}
         self._nll_sum = jax.jit(lambda params, batch: everywhere(loss_sums(model, params, batch, **options).nll))
         self._counts = jax.jit(lambda batch: everywhere(_counts(batch, token_byte_lengths)))
 
     def __call__(self, done: StepDone) -> None:
-        if not self._datasets or not is_due(done, self._every):
+        if not self._datasets or not is_due(done, self._every) or done.step == self._measured_at:
             return
+        self._measured_at = done.step
         with self._log.paused():
             row: dict[str, float | int] = {}
             measured = {"": done.state.params}

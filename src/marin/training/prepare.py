@@ -18,7 +18,7 @@ from marin.data.batch_schedule import BatchSchedule
 from marin.data.lm_data import LmData, open_data
 from marin.data.loader import DataLoader
 from marin.distributed.mesh import make_mesh, num_batch_shards, state_shardings, with_shardings
-from marin.models.config import LmConfig
+from marin.models.config import LmConfig, embedding_multiplier
 from marin.optim.mup import mup_scales
 from marin.optim.schedules import Schedule
 from marin.training.callbacks import check_set_names
@@ -120,7 +120,11 @@ def prepare(config: TrainLmConfig) -> Prepared:
         _check_attention(config, model, shapes, seq_len)
     mup = None
     if config.mup_base_model is not None:
-        mup = mup_scales(shapes, _parameter_shapes(config.mup_base_model, data.vocab_size))
+        mup = mup_scales(
+            shapes,
+            _parameter_shapes(config.mup_base_model, data.vocab_size),
+            embedding_ratio=embedding_multiplier(config.model) / embedding_multiplier(config.mup_base_model),
+        )
     transformation = config.optimizer.transformation(
         model.weight_decay_mask(shapes), None if mup is None else mup.learning_rate
     )

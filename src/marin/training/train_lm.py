@@ -218,7 +218,8 @@ def _train(ready: Prepared, claim: FolderClaim) -> TrainResult:
                 schedule=ready.schedule,
                 start_step=start_step,
                 num_train_steps=trainer.num_train_steps,
-                callbacks=(log, validate, *extra, save, *(() if profile is None else (profile,))),
+                # validation again: a callback that looks at what others measure may have made this step the last
+                callbacks=(log, validate, *extra, validate, save, *(() if profile is None else (profile,))),
                 save=save.save_now,
                 finish=save.finish,
                 place=lambda step, batch: device_batch(batch, mesh, ready.loader.batches.size(step)),

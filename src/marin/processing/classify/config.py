@@ -11,6 +11,7 @@ from marin.processing.classify.scorers import FunctionScorer, LinearScorer, Onnx
 # Part of the identity of a step: raised when the same input would give another output.
 TRAIN_VERSION = 1
 SCORE_VERSION = 1
+LANGUAGE_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ AWAY = 1  # never content: navigation, comments, sharing, advertising
 ABOUT = 2  # about the text rather than of it: author, date, tags
 CONTENT = 4  # named like content
 CAPTION = 8  # of an image
+WHOLE = 16  # a whole article or page, so that nothing else that its names say counts
 
 # Share of an element's prose that a child must hold for the child to be gone down to.
 MAIN_SHARE = 0.75
@@ -61,10 +62,9 @@ _LABELLING = ("author-", "category-", "elementor", "format-", "has-", "is-", "no
 _BARS = frozenset(("left", "right", "share", "side", "top"))
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
-_WHOLE_TAGS = frozenset(("article", "body", "html", "main"))
 _MARKS_OF_TAGS = {
     **dict.fromkeys(("aside", "dialog", "footer", "menu", "search"), AWAY),
-    **dict.fromkeys(_WHOLE_TAGS, CONTENT),
+    **dict.fromkeys(("article", "body", "html", "main"), WHOLE),
     "figcaption": CAPTION,
 }
 _AWAY_ROLES = names(
@@ -106,7 +106,7 @@ def _judge(left_out: list[int], most: float, node: LexborNode, tag: str, attribu
     """Marks elements by name; leaves out what is away and has less than `most` characters, noting how many it has."""
     if tag == "nav":
         return None
-    marks = marks_of(tag, attributes) if attributes else _MARKS_OF_TAGS.get(tag, 0)
+    marks = marks_of(tag, attributes)
     if marks & AWAY:
         chars = len(node.text(strip=True))
         if chars < most:
@@ -119,23 +119,31 @@ def _judge(left_out: list[int], most: float, node: LexborNode, tag: str, attribu
 def marks_of(tag: str, attributes: Attributes) -> int:
     """What the names of an element say of it."""
     marks = _MARKS_OF_TAGS.get(tag, 0)
-    is_whole = tag in _WHOLE_TAGS
-    if classes := attributes.get("class"):
-        marks |= _marks_of_classes(classes)
-        is_whole = is_whole or "hentry" in classes
-    if name := attributes.get("id"):
-        marks |= _marks_of_name(name)
-    if attributes.get("role") in _AWAY_ROLES or attributes.get("aria-hidden") == "true":
-        marks |= AWAY
-    if item := attributes.get("itemprop"):
-        is_whole = is_whole or "articleBody" in item
-        marks |= ABOUT if item in ("author", "dateModified", "datePublished", "publisher") else 0
-    return CONTENT if is_whole else marks
+    for name, value in attributes.items():
+        if not value:
+            continue
+        if name == "class":
+            marks |= _marks_of_classes(value)
+        elif name == "id":
+            marks |= _marks_of_name(value)
+        elif name == "role":
+            marks |= AWAY if value in _AWAY_ROLES else 0
+        elif name == "aria-hidden":
+            marks |= AWAY if value == "true" else 0
+        elif name == "itemprop":
+            marks |= _marks_of_item(value)
+    return CONTENT if marks & WHOLE else marks
+
+
+def _marks_of_item(item: str) -> int:
+    if "articleBody" in item:
+        return WHOLE
+    return ABOUT if item in ("author", "dateModified", "datePublished", "publisher") else 0
 
 
 @lru_cache(maxsize=1 << 16)
 def _marks_of_classes(classes: str) -> int:
-    marks = 0
+    marks = WHOLE if "hentry" in classes else 0
     for name in classes.split():
         marks |= _marks_of_name(name)
     return marks

@@ -10,30 +10,17 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from marin.processing.extract.config import PageOptions
+
 if TYPE_CHECKING:
     from selectolax.lexbor import LexborHTMLParser
 
     from marin.processing.extract.markdown import Style
 
-OUTPUTS = ("text", "markdown")
 # Raised when the same page would give another text by our own code.
 OURS_VERSION = 1
 # Likewise of what stands around the libraries of the other methods.
 ADAPTER_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class PageOptions:
-    """How a page is written."""
-
-    # One of OUTPUTS.
-    output: str
-    # Links as [text](address) in Markdown; otherwise their text alone.
-    keep_links: bool = False
-    # Images as ![text](address) in Markdown; otherwise nothing of them. Of methods that keep images.
-    keep_images: bool = False
-    # Marks that lead to references, as [1]; otherwise nothing of them. Of our method.
-    keep_references: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +142,7 @@ def _style(url: str, options: PageOptions) -> "Style":
     )
 
 
+# By the names in config.METHOD_NAMES.
 METHODS: dict[str, Method] = {
     "ours": Method(extract=extract_ours, version=OURS_VERSION, libraries=("selectolax",), extra="data"),
     "resiliparse": Method(

@@ -41,6 +41,8 @@ BLOCKS = names(
     "footer form h1 h2 h3 h4 h5 h6 header hgroup hr html legend li listing main menu nav ol p plaintext pre search "
     "section summary table tbody td tfoot th thead tr ul xmp"
 )
+# These say what they hold by their tag; any other element that has no attributes goes unjudged.
+TELLING = names("article aside body dialog figcaption footer html main menu nav search")
 HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
 VERBATIM = frozenset(("listing", "plaintext", "pre", "xmp"))
 _HIDING_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
@@ -115,11 +117,12 @@ def check_parsable(html: bytes) -> None:
     Counted over tags, without a parser: elements inside each other that have to be closed; elements of formatting left
     open, which the standard opens again in every block; attributes of one element, each compared with all before it.
     """
-    num_tags, num_closing = html.count(b"<"), html.count(b"</")
-    if num_tags >= PARSER_DEPTH or num_tags - 2 * num_closing > _FEW_OPEN:
-        if (depth := nesting_depth(html)) > PARSER_DEPTH:
-            raise TooDeep(f"nested too deep: about {depth:,} levels of elements, at most {PARSER_DEPTH:,} are parsed")
-        if (left_open := formatting_left_open(html)) * num_tags > _MAX_REOPENED:
+    num_tags = html.count(b"<")
+    if num_tags >= PARSER_DEPTH and (depth := nesting_depth(html)) > PARSER_DEPTH:
+        raise TooDeep(f"nested too deep: about {depth:,} levels of elements, at most {PARSER_DEPTH:,} are parsed")
+    if num_tags**2 > _MAX_REOPENED and num_tags - 2 * html.count(b"</") > _FEW_OPEN:
+        left_open = formatting_left_open(html)
+        if left_open * num_tags > _MAX_REOPENED:
             raise TooDeep(f"nested too deep: {left_open:,} elements of formatting are left open over {num_tags:,} tags")
     if len(html) > _SMALL_PAGE:
         for tag in _LONG_TAG.findall(html):
@@ -186,12 +189,16 @@ def _copy(
             text = child.text_content or ""
             if verbatim:
                 text = text.replace("\xa0", " ")
-            elif text.isspace():
-                if not children:
-                    continue
-                text = " "
             else:
-                text = collapse(text)
+                words = " ".join(text.split())
+                if words:  # as collapse does, without the call
+                    if text[0].isspace():
+                        words = " " + words
+                    text = words + " " if text[-1].isspace() else words
+                elif children:
+                    text = " "
+                else:
+                    continue
             children.append(text)
             chars += len(text)
             run += len(text)
@@ -199,12 +206,14 @@ def _copy(
         if name is None or name in UNSEEN:
             continue
         given = child.attributes
-        if ("style" in given or "hidden" in given) and is_hidden(given):
+        if given and ("style" in given or "hidden" in given) and is_hidden(given):
             continue
+        said: int | None = 0
         # what stands in code is code, whatever a highlighter names it
-        said = 0 if judge is None or verbatim else judge(child, name, given)
-        if said is None:
-            continue
+        if (given or name in TELLING) and judge is not None and not verbatim:
+            said = judge(child, name, given)
+            if said is None:
+                continue
         if name == "math":
             below = _formula(child, given)
         else:

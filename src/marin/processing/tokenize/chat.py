@@ -310,7 +310,7 @@ class ChatRows:
         return ("id", *(name for name in ("source", *self._template.columns) if name in names))
 
     def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[str, str, str], None]) -> "ChatBatch":
-        from marin.processing.formats.reading import JSON_COLUMN
+        from marin.processing.formats.record import JSON_COLUMN
 
         as_json = {field.name for field in batch.schema if dict(field.metadata or {}) == JSON_COLUMN}
         conversations = []

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from marin.processing.formats.splits import FORMATS, Split, is_arrow_file, plan_splits
+from marin.processing.formats.splits import FORMATS, SPLIT_BYTES, Split, is_arrow_file, plan_splits
 
 # What a folder is searched for. A .md or .txt beside the data of a repository describes them; to tokenize such files,
 # name the format.
@@ -30,7 +30,7 @@ def plan_inputs(path: str, *, format: str | None) -> list[Split]:
     if root.is_dir() and not any(root.iterdir()):
         splits: list[Split] = []
     else:
-        splits = plan_splits(path, format=format)
+        splits = plan_splits(path, format=format, split_bytes=SPLIT_BYTES)
     if root.is_dir() and format is None:
         splits = [split for split in splits if split.format in DOCUMENT_FORMATS]
     if not splits:
