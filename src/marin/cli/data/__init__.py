@@ -6,6 +6,7 @@ VERBS = {
     "search": "find rows by a text in them",
     "stats": "count rows, bytes, sources, lengths, ids that occur twice",
     "sample": "take exactly so many rows by chance",
+    "filter": "keep the documents that satisfy rules, and count the others by the rule that they fail",
     "at-step": "show which documents a training step saw",
     "mixture": "show what a run takes from each of its sources",
 }
