@@ -34,8 +34,8 @@ from typing import NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser
 
-from marin.processing.extract.decode import decode
-from marin.processing.extract.methods import PageOptions
+from marin.io.charset import decode_html
+from marin.processing.extract.config import PageOptions
 from marin.processing.extract.page import extract_page
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -79,7 +79,8 @@ def trafilatura_with(*, fast: bool = False, precision: bool = False, recall: boo
     from trafilatura import extract
 
     return lambda html: (
-        extract(decode(html), include_comments=False, fast=fast, favor_precision=precision, favor_recall=recall) or ""
+        extract(decode_html(html)[0], include_comments=False, fast=fast, favor_precision=precision, favor_recall=recall)
+        or ""
     )
 
 
@@ -98,7 +99,7 @@ def main_part_by_html_to_markdown(html: bytes) -> str:
 
 def whole_body(html: bytes) -> str:
     """The text of all elements but scripts and styles: the least that any method must beat."""
-    tree = LexborHTMLParser(decode(html).encode())
+    tree = LexborHTMLParser(decode_html(html)[0].encode())
     for node in tree.css("script, style, noscript, head"):
         node.decompose()
     return " ".join(tree.text(separator=" ").split())

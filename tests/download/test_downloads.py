@@ -277,6 +277,17 @@ def test_files_of_an_index_come_and_a_pinned_index_that_changed_is_refused(tmp_p
     server.close()
 
 
+def test_files_that_are_named_come_without_an_index_and_patterns_need_one(hub: Server, tmp_path: Path):
+    hub.contents = {"/data/a.json": b"[]", "/data/b.json": b"{}"}
+    config = HttpFilesConfig(base_url=f"{hub.url}/data", index=None, files=("a.json",), output_path=str(tmp_path))
+    provenance = download_http(config)
+    assert [file["path"] for file in provenance["files"]] == ["a.json"] and "index" not in provenance
+    assert (tmp_path / "a.json").read_bytes() == b"[]" and not (tmp_path / "b.json").exists()
+    for files in ((), ("*.json",)):
+        with pytest.raises(ValueError, match="give the paths themselves, or an index"):
+            HttpFilesConfig(base_url=hub.url, index=None, files=files, output_path=str(tmp_path))
+
+
 @pytest.mark.parametrize("has_tags", [True, False])
 def test_a_file_without_a_hash_that_changes_while_it_comes_is_no_mixture_of_the_two(
     hub: Server, tmp_path: Path, has_tags: bool

@@ -52,13 +52,13 @@ def hub_repository(
     )
 
 
-def http_files(name: str, base_url: str, *, index: str, files: tuple[str, ...] = ()) -> ExecutorStep:
-    """A step that fetches the files below `base_url` that an index there names, or those that match."""
+def http_files(name: str, base_url: str, *, index: str | None, files: tuple[str, ...] = ()) -> ExecutorStep:
+    """A step that fetches files below `base_url`: those of an index that match `files`, or just `files` without one."""
     return ExecutorStep(
         name=name,
         fn="marin.download.http:download_http",
         config=HttpFilesConfig(base_url=base_url, index=index, files=files, output_path=this_output_path()),
-        description=f"files of {base_url}/{index}",
+        description=f"files of {base_url}" if index is None else f"files of {base_url}/{index}",
         publish="inplace",
     )
 

@@ -61,12 +61,12 @@ class RemoteFile:
 
 @dataclass(frozen=True, kw_only=True)
 class HttpFilesConfig:
-    """Files that an index names, a path or address a line (plain or .gz), all below one address."""
+    """Files below one address, which an index names, a path or address a line (plain or .gz), or the config itself."""
 
     base_url: str
     """Address that the files are below."""
-    index: str
-    """The index: its path below `base_url`, or a whole address."""
+    index: str | None
+    """The index: its path below `base_url`, or a whole address. None: `files` are the paths themselves."""
     output_path: str
     """Folder that gets the files under their paths, and provenance.json."""
     index_sha256: str | None = None
@@ -76,13 +76,30 @@ class HttpFilesConfig:
     num_workers: int = field(default=8, metadata={"version": {"exclude": True}})
     """Files fetched at one time."""
 
+    def __post_init__(self) -> None:
+        if self.index is None and (not self.files or any(set(path) & set("*?[") for path in self.files)):
+            raise ValueError(
+                f"files is {list(self.files)}: without an index nobody knows what a pattern matches; give the paths "
+                "themselves, or an index"
+            )
+
 
 def download_http(config: HttpFilesConfig) -> dict[str, Any]:
-    """Fetch what the index names; returns the provenance. Run again, it fetches what is missing.
+    """Fetch the files; returns the provenance. Run again, it fetches what is missing.
 
     Raises ValueError for an index that is another one than was pinned, or no file that matches; DownloadError.
     """
     base, output = config.base_url.rstrip("/") + "/", Path(config.output_path)
+    paths, origin = _listed(config, base)
+    files = [RemoteFile(path=path, url=f"{base}{path}") for path in paths]
+    fetched = fetch_all(files, output, num_workers=config.num_workers)
+    return write_provenance(output, {"base_url": base, **origin}, fetched)
+
+
+def _listed(config: HttpFilesConfig, base: str) -> tuple[list[str], dict[str, str]]:
+    """(paths below `base`, where they are said to be)."""
+    if config.index is None:
+        return sorted(set(config.files)), {}
     index = urllib.parse.urljoin(base, config.index)
     content = fetch_bytes(index)
     digest = hashlib.sha256(content).hexdigest()
@@ -96,9 +113,7 @@ def download_http(config: HttpFilesConfig) -> dict[str, Any]:
     elsewhere = [line for line in lines if "://" in line]
     if elsewhere:
         raise ValueError(f"{index} names {elsewhere[0]}, which is not below base_url {base}")
-    files = [RemoteFile(path=path, url=f"{base}{path}") for path in matching(lines, config.files, index)]
-    fetched = fetch_all(files, output, num_workers=config.num_workers)
-    return write_provenance(output, {"base_url": base, "index": index, "index_sha256": digest}, fetched)
+    return matching(lines, config.files, index), {"index": index, "index_sha256": digest}
 
 
 def matching(paths: Iterable[str], patterns: tuple[str, ...], source: str) -> list[str]:

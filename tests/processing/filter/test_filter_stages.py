@@ -113,6 +113,41 @@ def test_signals_stand_beside_the_documents_row_by_row(documents: Path, tmp_path
         }
 
 
+def test_thresholds_over_signals_that_were_measured_decide_as_measuring_again(documents: Path, tmp_path: Path):
+    filters = (*PRESETS["gopher"], C4(min_sentences=2), FineWebQuality(), GopherQuality(min_words=52))
+    given = {"input_path": str(documents), "filters": filters, "num_workers": 0}
+    direct = filter_documents(FilterConfig(output_path=str(tmp_path / "direct"), **given))
+    signals = str(tmp_path / "signals")
+    measure_signals(SignalsConfig(**{**given, "output_path": signals, "filters": PRESETS["gopher"]}))
+    joined = filter_documents(FilterConfig(output_path=str(tmp_path / "joined"), attributes=(signals,), **given))
+    assert rows_of(tmp_path / "joined") == rows_of(tmp_path / "direct") != []
+    assert [one.name for one in direct.funnel].count("TextSignals") == 1
+    names = [one.name for one in joined.funnel]
+    # measured are only the texts that an edit has changed
+    assert names.index("C4LineEdits") < min(i for i, name in enumerate(names) if name.startswith("TextSignals"))
+    assert {one.name: one.dropped for one in joined.funnel if one.dropped} == (
+        {one.name: one.dropped for one in direct.funnel if one.dropped}
+    )
+
+
+def test_signals_of_other_documents_are_an_error(documents: Path, tmp_path: Path):
+    filters, signals = PRESETS["gopher"], tmp_path / "signals"
+    measure_signals(
+        SignalsConfig(
+            input_path=str(documents / "part-0.jsonl"), output_path=str(signals), filters=filters, num_workers=0
+        )
+    )
+    config = FilterConfig(
+        input_path=str(documents),
+        output_path=str(tmp_path / "out"),
+        filters=filters,
+        attributes=(str(signals),),
+        num_workers=0,
+    )
+    with pytest.raises((RuntimeError, ValueError), match="again|part-1"):
+        filter_documents(config)
+
+
 def test_filters_that_edit_have_no_signals_of_the_documents(documents: Path, tmp_path: Path):
     config = SignalsConfig(
         input_path=str(documents), output_path=str(tmp_path / "out"), filters=(GopherQuality(), C4())
@@ -164,8 +199,16 @@ def test_presets_and_filters_are_found_by_name():
     assert filters_named("c4") == PRESETS["c4"]
     with pytest.raises(ValueError, match="no preset or filter 'gophr'; presets are gopher, c4"):
         filters_named("gophr")
-    with pytest.raises(ValueError, match="filter 'url_lists' has no defaults to run with"):
+    with pytest.raises(ValueError, match="UrlLists without a list drops nothing"):
         filters_named("url_lists")
+
+
+def test_settings_change_a_preset_and_wrong_ones_are_answered():
+    changed = filters_named("gopher", {"gopher_quality": {"min_words": 10}, "c4": {"min_sentences": 1}})
+    assert changed == (GopherRepetition(), GopherQuality(min_words=10))
+    with pytest.raises(ValueError, match="GopherQuality has no such field; did you mean 'min_words'"):
+        filters_named("gopher", {"gopher_quality": {"min_word": 10}})
+    assert filters_named("marin.processing.filter.c4:C4Paragraphs") == PRESETS["mc4"]
 
 
 def test_configs_survive_a_file_and_nothing_to_do_is_refused(tmp_path: Path):

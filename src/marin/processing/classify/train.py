@@ -46,7 +46,9 @@ def train_classifier(config: TrainClassifierConfig) -> dict[str, Any]:
     Raises ValueError where a source has no documents, too many rows are none, or a part of the texts is empty.
     """
     labels = tuple(dict.fromkeys(source.label for source in config.sources))
-    known, counts = collect(config.sources, labels, config)
+    known, counts = collect(
+        config.sources, labels, seed=config.seed, max_bytes=config.max_bytes_per_text, max_bad=config.max_bad
+    )
     shares = np.array([_unit_interval(text, 2 * config.seed) for text in known.texts])
     is_test = shares < config.test_fraction
     is_calibration = ~is_test & (shares < config.test_fraction + config.calibration_fraction)
@@ -72,7 +74,9 @@ def train_classifier(config: TrainClassifierConfig) -> dict[str, Any]:
         report["calibration"] = asdict(fitted)
     report["test"] = evaluate(model.probabilities(*text_buffers(test.texts)), test.labels, labels)
     if config.other_works:
-        others, other_counts = collect(config.other_works, labels, config)
+        others, other_counts = collect(
+            config.other_works, labels, seed=config.seed, max_bytes=config.max_bytes_per_text, max_bad=config.max_bad
+        )
         seen = set(known.texts)
         unseen = others.part(np.flatnonzero([text not in seen for text in others.texts]))
         report["other_works"] = {
@@ -147,19 +151,25 @@ def build_vocabulary(texts: Iterable[bytes], config: LinearModelConfig) -> Vocab
 
 
 def collect(
-    sources: Sequence[LabelledSource], labels: Sequence[str], config: TrainClassifierConfig
+    sources: Sequence[LabelledSource],
+    labels: Sequence[str],
+    *,
+    seed: int,
+    max_bytes: int | None = None,
+    max_bad: float = 0.01,
 ) -> tuple[LabelledTexts, list[dict[str, Any]]]:
-    """(distinct texts with one label each, what became of the rows of each source)."""
+    """(distinct texts with one label each, what became of the rows of each source).
+
+    `seed` decides which texts stand for a source that has more than its `max_documents`.
+    """
     found: dict[bytes, int] = {}
     conflicting: set[bytes] = set()
     reports = []
     for source in sources:
-        reading = _Reading(source.input_path, config.max_bytes_per_text)
-        chosen = set(
-            _least(reading.texts(), source.max_documents, lambda text: _unit_interval(text, 2 * config.seed + 1))
-        )
+        reading = _Reading(source.input_path, max_bytes)
+        chosen = set(_least(reading.texts(), source.max_documents, lambda text: _unit_interval(text, 2 * seed + 1)))
         try:
-            reading.bad.check(reading.num_texts, config.max_bad)
+            reading.bad.check(reading.num_texts, max_bad)
         except ValueError as error:
             raise ValueError(f"{source.input_path}: {error}. Mend them, or raise max_bad") from error
         if not chosen:

@@ -70,8 +70,9 @@ class C4:
     remove_citations: bool = True
     # Of the lines that stay; None turns the rule off.
     min_sentences: int | None = 5
-    # Whether the words `lorem ipsum`, a curly bracket, are reasons against the whole text.
+    # Whether `lorem ipsum` in a line is a reason against the whole text.
     reject_lorem_ipsum: bool = True
+    # Whether a curly bracket is.
     reject_curly_brackets: bool = True
 
     def operations(self) -> tuple[Operation, ...]:

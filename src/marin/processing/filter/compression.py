@@ -61,8 +61,9 @@ class CompressionRatio:
     level: int | None = None
     # Binary logarithm of the bytes that a repetition may be back; None: the codec's own for the level.
     window_log: int | None = None
-    # None turns a bound off.
+    # Least ratio; None turns the bound off.
     min_ratio: float | None = 0.65
+    # Largest ratio; None turns the bound off.
     max_ratio: float | None = 0.8
 
     def __post_init__(self) -> None:

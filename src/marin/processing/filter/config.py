@@ -43,7 +43,7 @@ class FilterConfig:
     # Folders of signals of the documents as they are in input_path, made by `measure_signals` or by scoring. Filters
     # that only look are then not measured again, up to the first one that edits texts.
     attributes: tuple[str, ...] = ()
-    # Whether columns with a dot in their name, which are signals, are written with the documents.
+    # Whether the columns of signals and attributes are written with the documents.
     keep_signals: bool = False
     # Largest share of rows that may be no documents before the stage fails.
     max_bad: float = 0.01

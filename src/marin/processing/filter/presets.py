@@ -1,13 +1,20 @@
 """Chains of filters as published data sets ran them, in their order, without what needs a list or a model of yours."""
 
-import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
+from marin.config import decode, encode
 from marin.processing.filter.c4 import C4, C4Paragraphs
 from marin.processing.filter.dclm import DclmLines
-from marin.processing.filter.filters import FILTERS, Filter
+from marin.processing.filter.filters import FILTERS, Filter, name_of
 from marin.processing.filter.fineweb import FineWebQuality
 from marin.processing.filter.gopher import GopherQuality, GopherRepetition
 from marin.processing.filter.pii import MaskPii
+
+# Name of a filter -> its fields that shall have another value than in the preset, or than by default.
+Settings: TypeAlias = Mapping[str, Mapping[str, Any]]
+EMPTY: Settings = MappingProxyType({})
 
 PRESETS: dict[str, tuple[Filter, ...]] = {
     # Rae et al. 2021
@@ -29,16 +36,17 @@ PRESETS: dict[str, tuple[Filter, ...]] = {
 }
 
 
-def filters_named(name: str) -> tuple[Filter, ...]:
-    """The filters of a preset, or the filter of that name with its defaults. ValueError where there is none."""
-    if name in PRESETS:
-        return PRESETS[name]
-    if name not in FILTERS:
+def filters_named(name: str, settings: Settings = EMPTY) -> tuple[Filter, ...]:
+    """The filters of a preset, or the filter of that name (or `module:Class`), with what `settings` change in it.
+
+    ValueError where there is none, or a setting is not one of its fields.
+    """
+    if name not in PRESETS and name not in FILTERS and ":" not in name:
         raise ValueError(
-            f"no preset or filter {name!r}; presets are {', '.join(PRESETS)}, filters are {', '.join(FILTERS)}"
+            f"no preset or filter {name!r}; presets are {', '.join(PRESETS)}, filters are {', '.join(FILTERS)}, and "
+            "one of your own is named module:Class"
         )
-    module, _, cls = FILTERS[name].partition(":")
-    try:
-        return (getattr(importlib.import_module(module), cls)(),)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"filter {name!r} has no defaults to run with: {error}") from error
+    if name not in PRESETS:
+        return (decode(Filter, {"type": name, **settings.get(name, {})}, name),)
+    chain = [(name_of(each), encode(each)) for each in PRESETS[name]]
+    return tuple(decode(Filter, {**fields, **settings.get(of, {})}, of) for of, fields in chain)

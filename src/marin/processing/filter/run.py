@@ -21,23 +21,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DropSignals:
-    """Leaves out the columns whose names have a dot."""
+class DropColumns:
+    """Leaves out these columns, where they are."""
 
     version: ClassVar[int] = 1
 
-    def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
-        return batch.select([name for name in batch.schema.names if "." not in name])
-
-
-@dataclass(frozen=True)
-class SignalsAlone:
-    """Leaves out all but `id` and the columns that were added: those whose names have a dot."""
-
-    version: ClassVar[int] = 1
+    names: tuple[str, ...]
 
     def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
-        return batch.select([name for name in batch.schema.names if name == "id" or "." in name])
+        return batch.select([name for name in batch.schema.names if name not in self.names])
 
 
 def measure_signals(config: SignalsConfig) -> "Result":
@@ -54,10 +46,10 @@ def measure_signals(config: SignalsConfig) -> "Result":
             "with it first, and measure what it wrote"
         )
     documents = Dataset.from_files(config.input_path)
-    for step in steps(config.filters):
-        if not isinstance(step.operation, ApplyRules):
-            documents = documents.map_batches(step.operation, name=step.name)
-    signals = documents.map_batches(SignalsAlone())
+    measures = [step for step in steps(config.filters) if not isinstance(step.operation, ApplyRules)]
+    for step in measures:
+        documents = documents.map_batches(step.operation, name=step.name)
+    signals = documents.select(["id", *_added(measures)])
     plan = signals.write_parquet(config.output_path, names="input")
     return plan.run(workers=config.num_workers, max_bad=config.max_bad)
 
@@ -70,22 +62,23 @@ def filter_documents(config: FilterConfig) -> "Result":
     documents = Dataset.from_files(config.input_path)
     known: set[str] = set()
     for path in config.attributes:
-        documents = documents.join(Dataset.from_files(path), on="id")
-        known |= _columns(path)
-    for step in steps(config.filters, known=known):
+        attributes = Dataset.from_files(path)
+        documents = documents.join(attributes, on="id")
+        known |= _columns(attributes)
+    chain = steps(config.filters, known=known)
+    for step in chain:
         documents = documents.map_batches(step.operation, name=step.name)
     for rule in config.rules:
         documents = documents.filter(rule)
-    if not config.keep_signals:
-        documents = documents.map_batches(DropSignals())
+    added = known - {"id"} | set(_added(chain))
+    if added and not config.keep_signals:
+        documents = documents.map_batches(DropColumns(tuple(sorted(added))), name="without signals")
     return documents.write_parquet(config.output_path).run(workers=config.num_workers, max_bad=config.max_bad)
 
 
-def _columns(path: str) -> set[str]:
-    """Names of the columns of a folder of attributes, by its first file."""
-    from marin.processing.formats.splits import plan_splits
-
-    return {name for name, *_ in plan_splits([path])[0].fields}
+def _columns(attributes: Dataset) -> set[str]:
+    """Names of the columns, by the first row."""
+    return {name for row in attributes.take(1) for name in row}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,3 +111,9 @@ def steps(filters: Sequence[Filter], *, known: Collection[str] = ()) -> list[Ste
         if each.rules():
             found.append(Step(name=name_of(each), operation=ApplyRules.of(each.rules())))
     return found
+
+
+def _added(chain: Sequence[Step]) -> tuple[str, ...]:
+    """The columns that the measures and edits of a chain add, each once."""
+    operations = (step.operation for step in chain if not isinstance(step.operation, ApplyRules))
+    return tuple(dict.fromkeys(name for operation in operations for name in operation.adds()))

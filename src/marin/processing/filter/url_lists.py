@@ -70,6 +70,7 @@ class UrlLists:
     words: str | None = None
     # Words of which several must be there.
     soft_words: str | None = None
+    # How many of them.
     min_soft_words: int = 2
     # Letters and digits that follow each other in the address, whatever stands between.
     substrings: str | None = None

@@ -53,6 +53,8 @@ FORMATS = {
 # for.
 FORMAT_NAMES = ("jsonl", "parquet", "arrow", "warc", "wet", "html", "text", "text-paragraphs", "text-lines")
 
+_KINDS = {"html": 1, "text": 2}  # of the files in a folder; all others hold rows, or a crawl, and come first
+
 _SAMPLED_FILES = 16
 _SAMPLED_BYTES = 1 << 18  # decompressed, of each of them
 _DOCUMENT_FIELDS = {"id": "string", "text": "string", "source": "string", "metadata": "json"}
@@ -118,6 +120,21 @@ def plan_splits(
     return splits
 
 
+def column_names(split: Split) -> list[str]:
+    """The columns that the file of a split has."""
+    if split.format == "parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_schema(split.path).names
+    if split.format == "arrow":
+        import pyarrow as pa
+
+        with pa.memory_map(split.path) as source:
+            opened = pa.ipc.open_file if is_arrow_file(split.path) else pa.ipc.open_stream
+            return opened(source).schema.names
+    return [name for name, _ in split.fields]
+
+
 def format_of(path: str | Path) -> str:
     """The format that a file's ending means. Raises FormatError where it means none."""
     name = os.path.basename(path)
@@ -133,8 +150,9 @@ def format_of(path: str | Path) -> str:
 def find_files(paths: str | Path | Sequence[str | Path], *, format: str | None = None) -> list[tuple[str, str]]:
     """(label, path) of every file that is meant, sorted by label, each once.
 
-    A folder means the files below it whose ending is known (with `format`: all files). Two files of one label, from two
-    folders, are labelled by their whole path.
+    A folder means the files below it whose ending is known (with `format`: all files): those that hold rows or a crawl;
+    where there are none, the pages; where there are none of these either, the texts. So a README beside the files of a
+    set is no part of it. Two files of one label, from two folders, are labelled by their whole path.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
@@ -160,12 +178,18 @@ def _files_of(path: str, format: str | None) -> Iterator[tuple[str, str]]:
     names = (os.path.relpath(file, root) for file in glob.iglob(pattern, recursive=True) if os.path.isfile(file))
     visible = [name for name in names if not any(part[0] in "._" for part in name.split(os.sep))]
     if os.path.isdir(path) and format is None:
-        visible = [name for name in visible if name.endswith(tuple(FORMATS))]
+        visible = _of_one_kind([name for name in visible if name.endswith(tuple(FORMATS))])
     if not visible:
         what = "the glob matches" if not os.path.isdir(path) else "the folder has"
         raise FileNotFoundError(f"{path}: {what} no file of a known format ({', '.join(sorted(FORMATS))})")
     for name in visible:
         yield name.replace(os.sep, "/"), os.path.join(root, name)
+
+
+def _of_one_kind(names: list[str]) -> list[str]:
+    """The files that a folder is about: rows, or else pages, or else texts."""
+    kinds = {name: _KINDS.get(format_of(name), 0) for name in names}
+    return [name for name in names if kinds[name] == min(kinds.values())]
 
 
 def _folder_before_magic(pattern: str) -> str:

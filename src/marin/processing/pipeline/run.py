@@ -5,18 +5,20 @@ a run that went on after an interruption reports the same as one that was not in
 """
 
 import os
+import pickle
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import cloudpickle
 
+from marin.processing.pipeline.agree import agree_on_columns
 from marin.processing.pipeline.batch import BadRow
 from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.dataset import Dataset
 from marin.processing.pipeline.execution import Step, apply
 from marin.processing.pipeline.manifest import WORK_FOLDER, Manifest, is_done, read_manifest
-from marin.processing.pipeline.operations import Attach
+from marin.processing.pipeline.operations import Attach, FlatMapRows, MapRows, Operation
 from marin.processing.pipeline.output import locked, log_attempt, prepare, remove_empty_folders
 from marin.processing.pipeline.planning import Planned, plan, shards_of
 from marin.processing.pipeline.pool import Events, run_in_processes
@@ -71,6 +73,7 @@ def run(
                 raise RuntimeError(_told(planned, failures))
         remove_empty_folders(root)
         manifests = [[_manifest(planned, task.name) for task in planned.tasks] for planned in stages]
+        manifests[-1] = agree_on_columns(stages[-1], manifests[-1])
         result = conclude(root, stages, manifests, max_bad)
         shutil.rmtree(os.path.join(root, WORK_FOLDER), ignore_errors=True)
     said.finish(result)
@@ -116,17 +119,51 @@ def _do(
     if workers == 0 and backend == "local":
         return _in_this_process(planned, pending, said)
     names = [task.name for task in pending]
+    stage_data = cloudpickle.dumps(planned.stage)
+    tasks = [(task.name, cloudpickle.dumps(task)) for task in pending]
     events = Events(
         started=lambda name: log_attempt(root, stage, name),
         progress=said.read,
         done=lambda index: said.done(pending[index]),
     )
-    stage_data = cloudpickle.dumps(planned.stage)
-    tasks = [(task.name, cloudpickle.dumps(task)) for task in pending]
-    failures = run_in_processes(
-        stage_data, tasks, workers=workers or os.cpu_count() or 1, retries=retries, events=events
-    )
+    if backend == "ray":
+        watched = [_is_watched(planned.stage.chains[task.chain]) for task in pending]
+        failures = _on_ray(stage_data, tasks, watched, workers, address, retries, events)
+    else:
+        num_workers = workers or os.cpu_count() or 1
+        failures = run_in_processes(stage_data, tasks, workers=num_workers, retries=retries, events=events)
     return {names[index]: reason for index, reason in sorted(failures.items())}
+
+
+def _is_watched(operations: Sequence[Operation]) -> bool:
+    return any(isinstance(one, MapRows | FlatMapRows) and one.timeout_s is not None for one in operations)
+
+
+def _on_ray(
+    stage_data: bytes,
+    tasks: Sequence[tuple[str, bytes]],
+    watched: Sequence[bool],
+    workers: int | None,
+    address: str | None,
+    retries: int,
+    events: Events,
+) -> dict[int, str]:
+    """Make the shards as tasks of a Ray cluster; the reasons of those that failed, by their index."""
+    from marin.cluster.ray_tasks import run_tasks
+
+    packed = [pickle.dumps((name, data, is_watched)) for (name, data), is_watched in zip(tasks, watched, strict=True)]
+    failures: dict[int, str] = {}
+    function = "marin.processing.pipeline.worker:make_packed"
+    for index, kind, result in run_tasks(
+        function, stage_data, packed, address=address, retries=retries, at_once=workers
+    ):
+        if kind == "started":
+            events.started(tasks[index][0])
+        elif kind == "lost" or result:
+            failures[index] = result.decode()
+        else:
+            events.done(index)
+    return failures
 
 
 def _in_this_process(planned: Planned, pending: Sequence[Any], said: Progress) -> dict[str, str]:

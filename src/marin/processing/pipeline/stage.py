@@ -40,6 +40,10 @@ class Stage:
     chains: tuple[tuple[Operation, ...], ...]  # a shard goes through one of them
     sink: Sink
 
+    def make(self, task: "Task", *, too_slow: TooSlow, watchers: "Watchers") -> None:
+        """What a worker process does with a task."""
+        run_task(self, task, too_slow=too_slow, watchers=watchers)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:

@@ -58,6 +58,7 @@ def default_tokenize(
     dataset: PathLike,
     tokenizer: PathLike,
     *,
+    text_column: str = "text",
     chat: ChatFormat | None = None,
     max_bad: float = 0.01,
     check_round_trip: bool = True,
@@ -67,9 +68,10 @@ def default_tokenize(
 ) -> ExecutorStep:
     """A step `tokenized/<name>` that turns documents into a token store.
 
-    `dataset` is a step, a folder in one (`collected / "train"`), or a path; `tokenizer` likewise. With `chat` the rows
-    are conversations, and the store says which of their tokens are trained on. More bad rows than the share `max_bad`
-    fail the step; `num_workers` processes share the work (None: one a CPU) and change nothing.
+    `dataset` is a step, a folder in one (`collected / "train"`), or a path; `tokenizer` likewise. `text_column` has a
+    row's text; with `chat` the rows are conversations, and the store says which of their tokens are trained on. More
+    bad rows than the share `max_bad` fail the step; `num_workers` processes share the work (None: one a CPU) and change
+    nothing.
     """
     return ExecutorStep(
         name=f"tokenized/{name}",
@@ -81,6 +83,7 @@ def default_tokenize(
             max_bad=max_bad,
             check_round_trip=check_round_trip,
             num_workers=num_workers,
+            text_column=text_column,
             chat=chat,
         ),
         description=description or f"tokenize {name}",

@@ -103,11 +103,18 @@ class TokenizeConfig:
     # The library that encodes: "tokenizers", "gigatoken" (refused where it is not exact), or "auto", the faster one of
     # those that are. No id depends on it.
     encoder: str = field(default="auto", metadata={"version": {"exclude": True}})
+    # Column with the text, of rows that are texts.
+    text_column: str = field(default="text", metadata={"version": {"omit_when": "text"}})
     # For rows that are conversations; None: each is a text.
     chat: ChatFormat | None = field(default=None, metadata={"version": {"omit_when": None}})
 
     def __post_init__(self) -> None:
         _check_share("max_bad", self.max_bad)
+        if self.chat is not None and self.text_column != "text":
+            raise ValueError(
+                f"text_column is {self.text_column!r} and chat is given: rows are texts or conversations. The columns "
+                "of conversations are named in ChatFormat."
+            )
         if self.encoder not in ENCODERS:
             raise ValueError(f"encoder is {self.encoder!r}; it is one of {', '.join(ENCODERS)}")
         if isinstance(self.num_workers, int) and self.num_workers < 1:

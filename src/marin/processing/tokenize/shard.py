@@ -8,9 +8,11 @@ import itertools
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +22,17 @@ from marin.config import decode
 from marin.data.store import ShardInfo, ShardWriter
 from marin.io.atomic import fsync_directory
 from marin.io.records import write_records
-from marin.processing.formats.splits import Split
+from marin.processing.document import RecipeError
+from marin.processing.formats.splits import Split, column_names
 from marin.processing.tokenize.config import ChatFormat
 from marin.processing.tokenize.encoder import Encoder, Utf8Texts
-from marin.processing.tokenize.inputs import column_names, identity_of_split
+from marin.processing.tokenize.inputs import identity_of_split
 from marin.processing.tokenize.rows import EncodedBatch, RowBatch, Rows, TextRows
-from marin.processing.tokenize.tokenizer import Tokenizer
+from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from marin.processing.formats.reading import BadRecord
+    from marin.processing.pipeline.stage import Watchers
 
 MANIFEST = "manifest.json"
 BAD_FOLDER = "_bad"
@@ -94,6 +98,32 @@ class ShardJob:
         return None if chat is None else decode(ChatFormat, chat["format"])
 
 
+@dataclass(frozen=True)
+class ShardMaker:
+    """What a worker process does with a job; it loads its tokenizer once."""
+
+    tokenizer_path: str
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.tokenizer_path)
+
+    def make(self, job: ShardJob, *, too_slow: Any, watchers: "Watchers") -> None:
+        del too_slow  # no row has a time limit
+        try:
+            reason = tokenize_shard(job, self._tokenizer, lambda num_bytes: watchers.progress(num_bytes, 0))
+        except RecipeError as error:
+            raise ValueError(str(error)) from error
+        if reason is not None:
+            tell_of_slow_encoder(reason)
+
+
+@cache
+def tell_of_slow_encoder(reason: str) -> None:
+    """Say on stderr, once in a process, why the slower library encodes."""
+    print(f"tokenize: encoded by the slower library, tokenizers: {reason}", file=sys.stderr, flush=True)
+
+
 def tokenize_shard(job: ShardJob, tokenizer: Tokenizer, report: Report) -> str | None:
     """Make one shard and publish it. An interruption leaves a temporary folder, never half a shard.
 
@@ -123,7 +153,7 @@ def tokenize_shard(job: ShardJob, tokenizer: Tokenizer, report: Report) -> str |
 
 def _kind_of_rows(job: ShardJob, tokenizer: Tokenizer) -> Rows:
     if job.chat is None:
-        return TextRows()
+        return TextRows(job.recipe.get("text_column", "text"))
     from marin.processing.tokenize.chat import ChatRows, ChatTemplate
 
     return ChatRows(ChatTemplate(job.chat, tokenizer))
