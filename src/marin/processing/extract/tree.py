@@ -47,14 +47,9 @@ HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
 VERBATIM = frozenset(("listing", "plaintext", "pre", "xmp"))
 _HIDING_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _OPENED_OR_CLOSED = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
-# Elements that never hold others, or that the next of their kind closes: they make no depth.
-_SHALLOW = frozenset(
-    name.encode()
-    for name in names(
-        "a area base br col embed hr img input link meta param source track wbr p li dt dd option optgroup tr "
-        "td th thead tbody tfoot colgroup rb rt rtc rp"
-    )
-)
+# The next of their kind closes them: they make no depth.
+_SHALLOW = names("dd dt hr li p tbody td tfoot th thead tr")
+_NESTING = frozenset(name.encode() for name in BLOCKS - _SHALLOW)
 _FORMATTING = re.compile(rb"<(/?)(b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)(\s[^<>]*)?>", re.IGNORECASE)
 # So many tags more than pairs of tags have no page that left many elements open.
 _FEW_OPEN = 400
@@ -119,7 +114,7 @@ def check_parsable(html: bytes) -> None:
     """
     num_tags = html.count(b"<")
     if num_tags >= PARSER_DEPTH and (depth := nesting_depth(html)) > PARSER_DEPTH:
-        raise TooDeep(f"nested too deep: about {depth:,} levels of elements, at most {PARSER_DEPTH:,} are parsed")
+        raise TooDeep(f"nested too deep: about {depth:,} levels of blocks, at most {PARSER_DEPTH:,} are parsed")
     if num_tags**2 > _MAX_REOPENED and num_tags - 2 * html.count(b"</") > _FEW_OPEN:
         left_open = formatting_left_open(html)
         if left_open * num_tags > _MAX_REOPENED:
@@ -131,10 +126,13 @@ def check_parsable(html: bytes) -> None:
 
 
 def nesting_depth(html: bytes) -> int:
-    """About how deep the elements of a page are nested, by its tags."""
+    """About how deep the blocks of a page are nested, by its tags.
+
+    Of each block that opens, the parser looks through all that are open; of other elements it does not.
+    """
     depth = deepest = 0
     for closing, name in _OPENED_OR_CLOSED.findall(html):
-        if name.lower() in _SHALLOW:
+        if name.lower() not in _NESTING:
             continue
         if closing:
             depth -= depth > 0
@@ -157,6 +155,20 @@ def formatting_left_open(html: bytes) -> int:
         max(min(tags.total() - closed[name], sum(min(count, 3) for count in tags.values())), 0)
         for name, tags in opened.items()
     )
+
+
+def check_depth(tree: LexborHTMLParser) -> None:
+    """TooDeep beyond MAX_DEPTH levels, for those that follow them by other means than a light tree."""
+    node, depth = tree.root, 0
+    while node is not None:
+        if depth > MAX_DEPTH:
+            raise TooDeep(f"nested too deep: at most {MAX_DEPTH} levels of elements are read")
+        if node.first_child is not None:
+            node, depth = node.first_child, depth + 1
+            continue
+        while node is not None and node.next is None:
+            node, depth = node.parent, depth - 1
+        node = node.next if node is not None and depth > 0 else None
 
 
 def light_tree(node: LexborNode, judge: Judge | None = None) -> Element:
