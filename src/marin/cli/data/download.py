@@ -1,8 +1,8 @@
 """Gets text: a repository of the Hugging Face hub, files over HTTP, a crawl of web sites, the pages of crawl archives.
 
-hf takes a repository at a commit (--revision), http the files below an address that an index there names (--index), crawl the
-pages of sites from their addresses on, warc the HTML pages out of archives here or at addresses. Every one of them can
-be stopped and typed again, and goes on where it was. An experiment has the same as steps, by `marin.download.api`.
+hf takes a repository at a commit (--revision), http the files below an address that an index there names (--index),
+crawl the pages of sites from their addresses on, warc the HTML pages out of archives here or at addresses. Each can be
+stopped and typed again, and goes on where it was. An experiment has the same as steps, by `marin.download.api`.
 
 The crawler minds robots.txt, asks a host once in --delay seconds, and names your --contact to whom it asks.
 """
