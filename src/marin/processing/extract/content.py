@@ -58,7 +58,7 @@ _LAYOUT_WORDS = names(
     "supports template theme with without wp"
 )
 # What publishing systems put on a whole article or page: its category, tags, author, format.
-_LABELLING = ("author-", "category-", "elementor", "format-", "has-", "is-", "no-", "page-", "single-", "tag-", "type-")
+_LABELLING = ("category-", "elementor", "format-", "has-", "is-", "no-", "page-", "single-", "tag-", "type-")
 _BARS = frozenset(("left", "right", "share", "side", "top"))
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
