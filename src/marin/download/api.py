@@ -4,11 +4,13 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from marin.download.crawl import CrawlConfig
 from marin.download.http import HttpFilesConfig, RemoteFile
 from marin.download.huggingface import DownloadConfig
 from marin.download.local import LocalDocumentsConfig, folder_digest
 from marin.download.pinned import PinnedFilesConfig
 from marin.download.standard_library import StandardLibraryConfig
+from marin.download.warc import WarcPagesConfig
 from marin.execution.executor import ExecutorStep, this_output_path, unversioned
 
 
@@ -69,6 +71,48 @@ def pinned_files(name: str, *files: RemoteFile) -> ExecutorStep:
         config=PinnedFilesConfig(files=files, output_path=this_output_path()),
         description=", ".join(file.url for file in files),
         publish="inplace",
+    )
+
+
+def crawl_site(
+    name: str,
+    start_urls: tuple[str, ...],
+    *,
+    contact: str,
+    max_pages: int,
+    hosts: tuple[str, ...] = (),
+    prefixes: tuple[str, ...] = (),
+    max_depth: int | None = None,
+    use_sitemaps: bool = False,
+    delay_s: float = 1.0,
+) -> ExecutorStep:
+    """A step that crawls pages into WARC files. What a site holds changes, so the step is run once and kept."""
+    return ExecutorStep(
+        name=name,
+        fn="marin.download.crawl:crawl",
+        config=CrawlConfig(
+            start_urls=start_urls,
+            contact=contact,
+            max_pages=max_pages,
+            hosts=hosts,
+            prefixes=prefixes,
+            max_depth=max_depth,
+            use_sitemaps=use_sitemaps,
+            delay_s=delay_s,
+            output_path=this_output_path(),
+        ),
+        description=f"a crawl from {', '.join(start_urls)}",
+        publish="inplace",  # a crawl that was killed goes on
+    )
+
+
+def warc_pages(name: str, archives: tuple[str, ...]) -> ExecutorStep:
+    """A step that takes the HTML pages out of crawl archives: files, folders, addresses, or outputs of steps."""
+    return ExecutorStep(
+        name=name,
+        fn="marin.download.warc:extract_pages",
+        config=WarcPagesConfig(archives=archives, output_path=this_output_path()),
+        description="pages of crawl archives",
     )
 
 

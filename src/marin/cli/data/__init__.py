@@ -7,6 +7,8 @@ VERBS = {
     "search": "find rows by a text in them",
     "stats": "count rows, bytes, sources, lengths, ids that occur twice",
     "sample": "take exactly so many rows by chance",
+    "filter": "keep the documents that satisfy rules, and count the others by the rule that they fail",
+    "funnel": "show how many documents each stage and rule of a pipeline took",
     "at-step": "show which documents a training step saw",
     "mixture": "show what a run takes from each of its sources",
 }

@@ -43,8 +43,8 @@ def filters_named(name: str, settings: Settings = EMPTY) -> tuple[Filter, ...]:
     """
     if name not in PRESETS and name not in FILTERS and ":" not in name:
         raise ValueError(
-            f"no preset or filter {name!r}; presets are {', '.join(PRESETS)}, filters are {', '.join(FILTERS)}, and one of "
-            "your own is named module:Class"
+            f"no preset or filter {name!r}; presets are {', '.join(PRESETS)}, filters are {', '.join(FILTERS)}, and "
+            "one of your own is named module:Class"
         )
     if name not in PRESETS:
         return (decode(Filter, {"type": name, **settings.get(name, {})}, name),)

@@ -16,6 +16,7 @@ from marin.processing.pipeline.identity import digest_of, identity_of
 from marin.processing.pipeline.join import Chained, Joined
 from marin.processing.pipeline.manifest import WORK_FOLDER
 from marin.processing.pipeline.operations import Attach, Operation, columns_needed
+from marin.processing.pipeline.output import check_finished
 from marin.processing.pipeline.reduce import Groups
 from marin.processing.pipeline.shuffle import Spills, SpillSink
 from marin.processing.pipeline.sinks import Sink
@@ -204,6 +205,8 @@ def _file_shards(part: Part, files: FilesInput, number: int, *, by_file: bool) -
 
     Where other files are attached by name, a shard is of one file.
     """
+    for path in files.paths:
+        check_finished(path)
     splits = plan_splits(files.paths, format=files.format, split_bytes=files.split_bytes)
     columns = columns_needed(part.operations)
     columns = files.columns if columns is None else columns

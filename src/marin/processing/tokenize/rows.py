@@ -58,8 +58,8 @@ class Rows(Protocol):
         """Those to read, of a file that has columns of these names."""
         ...
 
-    def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[str, str, str], None]) -> RowBatch:
-        """The rows of a batch that are of this kind; `on_bad(id, reason, beginning)` is told of the others."""
+    def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[int, str, str], None]) -> RowBatch:
+        """The rows of a batch that are of this kind; `on_bad(line from 1, reason, beginning)` is told of the others."""
         ...
 
 
@@ -74,7 +74,7 @@ class TextRows:
             return ("id", "text", "source")
         return ("id", self._text_column, *(name for name in ("source",) if name in names))
 
-    def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[str, str, str], None]) -> "TextBatch":
+    def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[int, str, str], None]) -> "TextBatch":
         if self._text_column != "text":  # a row with a text is a document, and readers see to that; not so others
             batch = _rows_with_text(batch, self._text_column, on_bad)
         texts = texts_of(batch.column(self._text_column))
