@@ -167,3 +167,14 @@ def test_configs_and_steps_load_no_parser():
     code = "import sys, marin.processing.extract.api\nprint([m for m in ('selectolax', 'pyarrow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_page_that_takes_too_long_is_quarantined_and_the_others_come_out(tmp_path: Path):
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "long.html").write_text("<ul>" + "<li>x" * 1_500_000)
+    (tmp_path / "pages" / "short.html").write_text(PAGE)
+    hasty = ReadingOptions(num_workers=1, max_bad=0.5, timeout_s=1.5)
+    result = extract(config(tmp_path / "pages", tmp_path / "out", reading=hasty))
+    assert len(documents(tmp_path / "out")) == 1
+    dropped, bad = fates(result)
+    assert not dropped and list(bad.values()) == [1]
