@@ -16,7 +16,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from marin.processing.extract.tree import HEADINGS, Attributes, Element, light_tree, names
 
 # Marks of an element, by the words in its class and id.
-AWAY = 1  # never content: navigation, comments, sharing, advertising
+AWAY = 1  # never content: navigation, comments, sharing, advertising; left out of the tree
 ABOUT = 2  # about the text rather than of it: author, date, tags
 CONTENT = 4  # named like content
 CAPTION = 8  # of an image
@@ -74,6 +74,8 @@ _AWAY_ROLES = names(
 _NO_TEXT = "noscript, script, style"
 # Not gone down into: they are content, not places for it.
 _PARAGRAPHS = frozenset(("blockquote", "dl", "li", "ol", "p", "pre", "ul"))
+# Code and formulas are kept whole.
+_AS_THEY_ARE = frozenset(("math", "pre"))
 # Parts of lists and tables stand or fall with the whole.
 _PARTS = frozenset(("dd", "dt", "li", "pre", "tbody", "td", "tfoot", "th", "thead", "tr"))
 
@@ -87,7 +89,7 @@ def main_content(tree: LexborHTMLParser) -> Element:
     leads, main = _main_part(whole)
     article = Element("article", {}, [prune(part) for part in [*leads, main] if _is_kept(part) or part is main])
     _cut_last_headings(article)
-    return article if _has_text(article) else whole
+    return article
 
 
 def _without_away(body: LexborNode) -> Element:
@@ -196,7 +198,7 @@ def _value(element: Element) -> int:
 
 
 def _is_lead(element: Element) -> bool:
-    if not element.block or element.marks & (AWAY | ABOUT):
+    if not element.block or element.marks & ABOUT:
         return False
     if element.tag in ("h1", "h2"):
         return element.link_chars * 2 <= element.chars
@@ -207,21 +209,16 @@ def prune(element: Element) -> Element:
     """The element without those below it that are no content."""
     children: list[str | Element] = []
     for child in element.children:
-        if isinstance(child, str):
+        if isinstance(child, str) or child.tag in _AS_THEY_ARE:
             children.append(child)
-        elif child.tag in _VERBATIM_OR_FORMULA or _is_kept(child):
-            children.append(child if child.tag in _VERBATIM_OR_FORMULA else prune(child))
+        elif _is_kept(child):
+            children.append(prune(child))
     element.children = children
     return element
 
 
-_VERBATIM_OR_FORMULA = frozenset(("math", "pre"))
-
-
 def _is_kept(element: Element) -> bool:
     marks, tag, chars = element.marks, element.tag, element.chars
-    if marks & AWAY:
-        return False
     if not element.block or not chars or tag in HEADINGS:
         return True
     if marks & CAPTION:
@@ -250,7 +247,3 @@ def _cut_last_headings(element: Element) -> bool:
             return True
         element.children.pop()
     return False
-
-
-def _has_text(element: Element) -> bool:
-    return any(bool(child.strip()) if isinstance(child, str) else _has_text(child) for child in element.children)
