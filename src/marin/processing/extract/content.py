@@ -89,6 +89,8 @@ def main_content(tree: LexborHTMLParser) -> Element:
     leads, main = _main_part(whole)
     article = Element("article", {}, [prune(part) for part in [*leads, main] if _is_kept(part) or part is main])
     _cut_last_headings(article)
+    if main.value and not _has_text(article):  # prose in a list full of links, as in indexes of documentation
+        return Element("article", {}, [_main_part(_without_away(body))[1]])
     return article
 
 
@@ -247,3 +249,7 @@ def _cut_last_headings(element: Element) -> bool:
             return True
         element.children.pop()
     return False
+
+
+def _has_text(element: Element) -> bool:
+    return any(bool(child.strip()) if isinstance(child, str) else _has_text(child) for child in element.children)

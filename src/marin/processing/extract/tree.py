@@ -32,8 +32,8 @@ def names(text: str) -> frozenset[str]:
 
 # Their content is never part of the text.
 UNSEEN = names(
-    "applet area audio base button canvas col colgroup datalist embed frame frameset head iframe input link map meta "
-    "meter noembed noframes noscript object optgroup option param progress script select source style svg template "
+    "-comment applet area audio base button canvas col colgroup datalist embed frame frameset head iframe input link "
+    "map meta meter noembed noframes noscript object optgroup option param progress script select source style svg template "
     "textarea title track video"
 )
 BLOCKS = names(
