@@ -33,8 +33,8 @@ def names(text: str) -> frozenset[str]:
 # Their content is never part of the text.
 UNSEEN = names(
     "-comment applet area audio base button canvas col colgroup datalist embed frame frameset head iframe input link "
-    "map meta meter noembed noframes noscript object optgroup option param progress script select source style svg template "
-    "textarea title track video"
+    "map meta meter noembed noframes noscript object optgroup option param progress script select source style svg "
+    "template textarea title track video"
 )
 BLOCKS = names(
     "address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption figure "
