@@ -232,7 +232,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--max_mb", type=float, default=20.0, help="of text, for ours")
+    parser.add_argument("--max_mb", type=float, default=12.0, help="of text, for ours")
     parser.add_argument("--peer_mb", type=float, default=0.8, help="of it, for the peer and plain Python")
     parser.add_argument("--no_write", action="store_true")
     arguments = parser.parse_args()
