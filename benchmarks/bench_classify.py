@@ -16,6 +16,7 @@ Folders hold text files, one document each. Without a program there are our figu
 """
 
 import argparse
+import os
 import platform
 import resource
 import subprocess
@@ -101,7 +102,8 @@ def report(texts: list[bytes], labels: np.ndarray, arguments: argparse.Namespace
             *rows,
             "",
             f"Machine: {cpu_name()}, 2 shared cores, CPython {platform.python_version()}, ten million additions "
-            f"{additions_s():.2f} s; numpy {np.__version__}. fastText was compiled with -O3.",
+            f"{additions_s():.2f} s; numpy {np.__version__}. fastText was compiled with -O3. "
+            f"Load average {os.getloadavg()[0]:.1f} at the end.",
             "",
         ]
     )

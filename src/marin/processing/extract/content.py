@@ -16,7 +16,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from marin.processing.extract.tree import HEADINGS, Attributes, Element, light_tree, names
 
 # Marks of an element, by the words in its class and id.
-AWAY = 1  # never content: navigation, comments, sharing, advertising
+AWAY = 1  # never content: navigation, comments, sharing, advertising; left out of the tree
 ABOUT = 2  # about the text rather than of it: author, date, tags
 CONTENT = 4  # named like content
 CAPTION = 8  # of an image
@@ -74,6 +74,8 @@ _AWAY_ROLES = names(
 _NO_TEXT = "noscript, script, style"
 # Not gone down into: they are content, not places for it.
 _PARAGRAPHS = frozenset(("blockquote", "dl", "li", "ol", "p", "pre", "ul"))
+# Code and formulas are kept whole.
+_AS_THEY_ARE = frozenset(("math", "pre"))
 # Parts of lists and tables stand or fall with the whole.
 _PARTS = frozenset(("dd", "dt", "li", "pre", "tbody", "td", "tfoot", "th", "thead", "tr"))
 
@@ -87,7 +89,9 @@ def main_content(tree: LexborHTMLParser) -> Element:
     leads, main = _main_part(whole)
     article = Element("article", {}, [prune(part) for part in [*leads, main] if _is_kept(part) or part is main])
     _cut_last_headings(article)
-    return article if _has_text(article) else whole
+    if main.value and not _has_text(article):  # prose in a list full of links, as in indexes of documentation
+        return Element("article", {}, [_main_part(_without_away(body))[1]])
+    return article
 
 
 def _without_away(body: LexborNode) -> Element:
@@ -196,7 +200,7 @@ def _value(element: Element) -> int:
 
 
 def _is_lead(element: Element) -> bool:
-    if not element.block or element.marks & (AWAY | ABOUT):
+    if not element.block or element.marks & ABOUT:
         return False
     if element.tag in ("h1", "h2"):
         return element.link_chars * 2 <= element.chars
@@ -207,21 +211,16 @@ def prune(element: Element) -> Element:
     """The element without those below it that are no content."""
     children: list[str | Element] = []
     for child in element.children:
-        if isinstance(child, str):
+        if isinstance(child, str) or child.tag in _AS_THEY_ARE:
             children.append(child)
-        elif child.tag in _VERBATIM_OR_FORMULA or _is_kept(child):
-            children.append(child if child.tag in _VERBATIM_OR_FORMULA else prune(child))
+        elif _is_kept(child):
+            children.append(prune(child))
     element.children = children
     return element
 
 
-_VERBATIM_OR_FORMULA = frozenset(("math", "pre"))
-
-
 def _is_kept(element: Element) -> bool:
     marks, tag, chars = element.marks, element.tag, element.chars
-    if marks & AWAY:
-        return False
     if not element.block or not chars or tag in HEADINGS:
         return True
     if marks & CAPTION:

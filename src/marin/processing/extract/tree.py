@@ -32,9 +32,9 @@ def names(text: str) -> frozenset[str]:
 
 # Their content is never part of the text.
 UNSEEN = names(
-    "applet area audio base button canvas col colgroup datalist embed frame frameset head iframe input link map meta "
-    "meter noembed noframes noscript object optgroup option param progress script select source style svg template "
-    "textarea title track video"
+    "-comment applet area audio base button canvas col colgroup datalist embed frame frameset head iframe input link "
+    "map meta meter noembed noframes noscript object optgroup option param progress script select source style svg "
+    "template textarea title track video"
 )
 BLOCKS = names(
     "address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption figure "
@@ -203,7 +203,7 @@ def _copy(
                 text = text.replace("\xa0", " ")
             else:
                 words = " ".join(text.split())
-                if words:  # as collapse does, without the call
+                if words:  # white space as a browser shows it: every run of it is one space, also at the ends
                     if text[0].isspace():
                         words = " " + words
                     text = words + " " if text[-1].isspace() else words
@@ -262,16 +262,6 @@ def _formula(node: LexborNode, attributes: Attributes) -> Element:
     """A formula as an element `math` whose text is LaTeX."""
     formula = latex_of(node)
     return Element("math", attributes, [formula], attributes.get("display") == "block", len(formula))
-
-
-def collapse(text: str) -> str:
-    """White space as a browser shows it: every run of it is one space, also at the ends."""
-    words = " ".join(text.split())
-    if not words:
-        return " " if text else ""
-    if text[0].isspace():
-        words = " " + words
-    return words + " " if text[-1].isspace() else words
 
 
 def is_hidden(attributes: Attributes) -> bool:
