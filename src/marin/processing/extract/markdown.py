@@ -127,7 +127,10 @@ class _Writer:
 
     def paragraphs(self, run: list[str | Element]) -> list[str]:
         """Inline content: one paragraph, or more where two line breaks stand together."""
-        text = tidy("".join(self.inline(piece) for piece in run))
+        text = tidy("".join(map(self.inline, run)))
+        if "\n\n" not in text:
+            text = text.strip()
+            return [text] if text else []
         return [part for paragraph in re.split(r"\n{2,}", text) if (part := paragraph.strip())]
 
     def heading(self, element: Element) -> list[str]:
