@@ -437,7 +437,7 @@ def test_a_sitemap_that_is_none_has_no_links():
 
 def test_a_crawl_and_the_pages_of_its_archives_are_steps(site: Site, tmp_path: Path):
     site.links("/", "/a")
-    site.links("/a")
+    site.links("/a", "/")
     crawled = crawl_site("raw/site", (f"{site.url}/",), contact="a@b.example", max_pages=10, delay_s=0.0)
     pages = warc_pages("pages/site", (output_path_of(crawled),))  # type: ignore[arg-type]
     done = run([pages], prefix=tmp_path / "store")

@@ -7,7 +7,7 @@ from typing import Literal
 from marin.download.crawl import CrawlConfig
 from marin.download.http import HttpFilesConfig, RemoteFile
 from marin.download.huggingface import DownloadConfig
-from marin.download.local import LocalDocumentsConfig, folder_digest
+from marin.download.local import PATTERNS, LocalDocumentsConfig, folder_digest
 from marin.download.pinned import PinnedFilesConfig
 from marin.download.standard_library import StandardLibraryConfig
 from marin.download.warc import WarcPagesConfig
@@ -116,11 +116,12 @@ def warc_pages(name: str, archives: tuple[str, ...]) -> ExecutorStep:
     )
 
 
-def local_documents(name: str, folder: str) -> ExecutorStep:
+def local_documents(name: str, folder: str, *, patterns: tuple[str, ...] = PATTERNS) -> ExecutorStep:
     """A step that takes a folder of your own documents into the store; other text in it makes another step.
 
-    The folder's files (.jsonl, .jsonl.gz, .jsonl.zst) keep their places: with `folder/train/...`, say
-    `documents / "train"`. They are hashed here, while the experiment is planned. Raises ValueError if there are none.
+    The folder's files (.jsonl, .jsonl.gz, .jsonl.zst; others by `patterns`, like ("*.html",)) keep their places: with
+    `folder/train/...`, say `documents / "train"`. They are hashed here, while the experiment is planned. Raises
+    ValueError if there are none.
     """
     path = Path(folder)
     return ExecutorStep(
@@ -128,8 +129,9 @@ def local_documents(name: str, folder: str) -> ExecutorStep:
         fn="marin.download.local:take_local_documents",
         config=LocalDocumentsConfig(
             source=unversioned(os.path.abspath(path)),  # type: ignore[arg-type]
-            sha256=folder_digest(path),
+            sha256=folder_digest(path, patterns),
             output_path=this_output_path(),
+            patterns=patterns,
         ),
         description=f"documents from {folder}",
     )

@@ -1,6 +1,7 @@
 """Text and tokens: get them, look into them, and from a training run back to them."""
 
 VERBS = {
+    "download": "get text: from the Hugging Face hub, over HTTP, by a crawl, out of crawl archives",
     "extract": "make documents of pages of HTML",
     "head": "print rows, from the first on or from any other",
     "show": "print one row whole, by number, place or id",

@@ -1,10 +1,11 @@
-"""Steps that consolidate documents."""
+"""Steps that consolidate documents, and deal them out to parts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from marin.execution.executor import ExecutorStep, InputName, this_output_path
 from marin.processing.consolidate.config import RECIPE_VERSION, ConsolidateConfig, KeepFraction
+from marin.processing.consolidate.split import SplitConfig, TakePart
 
 PathLike: TypeAlias = ExecutorStep | InputName | str
 
@@ -51,4 +52,27 @@ def consolidate(
         publish="inplace",
         code_version=str(RECIPE_VERSION),
         tags=tags,
+    )
+
+
+def split(
+    name: str, documents: PathLike, parts: Mapping[str, float], *, seed: int = 0, num_workers: int | None = None
+) -> ExecutorStep:
+    """A step `split/<name>` with the documents of each part in a folder of its name, by a hash of their ids.
+
+    `split("docs", documents, {"train": 0.95, "validation": 0.05}) / "train"` is what a tokenizing step takes.
+    """
+    return ExecutorStep(
+        name=f"split/{name}",
+        fn="marin.processing.consolidate.split:split_documents",
+        config=SplitConfig(
+            input_path=documents,  # type: ignore[arg-type]  # a path when the step runs
+            output_path=this_output_path(),  # type: ignore[arg-type]
+            parts=dict(parts),
+            seed=seed,
+            num_workers=num_workers,
+        ),
+        description=f"{name} in parts: {', '.join(f'{part} {share:g}' for part, share in parts.items())}",
+        publish="inplace",
+        code_version=str(TakePart.version),
     )

@@ -69,16 +69,15 @@ def lines_of(split: Split) -> Iterator[tuple[int, bytes | TooLong]]:
                         return
                     position += _raw_size(line)
                 number += 1
-                if isinstance(line, TooLong):
+                if isinstance(line, TooLong) or line and not line.isspace():
                     yield number, line
-                elif stripped := line.strip():
-                    yield number, stripped
         except DamagedError as error:
             raise FormatError(f"{split.path}: after line {first_row(split) + number}: {error}") from error
 
 
 def _raw_size(line: bytes | TooLong) -> int:
-    return line.size if isinstance(line, TooLong) else len(line)
+    """Bytes of a line in the file, with its newline."""
+    return line.size if isinstance(line, TooLong) else len(line) + 1
 
 
 def first_row(split: Split) -> int:

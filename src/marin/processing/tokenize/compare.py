@@ -30,7 +30,7 @@ from marin.processing.tokenize.inputs import plan_inputs
 from marin.processing.tokenize.tokenizer import NoEndOfTextError, Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
-    from marin.processing.formats.reading import BadRecord
+    from marin.processing.formats.record import BadRecord
 
 ALL = "all"  # the sources together
 COVERED = 0.9  # of the tokens, by the most frequent ids

@@ -22,7 +22,7 @@ from marin.processing.tokenize.inputs import plan_inputs
 from marin.processing.tokenize.tokenizer import load_tokenizer, write_tokenizer_folder
 
 if TYPE_CHECKING:
-    from marin.processing.formats.reading import BadRecord
+    from marin.processing.formats.record import BadRecord
 
 
 def train_bpe(config: TrainBpeConfig) -> dict[str, Any]:
