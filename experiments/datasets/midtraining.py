@@ -5,15 +5,39 @@ naming a commit. So they are read from folders of the store that no step makes (
 belongs; `marin adopt` puts it there with a record.
 """
 
+from experiments.datasets import instruction
+from experiments.datasets.catalog import PublishedSet, by_name
 from experiments.shared_tokenizers import llama3_tokenizer
-from marin.download.api import hub_repository
 from marin.execution.executor import ExecutorStep, InputName
+from marin.processing.conversations.api import conversations
 from marin.processing.tokenize.api import default_tokenize
 
-finemath = hub_repository(
-    "raw/finemath", "HuggingFaceTB/finemath", revision="8f233cf", files=("finemath-3plus/*",)
-)  # Liu et al. 2024, FineMath-3+: about 34 billion tokens
-tulu_3 = hub_repository("raw/tulu_3", "allenai/tulu-3-sft-mixture", revision="55e9fd6")  # Lambert et al. 2024
+SETS = by_name(
+    [
+        PublishedSet(
+            name="finemath_3_plus",
+            repository="HuggingFaceTB/finemath",
+            revision="8f233cf",
+            files=("finemath-3plus/*",),
+            folder="finemath-3plus",
+            licence="ODC-By-1.0",
+            source="Allal et al. 2025, SmolLM2, arXiv:2502.02737",
+        ),
+        *(
+            PublishedSet(
+                name=f"megamath/{part.replace('-', '_')}",
+                repository="LLM360/MegaMath",
+                revision="3cbc64616594d6bc8759abaa0b2a71858f880f0d",
+                files=(f"megamath-{part}/*",),
+                folder=f"megamath-{part}",
+                licence="ODC-By-1.0",
+                source="Zhou et al. 2025, arXiv:2504.02807",
+            )
+            for part in ("web", "web-pro", "text-code-block", "translated-code", "qa")
+        ),
+    ]
+)
+
 
 _OWN_COPIES = {
     "arxiv_markdownified": "raw/arxiv-markdown",
@@ -25,12 +49,14 @@ _OWN_COPIES = {
 
 def tokenize_finemath(tokenizer: ExecutorStep = llama3_tokenizer) -> ExecutorStep:
     """The token store of FineMath-3+."""
-    return default_tokenize("finemath_3_plus", dataset=finemath / "finemath-3plus", tokenizer=tokenizer)
+    return SETS["finemath_3_plus"].tokenized(tokenizer)
 
 
 def tokenize_tulu(tokenizer: ExecutorStep = llama3_tokenizer) -> ExecutorStep:
     """The token store of the Tulu 3 conversations, as plain text."""
-    return default_tokenize("tulu_3", dataset=tulu_3, tokenizer=tokenizer)
+    tulu = instruction.SETS["tulu_3"]
+    text = conversations("tulu_3", tulu.download(), adapter=tulu.adapter, as_text=True)
+    return default_tokenize("tulu_3", dataset=text, tokenizer=tokenizer)
 
 
 def tokenize_own_copies(tokenizer: ExecutorStep = llama3_tokenizer) -> dict[str, ExecutorStep]:

@@ -123,8 +123,10 @@ def test_what_cannot_be_told_is_refused_with_the_reason(marin: Marin, trained, t
 
     assert "no update of" in (error := refused("at-step", "checkpoints/mix", "5")) and "1 to 4" in error
     assert "1 to 4" in refused("at-step", "checkpoints/mix", "0")
-    assert "takes RUN and STEP" in refused("at-step", "checkpoints/mix")
-    assert "takes RUN alone" in refused("mixture", "checkpoints/mix", "3")
+    assert "are required: N" in refused("at-step", "checkpoints/mix")
+    assert "unrecognized arguments: 3" in refused("mixture", "checkpoints/mix", "3")
+    assert "did you mean `marin data mixture`" in refused("mixtures", "checkpoints/mix")
+    assert "marin data at-step" in refused()
     assert "it is no training step" in refused("at-step", "tokenized/a", "3")
     assert "did you mean checkpoints/mix" in refused("at-step", "checkpoints/mx", "3")
     without_store = refused("at-step", "nothere", "1", "--prefix", "nowhere")

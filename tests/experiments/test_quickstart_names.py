@@ -2,12 +2,11 @@
 
 import re
 import runpy
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from marin.cli.main import COMMANDS
+from marin.cli.main import command_names, command_of
 from marin.execution.graph import build_graph
 
 # Whole words only: not the name of the script, and not a path into the store.
@@ -25,7 +24,7 @@ def named_in(text: str) -> set[str]:
 
 
 def test_names_in_help_are_names_of_steps(names: set[str]):
-    examples = {command: import_module(f"marin.cli.{command.replace('-', '_')}").EXAMPLES for command in COMMANDS}
+    examples = {command: command_of(command)[0].EXAMPLES for command in command_names()}
     found = {command: named_in(text) for command, text in examples.items()}
     assert "checkpoints/quickstart" in found["logs"] and "documents/python" in found["lineage"]
     assert {command: sorted(said - names) for command, said in found.items() if said - names} == {}

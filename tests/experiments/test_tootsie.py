@@ -56,7 +56,7 @@ def test_the_whole_line_is_planned_from_the_downloads_on(experiments, tmp_path: 
         f"checkpoints/tootsie-8b-{phase}" for phase in steps
     ]
     trained_on = {f"tokenized/{name}" for name in tootsie.SET_NAMES}
-    assert trained_on <= set(names) and {"raw/nemotron_cc", "raw/dolma", "tokenizers/llama3"} <= set(names)
+    assert trained_on <= set(names) and {"raw/nemotron_cc", "raw/dolma/wiki", "tokenizers/llama3"} <= set(names)
 
 
 @pytest.mark.parametrize(

@@ -67,14 +67,17 @@ def run(arguments: Namespace) -> int:
 
 def candidates(words: list[str]) -> list[str]:
     """What the last of the words, which may be empty, can be completed to; [] leaves it to the shell."""
-    from marin.cli.main import COMMANDS
+    from marin.cli.main import COMMANDS, GROUPS, find_command
 
     *before, start = words
     if not before:
         return _beginning(start, [*COMMANDS, "--help", "--version"])
     if before[0] not in COMMANDS:
         return []
-    parser = _parser(before[0])
+    name, given = find_command(before)
+    if name in GROUPS:
+        return [] if given else _beginning(start, [*_module(name).VERBS, "--help"])
+    parser = _parser(name)
     options = {text: action for action in parser._actions for text in action.option_strings}
     if start.startswith("-"):
         return _flags(parser, start)
@@ -83,15 +86,19 @@ def candidates(words: list[str]) -> list[str]:
         return _beginning(start, map(str, option.choices))
     if option is not None and option.nargs != 0:
         return _of_kind(str(option.metavar or ""), start, before)
-    return _of_kind(_positional(parser, options, before[1:]), start, before)
+    return _of_kind(_positional(parser, options, given), start, before)
 
 
 def _parser(command: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=f"marin {command}")
+    _module(command).add_arguments(parser)
+    return parser
+
+
+def _module(command: str) -> Any:
     import importlib
 
-    parser = ArgumentParser(prog=f"marin {command}")
-    importlib.import_module(f"marin.cli.{command}").add_arguments(parser)
-    return parser
+    return importlib.import_module("marin.cli." + command.replace("-", "_").replace(" ", "."))
 
 
 def _positional(parser: ArgumentParser, options: dict[str, Any], given: list[str]) -> str:

@@ -30,7 +30,7 @@ COMMANDS = {
     "logs": "print what a step printed; -f follows it",
     "cancel": "stop a run",
     "lineage": "show what an output was made from, or what was made from it",
-    "data": "show which documents a training step saw, and what a run takes from its sources",
+    "data": "get text and tokens, look into them, and from a training run back to them",
     "diff": "show what differs between two outputs: recipe, code, environment, files",
     "verify": "compare outputs with their records",
     "invalidate": "strike out wrong outputs, with all that is built on them",
@@ -43,6 +43,8 @@ COMMANDS = {
     "doctor": "look for what would stop a run",
     "ray-run": "run a command on a Ray cluster",
 }
+
+GROUPS = ("data",)  # commands whose first argument is one of the VERBS of their package
 
 HELP = """\
 examples:
@@ -83,14 +85,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"marin {__version__}")
         return OK
     if arguments[0] not in COMMANDS:
-        return _unknown(arguments[0])
+        return _unknown(arguments[0], COMMANDS)
+    name, rest = find_command(arguments)
+    if name in GROUPS:
+        return _only_a_group(name, rest)
     for stream in (sys.stdout, sys.stderr):  # what a terminal's encoding lacks is no reason to fail
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if not {"", os.getcwd()} & set(sys.path):  # where a config's `type: module:Class` is looked for
         sys.path.append(os.getcwd())
     try:
-        return _dispatch(arguments[0], arguments[1:])
+        return _dispatch(name, rest)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -109,12 +114,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STEP_FAILED
 
 
+def command_names() -> list[str]:
+    """Every command that can be run, those of groups with their verbs, like `data head`."""
+    return [f"{name} {verb}" if verb else name for name in COMMANDS for verb in (_verbs(name) or [""])]
+
+
+def find_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """(the command's name, its arguments) of a command line; of a group without one of its verbs the group's name."""
+    name, rest = arguments[0], list(arguments[1:])
+    if rest and rest[0] in _verbs(name):
+        return f"{name} {rest[0]}", rest[1:]
+    return name, rest
+
+
+def _verbs(group: str) -> dict[str, str]:
+    import importlib
+
+    return importlib.import_module(f"marin.cli.{group}").VERBS if group in GROUPS else {}
+
+
 def command_of(name: str) -> "tuple[ModuleType, argparse.ArgumentParser]":
     """The module of a command, and what reads its arguments."""
     import argparse
     import importlib
 
-    command = importlib.import_module(f"marin.cli.{name.replace('-', '_')}")
+    command = importlib.import_module("marin.cli." + name.replace("-", "_").replace(" ", "."))
     parser = argparse.ArgumentParser(
         prog=f"marin {name}",
         description=command.EXAMPLES,
@@ -134,7 +158,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     command, parser = command_of(name)
     try:
         given = parse(parser, arguments)
-        given.typed = ["marin", name, *arguments]
+        given.typed = ["marin", *name.split(), *arguments]
         code = command.run(given)
         sys.stdout.flush()
         return code
@@ -186,14 +210,28 @@ def _examples_first(parser: "argparse.ArgumentParser", examples: str) -> str:
     return formatter.format_help()
 
 
-def _unknown(name: str) -> int:
+def _only_a_group(name: str, rest: list[str]) -> int:
+    """What there is to say where no verb of a group was given."""
+    verbs = _verbs(name)
+    if rest and not rest[0].startswith("-"):
+        return _unknown(rest[0], verbs, of=name)
+    is_asked = rest[:1] in (["-h"], ["--help"])
+    width = max(map(len, verbs))
+    lines = [f"  marin {name} {verb:<{width}}   {what}" for verb, what in verbs.items()]
+    text = f"usage: marin {name} VERB [ARGUMENTS]        marin {name} VERB --help tells more\n\n" + "\n".join(lines)
+    print(text, file=sys.stdout if is_asked else sys.stderr)
+    return OK if is_asked else USAGE
+
+
+def _unknown(name: str, known: dict[str, str], of: str = "") -> int:
     import difflib
 
-    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-    hint = f"did you mean `marin {near[0]}`?" if near else f"there are {', '.join(COMMANDS)}"
+    before = f"marin {of}".rstrip()
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean `{before} {near[0]}`?" if near else f"there are {', '.join(known)}"
     if name.endswith(".py"):
         hint = f"did you mean `marin run {name}`?"
-    print(f"error: no command {name!r}; {hint}", file=sys.stderr)
+    print(f"error: no command `{of} {name}`; {hint}" if of else f"error: no command {name!r}; {hint}", file=sys.stderr)
     return USAGE
 
 

@@ -26,7 +26,7 @@ def reference_page(*roots: type, title: str, introduction: str) -> str:
         while waiting:
             cls = waiting.pop(0)
             if cls not in sections:
-                sections[cls] = _section(cls)
+                sections[cls] = config_section(cls)
                 waiting += _configs_in(cls)
     return "\n\n".join([f"# {title}", introduction.strip(), *sections.values()]) + "\n"
 
@@ -70,7 +70,8 @@ def _comment_of(lines: list[str], node: ast.stmt) -> str:
     return " ".join(above) or (behind[1] if behind else "")
 
 
-def _section(cls: type) -> str:
+def config_section(cls: type) -> str:
+    """Markdown: heading, what the class says of itself, and a table of its fields."""
     name = _choice_name(cls)
     heading = f"## {cls.__name__}"
     about = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0]

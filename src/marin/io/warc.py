@@ -50,7 +50,8 @@ class _Frame:
     """The bytes of one record; of one that is too long only its header."""
 
     number: int
-    data: bytes
+    header: bytes
+    data: bytes  # header and content
     length: int  # of the content, as the header says
     is_whole: bool
 
@@ -61,7 +62,7 @@ def read_pages(path: str | os.PathLike[str], *, max_bytes: int) -> Iterator[Page
     Raises DamagedError, after all that could be read, where the archive is damaged or ends within a record.
     """
     for frame in _frames(path, max_bytes):
-        if page := _page(frame):
+        if page := _page(frame, max_bytes):
             yield page
 
 
@@ -86,7 +87,7 @@ def read_conversions(path: str | os.PathLike[str], *, max_bytes: int) -> Iterato
                 yield _described(frame, record), text
 
 
-def _page(frame: _Frame) -> Page | BadWarcRecord | None:
+def _page(frame: _Frame, max_bytes: int) -> Page | BadWarcRecord | None:
     import fastwarc.warc as warc
 
     record = _record(frame)
@@ -109,9 +110,12 @@ def _page(frame: _Frame) -> Page | BadWarcRecord | None:
         kind = "redirect" if 300 <= status < 400 else "status"
         return _described(frame, record, problem=f"{kind}: {status}", **told)
     try:
-        payload = record.reader.read()
+        payload = record.reader.read(max_bytes + 1)
     except OSError as error:
         return BadWarcRecord(number=frame.number, reason=f"no readable payload: {error}", begin=frame.data[:200])
+    if len(payload) > max_bytes:
+        reason = f"too long: a page of more than {max_bytes} bytes, unpacked"
+        return BadWarcRecord(number=frame.number, reason=reason, begin=frame.data[:200])
     if not payload:
         return _described(frame, record, problem="no payload: the response is empty", **told)
     is_html = told["content_type"] in _HTML_TYPES or (not content_type and _HTML_BEGIN.match(payload[:4096]))
@@ -140,16 +144,18 @@ def _http_parsed(frame: _Frame, record: Any) -> Any:
     Crawlers that store unpacked payloads often leave the headers that say how these were packed.
     """
     error: Exception | None = None
+    first_line = frame.data[len(frame.header) : len(frame.header) + 1000].partition(b"\n")[0]
+    has_bare_newlines = not first_line.endswith(b"\r")  # as ClueWeb has them
     for unpacking in ("all", "transfer", "none"):
         try:
-            record.parse_http(auto_decode=unpacking)
+            record.parse_http(auto_decode=unpacking, quirks_mode=has_bare_newlines)
         except (OSError, ValueError) as failure:
             error, record = failure, _record(frame)
             continue
         if record.http_headers.status_code is not None:
             return record
         break
-    if not record.content_length:
+    if frame.length == 0:
         return BadWarcRecord(number=frame.number, reason="no payload: the record is empty", begin=frame.data[:200])
     return BadWarcRecord(number=frame.number, reason=f"not HTTP: {error or 'no status line'}", begin=frame.data[:200])
 
@@ -176,13 +182,11 @@ def _frames(path: str | os.PathLike[str], max_bytes: int) -> Iterator[_Frame]:
                 found = _LENGTH.search(header)
                 if not header.startswith(b"WARC/") or found is None:
                     raise DamagedError(f"no WARC record begins with {bytes(header[:60])!r}")
-                number += 1
                 length = int(found.group(1))
-                if length > max_bytes:
-                    stream.skip(length)
-                    yield _Frame(number=number, data=header, length=length, is_whole=False)
-                else:
-                    yield _Frame(number=number, data=header + stream.read(length), length=length, is_whole=True)
+                is_whole = length <= max_bytes
+                data = header + (stream.read(length) if is_whole else stream.skip(length))
+                number += 1
+                yield _Frame(number=number, header=header, data=data, length=length, is_whole=is_whole)
         except DamagedError as error:
             raise DamagedError(f"after record {number}: {error}") from error
 
@@ -227,10 +231,12 @@ class _Stream:
         del self._held[:size]
         return data
 
-    def skip(self, size: int) -> None:
+    def skip(self, size: int) -> bytes:
+        """Pass over bytes; gives none."""
         while size > len(self._held):
             size -= len(self._held)
             self._held = bytearray()
             if not self._more():
                 raise DamagedError(f"the file ends within a record, {size} bytes before its end")
         del self._held[:size]
+        return b""

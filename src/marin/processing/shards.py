@@ -4,17 +4,21 @@ A shard is a split of the input (`marin.processing.formats`). Its documents are 
 are bad depends on the columns that are asked for, and what is written beside a shard must have its rows.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from marin.config import decode, encode
+from marin.io.records import read_records
 from marin.processing.formats.reading import BadRecord, read_split
-from marin.processing.formats.splits import Split, plan_splits
+from marin.processing.formats.splits import FORMATS, Split, plan_splits
 from marin.processing.formats.writing import open_writer
+from marin.processing.pipeline import Dataset
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -22,16 +26,16 @@ Result = TypeVar("Result")
 _SHOWN_BAD = 3
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BadRows:
     """Rows that are no documents: how many of each kind, and the first of them."""
 
-    kinds: Counter[str] = field(default_factory=Counter)
+    kinds: dict[str, int] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
 
     def add(self, record: BadRecord) -> None:
         """Count one."""
-        self.kinds[record.kind] += 1
+        self.kinds[record.kind] = self.kinds.get(record.kind, 0) + 1
         if len(self.shown) < _SHOWN_BAD:
             self.shown.append(f"{record.position}: {record.reason}")
 
@@ -48,11 +52,12 @@ class BadRows:
 
 def total_bad(parts: Iterable[BadRows]) -> BadRows:
     """All of them together."""
-    total = BadRows()
+    kinds: Counter[str] = Counter()
+    shown: list[str] = []
     for part in parts:
-        total.kinds.update(part.kinds)
-        total.shown += part.shown[: _SHOWN_BAD - len(total.shown)]
-    return total
+        kinds.update(part.kinds)
+        shown += part.shown
+    return BadRows(kinds=dict(sorted(kinds.items())), shown=shown[:_SHOWN_BAD])
 
 
 def document_shards(path: str) -> list[Split]:
@@ -65,14 +70,63 @@ def read_shard(split: Split, bad: BadRows | None = None) -> Iterator[pa.RecordBa
     return read_split(split, on_bad=(bad or BadRows()).add)
 
 
-def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], num_workers: int | None) -> list[Result]:
-    """The result of every task, in their order."""
-    return [function(task) for task in tasks]
+@dataclass(frozen=True, kw_only=True)
+class _Do:
+    """A row operation: the task that a row holds, and its result."""
+
+    function: Callable[[Any], Any]
+    task_type: type
+    recipe: int
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        task = decode(self.task_type, json.loads(row["task"]))
+        try:
+            result = self.function(task)
+        except ValueError as error:  # which would only put the row aside
+            raise RuntimeError(str(error)) from error
+        return {"id": row["id"], "result": json.dumps(encode(result))}
 
 
-def part_name(shard: int, num_shards: int) -> str:
-    """The file of a shard, in every folder that has one for each."""
-    return f"part-{shard:05d}-of-{num_shards:05d}.parquet"
+def run_tasks(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    result_type: type[Result],
+    *,
+    folder: Path,
+    recipe: int,
+    num_workers: int | None,
+) -> list[Result]:
+    """The result of every task, in their order; what a killed run has done is not done again.
+
+    Args:
+        function: Of a module, so that a worker finds it. It writes its files whole or not at all.
+        tasks: Frozen dataclasses of one type, of plain values, as are the results.
+        folder: For the results, of these tasks alone. As long as it is there they are kept.
+        recipe: Raised when the function gives another result for an equal task.
+        num_workers: Processes; None: one a CPU, 0: this one.
+    """
+    rows = [{"id": f"{number:06d}", "task": json.dumps(encode(task))} for number, task in enumerate(tasks)]
+    work = Dataset.from_items(rows, num_shards=len(rows)).map(
+        _Do(function=function, task_type=type(tasks[0]), recipe=recipe), name=function.__name__
+    )
+    work.write_jsonl(str(folder), compression=None).run(workers=0 if len(tasks) == 1 else num_workers, max_bad=0.0)
+    found = {row["id"]: row["result"] for file in sorted(folder.glob("part-*")) for row in read_records(file)}
+    return [decode(result_type, json.loads(found[row["id"]])) for row in rows]
+
+
+def files_of(shards: Sequence[Split]) -> list[tuple[str, list[int]]]:
+    """(name, numbers of its shards) of every file of documents: what is written beside it has that name, in parquet."""
+    files: dict[str, list[int]] = {}
+    for number, split in enumerate(shards):
+        files.setdefault(split.label, []).append(number)
+    named: dict[str, str] = {}
+    for label in files:
+        fitting = [ending for ending in FORMATS if label.endswith(ending)]
+        name = label.removesuffix(max(fitting, key=len, default="")) + ".parquet"
+        if name in named:
+            raise ValueError(f"{named[name]} and {label} would both become {name}: give one of them another name")
+        named[name] = label
+    return [(name, files[label]) for name, label in named.items()]
 
 
 def write_shard(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema | None) -> None:

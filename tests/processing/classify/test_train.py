@@ -126,10 +126,10 @@ def test_rows_that_are_no_documents_are_counted_and_too_many_refused(tmp_path: P
     config = config_of(tmp_path)
     write(tmp_path / "bad", [*sentences(GARDEN, 9, 3), None])
     bad = LabelledSource(input_path=str(tmp_path / "bad"), label="garden")
-    with pytest.raises(ValueError, match=r"bad: 1 of 10 rows are no documents .*; mend them or raise max_bad"):
+    with pytest.raises(ValueError, match=r"bad: 1 of 10 rows are no documents .*Mend them, or raise max_bad"):
         train_classifier(replace(config, sources=(*config.sources, bad)))
     report = train_classifier(replace(config, sources=(*config.sources, bad), max_bad=0.2))
-    assert report["sources"][2]["num_bad_rows"] == {"text is no string": 1}
+    assert report["sources"][2]["num_bad_rows"] == {"no text": 1}
     assert report["sources"][2]["num_texts"] == 9
 
 

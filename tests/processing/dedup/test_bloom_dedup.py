@@ -21,7 +21,7 @@ Documents = Callable[..., Path]
 
 def run(folder: Path, output: Path, method: BloomConfig, **changed: Any) -> list[dict]:
     """The rows left by bloom deduplication."""
-    settings: dict[str, Any] = {"max_removed_per_source": 1.0} | changed
+    settings: dict[str, Any] = {"max_removed_per_source": 1.0, "num_workers": 0} | changed
     dedup(DedupConfig(input_path=str(folder), output_path=str(output), method=method, **settings))
     return read_rows(output / "documents")
 

@@ -16,7 +16,7 @@ Documents = Callable[..., Path]
 
 def run(folder: Path, output: Path, **changed: Any) -> list[dict]:
     """The rows left by exact deduplication."""
-    settings: dict[str, Any] = {"method": ExactConfig(), "max_removed_per_source": 1.0} | changed
+    settings: dict[str, Any] = {"method": ExactConfig(), "max_removed_per_source": 1.0, "num_workers": 0} | changed
     dedup(DedupConfig(input_path=str(folder), output_path=str(output), **settings))
     return read_rows(output / "documents")
 

@@ -352,3 +352,15 @@ def test_a_file_without_its_footer_is_named(tmp_path: Path, name: str):
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-20])
     with pytest.raises(FormatError, match=rf"{name}: not a whole"):
         plan_splits(tmp_path / name)
+
+
+def test_what_describes_the_rows_of_a_folder_is_none_of_them(tmp_path: Path):
+    names = ["README.md", "pages/index.html", "rows.jsonl"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"text": "a"}\n')
+    assert [label for label, _ in find_files(tmp_path)] == ["rows.jsonl"]
+    (tmp_path / "rows.jsonl").unlink()
+    assert [label for label, _ in find_files(tmp_path)] == ["pages/index.html"]
+    (tmp_path / "pages" / "index.html").unlink()
+    assert [label for label, _ in find_files(tmp_path)] == ["README.md"]

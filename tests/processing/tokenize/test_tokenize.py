@@ -113,7 +113,7 @@ def test_another_tokenizer_or_changed_text_redoes_what_it_must(
 
 SCRIPT = """
 import sys, time
-from marin.processing.tokenize import tokenize as module, workers
+from marin.processing.tokenize import tokenize as module
 from marin.processing.tokenize.config import TokenizeConfig
 if __name__ == "__main__":
     print("up", flush=True)
@@ -123,7 +123,10 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_kill_9_at_any_moment_then_the_same_call_gives_the_same_bytes(tmp_path: Path, tokenizer: Path, workers: int):
+def test_kill_9_at_any_moment_then_the_same_call_gives_the_same_bytes(
+    tmp_path: Path, tokenizer: Path, workers: int, monkeypatch
+):
+    monkeypatch.setenv(MARK, str(tmp_path))
     documents = write_documents(tmp_path / "documents", tiny_documents(3000, num_words=200), num_shards=6)
     run(documents, tmp_path / "undisturbed", tokenizer, num_workers=1)
     expected = files_of(tmp_path / "undisturbed")
@@ -138,7 +141,7 @@ def test_kill_9_at_any_moment_then_the_same_call_gives_the_same_bytes(tmp_path: 
         assert not (tmp_path / "store/store.json").exists()
         kept.append({f: f.stat().st_mtime_ns for f in (tmp_path / "store").glob("shard-*/tokens.bin")})
         deadline = time.monotonic() + 20
-        while workers_with(tokenizer):  # a worker ends by itself when its parent is gone
+        while workers_of(tmp_path):  # a worker ends by itself when its parent is gone
             assert time.monotonic() < deadline, "orphaned workers live on"
             time.sleep(0.005)
     run(documents, tmp_path / "store", tokenizer, num_workers=workers)
@@ -147,32 +150,54 @@ def test_kill_9_at_any_moment_then_the_same_call_gives_the_same_bytes(tmp_path: 
     assert len(untouched) >= 3 and all(untouched)
 
 
-def test_a_worker_that_dies_fails_its_shard_alone(tmp_path: Path, tokenizer: Path):
-    documents = write_documents(tmp_path / "documents", tiny_documents(4000, num_words=200), num_shards=4)
+def kill_next_worker(tmp_path: Path) -> threading.Thread:
+    """A thread that kills one worker of this process as soon as there is one."""
 
     def kill_one() -> None:
-        while not (found := workers_with(tokenizer)):
+        while not (found := workers_of(tmp_path)):
             time.sleep(0.002)
         os.kill(found[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
+    return killer
+
+
+def test_the_shard_of_a_worker_that_dies_is_made_by_another(tmp_path: Path, tokenizer: Path, monkeypatch):
+    monkeypatch.setenv(MARK, str(tmp_path))
+    documents = write_documents(tmp_path / "documents", tiny_documents(400), num_shards=4)
+    killer = kill_next_worker(tmp_path)
+    run(documents, tmp_path / "store", tokenizer, num_workers=2)
+    killer.join()
+    assert workers_of(tmp_path) == []
+    run(documents, tmp_path / "undisturbed", tokenizer, num_workers=1)
+    assert files_of(tmp_path / "store") == files_of(tmp_path / "undisturbed")
+
+
+def test_a_worker_that_dies_too_often_fails_its_shard_alone(tmp_path: Path, tokenizer: Path, monkeypatch):
+    monkeypatch.setenv(MARK, str(tmp_path))
+    monkeypatch.setattr("marin.processing.tokenize.tokenize.WORKER_RETRIES", 0)
+    documents = write_documents(tmp_path / "documents", tiny_documents(4000, num_words=200), num_shards=4)
+    killer = kill_next_worker(tmp_path)
     with pytest.raises(RuntimeError, match=r"1 of 4 shards.*\n  documents-0000.*was killed by signal 9"):
         run(documents, tmp_path / "store", tokenizer, num_workers=2)
     killer.join()
-    assert workers_with(tokenizer) == []
+    assert workers_of(tmp_path) == []
     assert len(list((tmp_path / "store").glob("shard-*"))) == 3
     run(documents, tmp_path / "store", tokenizer, num_workers=1)
     assert TokenStore.open(tmp_path / "store", verify=True).num_documents == 4000
 
 
-def workers_with(tokenizer: Path) -> list[int]:
-    """Process ids of tokenizing workers that use this tokenizer."""
+MARK = "MARIN_TEST_OF"  # in the environment of workers: whose they are
+
+
+def workers_of(tmp_path: Path) -> list[int]:
+    """Process ids of the workers of a test."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            command = (entry / "cmdline").read_bytes().decode(errors="replace")
-            if "tokenize.workers" in command and str(tokenizer) in command:
+            command, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+            if b"pipeline.worker" in command and f"{MARK}={tmp_path}\0".encode() in environment:
                 found.append(int(entry.name))
     return found
 

@@ -18,14 +18,13 @@ import numpy as np
 import xxhash
 
 from marin.io.atomic import write_text
-from marin.io.records import LineReader, find_record_files
 from marin.processing.classify.calibration import fit_calibration
 from marin.processing.classify.config import LabelledSource, LinearModelConfig, TrainClassifierConfig
 from marin.processing.classify.evaluate import evaluate
 from marin.processing.classify.linear import LinearClassifier, save_classifier, text_buffers
-from marin.processing.document import BadRow, Document, parse_documents
 from marin.processing.kernels.linear_sgd import sgd_epoch
 from marin.processing.kernels.ngram_features import Vocabulary, make_vocabulary, split_words
+from marin.processing.shards import BadRows, document_shards, read_shard
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -47,7 +46,9 @@ def train_classifier(config: TrainClassifierConfig) -> dict[str, Any]:
     Raises ValueError where a source has no documents, too many rows are none, or a part of the texts is empty.
     """
     labels = tuple(dict.fromkeys(source.label for source in config.sources))
-    known, counts = collect(config.sources, labels, config)
+    known, counts = collect(
+        config.sources, labels, seed=config.seed, max_bytes=config.max_bytes_per_text, max_bad=config.max_bad
+    )
     shares = np.array([_unit_interval(text, 2 * config.seed) for text in known.texts])
     is_test = shares < config.test_fraction
     is_calibration = ~is_test & (shares < config.test_fraction + config.calibration_fraction)
@@ -73,7 +74,9 @@ def train_classifier(config: TrainClassifierConfig) -> dict[str, Any]:
         report["calibration"] = asdict(fitted)
     report["test"] = evaluate(model.probabilities(*text_buffers(test.texts)), test.labels, labels)
     if config.other_works:
-        others, other_counts = collect(config.other_works, labels, config)
+        others, other_counts = collect(
+            config.other_works, labels, seed=config.seed, max_bytes=config.max_bytes_per_text, max_bad=config.max_bad
+        )
         seen = set(known.texts)
         unseen = others.part(np.flatnonzero([text not in seen for text in others.texts]))
         report["other_works"] = {
@@ -148,24 +151,29 @@ def build_vocabulary(texts: Iterable[bytes], config: LinearModelConfig) -> Vocab
 
 
 def collect(
-    sources: Sequence[LabelledSource], labels: Sequence[str], config: TrainClassifierConfig
+    sources: Sequence[LabelledSource],
+    labels: Sequence[str],
+    *,
+    seed: int,
+    max_bytes: int | None = None,
+    max_bad: float = 0.01,
 ) -> tuple[LabelledTexts, list[dict[str, Any]]]:
-    """(distinct texts with one label each, what became of the rows of each source)."""
+    """(distinct texts with one label each, what became of the rows of each source).
+
+    `seed` decides which texts stand for a source that has more than its `max_documents`.
+    """
     found: dict[bytes, int] = {}
     conflicting: set[bytes] = set()
     reports = []
     for source in sources:
-        bad: Counter[str] = Counter()
-        rows = [0]
-        texts = _texts(source.input_path, config, bad, rows)
-        chosen = set(_least(texts, source.max_documents, lambda text: _unit_interval(text, 2 * config.seed + 1)))
+        reading = _Reading(source.input_path, max_bytes)
+        chosen = set(_least(reading.texts(), source.max_documents, lambda text: _unit_interval(text, 2 * seed + 1)))
+        try:
+            reading.bad.check(reading.num_texts, max_bad)
+        except ValueError as error:
+            raise ValueError(f"{source.input_path}: {error}. Mend them, or raise max_bad") from error
         if not chosen:
             raise ValueError(f"{source.input_path}: no documents for the label {source.label!r}")
-        if sum(bad.values()) > config.max_bad * rows[0]:
-            raise ValueError(
-                f"{source.input_path}: {sum(bad.values())} of {rows[0]} rows are no documents ({dict(bad)}), more than "
-                f"max_bad = {config.max_bad} allows; mend them or raise max_bad"
-            )
         label, num_conflicting = labels.index(source.label), 0
         for text in sorted(chosen):  # a set has no order of its own
             if found.setdefault(text, label) != label:
@@ -175,8 +183,8 @@ def collect(
             {
                 "input_path": source.input_path,
                 "label": source.label,
-                "num_rows": rows[0],
-                "num_bad_rows": dict(bad),
+                "num_documents": reading.num_texts,
+                "num_bad_rows": dict(reading.bad.kinds),
                 "num_texts": len(chosen),
                 "num_with_another_label_too": num_conflicting,
             }
@@ -185,25 +193,26 @@ def collect(
     return LabelledTexts(texts=list(kept), labels=np.array(list(kept.values()), np.int64)), reports
 
 
-def _texts(path: str, config: TrainClassifierConfig, bad: Counter[str], rows: list[int]) -> Iterator[bytes]:
-    """The texts of all documents of a folder; counts what are none, and all rows."""
-    for document in read_documents(path):
-        rows[0] += 1
-        if isinstance(document, BadRow):
-            bad[document.kind] += 1
-            continue
-        text = document.text.encode("utf-8")
-        if config.max_bytes_per_text is not None and len(text) > config.max_bytes_per_text:
-            # no half character at the end
-            text = text[: config.max_bytes_per_text].decode("utf-8", "ignore").encode("utf-8")
-        yield text
+class _Reading:
+    """The texts of a folder of documents, and how many there were and were none."""
 
+    def __init__(self, path: str, max_bytes: int | None):
+        self.path, self.max_bytes = path, max_bytes
+        self.num_texts = 0
+        self.bad = BadRows()
 
-def read_documents(path: str) -> Iterator[Document | BadRow]:
-    """Every row of the record files of a folder."""
-    for file in find_record_files(path):
-        with LineReader(file) as lines:
-            yield from parse_documents(lines, file=file.name)
+    def texts(self) -> Iterator[bytes]:
+        for shard in document_shards(self.path):
+            for batch in read_shard(shard, self.bad):
+                self.num_texts += batch.num_rows
+                for text in batch.column("text").to_pylist():
+                    yield self._cut(text.encode("utf-8"))
+
+    def _cut(self, text: bytes) -> bytes:
+        if self.max_bytes is None or len(text) <= self.max_bytes:
+            return text
+        # no half character at the end
+        return text[: self.max_bytes].decode("utf-8", "ignore").encode("utf-8")
 
 
 def _least(texts: Iterable[bytes], count: int | None, key: Callable[[bytes], float]) -> list[bytes]:

@@ -1,7 +1,7 @@
 """What documents have of evaluation items: the work on one shard."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from marin.processing.decontaminate.config import DecontaminateConfig
 from marin.processing.decontaminate.ngram_index import NgramIndex, load_index
+from marin.processing.dedup.sorted_records import write_array
 from marin.processing.formats.splits import Split
 from marin.processing.kernels.arrow_text import text_buffer
 from marin.processing.kernels.ngrams import Found, HashSet, find_ngrams
@@ -136,11 +137,11 @@ def _shown(batch: _Batch, paragraphs: np.ndarray, ngrams: np.ndarray, n: int) ->
 
 @dataclass(frozen=True, kw_only=True)
 class OverlapTask:
-    """A shard of documents to be looked up."""
+    """A file of documents to be looked up."""
 
     config: DecontaminateConfig
     index: str  # file of the n-gram index
-    documents: Split
+    documents: tuple[Split, ...]
     attributes: str
 
 
@@ -154,32 +155,30 @@ class Hit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardOverlap:
-    """What a shard has of evaluation items."""
+class FileOverlap:
+    """What a file has of evaluation items."""
 
-    documents: Counter[str] = field(default_factory=Counter)  # by source
-    contaminated: Counter[str] = field(default_factory=Counter)
-    hits: list[Hit] = field(default_factory=list)
-    bad: BadRows = field(default_factory=BadRows)
+    documents: dict[str, int]  # by source
+    contaminated: dict[str, int]
+    hits: list[Hit]
+    bad: BadRows
 
 
-def overlap_of_shard(task: OverlapTask) -> ShardOverlap:
-    """Write the attributes of a shard's documents."""
+def overlap_of_file(task: OverlapTask) -> FileOverlap:
+    """Write the attributes of a file's documents."""
     index, hashes = load_index(task.index)
-    result = ShardOverlap()
-    tables = []
-    for batch in read_shard(task.documents, result.bad):
+    documents, contaminated, hits, bad = Counter[str](), Counter[str](), [], BadRows()
+    batches = []
+    for batch in (batch for split in task.documents for batch in read_shard(split, bad)):
         overlaps = look_up(batch, index, hashes, task.config)
         ids, sources = batch.column("id").to_pylist(), batch.column("source").to_pylist()
-        result.documents.update(sources)
+        documents.update(sources)
         for document_id, source, overlap in zip(ids, sources, overlaps, strict=True):
-            result.contaminated[source] += overlap.is_contaminated
-            result.hits.extend(
-                Hit(item=item, coverage=share, document=document_id) for item, share in overlap.items.items()
-            )
-        tables.append(_attributes(ids, overlaps, index))
-    write_shard(Path(task.attributes), tables, ATTRIBUTES)
-    return result
+            contaminated[source] += overlap.is_contaminated
+            hits.extend(Hit(item=item, coverage=share, document=document_id) for item, share in overlap.items.items())
+        batches.append(_attributes(ids, overlaps, index))
+    write_shard(Path(task.attributes), batches, ATTRIBUTES)
+    return FileOverlap(documents=documents, contaminated=contaminated, hits=hits, bad=bad)
 
 
 def _attributes(ids: list[str], overlaps: list[Overlap], index: NgramIndex) -> pa.RecordBatch:
@@ -211,10 +210,11 @@ class CountTask:
     min_words: int
     index: str
     documents: Split
+    counts: str  # file for int64 (num_ngrams,)
 
 
-def count_documents(task: CountTask) -> tuple[int, np.ndarray]:
-    """(documents, int64 (num_ngrams,)): in how many documents of a shard each n-gram is."""
+def count_documents(task: CountTask) -> int:
+    """Write in how many documents of a shard each n-gram is; how many documents there are."""
     index, hashes = load_index(task.index)
     counts = np.zeros(len(index.hashes), np.int64)
     num_documents = 0
@@ -223,4 +223,5 @@ def count_documents(task: CountTask) -> tuple[int, np.ndarray]:
         of_batch = _Batch.of(batch, hashes, task.ngram, task.min_words)
         pairs = np.stack([of_batch.texts_of(of_batch.paragraphs_of_hits()), of_batch.found.indices], axis=1)
         np.add.at(counts, np.unique(pairs, axis=0)[:, 1], 1)
-    return num_documents, counts
+    write_array(Path(task.counts), counts)
+    return num_documents

@@ -1,6 +1,6 @@
 """Look documents up in evaluation items, report which items they have, and remove them.
 
-    attributes/   a file beside each shard of the documents
+    attributes/   a file beside each file of documents
     report.json   of every evaluation set the share of its items that was found, and where
     hits.jsonl    every item and document that belong together
     documents/    what is left, unless only attributes are asked for
@@ -9,30 +9,34 @@ With `remove="attributes"` it is a report on how two data sets overlap: the item
 """
 
 import json
+import shutil
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from marin.io.atomic import open_atomic, write_text
-from marin.processing.decontaminate.config import DecontaminateConfig
+from marin.processing.decontaminate.config import RECIPE_VERSION, DecontaminateConfig
 from marin.processing.decontaminate.ngram_index import NgramIndex, index_items
 from marin.processing.decontaminate.overlap import (
     CountTask,
+    FileOverlap,
     Hit,
     OverlapTask,
-    ShardOverlap,
     count_documents,
-    overlap_of_shard,
+    overlap_of_file,
 )
 from marin.processing.formats.splits import Split
-from marin.processing.remove import RemoveTask, remove_shard
-from marin.processing.shards import document_shards, part_name, run_tasks, total_bad
+from marin.processing.remove import RemoveMarked, remove_marked
+from marin.processing.shards import document_shards, files_of, run_tasks, total_bad
 
 REPORT_FILE, HITS_FILE = "report.json", "hits.jsonl"
+_ATTRIBUTES, _WORK = "attributes", "work"
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 _SHOWN_DOCUMENTS = 5  # of each item, in the report; hits.jsonl has all
 
 
@@ -41,31 +45,40 @@ def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
     shards = document_shards(config.input_path)
     output = Path(config.output_path)
     index = index_items(config.against, config.ngram, config.min_words)
-    index_file = output / "work" / "ngrams.npz"
+    index_file = output / _WORK / "ngrams.npz"
     index.save(index_file)
     common: list[dict[str, Any]] = []
     if config.max_document_share is not None:
         index, common = _without_common(config, config.max_document_share, index, index_file, shards)
-        index_file = output / "work" / "ngrams_that_count.npz"
+        index_file = output / _WORK / "ngrams_that_count.npz"
         index.save(index_file)
 
-    attributes = [output / "attributes" / part_name(shard, len(shards)) for shard in range(len(shards))]
     tasks = [
-        OverlapTask(config=config, index=str(index_file), documents=split, attributes=str(attributes[shard]))
-        for shard, split in enumerate(shards)
+        OverlapTask(
+            config=config,
+            index=str(index_file),
+            documents=tuple(shards[number] for number in numbers),
+            attributes=str(output / _ATTRIBUTES / name),
+        )
+        for name, numbers in files_of(shards)
     ]
-    found = run_tasks(overlap_of_shard, tasks, config.num_workers)
+    found = _run(config, overlap_of_file, tasks, FileOverlap)
     bad = total_bad(shard.bad for shard in found)
     bad.check(sum(sum(shard.documents.values()) for shard in found), config.max_bad)
     report = _report(index, found) | {"bad_rows": dict(sorted(bad.kinds.items()))} | {"common_ngrams": common}
     if config.remove != "attributes":
-        report["written"] = _remove(config, shards, attributes, output)
+        report["written"] = _remove(config, output)
     _write_hits(output / HITS_FILE, index, [hit for shard in found for hit in shard.hits])
     write_text(output / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    for file in (output / "work").iterdir():
-        file.unlink()
-    (output / "work").rmdir()
+    shutil.rmtree(output / _WORK)
     return report
+
+
+def _run(
+    config: DecontaminateConfig, function: Callable[[Task], Result], tasks: Sequence[Task], result_type: type[Result]
+) -> list[Result]:
+    folder = Path(config.output_path) / _WORK / "tasks" / function.__name__
+    return run_tasks(function, tasks, result_type, folder=folder, recipe=RECIPE_VERSION, num_workers=config.num_workers)
 
 
 def _without_common(
@@ -73,11 +86,19 @@ def _without_common(
 ) -> tuple[NgramIndex, list[dict[str, Any]]]:
     """The index without the n-grams that more than this share of the documents has, and what those are in."""
     tasks = [
-        CountTask(ngram=config.ngram, min_words=config.min_words, index=str(index_file), documents=split)
-        for split in shards
+        CountTask(
+            ngram=config.ngram,
+            min_words=config.min_words,
+            index=str(index_file),
+            documents=split,
+            counts=str(index_file.parent / f"counts-{shard:05d}.npy"),
+        )
+        for shard, split in enumerate(shards)
     ]
-    counted = run_tasks(count_documents, tasks, config.num_workers)
-    num_documents, counts = sum(n for n, _ in counted), np.sum([c for _, c in counted], axis=0)
+    num_documents = sum(_run(config, count_documents, tasks, int))
+    counts = np.zeros(len(index.hashes), np.int64)
+    for task in tasks:
+        counts += np.load(task.counts)
     common = counts > max_share * num_documents
     described = []
     for ngram in np.flatnonzero(common):
@@ -87,7 +108,7 @@ def _without_common(
     return index.without(common), described
 
 
-def _report(index: NgramIndex, found: Sequence[ShardOverlap]) -> dict[str, Any]:
+def _report(index: NgramIndex, found: Sequence[FileOverlap]) -> dict[str, Any]:
     documents: Counter[str] = Counter()
     contaminated: Counter[str] = Counter()
     of_item: dict[int, list[Hit]] = defaultdict(list)
@@ -142,19 +163,19 @@ def _write_hits(path: Path, index: NgramIndex, hits: Sequence[Hit]) -> None:
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
-def _remove(
-    config: DecontaminateConfig, shards: Sequence[Split], attributes: Sequence[Path], output: Path
-) -> dict[str, int]:
+def _remove(config: DecontaminateConfig, output: Path) -> dict[str, int]:
     by_paragraph = config.remove == "paragraph"
-    tasks = [
-        RemoveTask(
-            documents=split,
-            attributes=str(attributes[shard]),
-            output=str(output / "documents" / part_name(shard, len(shards))),
-            drop_column=None if by_paragraph else "decontamination.contaminated",
-            spans_column="decontamination.remove_spans" if by_paragraph else None,
-        )
-        for shard, split in enumerate(shards)
-    ]
-    done = run_tasks(remove_shard, tasks, config.num_workers)
-    return {name: sum(asdict(part)[name] for part in done) for name in ("rows_in", "rows_out", "dropped", "emptied")}
+    remove = RemoveMarked(
+        rule="contaminated",
+        drop_column=None if by_paragraph else "decontamination.contaminated",
+        spans_column="decontamination.remove_spans" if by_paragraph else None,
+        shown_columns=("decontamination.max_overlap",),
+    )
+    return remove_marked(
+        config.input_path,
+        output / _ATTRIBUTES,
+        output / "documents",
+        remove,
+        max_bad=config.max_bad,
+        num_workers=config.num_workers,
+    )

@@ -1,4 +1,4 @@
-"""Attributes of documents: a file beside each shard, row by row, that says what is a duplicate of what.
+"""Attributes of documents: a file beside each of theirs, row by row, that says what is a duplicate of what.
 
     id                   the document's
     dedup.duplicate      whether it goes
@@ -13,7 +13,7 @@ A method leaves out the columns that it does not fill.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,14 +50,19 @@ LARGEST_SHOWN = 10
 class SourceCounts:
     """What of each source there is, and what of it goes."""
 
-    documents: Counter[str] = field(default_factory=Counter)
-    removed: Counter[str] = field(default_factory=Counter)
-    spans: Counter[str] = field(default_factory=Counter)  # removed from documents that stay
-    span_bytes: Counter[str] = field(default_factory=Counter)
+    documents: dict[str, int]
+    removed: dict[str, int]
+    spans: dict[str, int] = field(default_factory=dict)  # removed from documents that stay
+    span_bytes: dict[str, int] = field(default_factory=dict)
 
-    def add(self, other: "SourceCounts") -> None:
-        for name in ("documents", "removed", "spans", "span_bytes"):
-            getattr(self, name).update(getattr(other, name))
+    @classmethod
+    def total(cls, parts: Iterable["SourceCounts"]) -> "SourceCounts":
+        """All of them together."""
+        counts = {name: Counter[str]() for name in ("documents", "removed", "spans", "span_bytes")}
+        for part in parts:
+            for name, counter in counts.items():
+                counter.update(getattr(part, name))
+        return cls(**counts)
 
 
 def cluster_sizes(index: Index, generation: int, num_documents: Sequence[int]) -> tuple[Numbering, np.ndarray]:
@@ -97,12 +102,12 @@ def _of_documents(index: Index, keys: np.ndarray, column: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class AttributesTask:
-    """A shard whose attributes are written."""
+    """A file of documents beside which attributes are written."""
 
     index: Index
     generation: int
-    shard: int
-    num_documents: tuple[int, ...]
+    shards: tuple[int, ...]  # of the file
+    num_documents: tuple[int, ...]  # of every shard there is
     path: str  # of the attributes
     sizes: str  # file of cluster_sizes; "" for spans
     duplicates: tuple[str, ...] = ()  # for spans: files of repeated paragraphs
@@ -110,9 +115,15 @@ class AttributesTask:
 
 
 def write_document_attributes(task: AttributesTask) -> SourceCounts:
-    """Write which documents of a shard go, and for which."""
-    documents = task.index.documents(task.generation, task.shard)
-    removed = np.load(task.index.removed(task.generation, task.shard))
+    """Write which documents of a file go, and for which."""
+    parts = [_document_attributes(task, shard) for shard in task.shards]
+    write_shard(Path(task.path), [batch for table, _ in parts for batch in table.to_batches(2048)], DOCUMENT_ATTRIBUTES)
+    return SourceCounts.total(counts for _, counts in parts)
+
+
+def _document_attributes(task: AttributesTask, shard: int) -> tuple[pa.Table, SourceCounts]:
+    documents = task.index.documents(task.generation, shard)
+    removed = np.load(task.index.removed(task.generation, shard))
     num_rows = len(documents)
     rows = removed["row"].astype(np.int64)
     duplicate = np.zeros(num_rows, np.bool_)
@@ -124,7 +135,7 @@ def write_document_attributes(task: AttributesTask) -> SourceCounts:
         of[row], similarity[row] = canonical_id, value
     numbering = Numbering.of([*(g.num_documents for g in task.index.generations), task.num_documents])
     sizes = np.load(task.sizes, mmap_mode="r")
-    base = numbering.bases[task.generation, task.shard]
+    base = numbering.bases[task.generation, shard]
     cluster = sizes[base : base + num_rows].astype(np.int64) + 1
     cluster[rows] = sizes[numbering.numbers(removed["canonical"])].astype(np.int64) + 1
     columns = [
@@ -134,35 +145,45 @@ def write_document_attributes(task: AttributesTask) -> SourceCounts:
         pa.array(similarity, pa.float32()),
         pa.array(cluster),
     ]
-    table = pa.Table.from_arrays(columns, schema=DOCUMENT_ATTRIBUTES)
-    write_shard(Path(task.path), table.to_batches(2048), DOCUMENT_ATTRIBUTES)
     sources = documents["source"].to_pylist()
-    return SourceCounts(documents=Counter(sources), removed=Counter(sources[row] for row in rows))
+    counts = SourceCounts(documents=Counter(sources), removed=Counter(sources[row] for row in rows))
+    return pa.Table.from_arrays(columns, schema=DOCUMENT_ATTRIBUTES), counts
 
 
 def write_paragraph_attributes(task: AttributesTask) -> SourceCounts:
-    """Write which paragraphs of a shard's documents go."""
-    documents = task.index.documents(task.generation, task.shard)
-    lengths = np.load(task.index.shard(task.generation, task.shard) / "text_bytes.npy")
+    """Write which paragraphs of a file's documents go."""
+    parts = [_paragraph_attributes(task, shard) for shard in task.shards]
+    write_shard(Path(task.path), [batch for table, _ in parts for batch in table.to_batches(2048)], SPAN_ATTRIBUTES)
+    return SourceCounts.total(counts for _, counts in parts)
+
+
+def _paragraph_attributes(task: AttributesTask, shard: int) -> tuple[pa.Table, SourceCounts]:
+    documents = task.index.documents(task.generation, shard)
+    lengths = np.load(task.index.shard(task.generation, shard) / "text_bytes.npy")
     ids, sources = documents["id"].to_pylist(), documents["source"].to_pylist()
-    found = duplicates_of_shard(
-        [Path(path) for path in task.duplicates], task.generation, task.num_priorities, task.shard
-    )
+    found = duplicates_of_shard([Path(path) for path in task.duplicates], task.generation, task.num_priorities, shard)
     spans = list(spans_by_row(found, len(ids)))
     gone = np.array([int((of_row[:, 1] - of_row[:, 0]).sum()) for of_row in spans], np.int64)
-    counts = SourceCounts(documents=Counter(sources))
-    for source, of_row, num_bytes, length in zip(sources, spans, gone.tolist(), lengths.tolist(), strict=True):
-        if length and num_bytes == length:
-            counts.removed[source] += 1
-        else:
-            counts.spans[source] += len(of_row)
-            counts.span_bytes[source] += num_bytes
+    duplicate = (gone == lengths) & (lengths > 0)
     columns = [
         pa.array(ids, pa.string()),
-        pa.array((gone == lengths) & (lengths > 0)),
+        pa.array(duplicate),
         pa.array((gone / np.maximum(lengths, 1)).astype(np.float32)),
         pa.array([[{"start": int(a), "end": int(b)} for a, b in of_row] for of_row in spans], SPANS),
     ]
-    table = pa.Table.from_arrays(columns, schema=SPAN_ATTRIBUTES)
-    write_shard(Path(task.path), table.to_batches(2048), SPAN_ATTRIBUTES)
-    return counts
+    counts = source_counts(sources, duplicate.tolist(), [[(int(a), int(b)) for a, b in of_row] for of_row in spans])
+    return pa.Table.from_arrays(columns, schema=SPAN_ATTRIBUTES), counts
+
+
+def source_counts(
+    sources: Sequence[str], duplicate: Sequence[bool], spans: Sequence[Sequence[tuple[int, int]]]
+) -> SourceCounts:
+    """The counts of documents of which some go, and of others some bytes."""
+    removed, num_spans, span_bytes = Counter[str](), Counter[str](), Counter[str]()
+    for source, is_duplicate, of_document in zip(sources, duplicate, spans, strict=True):
+        if is_duplicate:
+            removed[source] += 1
+        else:
+            num_spans[source] += len(of_document)
+            span_bytes[source] += sum(end - start for start, end in of_document)
+    return SourceCounts(documents=Counter(sources), removed=removed, spans=num_spans, span_bytes=span_bytes)

@@ -70,7 +70,7 @@ class Seen:
 
     removed: np.ndarray  # bool (num_texts,)
     contained: np.ndarray  # float32 (num_texts,): share of the text's units that had been seen; 0 where it has none
-    spans: list[list[dict[str, int]]]  # of every text: start and end of its lines that go, in bytes
+    spans: list[list[tuple[int, int]]]  # of every text: start and end of its lines that go, in bytes
 
 
 def look_up(batch: pa.RecordBatch, seen: BloomFilter, config: BloomConfig) -> Seen:
@@ -82,12 +82,12 @@ def look_up(batch: pa.RecordBatch, seen: BloomFilter, config: BloomConfig) -> Se
     line_removed = contained > config.threshold * counts
     sums = [np.concatenate([np.zeros(1, np.int64), np.cumsum(values)]) for values in (contained, counts)]
     of_text = [np.diff(values[units.line_offsets]) for values in sums]
-    spans: list[list[dict[str, int]]] = [[] for _ in range(len(batch))]
+    spans: list[list[tuple[int, int]]] = [[] for _ in range(len(batch))]
     gone = np.flatnonzero(line_removed)
     texts = np.searchsorted(units.line_offsets, gone, side="right") - 1
     for line, text in zip(gone.tolist(), texts.tolist(), strict=True):
         first = int(text_offsets[text])
-        spans[text].append({"start": int(units.starts[line]) - first, "end": int(units.ends[line]) - first})
+        spans[text].append((int(units.starts[line]) - first, int(units.ends[line]) - first))
     share = of_text[0] / np.maximum(of_text[1], 1)
     return Seen(removed=removed, contained=share.astype(np.float32), spans=spans)
 

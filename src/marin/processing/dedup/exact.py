@@ -56,8 +56,16 @@ class HashTask:
     hashes: str  # file of the shard's records
 
 
-def hash_shard(task: HashTask) -> tuple[int, BadRows]:
-    """Write the hashes of a shard, sorted; the number of its documents, and what was none."""
+@dataclass(frozen=True, kw_only=True)
+class Hashed:
+    """How many documents a shard has, and what was none."""
+
+    num_documents: int
+    bad: BadRows
+
+
+def hash_shard(task: HashTask) -> Hashed:
+    """Write the hashes of a shard, sorted."""
     bad = BadRows()
     ids: list[str] = []
     sources: list[str] = []
@@ -80,7 +88,7 @@ def hash_shard(task: HashTask) -> tuple[int, BadRows]:
     write_array(Path(task.index_shard) / "text_bytes.npy", np.concatenate(lengths))
     write_documents(Path(task.index_shard) / "documents.arrow", ids, sources)
     write_sorted(Path(task.hashes), np.concatenate(parts), _ORDER)
-    return len(ids), bad
+    return Hashed(num_documents=len(ids), bad=bad)
 
 
 def _hashes(batch: pa.RecordBatch, config: ExactConfig) -> tuple[np.ndarray, list[bytes], np.ndarray, np.ndarray]:

@@ -38,12 +38,12 @@ class Generation:
 class Index:
     """Generations of documents under one folder."""
 
-    root: Path
+    root: str
     method: dict[str, Any]  # what was done to them, as canonical values; equal or not comparable
     generations: tuple[Generation, ...]
 
     def folder(self, generation: int) -> Path:
-        return self.root / f"generation-{generation:03d}"
+        return Path(self.root) / f"generation-{generation:03d}"
 
     def shard(self, generation: int, shard: int) -> Path:
         return self.folder(generation) / f"shard-{shard:05d}"
@@ -61,7 +61,7 @@ class Index:
     def write(self) -> None:
         """Write index.json: from now on the folder is an index."""
         value = {"method": self.method, "generations": [asdict(generation) for generation in self.generations]}
-        write_text(self.root / INDEX_FILE, json.dumps(value, indent=2, sort_keys=True) + "\n")
+        write_text(Path(self.root) / INDEX_FILE, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def open_index(path: str | Path, method: dict[str, Any]) -> Index:
@@ -81,20 +81,20 @@ def open_index(path: str | Path, method: dict[str, Any]) -> Index:
             f"the index at {root} was made otherwise ({'; '.join(different)}). Use its settings, or make it anew."
         )
     generations = tuple(Generation(num_documents=tuple(g["num_documents"])) for g in value["generations"])
-    return Index(root=root, method=method, generations=generations)
+    return Index(root=str(root), method=method, generations=generations)
 
 
 def continue_index(root: Path, method: dict[str, Any], earlier_path: str | None) -> Index:
     """An index in `root` that begins with the generations of the one at `earlier_path`, if any. Not yet written."""
     root.mkdir(parents=True, exist_ok=True)
     if earlier_path is None:
-        return Index(root=root, method=method, generations=())
+        return Index(root=str(root), method=method, generations=())
     earlier = open_index(earlier_path, method)
     for generation in range(len(earlier.generations)):
         target = root / earlier.folder(generation).name
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(earlier.folder(generation), target, copy_function=_link_or_copy)
-    return Index(root=root, method=method, generations=earlier.generations)
+    return Index(root=str(root), method=method, generations=earlier.generations)
 
 
 def _link_or_copy(source: str, target: str) -> None:

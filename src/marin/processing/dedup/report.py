@@ -40,10 +40,10 @@ class Report:
             "sources": {
                 source: {
                     "documents": self.counts.documents[source],
-                    "removed": self.counts.removed[source],
+                    "removed": self.counts.removed.get(source, 0),
                     "share_removed": round(self.share(source), 6),
-                    "spans": self.counts.spans[source],
-                    "span_bytes": self.counts.span_bytes[source],
+                    "spans": self.counts.spans.get(source, 0),
+                    "span_bytes": self.counts.span_bytes.get(source, 0),
                 }
                 for source in sources
             },
@@ -53,7 +53,7 @@ class Report:
 
     def share(self, source: str) -> float:
         """Of the source's documents, how many go."""
-        return self.counts.removed[source] / self.counts.documents[source]
+        return self.counts.removed.get(source, 0) / self.counts.documents[source]
 
     def write(self, folder: Path) -> None:
         """Write report.json."""

@@ -7,10 +7,10 @@ documents/    what is left
 """
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,18 +22,30 @@ from marin.processing.dedup.attributes import (
     SourceCounts,
     cluster_sizes,
     largest_clusters,
+    source_counts,
     write_document_attributes,
     write_paragraph_attributes,
 )
-from marin.processing.dedup.config import BloomConfig, DedupConfig, ExactConfig, MinHashConfig, SubstringConfig
+from marin.processing.dedup.config import (
+    RECIPE_VERSION,
+    BloomConfig,
+    DedupConfig,
+    ExactConfig,
+    MinHashConfig,
+    SubstringConfig,
+)
 from marin.processing.dedup.index import Generation, Index, continue_index, open_index
 from marin.processing.dedup.report import Report
 from marin.processing.dedup.sorted_records import count_records, write_array
 from marin.processing.formats.splits import Split
 from marin.processing.kernels.bloom import BloomFilter
-from marin.processing.remove import RemoveTask, remove_shard
-from marin.processing.shards import BadRows, document_shards, part_name, read_shard, run_tasks, total_bad, write_shard
+from marin.processing.remove import RemoveMarked, remove_marked
+from marin.processing.shards import BadRows, document_shards, files_of, read_shard, run_tasks, total_bad, write_shard
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_ATTRIBUTES, _DOCUMENTS = "attributes", "documents"
 _WORK = "work"  # files of no use after the run
 
 
@@ -59,13 +71,20 @@ def dedup(config: DedupConfig) -> Report:
         report = _with_minhash(config, method, shards, output)
     else:
         report = _exact(config, method, shards, output)
-    shutil.rmtree(output / _WORK, ignore_errors=True)
     report.write(output)
     report.check_limits(config)
     if config.write_documents:
-        report = replace(report, details=report.details | {"written": _remove(config, shards, output)})
+        report = replace(report, details=report.details | {"written": _remove(config, output)})
         report.write(output)
+    shutil.rmtree(output / _WORK, ignore_errors=True)
     return report
+
+
+def _run(
+    config: DedupConfig, function: Callable[[Task], Result], tasks: Sequence[Task], result_type: type[Result]
+) -> list[Result]:
+    folder = Path(config.output_path) / _WORK / "tasks" / function.__name__
+    return run_tasks(function, tasks, result_type, folder=folder, recipe=RECIPE_VERSION, num_workers=config.num_workers)
 
 
 def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[Split], output: Path) -> Report:
@@ -85,14 +104,14 @@ def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[S
         )
         for shard, split in enumerate(shards)
     ]
-    signed = run_tasks(minhash.sign_shard, sign_tasks, config.num_workers)
+    signed = _run(config, minhash.sign_shard, sign_tasks, minhash.Signed)
     num_documents = tuple(of_shard.num_documents for of_shard in signed)
     bad = _checked(config, num_documents, [of_shard.bad for of_shard in signed])
 
     earlier = [path for number in range(generation) for path in index.leaders(number)]
     num_records = count_records([*bands, *earlier])
     link_tasks = minhash.link_tasks(method, index, generation, bands, num_records, work)
-    linked = run_tasks(minhash.link_range, link_tasks, config.num_workers)
+    linked = _run(config, minhash.link_range, link_tasks, minhash.Linked)
     minhash.resolve_links([Path(t.links) for t in link_tasks], index, num_documents, len(config.priority) + 1)
     details = {
         "bad_rows": bad,
@@ -102,7 +121,7 @@ def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[S
         "largest_bucket": max(of_range.largest for of_range in linked),
         "entries_without_room_to_lead": sum(of_range.num_without_room for of_range in linked),
     }
-    return _document_report(config, index, num_documents, output, details)
+    return _document_report(config, index, shards, num_documents, output, details)
 
 
 def _exact(config: DedupConfig, method: ExactConfig, shards: Sequence[Split], output: Path) -> Report:
@@ -122,65 +141,61 @@ def _exact(config: DedupConfig, method: ExactConfig, shards: Sequence[Split], ou
         )
         for shard, split in enumerate(shards)
     ]
-    hashed = run_tasks(exact.hash_shard, hash_tasks, config.num_workers)
-    num_documents = tuple(count for count, _ in hashed)
-    details = {"bad_rows": _checked(config, num_documents, [bad for _, bad in hashed])}
+    hashed = _run(config, exact.hash_shard, hash_tasks, exact.Hashed)
+    num_documents = tuple(of_shard.num_documents for of_shard in hashed)
+    details = {"bad_rows": _checked(config, num_documents, [of_shard.bad for of_shard in hashed])}
     earlier = [path for number in range(generation) for path in index.leaders(number)]
     merge_tasks = exact.merge_tasks(index, generation, hashes, count_records([*hashes, *earlier]), work)
-    run_tasks(exact.merge_range, merge_tasks, config.num_workers)
+    _run(config, exact.merge_range, merge_tasks, int)
     duplicates = tuple(task.duplicates for task in merge_tasks)
     num_priorities = len(config.priority) + 1
     if method.on == "document":
         for shard in range(len(shards)):
             found = exact.duplicates_of_shard([Path(path) for path in duplicates], generation, num_priorities, shard)
             write_array(index.removed(generation, shard), exact.removed_documents(found))
-        return _document_report(config, index, num_documents, output, details)
+        return _document_report(config, index, shards, num_documents, output, details)
     tasks = [
         replace(task, duplicates=duplicates, num_priorities=num_priorities)
-        for task in _attribute_tasks(index, num_documents, output, "")
+        for task in _attribute_tasks(index, shards, num_documents, output, "")
     ]
-    counts = _sum(run_tasks(write_paragraph_attributes, tasks, config.num_workers))
+    counts = SourceCounts.total(_run(config, write_paragraph_attributes, tasks, SourceCounts))
     _finished(index, num_documents)
     return Report(counts=counts, largest_clusters=[], details=details)
 
 
 def _document_report(
-    config: DedupConfig, index: Index, num_documents: tuple[int, ...], output: Path, details: dict[str, Any]
+    config: DedupConfig,
+    index: Index,
+    shards: Sequence[Split],
+    num_documents: tuple[int, ...],
+    output: Path,
+    details: dict[str, Any],
 ) -> Report:
     """Attributes of what `removed/` of the newest generation says, and the index finished."""
     generation = len(index.generations)
     numbering, sizes = cluster_sizes(index, generation, num_documents)
     sizes_file = output / _WORK / "cluster_sizes.npy"
     write_array(sizes_file, sizes)
-    tasks = _attribute_tasks(index, num_documents, output, str(sizes_file))
-    counts = _sum(run_tasks(write_document_attributes, tasks, config.num_workers))
+    tasks = _attribute_tasks(index, shards, num_documents, output, str(sizes_file))
+    counts = SourceCounts.total(_run(config, write_document_attributes, tasks, SourceCounts))
     _finished(index, num_documents)
     return Report(counts=counts, largest_clusters=largest_clusters(index, numbering, sizes), details=details)
 
 
-def _attribute_tasks(index: Index, num_documents: tuple[int, ...], output: Path, sizes: str) -> list[AttributesTask]:
+def _attribute_tasks(
+    index: Index, shards: Sequence[Split], num_documents: tuple[int, ...], output: Path, sizes: str
+) -> list[AttributesTask]:
     return [
         AttributesTask(
             index=index,
             generation=len(index.generations),
-            shard=shard,
+            shards=tuple(numbers),
             num_documents=num_documents,
-            path=str(_attributes(output, shard, len(num_documents))),
+            path=str(output / _ATTRIBUTES / name),
             sizes=sizes,
         )
-        for shard in range(len(num_documents))
+        for name, numbers in files_of(shards)
     ]
-
-
-def _attributes(output: Path, shard: int, num_shards: int) -> Path:
-    return output / "attributes" / part_name(shard, num_shards)
-
-
-def _sum(parts: Sequence[SourceCounts]) -> SourceCounts:
-    total = SourceCounts()
-    for part in parts:
-        total.add(part)
-    return total
 
 
 def _checked(config: DedupConfig, num_documents: Sequence[int], parts: Sequence[BadRows]) -> dict[str, int]:
@@ -199,50 +214,47 @@ def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[Split
         raise ValueError("bloom keeps what comes first, and knows no priority: put the shards in the order you want")
     num_units = method.num_units
     if config.index_path is not None:
-        seen = bloom.load_filter(open_index(config.index_path, identity).root)
+        seen = bloom.load_filter(Path(open_index(config.index_path, identity).root))
     else:
         num_units = bloom.count_units(shards, method) if num_units is None else num_units
         seen = BloomFilter.sized(max(num_units, 1), method.false_positive_rate)
-    counts, bad = SourceCounts(), BadRows()
-    for shard, split in enumerate(shards):
-        tables = []
-        for batch in read_shard(split, bad):
+    counts, bad = [], BadRows()
+    for name, numbers in files_of(shards):
+        batches = []
+        for batch in (batch for number in numbers for batch in read_shard(shards[number], bad)):
             found = bloom.look_up(batch, seen, method)
-            sources = batch.column("source").to_pylist()
-            counts.documents.update(sources)
-            for source, gone, spans in zip(sources, found.removed.tolist(), found.spans, strict=True):
-                counts.removed[source] += gone
-                if not gone:
-                    counts.spans[source] += len(spans)
-                    counts.span_bytes[source] += sum(span["end"] - span["start"] for span in spans)
-            columns = [batch.column("id"), found.removed, found.contained, found.spans]
+            counts.append(source_counts(batch.column("source").to_pylist(), found.removed.tolist(), found.spans))
+            spans = [[{"start": start, "end": end} for start, end in of_text] for of_text in found.spans]
+            columns = [batch.column("id"), found.removed, found.contained, spans]
             arrays = [pa.array(c, f.type) for c, f in zip(columns, SPAN_ATTRIBUTES, strict=True)]
-            tables.append(pa.RecordBatch.from_arrays(arrays, schema=SPAN_ATTRIBUTES))
-        write_shard(_attributes(output, shard, len(shards)), iter(tables), SPAN_ATTRIBUTES)
+            batches.append(pa.RecordBatch.from_arrays(arrays, schema=SPAN_ATTRIBUTES))
+        write_shard(output / _ATTRIBUTES / name, batches, SPAN_ATTRIBUTES)
+    total = SourceCounts.total(counts)
     bloom.save_filter(output / "index", seen)
-    Index(root=output / "index", method=identity, generations=()).write()
+    Index(root=str(output / "index"), method=identity, generations=()).write()
     share = seen.share_of_bits_set()
     details = {
-        "bad_rows": _checked(config, [sum(counts.documents.values())], [bad]),
+        "bad_rows": _checked(config, [sum(total.documents.values())], [bad]),
         "num_units": num_units,
         "filter_bytes": seen.bits.nbytes,
         "false_positive_rate_at_end": float(np.round(share**seen.num_probes, 6)),
     }
-    return Report(counts=counts, largest_clusters=[], details=details)
+    return Report(counts=total, largest_clusters=[], details=details)
 
 
-def _remove(config: DedupConfig, shards: Sequence[Split], output: Path) -> dict[str, int]:
+def _remove(config: DedupConfig, output: Path) -> dict[str, int]:
     has_spans = isinstance(config.method, BloomConfig) or getattr(config.method, "on", None) == "paragraph"
-    tasks = [
-        RemoveTask(
-            documents=split,
-            attributes=str(_attributes(output, shard, len(shards))),
-            output=str(output / "documents" / part_name(shard, len(shards))),
-            drop_column="dedup.duplicate",
-            spans_column="dedup.remove_spans" if has_spans else None,
-        )
-        for shard, split in enumerate(shards)
-    ]
-    done = run_tasks(remove_shard, tasks, config.num_workers)
-    names = ("rows_in", "rows_out", "dropped", "emptied")
-    return {name: sum(asdict(of_shard)[name] for of_shard in done) for name in names}
+    remove = RemoveMarked(
+        rule="duplicate",
+        drop_column="dedup.duplicate",
+        spans_column="dedup.remove_spans" if has_spans else None,
+        shown_columns=("dedup.contained",) if has_spans else ("dedup.duplicate_of", "dedup.similarity"),
+    )
+    return remove_marked(
+        config.input_path,
+        output / _ATTRIBUTES,
+        output / _DOCUMENTS,
+        remove,
+        max_bad=config.max_bad,
+        num_workers=config.num_workers,
+    )

@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from marin.processing.extract.decode import decode_page
+from marin.processing.extract.config import PaperFormat
 from marin.processing.extract.latex import formula_node, gather_formulas, latex_of
 from marin.processing.extract.markdown import Style, write
-from marin.processing.extract.page import about_page, valid_unicode
+from marin.processing.extract.methods import TRANSFORM_VERSION
+from marin.processing.extract.page import about_page, html_of, valid_unicode
 from marin.processing.extract.rows import document_row
 from marin.processing.extract.tree import light_tree, parse
+from marin.processing.pipeline import Dropped
 
 _NEVER = (
     ".ar5iv-footer, .ltx_ERROR, .ltx_TOC, .ltx_dates, .ltx_listing_data, .ltx_page_footer, .ltx_page_header, "
@@ -35,37 +37,26 @@ _ARXIV_ID = re.compile(r"(?:[a-z-]+(?:\.[A-Z]{2})?/\d{7}|\d{4}\.\d{4,5})(?:v\d+)
 
 @dataclass(frozen=True, kw_only=True)
 class Ar5ivPaper:
-    """Row function: a row with a paper's HTML to a document; an empty list where there is no text.
+    """Row function: a row with a paper's HTML to a document, dropped where there is no text.
 
     Reads `html` (text or bytes), and of `arxiv_id`, `url`, `filename`, `id` whichever first has the paper's number.
     Raises ValueError for a row without HTML.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = TRANSFORM_VERSION
 
-    # "markdown" or "text".
-    output: str = "markdown"
-    keep_links: bool = False
-    # Bibliography, and citations by number.
-    keep_references: bool = False
-    keep_authors: bool = False
-    keep_footnotes: bool = False
-    # Captions of figures, whose images are never kept.
-    keep_captions: bool = False
+    format: PaperFormat = PaperFormat()
     source: str = "ar5iv"
 
-    def __call__(self, row: dict[str, Any]) -> list[dict[str, str]]:
-        html = row.get("html")
-        if not isinstance(html, str | bytes):
-            raise ValueError(f"no HTML: html is {type(html).__name__}; fields: {', '.join(sorted(row)[:8])}")
-        tree = parse(decode_page(html) if isinstance(html, bytes) else html)
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any] | Dropped:
+        tree = parse(html_of(row))
         about = about_page(tree)
         num_errors = len(tree.css(".ltx_ERROR"))
         title = tree.css_first("h1.ltx_title_document")
         shown = " ".join(title.text().split()) if title is not None and title.css_first("math") is None else about.title
         text = self.text_of(tree)
         if not text:
-            return []
+            return Dropped("empty page")
         arxiv_id = arxiv_id_of(row)
         metadata = {
             "url": row.get("url") or (f"https://arxiv.org/abs/{arxiv_id}" if arxiv_id else ""),
@@ -75,7 +66,7 @@ class Ar5ivPaper:
             "num_conversion_errors": num_errors or None,
             "method": f"ar5iv {self.version}",
         }
-        return [document_row(text, self.source, metadata)]
+        return document_row(text, self.source, metadata)
 
     def text_of(self, tree: LexborHTMLParser) -> str:
         """The paper on a page; empty where there is none. Changes the parser's tree."""
@@ -83,13 +74,13 @@ class Ar5ivPaper:
         if paper is None:
             return ""
         unwanted = [_NEVER]
-        unwanted += [] if self.keep_authors else [_AUTHORS]
-        unwanted += [] if self.keep_footnotes else [_FOOTNOTES]
-        unwanted += [] if self.keep_captions else [_FIGURES]
-        unwanted += [] if self.keep_references else [_BIBLIOGRAPHY]
+        unwanted += [] if self.format.keep_authors else [_AUTHORS]
+        unwanted += [] if self.format.keep_footnotes else [_FOOTNOTES]
+        unwanted += [] if self.format.keep_captions else [_FIGURES]
+        unwanted += [] if self.format.keep_references else [_BIBLIOGRAPHY]
         for node in paper.css(", ".join(unwanted)):
             node.decompose()
-        if not self.keep_references:
+        if not self.format.keep_references:
             for cite in paper.css("cite"):
                 if _NUMBERS_ONLY.fullmatch(cite.text()):
                     cite.decompose()
@@ -98,7 +89,9 @@ class Ar5ivPaper:
         _unfold_code(paper)
         _name_parts(paper)
         style = Style(
-            markdown=self.output == "markdown", keep_links=self.keep_links, keep_references=self.keep_references
+            markdown=self.format.output == "markdown",
+            keep_links=self.format.keep_links,
+            keep_references=self.format.keep_references,
         )
         return valid_unicode(_SPACE_BEFORE_STOP.sub(r"\1", write(light_tree(paper), style)))
 

@@ -16,10 +16,11 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from marin.processing.extract.tree import HEADINGS, Attributes, Element, light_tree, names
 
 # Marks of an element, by the words in its class and id.
-AWAY = 1  # never content: navigation, comments, sharing, advertising
+AWAY = 1  # never content: navigation, comments, sharing, advertising; left out of the tree
 ABOUT = 2  # about the text rather than of it: author, date, tags
 CONTENT = 4  # named like content
 CAPTION = 8  # of an image
+WHOLE = 16  # a whole article or page, so that nothing else that its names say counts
 
 # Share of an element's prose that a child must hold for the child to be gone down to.
 MAIN_SHARE = 0.75
@@ -57,14 +58,13 @@ _LAYOUT_WORDS = names(
     "supports template theme with without wp"
 )
 # What publishing systems put on a whole article or page: its category, tags, author, format.
-_LABELLING = ("author-", "category-", "elementor", "format-", "has-", "is-", "no-", "page-", "single-", "tag-", "type-")
+_LABELLING = ("category-", "elementor", "format-", "has-", "is-", "no-", "page-", "single-", "tag-", "type-")
 _BARS = frozenset(("left", "right", "share", "side", "top"))
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
-_WHOLE_TAGS = frozenset(("article", "body", "html", "main"))
 _MARKS_OF_TAGS = {
     **dict.fromkeys(("aside", "dialog", "footer", "menu", "search"), AWAY),
-    **dict.fromkeys(_WHOLE_TAGS, CONTENT),
+    **dict.fromkeys(("article", "body", "html", "main"), WHOLE),
     "figcaption": CAPTION,
 }
 _AWAY_ROLES = names(
@@ -74,6 +74,8 @@ _AWAY_ROLES = names(
 _NO_TEXT = "noscript, script, style"
 # Not gone down into: they are content, not places for it.
 _PARAGRAPHS = frozenset(("blockquote", "dl", "li", "ol", "p", "pre", "ul"))
+# Code and formulas are kept whole.
+_AS_THEY_ARE = frozenset(("math", "pre"))
 # Parts of lists and tables stand or fall with the whole.
 _PARTS = frozenset(("dd", "dt", "li", "pre", "tbody", "td", "tfoot", "th", "thead", "tr"))
 
@@ -87,7 +89,9 @@ def main_content(tree: LexborHTMLParser) -> Element:
     leads, main = _main_part(whole)
     article = Element("article", {}, [prune(part) for part in [*leads, main] if _is_kept(part) or part is main])
     _cut_last_headings(article)
-    return article if _has_text(article) else whole
+    if main.value and not _has_text(article):  # prose in a list full of links, as in indexes of documentation
+        return Element("article", {}, [_main_part(_without_away(body))[1]])
+    return article
 
 
 def _without_away(body: LexborNode) -> Element:
@@ -106,7 +110,7 @@ def _judge(left_out: list[int], most: float, node: LexborNode, tag: str, attribu
     """Marks elements by name; leaves out what is away and has less than `most` characters, noting how many it has."""
     if tag == "nav":
         return None
-    marks = marks_of(tag, attributes) if attributes else _MARKS_OF_TAGS.get(tag, 0)
+    marks = marks_of(tag, attributes)
     if marks & AWAY:
         chars = len(node.text(strip=True))
         if chars < most:
@@ -119,23 +123,31 @@ def _judge(left_out: list[int], most: float, node: LexborNode, tag: str, attribu
 def marks_of(tag: str, attributes: Attributes) -> int:
     """What the names of an element say of it."""
     marks = _MARKS_OF_TAGS.get(tag, 0)
-    is_whole = tag in _WHOLE_TAGS
-    if classes := attributes.get("class"):
-        marks |= _marks_of_classes(classes)
-        is_whole = is_whole or "hentry" in classes
-    if name := attributes.get("id"):
-        marks |= _marks_of_name(name)
-    if attributes.get("role") in _AWAY_ROLES or attributes.get("aria-hidden") == "true":
-        marks |= AWAY
-    if item := attributes.get("itemprop"):
-        is_whole = is_whole or "articleBody" in item
-        marks |= ABOUT if item in ("author", "dateModified", "datePublished", "publisher") else 0
-    return CONTENT if is_whole else marks
+    for name, value in attributes.items():
+        if not value:
+            continue
+        if name == "class":
+            marks |= _marks_of_classes(value)
+        elif name == "id":
+            marks |= _marks_of_name(value)
+        elif name == "role":
+            marks |= AWAY if value in _AWAY_ROLES else 0
+        elif name == "aria-hidden":
+            marks |= AWAY if value == "true" else 0
+        elif name == "itemprop":
+            marks |= _marks_of_item(value)
+    return CONTENT if marks & WHOLE else marks
+
+
+def _marks_of_item(item: str) -> int:
+    if "articleBody" in item:
+        return WHOLE
+    return ABOUT if item in ("author", "dateModified", "datePublished", "publisher") else 0
 
 
 @lru_cache(maxsize=1 << 16)
 def _marks_of_classes(classes: str) -> int:
-    marks = 0
+    marks = WHOLE if "hentry" in classes else 0
     for name in classes.split():
         marks |= _marks_of_name(name)
     return marks
@@ -188,7 +200,7 @@ def _value(element: Element) -> int:
 
 
 def _is_lead(element: Element) -> bool:
-    if not element.block or element.marks & (AWAY | ABOUT):
+    if not element.block or element.marks & ABOUT:
         return False
     if element.tag in ("h1", "h2"):
         return element.link_chars * 2 <= element.chars
@@ -199,21 +211,16 @@ def prune(element: Element) -> Element:
     """The element without those below it that are no content."""
     children: list[str | Element] = []
     for child in element.children:
-        if isinstance(child, str):
+        if isinstance(child, str) or child.tag in _AS_THEY_ARE:
             children.append(child)
-        elif child.tag in _VERBATIM_OR_FORMULA or _is_kept(child):
-            children.append(child if child.tag in _VERBATIM_OR_FORMULA else prune(child))
+        elif _is_kept(child):
+            children.append(prune(child))
     element.children = children
     return element
 
 
-_VERBATIM_OR_FORMULA = frozenset(("math", "pre"))
-
-
 def _is_kept(element: Element) -> bool:
     marks, tag, chars = element.marks, element.tag, element.chars
-    if marks & AWAY:
-        return False
     if not element.block or not chars or tag in HEADINGS:
         return True
     if marks & CAPTION:

@@ -1,15 +1,18 @@
 """One page, from bytes to a text with its title, date and language: what every source of pages shares."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from selectolax.lexbor import LexborHTMLParser
 
-from marin.processing.extract.decode import decode_page
+from marin.processing.extract.config import PageOptions
+from marin.processing.extract.decode import check_page, decode_page
 from marin.processing.extract.latex import gather_formulas
 from marin.processing.extract.markdown import Style, write
-from marin.processing.extract.methods import PageOptions, Source, method_of
-from marin.processing.extract.tree import TooDeep, light_tree, parse
+from marin.processing.extract.methods import Source, method_of
+from marin.processing.extract.tree import check_depth, light_tree, parse
 
 _DAY = re.compile(r"(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?!\d)")
 _TITLE_NAMES = ("og:title", "twitter:title", "citation_title", "dc.title")
@@ -63,14 +66,23 @@ def extract_page(
     """
     if len(html) > max_bytes:
         raise TooLarge(f"too large: {len(html):,} bytes of HTML, at most {max_bytes:,} are read")
-    page = html if isinstance(html, str) else decode_page(html, charset)
+    page = check_page(html) if isinstance(html, str) else decode_page(html, charset)
     tree = parse(page)
     about = about_page(tree)
-    try:
-        text = method_of(method).extract(Source(html=page, tree=tree, url=url), options)
-    except RecursionError:
-        raise TooDeep(f"nested too deep: for {method}, which follows every level") from None
+    if method != "ours":  # whose walk has a bound of its own
+        check_depth(tree)
+    text = method_of(method).extract(Source(html=page, tree=tree, url=url), options)
     return Page(text=valid_unicode(text).strip(), about=about)
+
+
+def html_of(row: Mapping[str, Any], column: str = "html") -> str:
+    """The HTML of a row, whose column may be text or bytes. Raises ValueError where it is neither."""
+    html = row.get(column)
+    if isinstance(html, bytes):
+        return decode_page(html)
+    if not isinstance(html, str):
+        raise ValueError(f"no HTML: {column} is {type(html).__name__}; the columns are {', '.join(sorted(row)[:8])}")
+    return html
 
 
 def write_fragment(html: str, style: Style) -> str:

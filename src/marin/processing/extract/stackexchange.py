@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 from xml.etree import ElementTree
 
-from marin.processing.extract.decode import decode_page
+from marin.processing.extract.config import ThreadFormat
 from marin.processing.extract.markdown import Style
-from marin.processing.extract.page import valid_unicode, write_fragment
+from marin.processing.extract.methods import TRANSFORM_VERSION
+from marin.processing.extract.page import html_of, valid_unicode, write_fragment
 from marin.processing.extract.rows import document_row
 from marin.processing.extract.tree import parse
+from marin.processing.pipeline import Dropped
 
 QUESTION, ANSWER = "1", "2"
 _TAG = re.compile(r"<([^<>]+)>")
@@ -50,65 +52,46 @@ class Thread:
     date: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ThreadFormat:
-    """Which threads and answers are documents, and how they are written."""
+def thread_document(thread: Thread, format: ThreadFormat, source: str) -> dict[str, Any] | Dropped:
+    """The thread as a document, dropped where it has too few answers or no text."""
+    answers = [
+        answer
+        for answer in sorted(thread.answers, key=_best_first)
+        if format.min_answer_score is None or answer.score >= format.min_answer_score
+    ][: format.max_answers]
+    if len(answers) < format.min_answers:
+        return Dropped("too few answers", {"num_answers": len(answers)})
+    style = Style(
+        markdown=format.output == "markdown",
+        keep_links=format.keep_links,
+        keep_images=format.keep_images,
+        url=thread.url,
+    )
+    title = " ".join(thread.title.split())
+    question = write_fragment(thread.question.body, style)
+    if not title and not question:
+        return Dropped("empty question")
+    mark = "#" if style.markdown else ""
+    parts = [f"{mark} {title}".strip(), question]
+    for answer in answers:
+        parts += [f"{mark * 2} {_heading(answer, format)}".strip(), write_fragment(answer.body, style)]
+    metadata = {
+        "url": thread.url,
+        "title": title,
+        "date": thread.date,
+        "question": thread.question.id,
+        "score": thread.question.score,
+        "num_answers": len(answers),
+        "tags": list(thread.tags),
+        "method": f"stackexchange {TRANSFORM_VERSION}",
+    }
+    return document_row(valid_unicode("\n\n".join(filter(None, parts))), source, metadata)
 
-    # "markdown" or "text".
-    output: str = "markdown"
-    keep_links: bool = False
-    keep_images: bool = False
-    # Whether an answer's heading has its score, and that it was accepted.
-    keep_scores: bool = True
-    # Answers with a lower score are left out; None: none are.
-    min_answer_score: int | None = None
-    # At most so many answers; None: all.
-    max_answers: int | None = None
-    # A thread with fewer answers left is no document.
-    min_answers: int = 0
-    source: str = "stackexchange"
 
-    version: ClassVar[int] = 1
-
-    def document(self, thread: Thread) -> list[dict[str, str]]:
-        """The thread as a document, or none where it has too few answers or no text."""
-        answers = [
-            answer
-            for answer in sorted(thread.answers, key=_best_first)
-            if self.min_answer_score is None or answer.score >= self.min_answer_score
-        ][: self.max_answers]
-        if len(answers) < self.min_answers:
-            return []
-        style = Style(
-            markdown=self.output == "markdown",
-            keep_links=self.keep_links,
-            keep_images=self.keep_images,
-            url=thread.url,
-        )
-        title = " ".join(thread.title.split())
-        question = write_fragment(thread.question.body, style)
-        if not title and not question:
-            return []
-        mark = "#" if style.markdown else ""
-        parts = [f"{mark} {title}".strip(), question]
-        for answer in answers:
-            parts += [f"{mark * 2} {self._heading(answer)}".strip(), write_fragment(answer.body, style)]
-        metadata = {
-            "url": thread.url,
-            "title": title,
-            "date": thread.date,
-            "question": thread.question.id,
-            "score": thread.question.score,
-            "num_answers": len(answers),
-            "tags": list(thread.tags),
-            "method": f"stackexchange {self.version}",
-        }
-        return [document_row(valid_unicode("\n\n".join(filter(None, parts))), self.source, metadata)]
-
-    def _heading(self, answer: Post) -> str:
-        if not self.keep_scores:
-            return "Answer"
-        return f"{'Accepted answer' if answer.is_accepted else 'Answer'} (score {answer.score})"
+def _heading(answer: Post, format: ThreadFormat) -> str:
+    if not format.keep_scores:
+        return "Answer"
+    return f"{'Accepted answer' if answer.is_accepted else 'Answer'} (score {answer.score})"
 
 
 def _best_first(answer: Post) -> tuple[int, bool, int, str]:
@@ -124,10 +107,11 @@ class ThreadOfJson:
     `score`, `is_accepted`, `answer_id`. Raises ValueError for a row without a body.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = TRANSFORM_VERSION
     format: ThreadFormat = ThreadFormat()
+    source: str = "stackexchange"
 
-    def __call__(self, row: dict[str, Any]) -> list[dict[str, str]]:
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any] | Dropped:
         if not isinstance(row.get("body"), str):
             raise ValueError(f"no question: body is {type(row.get('body')).__name__}, expected HTML")
         answers = row.get("answers") or []
@@ -151,25 +135,25 @@ class ThreadOfJson:
             url=str(row.get("link") or row.get("url") or ""),
             date=str(row.get("creation_date") or ""),
         )
-        return self.format.document(thread)
+        return thread_document(thread, self.format, self.source)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ThreadOfPage:
-    """Row function: a question's page, as the sites show it, to a document; none where there is no question on it.
+    """Row function: a question's page, as the sites show it, to a document; dropped where there is no question on it.
 
     Reads `html` (text or bytes) and `url`. Raises ValueError for a row without HTML.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = TRANSFORM_VERSION
     format: ThreadFormat = ThreadFormat()
+    source: str = "stackexchange"
 
-    def __call__(self, row: dict[str, Any]) -> list[dict[str, str]]:
-        html = row.get("html")
-        if not isinstance(html, str | bytes):
-            raise ValueError(f"no HTML: html is {type(html).__name__}")
-        thread = thread_of_page(decode_page(html) if isinstance(html, bytes) else html, url=str(row.get("url") or ""))
-        return [] if thread is None else self.format.document(thread)
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any] | Dropped:
+        thread = thread_of_page(html_of(row), url=str(row.get("url") or ""))
+        return (
+            Dropped("no question on the page") if thread is None else thread_document(thread, self.format, self.source)
+        )
 
 
 def thread_of_page(html: str, *, url: str = "") -> Thread | None:
@@ -248,20 +232,21 @@ def _post_row(element: ElementTree.Element) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class ThreadOfPosts:
-    """Reducer: the posts of one thread to a document; none where the question is missing.
+    """Reducer: the posts of one thread to a document, dropped where the question is missing.
 
     `site` (https://physics.stackexchange.com) gives documents their address.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = TRANSFORM_VERSION
     format: ThreadFormat = ThreadFormat()
+    source: str = "stackexchange"
     site: str = ""
 
-    def __call__(self, key: str, posts: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
+    def __call__(self, key: str, posts: Iterable[dict[str, Any]]) -> dict[str, Any] | Dropped:
         posts = list(posts)
         asked = next((post for post in posts if post["is_question"]), None)
         if asked is None:  # the question was deleted
-            return []
+            return Dropped("no question", {"num_posts": len(posts)})
         answers = tuple(
             Post(
                 id=post["id"],
@@ -281,7 +266,7 @@ class ThreadOfPosts:
             url=f"{self.site}/questions/{asked['id']}" if self.site else "",
             date=asked["date"],
         )
-        return self.format.document(thread)
+        return thread_document(thread, self.format, self.source)
 
 
 def _score(row: dict[str, Any]) -> int:

@@ -32,27 +32,24 @@ def names(text: str) -> frozenset[str]:
 
 # Their content is never part of the text.
 UNSEEN = names(
-    "applet area audio base button canvas col colgroup datalist embed frame frameset head iframe input link map meta "
-    "meter noembed noframes noscript object optgroup option param progress script select source style svg template "
-    "textarea title track video"
+    "-comment applet area audio base button canvas col colgroup datalist embed frame frameset head iframe input link "
+    "map meta meter noembed noframes noscript object optgroup option param progress script select source style svg "
+    "template textarea title track video"
 )
 BLOCKS = names(
     "address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption figure "
     "footer form h1 h2 h3 h4 h5 h6 header hgroup hr html legend li listing main menu nav ol p plaintext pre search "
     "section summary table tbody td tfoot th thead tr ul xmp"
 )
+# These say what they hold by their tag; any other element that has no attributes goes unjudged.
+TELLING = names("article aside body dialog figcaption footer html main menu nav search")
 HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
 VERBATIM = frozenset(("listing", "plaintext", "pre", "xmp"))
 _HIDING_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _OPENED_OR_CLOSED = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
-# Elements that never hold others, or that the next of their kind closes: they make no depth.
-_SHALLOW = frozenset(
-    name.encode()
-    for name in names(
-        "a area base br col embed hr img input link meta param source track wbr p li dt dd option optgroup tr "
-        "td th thead tbody tfoot colgroup rb rt rtc rp"
-    )
-)
+# The next of their kind closes them: they make no depth.
+_SHALLOW = names("dd dt hr li p tbody td tfoot th thead tr")
+_NESTING = frozenset(name.encode() for name in BLOCKS - _SHALLOW)
 _FORMATTING = re.compile(rb"<(/?)(b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)(\s[^<>]*)?>", re.IGNORECASE)
 # So many tags more than pairs of tags have no page that left many elements open.
 _FEW_OPEN = 400
@@ -115,11 +112,12 @@ def check_parsable(html: bytes) -> None:
     Counted over tags, without a parser: elements inside each other that have to be closed; elements of formatting left
     open, which the standard opens again in every block; attributes of one element, each compared with all before it.
     """
-    num_tags, num_closing = html.count(b"<"), html.count(b"</")
-    if num_tags >= PARSER_DEPTH or num_tags - 2 * num_closing > _FEW_OPEN:
-        if (depth := nesting_depth(html)) > PARSER_DEPTH:
-            raise TooDeep(f"nested too deep: about {depth:,} levels of elements, at most {PARSER_DEPTH:,} are parsed")
-        if (left_open := formatting_left_open(html)) * num_tags > _MAX_REOPENED:
+    num_tags = html.count(b"<")
+    if num_tags >= PARSER_DEPTH and (depth := nesting_depth(html)) > PARSER_DEPTH:
+        raise TooDeep(f"nested too deep: about {depth:,} levels of blocks, at most {PARSER_DEPTH:,} are parsed")
+    if num_tags**2 > _MAX_REOPENED and num_tags - 2 * html.count(b"</") > _FEW_OPEN:
+        left_open = formatting_left_open(html)
+        if left_open * num_tags > _MAX_REOPENED:
             raise TooDeep(f"nested too deep: {left_open:,} elements of formatting are left open over {num_tags:,} tags")
     if len(html) > _SMALL_PAGE:
         for tag in _LONG_TAG.findall(html):
@@ -128,10 +126,13 @@ def check_parsable(html: bytes) -> None:
 
 
 def nesting_depth(html: bytes) -> int:
-    """About how deep the elements of a page are nested, by its tags."""
+    """About how deep the blocks of a page are nested, by its tags.
+
+    Of each block that opens, the parser looks through all that are open; of other elements it does not.
+    """
     depth = deepest = 0
     for closing, name in _OPENED_OR_CLOSED.findall(html):
-        if name.lower() in _SHALLOW:
+        if name.lower() not in _NESTING:
             continue
         if closing:
             depth -= depth > 0
@@ -154,6 +155,20 @@ def formatting_left_open(html: bytes) -> int:
         max(min(tags.total() - closed[name], sum(min(count, 3) for count in tags.values())), 0)
         for name, tags in opened.items()
     )
+
+
+def check_depth(tree: LexborHTMLParser) -> None:
+    """TooDeep beyond MAX_DEPTH levels, for those that follow them by other means than a light tree."""
+    node, depth = tree.root, 0
+    while node is not None:
+        if depth > MAX_DEPTH:
+            raise TooDeep(f"nested too deep: at most {MAX_DEPTH} levels of elements are read")
+        if node.first_child is not None:
+            node, depth = node.first_child, depth + 1
+            continue
+        while node is not None and node.next is None:
+            node, depth = node.parent, depth - 1
+        node = node.next if node is not None and depth > 0 else None
 
 
 def light_tree(node: LexborNode, judge: Judge | None = None) -> Element:
@@ -186,12 +201,16 @@ def _copy(
             text = child.text_content or ""
             if verbatim:
                 text = text.replace("\xa0", " ")
-            elif text.isspace():
-                if not children:
-                    continue
-                text = " "
             else:
-                text = collapse(text)
+                words = " ".join(text.split())
+                if words:  # white space as a browser shows it: every run of it is one space, also at the ends
+                    if text[0].isspace():
+                        words = " " + words
+                    text = words + " " if text[-1].isspace() else words
+                elif children:
+                    text = " "
+                else:
+                    continue
             children.append(text)
             chars += len(text)
             run += len(text)
@@ -199,12 +218,14 @@ def _copy(
         if name is None or name in UNSEEN:
             continue
         given = child.attributes
-        if ("style" in given or "hidden" in given) and is_hidden(given):
+        if given and ("style" in given or "hidden" in given) and is_hidden(given):
             continue
+        said: int | None = 0
         # what stands in code is code, whatever a highlighter names it
-        said = 0 if judge is None or verbatim else judge(child, name, given)
-        if said is None:
-            continue
+        if (given or name in TELLING) and judge is not None and not verbatim:
+            said = judge(child, name, given)
+            if said is None:
+                continue
         if name == "math":
             below = _formula(child, given)
         else:
@@ -241,16 +262,6 @@ def _formula(node: LexborNode, attributes: Attributes) -> Element:
     """A formula as an element `math` whose text is LaTeX."""
     formula = latex_of(node)
     return Element("math", attributes, [formula], attributes.get("display") == "block", len(formula))
-
-
-def collapse(text: str) -> str:
-    """White space as a browser shows it: every run of it is one space, also at the ends."""
-    words = " ".join(text.split())
-    if not words:
-        return " " if text else ""
-    if text[0].isspace():
-        words = " " + words
-    return words + " " if text[-1].isspace() else words
 
 
 def is_hidden(attributes: Attributes) -> bool:

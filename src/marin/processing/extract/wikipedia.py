@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from marin.processing.extract.decode import decode_page
+from marin.processing.extract.config import ArticleFormat
 from marin.processing.extract.latex import gather_formulas
 from marin.processing.extract.markdown import Style, rows_of, text_within, write
-from marin.processing.extract.page import about_page, valid_unicode
+from marin.processing.extract.methods import TRANSFORM_VERSION
+from marin.processing.extract.page import about_page, html_of, valid_unicode
 from marin.processing.extract.rows import document_row
 from marin.processing.extract.tree import Element, light_tree, parse
+from marin.processing.pipeline import Dropped
 
 # Not of the article: the site's own, notices to editors, boxes that lead to other articles.
 _NEVER = ", ".join(
@@ -33,51 +35,32 @@ _IMAGES = ".gallery, .mw-gallery-traditional, .thumb, figure, .tmulti"
 _INFOBOX = ".infobox, .infobox_v2, .taxobox, .vcard"
 # Where a page as the site shows it has its article.
 _ARTICLE = ".mw-parser-output"
-# Sections that have references and nothing else.
-REFERENCE_SECTIONS = (
-    "Bibliography",
-    "Citations",
-    "External links",
-    "Footnotes",
-    "Further reading",
-    "Notes",
-    "Notes and references",
-    "References",
-    "Sources",
-    "Works cited",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WikipediaArticle:
-    """Row function: a row of a dump to a document; an empty list where it is no article.
+    """Row function: a row of a dump to a document, dropped where it is no article or has no text.
 
     Reads `article_body.html`, `name`, `url`, `namespace.identifier`, `in_language.identifier`, `date_modified` and
     `identifier` of Enterprise rows; of other rows `html` (text or bytes), and `url`, `title` where given. Raises
     ValueError for a row that has neither form of HTML.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = TRANSFORM_VERSION
 
-    # "markdown" or "text".
-    output: str = "markdown"
-    keep_links: bool = False
-    # Marks of references in the text, their lists, and the sections that `reference_sections` names.
-    keep_references: bool = False
-    # The box of facts, as a list before the text.
-    keep_infobox: bool = False
-    reference_sections: tuple[str, ...] = REFERENCE_SECTIONS
+    format: ArticleFormat = ArticleFormat()
     source: str = "wikipedia"
 
-    def __call__(self, row: dict[str, Any]) -> list[dict[str, str]]:
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any] | Dropped:
         if _identifier(row.get("namespace")) not in (None, 0, "0"):
-            return []
-        html, url, title = _html_of(row), row.get("url") or "", row.get("name") or row.get("title") or ""
-        tree = parse(html)
+            return Dropped("not an article")
+        body = row.get("article_body")
+        tree = parse(html_of(body if isinstance(body, dict) else row))
+        url, title = row.get("url") or "", row.get("name") or row.get("title") or ""
         about = about_page(tree)
         text = self.text_of(tree, title=title or about.title, url=url)
         if not text:
-            return []
+            return Dropped("empty page")
         metadata = {
             "url": url,
             "title": title or about.title,
@@ -86,7 +69,7 @@ class WikipediaArticle:
             "article": row.get("identifier"),
             "method": f"wikipedia {self.version}",
         }
-        return [document_row(text, self.source, metadata)]
+        return document_row(text, self.source, metadata)
 
     def text_of(self, tree: LexborHTMLParser, *, title: str, url: str = "") -> str:
         """The article on a page, under its title; empty where nothing stands under it. Changes the parser's tree."""
@@ -96,11 +79,11 @@ class WikipediaArticle:
         gather_formulas(tree)
         self._cut(place)
         article = light_tree(place)
-        boxes = [_list_of_facts(box) for box in _take(article, _is_infobox)] if self.keep_infobox else []
+        boxes = [_list_of_facts(box) for box in _take(article, _is_infobox)] if self.format.keep_infobox else []
         style = Style(
-            markdown=self.output == "markdown",
-            keep_links=self.keep_links,
-            keep_references=self.keep_references,
+            markdown=self.format.output == "markdown",
+            keep_links=self.format.keep_links,
+            keep_references=self.format.keep_references,
             url=url,
         )
         body = write(Element("article", {}, [*boxes, article]), style)
@@ -110,24 +93,14 @@ class WikipediaArticle:
 
     def _cut(self, place: LexborNode) -> None:
         unwanted = [_NEVER, _IMAGES]
-        if not self.keep_references:
+        if not self.format.keep_references:
             unwanted += [_REFERENCE_MARKS, _REFERENCE_LISTS]
-            _cut_sections(place, frozenset(title.casefold() for title in self.reference_sections))
-        if not self.keep_infobox:
+            _cut_sections(place, frozenset(title.casefold() for title in self.format.reference_sections))
+        if not self.format.keep_infobox:
             unwanted.append(_INFOBOX)
         for node in place.css(", ".join(unwanted)):
             node.decompose()
         _cut_empty_sections(place)
-
-
-def _html_of(row: dict[str, Any]) -> str:
-    body = row.get("article_body")
-    html = body.get("html") if isinstance(body, dict) else row.get("html")
-    if isinstance(html, bytes):
-        return decode_page(html)
-    if not isinstance(html, str):
-        raise ValueError(f"no HTML: neither article_body.html nor html is there; fields: {', '.join(sorted(row)[:8])}")
-    return html
 
 
 def _identifier(part: Any) -> Any:

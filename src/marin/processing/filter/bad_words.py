@@ -19,10 +19,14 @@ class BadWordsSignal:
     """Adds `bad_words.num_found`, 1 where the text has an entry of the list, and `bad_words.lot`, in [0, 1) by id."""
 
     version: ClassVar[int] = 1
+    edits_text: ClassVar[bool] = False
 
     path: str
     sha256: str
     spaces_between_words: bool
+
+    def adds(self) -> tuple[str, ...]:
+        return ("bad_words.num_found", "bad_words.lot")
 
     def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
         import numpy as np

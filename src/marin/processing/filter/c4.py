@@ -22,11 +22,17 @@ class C4LineEdits:
     """Replaces the text by the lines that C4 keeps, and adds why the others went."""
 
     version: ClassVar[int] = 1
+    edits_text: ClassVar[bool] = True
 
     terminal_punctuation: bool
     min_words_per_line: int
     max_word_chars: int
     remove_citations: bool
+
+    def adds(self) -> tuple[str, ...]:
+        from marin.processing.kernels.line_edits import C4_COUNTS
+
+        return C4_COUNTS
 
     def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
         from marin.processing.filter.columns import with_columns, with_text
@@ -64,8 +70,9 @@ class C4:
     remove_citations: bool = True
     # Of the lines that stay; None turns the rule off.
     min_sentences: int | None = 5
-    # Whether the words `lorem ipsum`, a curly bracket, are reasons against the whole text.
+    # Whether `lorem ipsum` in a line is a reason against the whole text.
     reject_lorem_ipsum: bool = True
+    # Whether a curly bracket is.
     reject_curly_brackets: bool = True
 
     def operations(self) -> tuple[Operation, ...]:

@@ -25,10 +25,14 @@ class CompressionSignal:
     """Adds `compression.CODEC`: compressed bytes for each byte of the text; 0 for an empty text."""
 
     version: ClassVar[int] = 1
+    edits_text: ClassVar[bool] = False
 
     codec: Codec
     level: int
     window_log: int | None
+
+    def adds(self) -> tuple[str, ...]:
+        return (f"compression.{self.codec}",)
 
     def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
         import numpy as np
@@ -57,8 +61,9 @@ class CompressionRatio:
     level: int | None = None
     # Binary logarithm of the bytes that a repetition may be back; None: the codec's own for the level.
     window_log: int | None = None
-    # None turns a bound off.
+    # Least ratio; None turns the bound off.
     min_ratio: float | None = 0.65
+    # Largest ratio; None turns the bound off.
     max_ratio: float | None = 0.8
 
     def __post_init__(self) -> None:

@@ -15,10 +15,16 @@ class DclmLineEdits:
     """Replaces the text by the lines that stay, and adds why the others went and which share of the words that was."""
 
     version: ClassVar[int] = 1
+    edits_text: ClassVar[bool] = True
 
     max_uppercase_ratio: float
     max_digit_ratio: float
     min_words_per_line: int
+
+    def adds(self) -> tuple[str, ...]:
+        from marin.processing.kernels.line_edits import DCLM_COUNTS
+
+        return (*DCLM_COUNTS, "dclm.removed_word_ratio")
 
     def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
         import numpy as np

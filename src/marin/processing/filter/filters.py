@@ -7,8 +7,7 @@ without dropping, drop without measuring again, and be documented from itself.
 To add one, write its class and register it here: tests/contracts/test_filters.py then holds it to the contract.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from marin.config import register_choice
 from marin.processing.filter.rules import Rule
@@ -16,7 +15,22 @@ from marin.processing.filter.rules import Rule
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Operation: TypeAlias = "Callable[[pa.RecordBatch], pa.RecordBatch]"
+
+class Operation(Protocol):
+    """A function of record batches, as a frozen dataclass."""
+
+    # Raised whenever an equal operation could give another result.
+    version: ClassVar[int]
+    # Whether the text behind it may be another one; all signals before it are then those of another text.
+    edits_text: ClassVar[bool]
+
+    def adds(self) -> tuple[str, ...]:
+        """The columns that it adds."""
+        ...
+
+    def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
+        """The batch, of as many rows, with more columns."""
+        ...
 
 
 @runtime_checkable
@@ -27,7 +41,7 @@ class Filter(Protocol):
     version: ClassVar[int]
 
     def operations(self) -> tuple[Operation, ...]:
-        """Frozen dataclasses that are called with a record batch which has `text` and return it with more columns."""
+        """What adds the signals of the rules, from `text`, `id` and what the filter says it needs."""
         ...
 
     def rules(self) -> tuple[Rule, ...]:
@@ -53,14 +67,13 @@ for _name, _target in FILTERS.items():
     register_choice(Filter, _name, _target)
 
 
-def merged(operations: Sequence[Operation]) -> tuple[Operation, ...]:
-    """The operations, those that come one after the other and can be done in one pass as one of them."""
-    result: list[Operation] = []
-    for operation in operations:
-        merge = getattr(result[-1], "merged_with", None) if result else None
-        together = merge(operation) if merge else None
-        if together is None:
-            result.append(operation)
-        else:
-            result[-1] = together
-    return tuple(result)
+def name_of(given: Filter) -> str:
+    """The name that a filter is registered by, or that of its class."""
+    target = f"{type(given).__module__}:{type(given).__qualname__}"
+    return next((name for name, known in FILTERS.items() if known == target), type(given).__name__)
+
+
+def merge(first: Any, second: Any) -> Any:
+    """Both operations as one that does the work of one, or None where they are not of that kind."""
+    merged_with = getattr(first, "merged_with", None)
+    return merged_with(second) if merged_with else None

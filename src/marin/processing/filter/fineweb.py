@@ -1,4 +1,4 @@
-"""The filter that FineWeb adds to those of Gopher and C4 (Penedo et al. 2024, arXiv:2406.17557, section 3.5)."""
+"""The filter that FineWeb adds to those of Gopher and C4 (Penedo et al. 2024, arXiv:2406.17557, section 3.6)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,7 +7,7 @@ from marin.processing.filter.filters import Operation
 from marin.processing.filter.rules import Rule, bounded
 from marin.processing.filter.signals import TextSignals, WordSplit, check_word_split
 
-_PAPER = "Penedo et al. 2024, 3.5"
+_PAPER = "Penedo et al. 2024, 3.6"
 
 
 @dataclass(frozen=True, kw_only=True)

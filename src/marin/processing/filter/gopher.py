@@ -11,7 +11,7 @@ from marin.processing.filter.filters import Operation
 from marin.processing.filter.rules import Rule, bounded
 from marin.processing.filter.signals import STOP_WORDS, TextSignals, WordSplit, check_word_split
 
-_QUALITY = "Rae et al. 2021, A.1.1"
+_QUALITY = "Rae et al. 2021, appendix A.1"
 _REPETITION = "Rae et al. 2021, table A1"
 
 
@@ -25,12 +25,15 @@ class GopherQuality:
     words: WordSplit = "whitespace"
     # Words, those of nothing but punctuation left out.
     min_words: int | None = 50
+    # Likewise.
     max_words: int | None = 100_000
     # Mean characters of a word.
     min_mean_word_length: float | None = 3.0
+    # Likewise.
     max_mean_word_length: float | None = 10.0
-    # Hash signs, and ellipses, for each word.
+    # Hash signs for each word.
     max_hash_ratio: float | None = 0.1
+    # Ellipses for each word.
     max_ellipsis_ratio: float | None = 0.1
     # Share of the lines that begin with a bullet.
     max_bullet_line_ratio: float | None = 0.9
@@ -38,9 +41,11 @@ class GopherQuality:
     max_ellipsis_line_ratio: float | None = 0.3
     # Share of the words that have a letter.
     min_alpha_word_ratio: float | None = 0.8
-    # Stop words that must occur: different ones, or with distinct_stop_words=False any, as DCLM counts.
+    # Stop words that must occur.
     min_stop_words: int | None = 2
+    # Whether these must be different ones; False counts each as often as it occurs, as DCLM does.
     distinct_stop_words: bool = True
+    # Letter for letter: `The` is none.
     stop_words: tuple[str, ...] = STOP_WORDS
 
     def __post_init__(self) -> None:
@@ -94,11 +99,13 @@ class GopherRepetition:
 
     # What a word is.
     words: WordSplit = "whitespace"
-    # Share of the lines, paragraphs, that equal one before.
+    # Share of the lines that equal one before.
     max_duplicate_line_ratio: float | None = 0.3
+    # Share of the paragraphs that equal one before.
     max_duplicate_paragraph_ratio: float | None = 0.3
-    # Share of the characters that stand in these.
+    # Share of the characters that stand in such lines.
     max_duplicate_line_char_ratio: float | None = 0.2
+    # Share of the characters that stand in such paragraphs.
     max_duplicate_paragraph_char_ratio: float | None = 0.2
     # Share of the characters in the most frequent n-gram, for n = 2, 3, 4.
     max_top_ngram_char_ratio: tuple[float, ...] = (0.20, 0.18, 0.16)

@@ -26,7 +26,7 @@ class LanguageIs:
         return ()
 
     def rules(self) -> tuple[Rule, ...]:
-        source = "Penedo et al. 2024 (arXiv:2406.17557), 3.2; DCLM"
+        source = "Penedo et al. 2024 (arXiv:2406.17557), 3.3; DCLM"
         return (
             Rule(
                 name="language.other",

@@ -35,12 +35,16 @@ class PiiMask:
     """Replaces addresses in the text and counts them, in columns and under `pii` in the metadata of what had any."""
 
     version: ClassVar[int] = 1
+    edits_text: ClassVar[bool] = True
 
     emails: bool
     ip_addresses: bool
     email_replacements: tuple[str, ...]
     ip4_replacements: tuple[str, ...]
     ip6_replacements: tuple[str, ...]
+
+    def adds(self) -> tuple[str, ...]:
+        return ("pii.num_emails", "pii.num_ip_addresses")
 
     def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
         import pyarrow as pa
@@ -78,13 +82,15 @@ class MaskPii:
 
     version: ClassVar[int] = 1
 
+    # Whether e-mail addresses are masked.
     emails: bool = True
-    # Public ones; those of local networks and documentation stay.
+    # Whether IP addresses are: public ones; those of local networks and documentation stay.
     ip_addresses: bool = True
     # As in FineWeb.
     email_replacements: tuple[str, ...] = ("email@example.com", "firstname.lastname@example.org")
     # Of the blocks for documentation: RFC 5737, RFC 3849.
     ip4_replacements: tuple[str, ...] = ("192.0.2.1", "198.51.100.1", "203.0.113.1")
+    # Likewise.
     ip6_replacements: tuple[str, ...] = ("2001:db8::1", "2001:db8::2")
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ class TextSignals:
     """Adds a column for each signal of the groups: whole numbers as int64, ratios as float64."""
 
     version: ClassVar[int] = 1
+    edits_text: ClassVar[bool] = False
 
     # Of "text", "gopher", "repetition", "fineweb", "c4".
     groups: tuple[str, ...]
@@ -38,6 +39,11 @@ class TextSignals:
             return None
         return replace(self, groups=tuple(dict.fromkeys((*self.groups, *other.groups))))
 
+    def adds(self) -> tuple[str, ...]:
+        from marin.processing.kernels.text_signals import SIGNALS
+
+        return tuple(name for name in SIGNALS if name.split(".")[0] in self.groups)
+
     def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
         from marin.processing.filter.columns import with_columns
         from marin.processing.kernels.arrow_text import text_buffer
@@ -46,7 +52,7 @@ class TextSignals:
         data, offsets = text_buffer(batch.column("text"))
         values = text_signals(data, offsets, unicode_words=self.words == "unicode", stop_words=self.stop_words)
         columns = dict(zip(SIGNALS, values.T, strict=True))
-        return with_columns(batch, {name: columns[name] for name in SIGNALS if name.split(".")[0] in self.groups})
+        return with_columns(batch, {name: columns[name] for name in self.adds()})
 
 
 def check_word_split(words: str) -> None:

@@ -26,10 +26,14 @@ class UrlSignals:
     """Adds `url.num_...`: how many entries of each list apply to the address, and whether there is none."""
 
     version: ClassVar[int] = 1
+    edits_text: ClassVar[bool] = False
 
     # (kind, path, SHA-256) of each list.
     lists: tuple[tuple[str, str, str], ...]
     allow_missing: bool
+
+    def adds(self) -> tuple[str, ...]:
+        return tuple(f"url.num_{kind}" for kind in (*_KINDS, "missing"))
 
     def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
         import numpy as np
@@ -66,6 +70,7 @@ class UrlLists:
     words: str | None = None
     # Words of which several must be there.
     soft_words: str | None = None
+    # How many of them.
     min_soft_words: int = 2
     # Letters and digits that follow each other in the address, whatever stands between.
     substrings: str | None = None

@@ -12,7 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from marin.processing.formats.record import JSON_COLUMN, BadRecord, OnBad, check_columns
+from marin.processing.formats.record import JSON_COLUMN, ROW, BadRecord, OnBad, check_columns
 from marin.processing.formats.splits import FormatError, Split, is_arrow_file
 
 
@@ -110,6 +110,8 @@ def _special(name: str, values: pa.Array | None, num_rows: int, split: Split, ro
     """The column `name`, made where the file has none; the columns of documents as the strings they must be."""
     if values is not None and pa.types.is_null(values.type) and name in ("id", "text", "source", "metadata"):
         values = values.cast(pa.string())
+    if name == ROW:
+        return pa.array(range(row, row + num_rows), pa.int64())
     if name == "id":
         values = pa.nulls(num_rows, pa.string()) if values is None else values
         return _with_ids(_string(name, values, split, also_integers=True), split, row)

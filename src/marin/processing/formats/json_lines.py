@@ -17,6 +17,7 @@ from marin.processing.formats import record
 from marin.processing.formats.lines import TooLong, split_lines
 from marin.processing.formats.record import (
     JSON_COLUMN,
+    ROW,
     SHOWN_CHARACTERS,
     BadRecord,
     OnBad,
@@ -33,7 +34,7 @@ def read_json_lines(
     split: Split, columns: Sequence[str] | None, batch_rows: int, batch_bytes: int, on_bad: OnBad
 ) -> Iterator[pa.RecordBatch]:
     table = _JsonTable(split, columns, on_bad)
-    for number, line in _lines(split):
+    for number, line in lines_of(split):
         if isinstance(line, TooLong):
             reason = f"too long: a line of {line.size} bytes, more than {record.MAX_RECORD_BYTES}"
             on_bad(BadRecord(position=table.position(number), reason=reason, text=shown_text(line.begin)))
@@ -45,7 +46,7 @@ def read_json_lines(
         yield table.flush()
 
 
-def _lines(split: Split) -> Iterator[tuple[int, bytes | TooLong]]:
+def lines_of(split: Split) -> Iterator[tuple[int, bytes | TooLong]]:
     """(number from 1 within the split, line) of the lines that belong to a split, without those that are blank.
 
     A line belongs to the split in which the byte before it lies: a reader that begins inside a file passes over the
@@ -68,16 +69,15 @@ def _lines(split: Split) -> Iterator[tuple[int, bytes | TooLong]]:
                         return
                     position += _raw_size(line)
                 number += 1
-                if isinstance(line, TooLong):
+                if isinstance(line, TooLong) or line and not line.isspace():
                     yield number, line
-                elif stripped := line.strip():
-                    yield number, stripped
         except DamagedError as error:
             raise FormatError(f"{split.path}: after line {first_row(split) + number}: {error}") from error
 
 
 def _raw_size(line: bytes | TooLong) -> int:
-    return line.size if isinstance(line, TooLong) else len(line)
+    """Bytes of a line in the file, with its newline."""
+    return line.size if isinstance(line, TooLong) else len(line) + 1
 
 
 def first_row(split: Split) -> int:
@@ -107,12 +107,9 @@ class _JsonTable:
         fields = dict(split.fields or (("id", "string"), ("metadata", "json")))
         self._split = split
         self._on_bad = on_bad
-        self._fields = (
-            fields if columns is None else {name: fields[name] for name in check_columns(split, columns, fields)}
-        )
+        names = fields if columns is None else check_columns(split, columns, fields)
+        self._fields = {name: "int64" if name == ROW else fields[name] for name in names}
         self._known = frozenset(fields)
-        self._is_documents = "text" in fields
-        self._is_checking_text = "text" in self._fields
         self._rows: list[dict[str, Any]] = []
         self._numbers: list[int] = []
         self._lines: list[bytes] = []
@@ -125,9 +122,12 @@ class _JsonTable:
         return len(self._rows)
 
     def position(self, number: int) -> str:
+        return f"{self._split.label}:{self._before() + number}"
+
+    def _before(self) -> int:
         if self._first_row is None:
             self._first_row = first_row(self._split)
-        return f"{self._split.label}:{self._first_row + number}"
+        return self._first_row
 
     def add(self, number: int, line: bytes) -> None:
         try:
@@ -161,7 +161,9 @@ class _JsonTable:
 
     def _column(self, name: str) -> pa.Array:
         kind = self._fields[name]
-        if name == "id":
+        if name == ROW:
+            values = [self._before() + number - 1 for number in self._numbers]
+        elif name == "id":
             values = [self._id(row, number) for row, number in zip(self._rows, self._numbers, strict=True)]
         elif name == "metadata":
             values = [self._metadata(row) for row in self._rows]
@@ -221,7 +223,7 @@ class _JsonTable:
                 self._metadata(row)
             elif name == "text" and value is None:
                 raise ValueError(f"no text: the fields are {', '.join(sorted(row)[:8]) or 'none'}")
-            elif value is not None and kind != "json" and not _fits(value, kind):
+            elif value is not None and name != ROW and kind != "json" and not _fits(value, kind):
                 shown = repr(value)[:SHOWN_CHARACTERS]
                 if name in ("text", "source"):
                     raise ValueError(f"{name} is no string: it is {type(value).__name__}")

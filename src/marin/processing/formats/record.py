@@ -12,6 +12,7 @@ from marin.processing.formats.splits import FormatError, Split
 
 MAX_RECORD_BYTES = 128 << 20  # of a line, a text file or a page; a longer one is no document, and bad
 SHOWN_CHARACTERS = 200
+ROW = "_row"  # may be asked for as a column: the row's number in its file, from 0, bad ones counted
 JSON_COLUMN = {b"format": b"json"}  # metadata of an Arrow field whose strings are JSON, put back as such by writers
 
 
@@ -58,7 +59,7 @@ def check_columns(split: Split, columns: Sequence[str], known: Iterable[str]) ->
     """The columns that are asked for. Raises FormatError where one is not known, and names those that are."""
     names = list(known)
     for name in columns:
-        if name not in names:
+        if name not in names and name != ROW:
             raise FormatError(f"{split.path}: no column {name!r}; the columns are {', '.join(names) or 'none'}")
     return columns
 
@@ -70,14 +71,16 @@ class RowBuffer:
         self, split: Split, schema: pa.Schema, columns: Sequence[str] | None, batch_rows: int, batch_bytes: int
     ):
         names = schema.names if columns is None else check_columns(split, columns, schema.names)
-        self._schema = pa.schema([schema.field(name) for name in names])
+        self._schema = pa.schema([pa.field(ROW, pa.int64()) if name == ROW else schema.field(name) for name in names])
+        self._num_rows = 0
         self._limits = (batch_rows, batch_bytes)
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
 
     def add(self, row: dict[str, Any], size: int) -> Iterator[pa.RecordBatch]:
         """Add a row of about `size` bytes; gives a batch when it is full."""
-        self._rows.append(row)
+        self._rows.append({**row, ROW: self._num_rows})
+        self._num_rows += 1
         self._bytes += size
         if len(self._rows) >= self._limits[0] or self._bytes >= self._limits[1]:
             yield from self.flush()

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from marin.io.compression import DamagedError, compression_of, content_chunks, find_blocks
 
@@ -53,6 +53,8 @@ FORMATS = {
 # for.
 FORMAT_NAMES = ("jsonl", "parquet", "arrow", "warc", "wet", "html", "text", "text-paragraphs", "text-lines")
 
+_KINDS = {"html": 1, "text": 2}  # of the files in a folder; all others hold rows, or a crawl, and come first
+
 _SAMPLED_FILES = 16
 _SAMPLED_BYTES = 1 << 18  # decompressed, of each of them
 _DOCUMENT_FIELDS = {"id": "string", "text": "string", "source": "string", "metadata": "json"}
@@ -78,6 +80,7 @@ class Split:
     size: int  # bytes of the whole file
     mtime_ns: int  # of the file when it was planned; a file that has changed since is refused
     first_row: int | None = None  # rows (lines) of the file before this split; None: counted when somebody asks
+    num_rows: int | None = None  # in this split, those that are bad too; None: nobody has counted
     fields: tuple[tuple[str, str], ...] = ()  # of JSON lines: (name, "string" | "int64" | "float64" | "bool" | "json")
 
 
@@ -107,16 +110,29 @@ def plan_splits(
                 path=path,
                 label=label,
                 format=formats[label],
-                start=start,
-                end=end,
                 size=stat.st_size,
                 mtime_ns=stat.st_mtime_ns,
-                first_row=first_row,
                 fields=fields if formats[label] == "jsonl" else (),
+                **piece._asdict(),
             )
-            for start, end, first_row in pieces
+            for piece in pieces
         ]
     return splits
+
+
+def column_names(split: Split) -> list[str]:
+    """The columns that the file of a split has."""
+    if split.format == "parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_schema(split.path).names
+    if split.format == "arrow":
+        import pyarrow as pa
+
+        with pa.memory_map(split.path) as source:
+            opened = pa.ipc.open_file if is_arrow_file(split.path) else pa.ipc.open_stream
+            return opened(source).schema.names
+    return [name for name, _ in split.fields]
 
 
 def format_of(path: str | Path) -> str:
@@ -134,8 +150,9 @@ def format_of(path: str | Path) -> str:
 def find_files(paths: str | Path | Sequence[str | Path], *, format: str | None = None) -> list[tuple[str, str]]:
     """(label, path) of every file that is meant, sorted by label, each once.
 
-    A folder means the files below it whose ending is known (with `format`: all files). Two files of one label, from two
-    folders, are labelled by their whole path.
+    A folder means the files below it whose ending is known (with `format`: all files): those that hold rows or a crawl;
+    where there are none, the pages; where there are none of these either, the texts. So a README beside the files of a
+    set is no part of it. Two files of one label, from two folders, are labelled by their whole path.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
@@ -161,12 +178,18 @@ def _files_of(path: str, format: str | None) -> Iterator[tuple[str, str]]:
     names = (os.path.relpath(file, root) for file in glob.iglob(pattern, recursive=True) if os.path.isfile(file))
     visible = [name for name in names if not any(part[0] in "._" for part in name.split(os.sep))]
     if os.path.isdir(path) and format is None:
-        visible = [name for name in visible if name.endswith(tuple(FORMATS))]
+        visible = _of_one_kind([name for name in visible if name.endswith(tuple(FORMATS))])
     if not visible:
         what = "the glob matches" if not os.path.isdir(path) else "the folder has"
         raise FileNotFoundError(f"{path}: {what} no file of a known format ({', '.join(sorted(FORMATS))})")
     for name in visible:
         yield name.replace(os.sep, "/"), os.path.join(root, name)
+
+
+def _of_one_kind(names: list[str]) -> list[str]:
+    """The files that a folder is about: rows, or else pages, or else texts."""
+    kinds = {name: _KINDS.get(format_of(name), 0) for name in names}
+    return [name for name in names if kinds[name] == min(kinds.values())]
 
 
 def _folder_before_magic(pattern: str) -> str:
@@ -175,7 +198,13 @@ def _folder_before_magic(pattern: str) -> str:
     return os.sep.join(parts[:plain]) or (os.sep if pattern.startswith(os.sep) else ".")
 
 
-_Piece = tuple[int, int | None, int | None]  # start, end, rows before it; see Split
+class _Piece(NamedTuple):
+    """What tells one split of a file from another; see Split."""
+
+    start: int
+    end: int | None
+    first_row: int | None
+    num_rows: int | None = None
 
 
 def _pieces(path: str, format: str, split_bytes: int, *, has_ids: bool) -> list[_Piece]:
@@ -185,14 +214,14 @@ def _pieces(path: str, format: str, split_bytes: int, *, has_ids: bool) -> list[
         return _arrow_pieces(path, split_bytes)
     if format == "jsonl":
         return _line_pieces(path, split_bytes, has_ids=has_ids)
-    return [(0, None, 0)]
+    return [_Piece(0, None, 0)]
 
 
 def _line_pieces(path: str, split_bytes: int, *, has_ids: bool) -> list[_Piece]:
     if compression_of(path) is not None:
         blocks = find_blocks(path)
         if not blocks:
-            return [(0, None, 0)]
+            return [_Piece(0, None, 0)]
         return _grouped([(block.end - block.start, block.num_rows) for block in blocks], split_bytes, in_bytes=True)
     size = os.path.getsize(path)
     starts = list(range(0, max(size, 1), split_bytes))
@@ -206,7 +235,7 @@ def _line_pieces(path: str, split_bytes: int, *, has_ids: bool) -> list[_Piece]:
         for i in range(1, len(starts)):
             newlines += count_newlines(path, starts[i - 1], starts[i])
             rows[i] = newlines + 1  # the line around a piece's start is read with the piece before
-    return list(zip(starts, ends, rows, strict=True))
+    return [_Piece(*bounds) for bounds in zip(starts, ends, rows, strict=True)]
 
 
 def count_newlines(path: str, start: int, end: int) -> int:
@@ -225,12 +254,12 @@ def _grouped(parts: Sequence[tuple[int, int]], split_bytes: int, *, in_bytes: bo
     position = begin = rows = first_row = held = 0
     for size, num_rows in parts:
         if held and held + size > split_bytes:
-            pieces.append((begin, position, first_row))
+            pieces.append(_Piece(begin, position, first_row, rows - first_row))
             begin, first_row, held = position, rows, 0
         position += size if in_bytes else 1
         rows += num_rows
         held += size
-    pieces.append((begin, position, first_row))
+    pieces.append(_Piece(begin, position, first_row, rows - first_row))
     return pieces
 
 
@@ -254,7 +283,7 @@ def _arrow_pieces(path: str, split_bytes: int) -> list[_Piece]:
     import pyarrow as pa
 
     if not is_arrow_file(path):
-        return [(0, None, 0)]  # a stream can only be read from its beginning
+        return [_Piece(0, None, 0)]  # a stream can only be read from its beginning
     try:
         with pa.memory_map(path) as source, pa.ipc.open_file(source) as reader:
             parts = [

@@ -55,7 +55,7 @@ class Vocabulary(NamedTuple):
     kept: np.ndarray
     """int32 (num_buckets,): the row of a bucket, counted behind the words, or -1 if it was pruned; empty: none was."""
     is_kept: np.ndarray
-    """uint8: one bit for each bucket, whether it has a row. Small enough for a cache, where `kept` of millions is not."""
+    """uint8: a bit for each bucket, whether it has a row. Small enough for a cache, where `kept` of millions is not."""
     num_words: int
     num_buckets: int
     word_ngrams: int

@@ -28,7 +28,7 @@ from marin.processing.kernels.characters import (
 )
 
 # Column of the result -> name of the signal. What each means is written in `text_signals_reference`.
-SIGNALS = (
+SIGNALS: tuple[str, ...] = (
     "text.num_bytes",
     "text.num_chars",
     "text.num_words",

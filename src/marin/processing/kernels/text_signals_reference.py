@@ -45,7 +45,7 @@ def unicode_word_split(text: str) -> list[str]:
 
 
 def gopher_quality(text: str, words: list[str], stop_words: Sequence[str]) -> dict[str, float]:
-    """Rae et al. 2021 (arXiv:2112.11446), A.1.1; words that are all punctuation are no words, as in datatrove."""
+    """Rae et al. 2021 (arXiv:2112.11446), appendix A.1; words of punctuation alone are none, as in datatrove."""
     lines = text.splitlines()
     real = [word for word in words if not _all_symbols(word)]
     return {
@@ -63,7 +63,7 @@ def gopher_quality(text: str, words: list[str], stop_words: Sequence[str]) -> di
 
 
 def repetition(text: str, words: list[str]) -> dict[str, float]:
-    """Rae et al. 2021, A.1.2 and table A1, counted as datatrove does: the first of equal things is no duplicate."""
+    """Rae et al. 2021, table A1, counted as datatrove does: the first of equal things is no duplicate."""
     signals = {}
     pieces = {"line": re.split("\n+", text), "paragraph": re.split("\n{2,}", text.strip())}
     for unit, found in pieces.items():
@@ -78,7 +78,7 @@ def repetition(text: str, words: list[str]) -> dict[str, float]:
 
 
 def fineweb(text: str, words: list[str]) -> dict[str, float]:
-    """Penedo et al. 2024 (arXiv:2406.17557), section 3.5, of the lines that are not blank."""
+    """Penedo et al. 2024 (arXiv:2406.17557), section 3.6, of the lines that are not blank."""
     lines = [line for line in text.split("\n") if line.strip()]
     ends = [character_classes()[ord(line[-1])] & TERMINAL != 0 for line in lines]
     num_newlines = text.count("\n")

@@ -7,6 +7,7 @@ expressions likewise.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal
 
 from marin.processing.pipeline.expressions import Expression, parse
@@ -50,10 +51,36 @@ class ItemsInput:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupInput:
+    """Rows made of groups of others."""
+
+    name: str
+    dataset: "Dataset"
+    keys: tuple[str, ...]
+    reducer: Any
+    order_by: tuple[str, ...]
+    num_shards: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinInput:
+    """Rows of one data set with columns of another."""
+
+    name: str
+    left: "Dataset"
+    right: "Dataset"
+    on: tuple[str, ...]
+    columns: tuple[str, ...] | None
+    missing: Missing
+    strategy: Literal["auto", "files", "shuffle"]
+    num_shards: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Part:
     """An input and what is done to its rows, shard by shard."""
 
-    input: "FilesInput | ItemsInput"
+    input: FilesInput | ItemsInput | GroupInput | JoinInput
     operations: tuple[Operation, ...] = ()
     others: tuple["Dataset", ...] = ()  # the data sets of the Attach operations, in their order
 
@@ -88,7 +115,7 @@ class Dataset:
 
     @staticmethod
     def from_files(
-        paths: str | Iterable[str],
+        paths: str | PathLike[str] | Iterable[str | PathLike[str]],
         *,
         format: str | None = None,
         columns: Sequence[str] | None = None,
@@ -99,7 +126,7 @@ class Dataset:
         `columns`: those to read, None for all. A file larger than `split_bytes` is shared by several shards where its
         format allows that; small files share one.
         """
-        given = (paths,) if isinstance(paths, str) else tuple(str(path) for path in paths)
+        given = (fspath(paths),) if isinstance(paths, str | PathLike) else tuple(fspath(path) for path in paths)
         if not given:
             raise ValueError("from_files: no path is given")
         wanted = None if columns is None else tuple(columns)
@@ -182,20 +209,94 @@ class Dataset:
         """
         return self._then(MapShard(name=name or _name_of(function), function=function))
 
+    # -- what is done to all rows
+
+    def group_by(
+        self,
+        keys: str | Sequence[str],
+        reducer: Function,
+        *,
+        order_by: Sequence[str] = (),
+        num_shards: int | None = None,
+        name: str | None = None,
+    ) -> "Dataset":
+        """What `reducer(key, rows)` makes of each group of rows with the same key: a dict, a list of them, or Dropped.
+
+        `rows` is an iterator of dicts by `order_by`, then as they were read; a group may be larger than memory. `key`
+        is a value, or a tuple where several columns are named. KeepFirst and Count (in `reducers`) do without rows of
+        Python. The result has `num_shards` shards (None: by the size of the input), its rows by key within each.
+        """
+        self._check_open("group_by")
+        given = (keys,) if isinstance(keys, str) else tuple(keys)
+        if name == "read":
+            raise ValueError("group_by: 'read' is the name of reading in all counts; choose another one")
+        if num_shards is not None and num_shards < 1:
+            raise ValueError(f"group_by: num_shards is {num_shards}; at least one is needed")
+        groups = GroupInput(
+            name=name or _name_of(reducer),
+            dataset=self,
+            keys=given,
+            reducer=reducer,
+            order_by=tuple(order_by),
+            num_shards=num_shards,
+        )
+        return Dataset(parts=(Part(input=groups),))
+
+    def reduce(self, reducer: Function, *, order_by: Sequence[str] = (), name: str | None = None) -> "Dataset":
+        """What `reducer((), rows)` makes of all rows, in one shard."""
+        return self.group_by((), reducer, order_by=order_by, num_shards=1, name=name)
+
+    def join(
+        self,
+        other: "Dataset",
+        *,
+        on: str | Sequence[str] = "id",
+        columns: Sequence[str] | None = None,
+        missing: Missing = "error",
+        strategy: Literal["auto", "files", "shuffle"] = "auto",
+        num_shards: int | None = None,
+        name: str = "join",
+    ) -> "Dataset":
+        """These rows, with columns of the row of another data set that has the same key.
+
+        `columns`: those to take, None for all. `missing`: what a row without partner means: an error, "drop" (an inner
+        join) or "keep" with nulls (a left join). `strategy`: "files" joins files of the same names in place, "shuffle"
+        brings the rows of both together by key, which gives them another order; "auto" is the first where it can be.
+        """
+        self._check_open("join")
+        other._check_open("join")
+        if strategy not in ("auto", "files", "shuffle"):
+            raise ValueError(f"strategy is {strategy!r}; 'auto', 'files' or 'shuffle' is expected")
+        joined = JoinInput(
+            name=name,
+            left=self,
+            right=other,
+            on=(on,) if isinstance(on, str) else tuple(on),
+            columns=None if columns is None else tuple(columns),
+            missing=missing,
+            strategy=strategy,
+            num_shards=num_shards,
+        )
+        return Dataset(parts=(Part(input=joined),))
+
     # -- where rows go
 
-    def write_parquet(self, path: str, *, names: Literal["part", "input"] = "part") -> "Dataset":
+    def write_parquet(self, path: str | PathLike[str], *, names: Literal["part", "input"] = "part") -> "Dataset":
         """Write parquet files (zstd) `part-00000-of-00010.parquet` to a folder; or, with names="input", one file for
         each file that is read, with its name, so that two data sets have their rows in files of the same names."""
         return self._to(path, FileSink(format="parquet"), names)
 
     def write_jsonl(
-        self, path: str, *, compression: Literal["zst", "gz"] | None = "zst", names: Literal["part", "input"] = "part"
+        self,
+        path: str | PathLike[str],
+        *,
+        compression: Literal["zst", "gz"] | None = "zst",
+        names: Literal["part", "input"] = "part",
     ) -> "Dataset":
         """Write JSON lines, compressed with zstd or gzip (several times slower) in blocks that can be found again."""
         return self._to(path, FileSink(format=f"jsonl.{compression}" if compression else "jsonl"), names)
 
-    def write(self, path: str, sink: Sink, *, names: Literal["part", "input"] = "part") -> "Dataset":
+    def write(self, path: str | PathLike[str], sink: Sink, *, names: Literal["part", "input"] = "part") -> "Dataset":
         """Write each shard with a sink of one's own."""
         return self._to(path, sink, names)
 
@@ -221,20 +322,19 @@ class Dataset:
 
     # --
 
-    def _then(self, operation: Operation, other: "Dataset | None" = None) -> "Dataset":
+    def _then(self, operation: Operation) -> "Dataset":
         self._check_open(operation.name)
-        others = () if other is None else (other,)
         parts = []
         for part in self.parts:
-            named = _uniquely_named(operation, part.operations)
-            parts.append(replace(part, operations=(*part.operations, named), others=(*part.others, *others)))
+            named = uniquely_named(operation, part.operations, part.input)
+            parts.append(replace(part, operations=(*part.operations, named)))
         return replace(self, parts=tuple(parts))
 
-    def _to(self, path: str, sink: Sink, names: Literal["part", "input"]) -> "Dataset":
+    def _to(self, path: str | PathLike[str], sink: Sink, names: Literal["part", "input"]) -> "Dataset":
         self._check_open("write")
         if names not in ("part", "input"):
             raise ValueError(f"names is {names!r}; 'part' or 'input' is expected")
-        return replace(self, target=Target(path=str(path), sink=sink, names=names))
+        return replace(self, target=Target(path=fspath(path), sink=sink, names=names))
 
     def _check_open(self, name: str) -> None:
         if self.target is not None:
@@ -248,8 +348,9 @@ def _name_of(function: Any) -> str:
     return str(name) if name else type(function).__name__
 
 
-def _uniquely_named(operation: Operation, others: tuple[Operation, ...]) -> Operation:
-    taken = {other.name for other in others} | {"read"}
+def uniquely_named(operation: Operation, others: tuple[Operation, ...], given: Any) -> Operation:
+    """The operation, with a number behind its name where another one has it."""
+    taken = {other.name for other in others} | {"read", getattr(given, "name", "")}
     name, number = operation.name, 2
     while name in taken:
         name = f"{operation.name} ({number})"

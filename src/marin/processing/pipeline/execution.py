@@ -19,7 +19,9 @@ from marin.processing.pipeline.batch import SHOWN_CHARACTERS, BadRow, BatchResul
 from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.evaluate import check_columns, evaluate
 from marin.processing.pipeline.expressions import Expression
+from marin.processing.pipeline.join import Lookup, table_of
 from marin.processing.pipeline.operations import (
+    Attach,
     FilterRows,
     FlatMapRows,
     MapBatches,
@@ -31,6 +33,7 @@ from marin.processing.pipeline.operations import (
     WithColumns,
 )
 from marin.processing.pipeline.rows import RowsToBatches, plain, samples_of, shown_row, text_bytes, to_rows
+from marin.processing.pipeline.sources import Source
 
 Batches = Iterator[pa.RecordBatch]
 TIMEOUT = "timeout"  # the kind of rows that took too long
@@ -43,7 +46,8 @@ class OperationError(Exception):
     """A function of an operation raised something that is not about a row; the message has its part of the trace."""
 
 
-def _failed(operation: str, where: str, error: Exception) -> OperationError:
+def failed(operation: str, where: str, error: Exception) -> OperationError:
+    """The error to raise for one that came out of a function."""
     frames = traceback.extract_tb(error.__traceback__)[1:]  # the first one is ours
     trace = "".join(traceback.format_list(frames)).rstrip()
     return OperationError(f"{operation}: {where}: {type(error).__name__}: {error}" + (f"\n{trace}" if trace else ""))
@@ -56,6 +60,7 @@ class Step:
     counts: Counts
     on_bad: Callable[[str, BadRow], None]  # (operation, row)
     watch: Watch = lambda row, limit_s: None
+    attached: Source | None = None  # the other data set's rows, for Attach
     too_slow: frozenset[int] = frozenset()  # rows, by their number at this operation, that were stopped before
     seconds: float = field(default=0.0)  # CPU time up to and with this operation
 
@@ -74,6 +79,9 @@ def apply(operation: Operation, batches: Batches, step: Step) -> Batches:
             raise ValueError(
                 f"{operation.name}: it ended before all batches of its shard were read, so rows would be lost"
             )
+        return
+    if isinstance(operation, Attach):
+        yield from _timed(_attach(operation, incoming, step), step)
         return
     yield from _timed(_narrow(_TRANSFORMS[type(operation)], operation, incoming, step), step)
 
@@ -118,6 +126,25 @@ def _narrow(transform: "Transform", operation: Any, batches: Batches, step: Step
             yield from bounded(result, BATCH_ROWS, BATCH_BYTES)
 
 
+def _attach(operation: Attach, batches: Batches, step: Step) -> Batches:
+    """Join with the file of the same name, whose rows are read first."""
+    assert step.attached is not None
+    reading = Counts(name=f"{operation.name}: read")
+    right = table_of(step.attached.read(reading, step.on_bad), operation.name)
+    if reading.num_bad:
+        raise ValueError(f"join {operation.name!r}: {reading.num_bad} rows of its right side are bad: {reading.bad}")
+    if not right.schema.names:
+        raise ValueError(f"join {operation.name!r}: the right side has no rows, so no columns are known")
+    lookup = Lookup(
+        right, on=(operation.on,), columns=operation.columns, missing=operation.missing, name=operation.name
+    )
+    for batch in batches:
+        if batch.schema.names:
+            batch, gone = lookup.join(batch)
+            step.counts.drop(f"{operation.name}: missing", int(gone.sum()))
+        yield batch
+
+
 def _may_expand(operation: Operation) -> bool:
     return isinstance(operation, FlatMapRows) or (isinstance(operation, MapBatches) and operation.expanding)
 
@@ -134,7 +161,7 @@ def _map_batches(operation: MapBatches, batch: pa.RecordBatch, step: Step, maker
         result = operation.function(batch)
     except Exception as error:
         first = shown_row(batch, 0)[0]
-        raise _failed(operation.name, f"the {batch.num_rows} rows from {first!r} on", error) from error
+        raise failed(operation.name, f"the {batch.num_rows} rows from {first!r} on", error) from error
     return _take_result(result, operation.name, step)
 
 
@@ -201,7 +228,8 @@ def _filter(operation: FilterRows, batch: pa.RecordBatch, step: Step, maker: Row
     if operation.missing == "drop":
         _count_dropped(f"{operation.name}: missing", batch, pc.is_null(mask), step, condition.columns())
     _count_dropped(operation.name, batch, pc.invert(mask).fill_null(False), step, condition.columns())
-    return batch.filter(mask.fill_null(operation.missing == "keep"))
+    kept = mask.fill_null(operation.missing == "keep")
+    return batch if kept.true_count == batch.num_rows else batch.filter(kept)
 
 
 def _undecided(operation: FilterRows, condition: Expression, batch: pa.RecordBatch, mask: pa.Array) -> str:
@@ -280,7 +308,7 @@ def _results_of_rows(operation: MapRows | FlatMapRows, batch: pa.RecordBatch, st
             step.bad(_bad_row(batch, index, str(error) or "ValueError"))
             continue
         except Exception as error:
-            raise _failed(operation.name, f"row {shown_row(batch, index)[0]!r}", error) from error
+            raise failed(operation.name, f"row {shown_row(batch, index)[0]!r}", error) from error
         if isinstance(result, Dropped):
             row_id, source, text = shown_row(batch, index)
             numbers = {name: plain(value) for name, value in result.numbers.items()}
@@ -315,7 +343,7 @@ def _filter_by_function(operation: FilterRows, batch: pa.RecordBatch, step: Step
             keep.append(False)
             bad.add(index)
         except Exception as error:
-            raise _failed(operation.name, f"row {shown_row(batch, index)[0]!r}", error) from error
+            raise failed(operation.name, f"row {shown_row(batch, index)[0]!r}", error) from error
     out = [not kept and index not in bad for index, kept in enumerate(keep)]
     _count_dropped(operation.name, batch, pa.array(out, pa.bool_()), step, ())
     return batch.filter(pa.array(keep, pa.bool_()))

@@ -11,8 +11,10 @@ import functools
 import hashlib
 import inspect
 import json
+import re
 import types
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from marin.processing.pipeline.expressions import Expression
@@ -38,6 +40,13 @@ def _identity(value: Any, seen: frozenset[int]) -> Any:
         return {"bytes": hashlib.sha256(value).hexdigest()}
     if isinstance(value, Expression):
         return {"expression": value.to_json()}
+    if isinstance(value, PurePath):
+        return {"path": str(value)}
+    if isinstance(value, re.Pattern):
+        return {
+            "pattern": value.pattern if isinstance(value.pattern, str) else repr(value.pattern),
+            "flags": value.flags,
+        }
     if isinstance(value, list | tuple):
         return [_identity(item, seen) for item in value]
     if isinstance(value, set | frozenset):

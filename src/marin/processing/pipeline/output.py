@@ -75,6 +75,21 @@ def prepare(root: str, stages: Sequence["Planned"]) -> None:
         )
 
 
+def unfinish(root: str) -> None:
+    """Take away what says that the output is complete, for it will not be for a while."""
+    for name in (FUNNEL, TIMING):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(root, name))
+
+
+def check_finished(folder: str) -> None:
+    """ValueError for an output folder of a run that has not ended, or not well: it may lack rows."""
+    if os.path.isdir(os.path.join(folder, DONE_FOLDER)) and not os.path.exists(os.path.join(folder, FUNNEL)):
+        raise ValueError(
+            f"{folder}: the run that writes there has not finished, so rows may be missing; run it to its end first"
+        )
+
+
 def _is_ours(name: str) -> bool:
     return name.split(os.sep)[0][0] in "._"
 

@@ -8,20 +8,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-import pyarrow as pa
-
-from marin.processing.formats.splits import FORMATS, Split, find_files, format_of, plan_splits
-from marin.processing.pipeline.dataset import Dataset, FilesInput, ItemsInput, Part
+from marin.processing.formats.splits import Split, plan_splits
+from marin.processing.pipeline.aligned import by_files, files_of, stem
+from marin.processing.pipeline.columns import casts_of
+from marin.processing.pipeline.dataset import Dataset, FilesInput, GroupInput, ItemsInput, JoinInput, Part
 from marin.processing.pipeline.identity import digest_of, identity_of
-from marin.processing.pipeline.operations import Operation, columns_needed
-from marin.processing.pipeline.rows import wider_type
+from marin.processing.pipeline.join import Chained, Joined
+from marin.processing.pipeline.manifest import WORK_FOLDER
+from marin.processing.pipeline.operations import Attach, Operation, columns_needed
+from marin.processing.pipeline.output import check_finished
+from marin.processing.pipeline.reduce import Groups
+from marin.processing.pipeline.shuffle import Spills, SpillSink
 from marin.processing.pipeline.sinks import Sink
 from marin.processing.pipeline.sources import FileParts, Items, Source, split_bytes
-from marin.processing.pipeline.stage import Stage, Task
+from marin.processing.pipeline.stage import Stage, Task, output_path
 
 ENGINE_VERSION = 1
 PACKED_BYTES = 8 << 20  # small files share a shard up to this
-_MADE_BY_READERS = ("id", "source", "metadata")
+PARTITION_BYTES = 64 << 20  # of input, for each partition where their number is not given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +34,18 @@ class Planned:
 
     stage: Stage
     tasks: tuple[Task, ...]
+    feeds: str | None  # the stage that reads what this one makes, None of the last
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Shard:
     """A shard that has no name yet."""
 
     part: int
     source: Source
-    label: str  # of its one file, "" where it has several or none
+    source_name: str = "read"
+    attached: tuple[Source, ...] = ()
+    label: str = ""  # of its one file, "" where it has several or none
 
 
 def plan(dataset: Dataset) -> list[Planned]:
@@ -46,20 +53,132 @@ def plan(dataset: Dataset) -> list[Planned]:
     target = dataset.target
     if target is None:
         raise ValueError("the plan does not say where the rows go: end it with write_parquet(folder) or write_jsonl")
-    _check_output(target.path, dataset)
-    shards = [shard for number in range(len(dataset.parts)) for shard in _shards(dataset, number)]
-    names = _names(shards, target.names)
-    chains = tuple(part.operations for part in dataset.parts)
-    stage = Stage(name="00-map", root=target.path, folder="", chains=chains, sink=target.sink)
-    tasks = [Task(name=name, chain=shard.part, source=shard.source) for name, shard in zip(names, shards, strict=True)]
-    return [Planned(stage=stage, tasks=_keyed(stage, tasks))]
+    planner = _Planner(target.path)
+    planner.add(dataset, "write", target.sink, folder="", by_file=target.names == "input", feeds=None)
+    return planner.stages
 
 
-def shards_of(dataset: Dataset) -> Iterator[tuple[Part, Source]]:
-    """The shards of a plan that need not end with writing."""
+def shards_of(dataset: Dataset) -> Iterator[tuple[Part, Source, tuple[Source, ...]]]:
+    """The shards of a plan that need not end with writing, and what is attached to them."""
+    dataset = by_files(dataset)
+    planner = _Planner(None)
     for number, part in enumerate(dataset.parts):
-        for shard in _shards(dataset, number):
-            yield part, shard.source
+        for shard in planner.shards(part, number, by_file=False, stage=""):
+            yield part, shard.source, shard.attached
+
+
+class _Planner:
+    """Collects the stages, those first that others read from."""
+
+    def __init__(self, root: str | None):
+        self._root = root
+        self.stages: list[Planned] = []
+
+    def add(
+        self, dataset: Dataset, kind: str, sink: Sink, *, folder: str | None, by_file: bool, feeds: str | None
+    ) -> Planned:
+        """Plan the stage that carries out a data set, after those that it needs."""
+        assert self._root is not None
+        dataset = by_files(dataset)
+        self._check_inputs(dataset)
+        name = f"{kind}" if feeds is None else f"{feeds}.{kind}"
+        shards = [
+            shard
+            for number, part in enumerate(dataset.parts)
+            for shard in self.shards(part, number, by_file=by_file, stage=name)
+        ]
+        stage = Stage(
+            name=name,
+            root=self._root,
+            folder=os.path.join(WORK_FOLDER, name) if folder is None else folder,
+            chains=tuple(part.operations for part in dataset.parts),
+            sink=sink,
+        )
+        tasks = [
+            Task(
+                name=task_name,
+                chain=shard.part,
+                source=shard.source,
+                source_name=shard.source_name,
+                attached=shard.attached,
+            )
+            for task_name, shard in zip(_names(shards, by_file=by_file), shards, strict=True)
+        ]
+        planned = Planned(stage=stage, tasks=_keyed(stage, tasks), feeds=feeds)
+        self.stages.append(planned)
+        return planned
+
+    def shards(self, part: Part, number: int, *, by_file: bool, stage: str) -> list[_Shard]:
+        """The shards of one part of a data set."""
+        given = part.input
+        if isinstance(given, ItemsInput):
+            return [_Shard(part=number, source=source) for source in _item_shards(given)]
+        if isinstance(given, FilesInput):
+            return _file_shards(part, given, number, by_file=by_file)
+        if self._root is None:
+            raise ValueError(
+                f"{given.name}: a group or join puts rows on the disk on their way, so it cannot be iterated: end the "
+                "plan with write_parquet, run it, and read the result"
+            )
+        if isinstance(given, GroupInput):
+            return self._group_shards(given, number, f"{stage}.{number}")
+        return self._join_shards(given, number, f"{stage}.{number}")
+
+    def _group_shards(self, given: GroupInput, number: int, feeds: str) -> list[_Shard]:
+        size = given.num_shards or _num_partitions([given.dataset])
+        spills = self._partitioned(given.dataset, "group", given.keys, given.order_by, size, feeds)
+        return [
+            _Shard(
+                part=number,
+                source=Groups(name=given.name, spills=spill, keys=given.keys, reducer=given.reducer),
+                source_name=given.name,
+            )
+            for spill in spills
+        ]
+
+    def _join_shards(self, given: JoinInput, number: int, feeds: str) -> list[_Shard]:
+        size = given.num_shards or _num_partitions([given.left, given.right])
+        left = self._partitioned(given.left, "left", given.on, (), size, feeds)
+        right = self._partitioned(given.right, "right", given.on, (), size, feeds)
+        return [
+            _Shard(
+                part=number,
+                source=Joined(
+                    name=given.name, left=one, right=other, on=given.on, columns=given.columns, missing=given.missing
+                ),
+                source_name=given.name,
+            )
+            for one, other in zip(left, right, strict=True)
+        ]
+
+    def _partitioned(
+        self, dataset: Dataset, kind: str, keys: tuple[str, ...], order_by: tuple[str, ...], size: int, feeds: str
+    ) -> list[Spills]:
+        """The partitions of a data set, which another stage writes."""
+        sink = SpillSink(keys=keys, order_by=order_by, num_partitions=size)
+        planned = self.add(dataset, kind, sink, folder=None, by_file=False, feeds=feeds)
+        assert self._root is not None
+        return [
+            Spills(
+                root=self._root,
+                paths=tuple(output_path(planned.stage, task) for task in planned.tasks),
+                stage=planned.stage.name,
+                digest=digest_of([task.key for task in planned.tasks]),
+                partition=partition,
+                order=tuple(sink.order),
+            )
+            for partition in range(size)
+        ]
+
+    def _check_inputs(self, dataset: Dataset) -> None:
+        """ValueError where the output folder is read from as well."""
+        assert self._root is not None
+        root = os.path.realpath(self._root)
+        for label, path in files_of(dataset):
+            if os.path.realpath(path).startswith(root + os.sep):
+                raise ValueError(
+                    f"{self._root}: {label} is read from the folder that is written to; choose another one"
+                )
 
 
 def _keyed(stage: Stage, tasks: list[Task]) -> tuple[Task, ...]:
@@ -75,32 +194,57 @@ def _identity_of_chain(operations: tuple[Operation, ...], sink: Sink) -> list[ob
     return [identity_of(operations), identity_of(sink)]
 
 
-def _shards(dataset: Dataset, number: int) -> Iterator[_Shard]:
-    part = dataset.parts[number]
-    if isinstance(part.input, ItemsInput):
-        for source in _item_shards(part.input):
-            yield _Shard(number, source, "")
-    else:
-        by_file = dataset.target is not None and dataset.target.names == "input"
-        for source in file_shards(part.input, part.operations, by_file=by_file):
-            labels = {split.label for split in source.splits}
-            yield _Shard(number, source, labels.pop() if len(labels) == 1 else "")
-
-
 def _item_shards(items: ItemsInput) -> Iterator[Items]:
     size = -(-len(items.rows) // items.num_shards)
     for shard in range(items.num_shards):
         yield Items(first=shard * size, rows=items.rows[shard * size : (shard + 1) * size])
 
 
-def file_shards(files: FilesInput, operations: tuple[Operation, ...], *, by_file: bool) -> list[FileParts]:
-    """Shards of files: large ones split, small ones packed, or with `by_file` one a file."""
+def _file_shards(part: Part, files: FilesInput, number: int, *, by_file: bool) -> list[_Shard]:
+    """Shards of files: large ones split, small ones packed, or with `by_file` one a file.
+
+    Where other files are attached by name, a shard is of one file.
+    """
+    for path in files.paths:
+        check_finished(path)
     splits = plan_splits(files.paths, format=files.format, split_bytes=files.split_bytes)
-    columns = columns_needed(operations)
+    columns = columns_needed(part.operations)
     columns = files.columns if columns is None else columns
-    casts = _casts(files, columns)
-    groups = [list(group) for _, group in groupby(splits, lambda split: split.label)] if by_file else _packed(splits)
-    return [FileParts(splits=tuple(group), columns=columns, casts=casts) for group in groups]
+    casts = casts_of(files, columns)
+    if by_file:
+        groups = [list(group) for _, group in groupby(splits, lambda split: split.label)]
+    else:
+        groups = [[split] for split in splits] if part.others else _packed(splits)
+    attached = _attachments(part)
+    shards = []
+    for group in groups:
+        labels = {split.label for split in group}
+        label = labels.pop() if len(labels) == 1 else ""
+        shards.append(
+            _Shard(
+                part=number,
+                source=FileParts(splits=tuple(group), columns=columns, casts=casts),
+                attached=tuple(sources[stem(label)] for sources in attached),
+                label=label,
+            )
+        )
+    return shards
+
+
+def _attachments(part: Part) -> list[dict[str, Source]]:
+    """For each join of files, the right side's rows by the name of their file."""
+    found = []
+    joins = [operation for operation in part.operations if isinstance(operation, Attach)]
+    for join, other in zip(joins, part.others, strict=True):
+        (right,) = other.parts
+        wanted = None if join.columns is None else tuple(dict.fromkeys([join.on, *join.columns]))
+        assert isinstance(right.input, FilesInput)
+        files = right.input if right.operations or wanted is None else replace(right.input, columns=wanted)
+        sources: dict[str, Source] = {}
+        for shard in _file_shards(replace(right, input=files), files, 0, by_file=True):
+            sources[stem(shard.label)] = Chained(source=shard.source, operations=right.operations)
+        found.append(sources)
+    return found
 
 
 def _packed(splits: list[Split]) -> list[list[Split]]:
@@ -118,8 +262,13 @@ def _packed(splits: list[Split]) -> list[list[Split]]:
     return groups
 
 
-def _names(shards: list[_Shard], kind: str) -> list[str]:
-    if kind == "part":
+def _num_partitions(datasets: list[Dataset]) -> int:
+    size = sum(os.path.getsize(path) for dataset in datasets for _, path in files_of(dataset))
+    return max(1, -(-size // PARTITION_BYTES))
+
+
+def _names(shards: list[_Shard], *, by_file: bool) -> list[str]:
+    if not by_file:
         return [f"part-{number:05d}-of-{len(shards):05d}" for number in range(len(shards))]
     names: dict[str, str] = {}
     for shard in shards:
@@ -130,80 +279,3 @@ def _names(shards: list[_Shard], kind: str) -> list[str]:
             raise ValueError(f"names='input': {names[name]} and {shard.label} would both become {name}")
         names[name] = shard.label
     return list(names)
-
-
-def stem(label: str) -> str:
-    """A file's label without the ending that says its format."""
-    fitting = [ending for ending in FORMATS if label.endswith(ending)]
-    return label.removesuffix(max(fitting, key=len)) if fitting else label
-
-
-def _check_output(output: str, dataset: Dataset) -> None:
-    """ValueError where the output folder is read from as well."""
-    root = os.path.realpath(output)
-    for part in dataset.parts:
-        if isinstance(part.input, FilesInput):
-            for label, path in find_files(part.input.paths, format=part.input.format):
-                if os.path.realpath(path).startswith(root + os.sep):
-                    raise ValueError(
-                        f"{output}: {label} is read from the folder that is written to; choose another one"
-                    )
-
-
-# -- columns of many files --------------------------------------------------------------------------------------------
-
-
-def _casts(files: FilesInput, columns: tuple[str, ...] | None) -> tuple[tuple[str, pa.DataType], ...]:
-    """The columns whose types differ between files, and the type that holds them all.
-
-    ValueError naming files and types where there is none, or where a column that is read is not in all files.
-    """
-    types: dict[str, tuple[str, pa.DataType]] = {}  # column -> (a file that has it, type for all)
-    schemas = {label: _schema_of(path, files.format or format_of(path)) for label, path in _typed_files(files)}
-    changed: set[str] = set()
-    for label, schema in schemas.items():
-        for field in schema:
-            if columns is not None and field.name not in columns:
-                continue
-            first, known = types.setdefault(field.name, (label, _plain_type(field.type)))
-            wide = wider_type(known, _plain_type(field.type))
-            if wide is None:
-                raise ValueError(
-                    f"column {field.name!r} is {known} in {first} and {field.type} in {label}: read them apart, and "
-                    "make them of one type before they are put together"
-                )
-            if wide != known or wide != _plain_type(field.type):
-                changed.add(field.name)
-            types[field.name] = (first, wide)
-    for name, (first, _) in types.items():
-        for label, schema in schemas.items():
-            if name not in schema.names and name not in _MADE_BY_READERS:
-                raise ValueError(
-                    f"column {name!r} is in {first} and not in {label}: say which columns to read, "
-                    "Dataset.from_files(..., columns=[...]), or read the files apart"
-                )
-    return tuple((name, types[name][1]) for name in sorted(changed))
-
-
-def _typed_files(files: FilesInput) -> list[tuple[str, str]]:
-    found = find_files(files.paths, format=files.format)
-    typed = [(label, path) for label, path in found if (files.format or format_of(path)) in ("parquet", "arrow")]
-    return typed if len(typed) > 1 else []
-
-
-def _schema_of(path: str, format: str) -> pa.Schema:
-    import pyarrow.parquet as pq
-
-    from marin.processing.formats.splits import is_arrow_file
-
-    if format == "parquet":
-        return pq.read_schema(path)
-    with pa.memory_map(path) as source:
-        return pa.ipc.open_file(source).schema if is_arrow_file(path) else pa.ipc.open_stream(source).schema
-
-
-def _plain_type(type_: pa.DataType) -> pa.DataType:
-    """The type as readers give it: strings are `string`."""
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
-    return pa.string() if pa.types.is_large_string(type_) or pa.types.is_string_view(type_) else type_

@@ -53,7 +53,11 @@ class Events:
 def run_in_processes(
     stage_data: bytes, tasks: Sequence[tuple[str, bytes]], *, workers: int, retries: int, events: Events
 ) -> dict[int, str]:
-    """Make all shards with `workers` processes; the reasons of those that failed, by their index in `tasks`."""
+    """Make all shards with `workers` processes; the reasons of those that failed, by their index in `tasks`.
+
+    `stage_data` is the pickle of an object with a method `make(task, too_slow=, watchers=)`, and a task that of what
+    this takes: a `Stage` with a `Task`, or what else is made shard by shard.
+    """
     waiting = deque(Job(index=i, name=name, task_data=data) for i, (name, data) in enumerate(tasks))
     messages: queue.Queue[tuple[str, Any]] = queue.Queue()
     threads = [_Worker(waiting, messages, stage_data, retries) for _ in range(min(workers, len(waiting)))]

@@ -5,18 +5,26 @@ a run that went on after an interruption reports the same as one that was not in
 """
 
 import os
+import pickle
+import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import cloudpickle
 
+from marin.processing.pipeline.agree import agree_on_columns
+from marin.processing.pipeline.batch import BadRow
+from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.dataset import Dataset
-from marin.processing.pipeline.manifest import Manifest, is_done, read_manifest
-from marin.processing.pipeline.output import locked, log_attempt, prepare, remove_empty_folders
-from marin.processing.pipeline.planning import Planned, plan
+from marin.processing.pipeline.execution import Step, apply
+from marin.processing.pipeline.manifest import WORK_FOLDER, Manifest, is_done, read_manifest
+from marin.processing.pipeline.operations import Attach, FlatMapRows, MapRows, Operation
+from marin.processing.pipeline.output import locked, log_attempt, prepare, remove_empty_folders, unfinish
+from marin.processing.pipeline.planning import Planned, plan, shards_of
 from marin.processing.pipeline.pool import Events, run_in_processes
 from marin.processing.pipeline.progress import Progress
 from marin.processing.pipeline.result import Result, conclude
+from marin.processing.pipeline.rows import to_rows
 from marin.processing.pipeline.stage import Watchers, run_task
 from marin.processing.pipeline.worker import reason_of
 
@@ -36,10 +44,11 @@ def run(
 ) -> Result:
     """Do the work of a plan, or what is left of it, and return what became of the rows.
 
-    `workers`: processes, None for one a CPU, 0 for none but this one. The result does not depend on it, nor on the
-    backend; "ray" uses the cluster at `address` (None: RAY_ADDRESS, or the one on this machine), whose machines share
-    the folders. `retries`: how often a shard is tried again whose process died. `verify`: hash the outputs of finished
-    shards, instead of comparing their sizes.
+    `workers`: processes, None for one a CPU, 0 for none but this one (and one where rows have a time limit). The result
+    does not depend on it, nor on the backend; "ray" uses the cluster at `address` (None: RAY_ADDRESS, or the one on
+    this machine), whose machines share the folders. `max_bad`: the largest share of rows that may be bad. `retries`:
+    how often a shard is tried again whose process died. `progress`: lines on stderr. `verify`: hash the outputs of
+    finished shards, instead of comparing their sizes.
 
     Raises RuntimeError naming the shards that failed, once all others are done, and ValueError where more than the
     share `max_bad` of the rows was bad. Call it again after an interruption: finished shards are kept.
@@ -55,7 +64,10 @@ def run(
     with locked(root):
         prepare(root, stages)
         said = Progress(root, stages, shown=progress)
-        for planned in stages:
+        needed = _needed(stages, verify)
+        if needed:
+            unfinish(root)
+        for planned in needed:
             pending = [task for task in planned.tasks if not _is_done(planned, task.name, task.key, verify)]
             said.begin(planned, pending)
             if not pending:
@@ -65,9 +77,25 @@ def run(
                 raise RuntimeError(_told(planned, failures))
         remove_empty_folders(root)
         manifests = [[_manifest(planned, task.name) for task in planned.tasks] for planned in stages]
+        manifests[-1] = agree_on_columns(stages[-1], manifests[-1])
         result = conclude(root, stages, manifests, max_bad)
+        shutil.rmtree(os.path.join(root, WORK_FOLDER), ignore_errors=True)
     said.finish(result)
     return result
+
+
+def _needed(stages: Sequence[Planned], verify: bool) -> list[Planned]:
+    """The stages that have something to do, or whose output is needed by one that has."""
+    needed: list[Planned] = []
+    for planned in reversed(stages):
+        is_read = planned.feeds is None or any(_feeds(planned, other) for other in needed)
+        if is_read and not all(_is_done(planned, task.name, task.key, verify) for task in planned.tasks):
+            needed.append(planned)
+    return needed[::-1]
+
+
+def _feeds(planned: Planned, other: Planned) -> bool:
+    return planned.feeds is not None and planned.feeds.rpartition(".")[0] == other.stage.name
 
 
 def _is_done(planned: Planned, name: str, key: str, verify: bool) -> bool:
@@ -92,20 +120,66 @@ def _do(
 ) -> dict[str, str]:
     """Make the shards; the reasons of those that failed, by name."""
     root, stage = planned.stage.root, planned.stage.name
-    if workers == 0 and backend == "local":
+    is_watched = any(_is_watched(chain) for chain in planned.stage.chains)
+    if workers == 0 and backend == "local" and not is_watched:
         return _in_this_process(planned, pending, said)
     names = [task.name for task in pending]
+    try:
+        stage_data = cloudpickle.dumps(planned.stage)
+        tasks = [(task.name, cloudpickle.dumps(task)) for task in pending]
+    except (TypeError, pickle.PicklingError) as error:
+        raise TypeError(
+            f"the operations of {stage} cannot be sent to other processes: {error}. What holds files, locks or "
+            "connections should open them where it is called"
+        ) from error
     events = Events(
         started=lambda name: log_attempt(root, stage, name),
         progress=said.read,
         done=lambda index: said.done(pending[index]),
     )
-    stage_data = cloudpickle.dumps(planned.stage)
-    tasks = [(task.name, cloudpickle.dumps(task)) for task in pending]
-    failures = run_in_processes(
-        stage_data, tasks, workers=workers or os.cpu_count() or 1, retries=retries, events=events
-    )
+    if backend == "ray":
+        watched = [_is_watched(planned.stage.chains[task.chain]) for task in pending]
+        failures = _on_ray(stage_data, tasks, watched, workers, address, retries, events)
+    else:
+        num_workers = num_cpus() if workers is None else max(1, workers)
+        failures = run_in_processes(stage_data, tasks, workers=num_workers, retries=retries, events=events)
     return {names[index]: reason for index, reason in sorted(failures.items())}
+
+
+def num_cpus() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _is_watched(operations: Sequence[Operation]) -> bool:
+    return any(isinstance(one, MapRows | FlatMapRows) and one.timeout_s is not None for one in operations)
+
+
+def _on_ray(
+    stage_data: bytes,
+    tasks: Sequence[tuple[str, bytes]],
+    watched: Sequence[bool],
+    workers: int | None,
+    address: str | None,
+    retries: int,
+    events: Events,
+) -> dict[int, str]:
+    """Make the shards as tasks of a Ray cluster; the reasons of those that failed, by their index."""
+    from marin.cluster.ray_tasks import run_tasks
+
+    packed = [pickle.dumps((name, data, is_watched)) for (name, data), is_watched in zip(tasks, watched, strict=True)]
+    failures: dict[int, str] = {}
+    function = "marin.processing.pipeline.worker:make_packed"
+    for index, kind, result in run_tasks(
+        function, stage_data, packed, address=address, retries=retries, at_once=workers
+    ):
+        if kind == "started":
+            events.started(tasks[index][0])
+        elif kind == "lost" or result:
+            failures[index] = result.decode()
+        else:
+            events.done(index)
+    return failures
 
 
 def _in_this_process(planned: Planned, pending: Sequence[Any], said: Progress) -> dict[str, str]:
@@ -141,14 +215,17 @@ def _told(planned: Planned, failures: dict[str, str]) -> str:
 
 def iter_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """The rows of a plan that ends with no writing, in this process."""
-    from marin.processing.pipeline.counts import Counts
-    from marin.processing.pipeline.execution import Step, apply
-    from marin.processing.pipeline.planning import shards_of
-    from marin.processing.pipeline.rows import to_rows
 
-    for part, source in shards_of(dataset):
-        batches = source.read(Counts(name="read"), lambda operation, row: None)
+    for part, source, attached in shards_of(dataset):
+        batches = source.read(Counts(name="read"), _pass_over)
+        others = iter(attached)
         for operation in part.operations:
-            batches = apply(operation, batches, Step(counts=Counts(name=operation.name), on_bad=lambda name, row: None))
+            other = next(others) if isinstance(operation, Attach) else None
+            step = Step(counts=Counts(name=operation.name), on_bad=_pass_over, attached=other)
+            batches = apply(operation, batches, step)
         for batch in batches:
             yield from to_rows(batch)
+
+
+def _pass_over(operation: str, row: BadRow) -> None:
+    """A bad row of a plan that is only looked at."""

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from marin.processing.formats.reading import BATCH_BYTES, BATCH_ROWS, BadRecord, bounded, read_split
+from marin.processing.formats.reading import BATCH_BYTES, BATCH_ROWS, bounded, read_split
+from marin.processing.formats.record import BadRecord
 from marin.processing.formats.splits import Split
 from marin.processing.pipeline.batch import BadRow
 from marin.processing.pipeline.counts import Counts

@@ -21,7 +21,7 @@ from marin.processing.pipeline.batch import BadRow
 from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.execution import Step, apply
 from marin.processing.pipeline.manifest import Manifest, bad_path, manifest_path, write_manifest
-from marin.processing.pipeline.operations import Operation
+from marin.processing.pipeline.operations import Attach, Operation
 from marin.processing.pipeline.rows import SchemaWidened
 from marin.processing.pipeline.sinks import Sink
 from marin.processing.pipeline.sources import Source
@@ -39,6 +39,10 @@ class Stage:
     folder: str  # below it, where the shards' outputs are; "" for the last stage
     chains: tuple[tuple[Operation, ...], ...]  # a shard goes through one of them
     sink: Sink
+
+    def make(self, task: "Task", *, too_slow: TooSlow, watchers: "Watchers") -> None:
+        """What a worker process does with a task."""
+        run_task(self, task, too_slow=too_slow, watchers=watchers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +113,13 @@ def _attempt(
         first = Step(counts=reading, on_bad=bad_rows.add)
         batches = _observed(task.source.read(reading, bad_rows.add), first, watchers)
         steps = [first]
+        attached = iter(task.attached)
         for number, operation in enumerate(stage.chains[task.chain]):
             step = Step(
                 counts=Counts(name=operation.name),
                 on_bad=bad_rows.add,
                 watch=lambda row, limit_s, number=number: watchers.row(number, row, limit_s),
+                attached=next(attached) if isinstance(operation, Attach) else None,
                 too_slow=frozenset(too_slow.get(number, ())),
             )
             steps.append(step)

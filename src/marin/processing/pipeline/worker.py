@@ -1,7 +1,8 @@
 """A worker process: makes the shards that it is told through its standard input, one at a time.
 
-A fresh interpreter, for the reasons of `marin.processing.tokenize.workers`: no fork of a process with threads, and no
-second run of the script that asked. It lives as long as its input: when the parent is gone, `kill -9` included, it ends
+A fresh interpreter, not a fork (libraries have threads) and not `multiprocessing`'s spawn (which would run the
+experiment's script again in every worker, and a script that ends in `executor_main(...)` with no guard would begin anew
+there). It lives as long as its input: when the parent is gone, `kill -9` included, it ends
 at once. Hashes of strings are the same in all workers, so that a function which goes through a set gives the same
 everywhere.
 
@@ -48,7 +49,10 @@ def receive(file: IO[bytes]) -> Any:
 
 
 class Maker:
-    """Makes shards, and keeps the stage between them: what its operations have loaded is loaded once."""
+    """Makes shards, and keeps the stage between them: what its operations have loaded is loaded once.
+
+    A stage is any object with a method `make(task, too_slow=, watchers=)`.
+    """
 
     def __init__(self) -> None:
         self._digest = b""
@@ -56,12 +60,30 @@ class Maker:
 
     def make(self, stage_data: bytes, task_data: bytes, too_slow: Any, watchers: Any) -> None:
         """Make one shard; ValueError, OSError or whatever the operations raise."""
-        from marin.processing.pipeline.stage import run_task
-
         digest = hashlib.sha256(stage_data).digest()
         if digest != self._digest:
             self._stage, self._digest = pickle.loads(stage_data), digest
-        run_task(self._stage, pickle.loads(task_data), too_slow=too_slow, watchers=watchers)
+        self._stage.make(pickle.loads(task_data), too_slow=too_slow, watchers=watchers)
+
+
+_maker = Maker()  # of a process that makes shards by `make_packed`
+
+
+def make_packed(stage_data: bytes, packed: bytes) -> bytes:
+    """Make a shard on whatever machine this is; the reason why it was not made, empty if it was."""
+    name, task_data, is_watched = pickle.loads(packed)
+    if is_watched:  # rows with a time limit need a parent that can kill whoever is at them
+        from marin.processing.pipeline.pool import Events, run_in_processes
+
+        failures = run_in_processes(stage_data, [(name, task_data)], workers=1, retries=0, events=Events())
+        return failures.get(0, "").encode()
+    from marin.processing.pipeline.stage import Watchers
+
+    try:
+        _maker.make(stage_data, task_data, None, Watchers())
+    except Exception as error:
+        return reason_of(error).encode()
+    return b""
 
 
 def reason_of(error: BaseException) -> str:

@@ -161,9 +161,9 @@ class Choice:
 class EncoderChoice:
     """The encoders of one tokenizer: the oracle, and the fast one where it is usable."""
 
-    def __init__(self, hf: HfTokenizer):
-        self._description: dict[str, Any] = json.loads(hf.to_str())
-        self.oracle = HuggingFaceEncoder(hf, self._description)
+    def __init__(self, hf: HfTokenizer, description: dict[str, Any]):
+        self._description = description
+        self.oracle = HuggingFaceEncoder(hf, description)
 
     @cached_property
     def _fast(self) -> GigatokenEncoder | str:

@@ -12,6 +12,7 @@ Nothing is dropped in silence. Rows = documents + empty + bad, checked for every
 import contextlib
 import json
 import os
+import pickle
 import re
 import shutil
 import sys
@@ -33,6 +34,8 @@ from marin.processing.tokenize.shard import (
     TEMPORARY,
     ShardCounts,
     ShardJob,
+    ShardMaker,
+    tell_of_slow_encoder,
     tokenize_shard,
 )
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
@@ -40,6 +43,7 @@ from marin.tracking.progress import report_progress
 
 SUMMARY = "tokenize.json"
 PROGRESS_INTERVAL_S = 10.0
+WORKER_RETRIES = 2  # of a shard whose worker died
 
 
 def tokenize(config: TokenizeConfig) -> ShardCounts:
@@ -100,6 +104,8 @@ def _plan(config: TokenizeConfig, tokenizer: Tokenizer, chat: ChatInfo | None) -
         "eos_id": tokenizer.eos_id,
         "vocab_size": tokenizer.vocab_size,
     }
+    if config.text_column != "text":
+        recipe["text_column"] = config.text_column
     if config.chat is not None and chat is not None:
         format = replace(config.chat, template=chat.template)  # also where it is the tokenizer's own
         recipe["chat"] = {"version": CHAT_RECIPE_VERSION, "format": encode(format)}
@@ -188,8 +194,7 @@ def _first_bad(config: TokenizeConfig, jobs: list[ShardJob]) -> str:
         if path.is_file():
             for line in path.read_bytes().splitlines()[: SHOWN_ROWS - len(found)]:  # of bytes: U+2028 splits no line
                 row = json.loads(line)
-                where = f"line {row['line']}" if "line" in row else f"row {row['id']!r}"
-                found.append(f"{row['file']} {where} ({row['reason']})")
+                found.append(f"{row['file']} line {row['line']} ({row['reason']})")
         if len(found) == SHOWN_ROWS:
             break
     return "; ".join(found)
@@ -202,16 +207,35 @@ def _run(
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     num_workers = min(config.num_workers or available, len(jobs))
     if num_workers > 1:
-        from marin.processing.tokenize.workers import run_in_processes
-
-        return run_in_processes(jobs, config.tokenizer, num_workers, progress.advance, progress.shard_done)
+        return _run_in_processes(jobs, config, num_workers, progress)
     failures = []
+    told: set[str] = set()
     for job in jobs:
         try:
-            progress.shard_done(job, tokenize_shard(job, tokenizer, progress.advance))
+            reason = tokenize_shard(job, tokenizer, progress.advance)
+            tell_of_slow_encoder(reason, told)
+            progress.shard_done(job)
         except (ValueError, OSError) as error:
             failures.append((job, f"{type(error).__name__}: {error}"))
     return failures
+
+
+def _run_in_processes(
+    jobs: list[ShardJob], config: TokenizeConfig, num_workers: int, progress: "_Progress"
+) -> list[tuple[ShardJob, str]]:
+    from marin.processing.pipeline.pool import Events, run_in_processes
+
+    failures = run_in_processes(
+        pickle.dumps(ShardMaker(config.tokenizer)),
+        [(job.name, pickle.dumps(job)) for job in jobs],
+        workers=num_workers,
+        retries=WORKER_RETRIES,
+        events=Events(
+            progress=lambda num_bytes, num_rows: progress.advance(num_bytes),
+            done=lambda index: progress.shard_done(jobs[index]),
+        ),
+    )
+    return [(jobs[index], reason) for index, reason in sorted(failures.items())]
 
 
 class _Progress:
@@ -223,7 +247,6 @@ class _Progress:
         self._sizes = dict(zip((job.name for job in jobs), stored_bytes([job.split for job in jobs]), strict=True))
         self._to_read = sum(self._sizes[job.name] for job in pending)
         self._read = self._text = 0  # bytes of the files of complete shards; of text
-        self._told: set[str] = set()
         self._began = self._shown = time.monotonic()
         if self._done:
             kept = f"{self._done} of {self._num_shards} shards are complete already"
@@ -242,12 +265,9 @@ class _Progress:
                 f"{self._text / 1e6 / elapsed:.2f} MB/s of text{left}"
             )
 
-    def shard_done(self, job: ShardJob, reason: str | None) -> None:
+    def shard_done(self, job: ShardJob) -> None:
         self._done += 1
         self._read += self._sizes[job.name]
-        if reason is not None and reason not in self._told:
-            self._told.add(reason)
-            self._print(f"encoded by the slower library, tokenizers: {reason}")
         self.advance(0)
 
     def finish(self, total: ShardCounts) -> None:

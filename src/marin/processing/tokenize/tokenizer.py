@@ -41,13 +41,20 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in sorted(printable)} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
+class NoEndOfTextError(ValueError):
+    """A tokenizer that does not say which token ends a text; `special_tokens` are those it has."""
+
+    def __init__(self, message: str, special_tokens: list[str]):
+        super().__init__(message)
+        self.special_tokens = special_tokens
+
+
 class Tokenizer:
     """Text to ids and back. Make it with `load_tokenizer`."""
 
     vocab_size: int  # one more than the largest id
     eos_id: int  # the end-of-text token, which closes every document in a store
     bos_id: int | None
-    digest: str  # sha256 of what decides the ids, eos_id and bos_id included; equal for equal tokenizers
 
     def __init__(self, hf: HfTokenizer, *, eos_token: str, bos_token: str | None, folder: Path | None):
         hf.no_padding()
@@ -57,19 +64,29 @@ class Tokenizer:
         self._folder = folder
         self._has_file = folder is not None and (folder / TOKENIZER_FILE).is_file()
         self._description: dict[str, Any] = json.loads(hf.to_str())
-        vocabulary = hf.get_vocab(with_added_tokens=True)
-        if not vocabulary:
+        if self._description["model"]["type"] != "BPE" or not _is_byte_level(self._description):
+            raise ValueError(
+                f"the tokenizer at {folder} is of type {self._description['model']['type']} and not byte-level BPE; "
+                "only that is supported, since the bytes of each token must be known"
+            )
+        added = {token["content"]: token["id"] for token in self._description["added_tokens"]}
+        self._vocabulary: dict[str, int] = self._description["model"]["vocab"] | added
+        if not self._vocabulary:
             raise ValueError(f"the tokenizer at {folder} has an empty vocabulary")
-        self.vocab_size = max(vocabulary.values()) + 1
+        self.vocab_size = max(self._vocabulary.values()) + 1
         self.eos_token = eos_token
         self.bos_token = bos_token
-        self.eos_id = _token_id(vocabulary, eos_token, "eos_token", folder)
-        self.bos_id = None if bos_token is None else _token_id(vocabulary, bos_token, "bos_token", folder)
-        self.digest = _digest(self._description, eos_id=self.eos_id, bos_id=self.bos_id)
+        self.eos_id = _token_id(self._vocabulary, eos_token, "eos_token", folder)
+        self.bos_id = None if bos_token is None else _token_id(self._vocabulary, bos_token, "bos_token", folder)
         self._byte_lengths: np.ndarray | None = None
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, digest={self.digest[:12]!r}, folder={str(self._folder)!r})"
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of what decides the ids, eos_id and bos_id included; equal for equal tokenizers."""
+        return _digest(self._description, eos_id=self.eos_id, bos_id=self.bos_id)
 
     @property
     def special_tokens(self) -> dict[str, int]:
@@ -84,7 +101,7 @@ class Tokenizer:
     @cached_property
     def encoders(self) -> EncoderChoice:
         """What encodes many texts at once; `encoders.best(sample)` is the fastest that is exact."""
-        return EncoderChoice(self._hf)
+        return EncoderChoice(self._hf, self._description)
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text, int32 (n,); no special token is added or recognised."""
@@ -101,7 +118,7 @@ class Tokenizer:
 
     def token_id(self, token: str) -> int:
         """The id of one token by its text, as the vocabulary writes it. ValueError where there is no such token."""
-        return _token_id(self._hf.get_vocab(with_added_tokens=True), token, "token", self._folder)
+        return _token_id(self._vocabulary, token, "token", self._folder)
 
     def token_byte_lengths(self) -> np.ndarray:
         """int32 (vocab_size,): how many UTF-8 bytes of text each token stands for; 0 for special tokens and unused ids.
@@ -114,17 +131,27 @@ class Tokenizer:
         return self._byte_lengths
 
     def _measure_bytes(self) -> np.ndarray:
-        alphabet = byte_alphabet()
+        alphabet = frozenset(byte_alphabet())
         lengths = np.zeros(self.vocab_size, np.int32)
         added = {token["id"]: token for token in self._description["added_tokens"]}
-        for token, token_id in self._hf.get_vocab(with_added_tokens=True).items():
+        for token, token_id in self._vocabulary.items():
             if token_id in added:
                 lengths[token_id] = 0 if added[token_id]["special"] else len(token.encode())
-            elif all(character in alphabet for character in token):
+            elif alphabet.issuperset(token):
                 lengths[token_id] = len(token)  # one character a byte
             else:
                 raise ValueError(f"token {token!r} (id {token_id}) of {self._folder} is not written in byte-level BPE")
         return lengths
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """What each id stands for in a text; of a special token the bytes of its name, of an unused id none."""
+        alphabet = byte_alphabet()
+        added = {token["id"] for token in self._description["added_tokens"]}
+        found = [b""] * self.vocab_size
+        for token, token_id in self._vocabulary.items():
+            found[token_id] = token.encode() if token_id in added else bytes(alphabet[letter] for letter in token)
+        return found
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `load_tokenizer` and transformers' AutoTokenizer read.
@@ -183,19 +210,14 @@ def load_tokenizer(path: str | Path, *, eos_token: str | None = None, bos_token:
         hf = HfTokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
         raise ValueError(f"{file} is not a tokenizer that the tokenizers library reads: {error}") from error
-    description = json.loads(hf.to_str())
-    if description["model"]["type"] != "BPE" or not _is_byte_level(description):
-        raise ValueError(
-            f"{file} is of type {description['model']['type']} and not byte-level BPE; only that is supported, since "
-            "the bytes of each token must be known"
-        )
     configured_eos, configured_bos = _special_tokens(file.parent)
     eos_token = eos_token or configured_eos
     if eos_token is None:
-        special = [token["content"] for token in description["added_tokens"] if token["special"]]
-        raise ValueError(
+        special = [token.content for _, token in sorted(hf.get_added_tokens_decoder().items()) if token.special]
+        raise NoEndOfTextError(
             f"{file.parent} does not say which token ends a text. Write it into {file.parent / CONFIG_FILE}, like "
-            f'{{"eos_token": "<|endoftext|>"}}, or give load_tokenizer eos_token=...; its special tokens are {special}'
+            f'{{"eos_token": "<|endoftext|>"}}, or give load_tokenizer eos_token=...; its special tokens are {special}',
+            special,
         )
     return Tokenizer(hf, eos_token=eos_token, bos_token=bos_token or configured_bos, folder=file.parent)
 

@@ -1,0 +1,1 @@
+"""Rows of instruction sets to conversations in one form."""

@@ -1,0 +1,55 @@
+"""Configs of the stages that measure and filter documents: plain values, importable without Arrow."""
+
+from dataclasses import dataclass, field
+
+from marin.processing.filter.filters import Filter
+
+# Part of the identity of both stages: raised when the same input and the same filters would give another output.
+RECIPE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalsConfig:
+    """What to measure of which documents."""
+
+    # Folder with documents, or one file or glob of them.
+    input_path: str
+    # Folder that gets a parquet file of signals beside each file of documents, row by row.
+    output_path: str
+    # The filters whose signals are measured. Nothing is dropped.
+    filters: tuple[Filter, ...]
+    # Largest share of rows that may be no documents before the stage fails.
+    max_bad: float = 0.01
+    # Processes; None: one a CPU. The output does not depend on it.
+    num_workers: int | None = field(default=None, metadata={"version": {"exclude": True}})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.filters, tuple) and not self.filters:
+            raise ValueError("SignalsConfig.filters is empty: there would be nothing to measure")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterConfig:
+    """Which documents stay."""
+
+    # Folder with documents, or one file or glob of them.
+    input_path: str
+    # Folder that gets the documents that stay (parquet), and funnel.json: what each rule dropped, with samples.
+    output_path: str
+    # In the order in which they are asked and edit; each sees what the ones before left.
+    filters: tuple[Filter, ...] = ()
+    # Further rules, asked last: expressions over columns, like "gopher.num_words >= 50".
+    rules: tuple[str, ...] = ()
+    # Folders of signals of the documents as they are in input_path, made by `measure_signals` or by scoring. Filters
+    # that only look are then not measured again, up to the first one that edits texts.
+    attributes: tuple[str, ...] = ()
+    # Whether the columns of signals and attributes are written with the documents.
+    keep_signals: bool = False
+    # Largest share of rows that may be no documents before the stage fails.
+    max_bad: float = 0.01
+    # Processes; None: one a CPU. The output does not depend on it.
+    num_workers: int | None = field(default=None, metadata={"version": {"exclude": True}})
+
+    def __post_init__(self) -> None:
+        if (self.filters, self.rules) == ((), ()):
+            raise ValueError("FilterConfig has neither filters nor rules: every document would stay")

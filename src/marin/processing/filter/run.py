@@ -1,0 +1,119 @@
+"""Measure the signals of documents, and filter documents by them: the work of both stages, on the engine.
+
+The order of a chain is kept: a rule sees what the filters before it left, and an edit changes what those behind it see.
+Filters that only look are measured in one pass as early as that allows, since one visit of the text costs the same
+for one signal as for all.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from marin.processing.filter.apply_rules import ApplyRules
+from marin.processing.filter.config import FilterConfig, SignalsConfig
+from marin.processing.filter.filters import Filter, Operation, merge, name_of
+from marin.processing.pipeline import Dataset
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from marin.processing.pipeline.result import Result
+
+
+@dataclass(frozen=True)
+class DropColumns:
+    """Leaves out these columns, where they are."""
+
+    version: ClassVar[int] = 1
+
+    names: tuple[str, ...]
+
+    def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
+        return batch.select([name for name in batch.schema.names if name not in self.names])
+
+
+def measure_signals(config: SignalsConfig) -> "Result":
+    """Write the signals of every document, `id` first: one file for each of the documents, of its name, row by row.
+
+    Raises ValueError for a filter that edits texts: its signals are those of another text.
+    """
+    editing = [
+        type(each).__name__ for each in config.filters if any(operation.edits_text for operation in each.operations())
+    ]
+    if editing:
+        raise ValueError(
+            f"{', '.join(editing)} edits texts, so its signals are no attributes of the documents as they are; filter "
+            "with it first, and measure what it wrote"
+        )
+    documents = Dataset.from_files(config.input_path)
+    measures = [step for step in steps(config.filters) if not isinstance(step.operation, ApplyRules)]
+    for step in measures:
+        documents = documents.map_batches(step.operation, name=step.name)
+    signals = documents.select(["id", *_added(measures)])
+    plan = signals.write_parquet(config.output_path, names="input")
+    return plan.run(workers=config.num_workers, max_bad=config.max_bad)
+
+
+def filter_documents(config: FilterConfig) -> "Result":
+    """Write the documents that stay; the result has the funnel, which is in OUTPUT/funnel.json too.
+
+    Raises ValueError where a rule's column is not there, naming the nearest one.
+    """
+    documents = Dataset.from_files(config.input_path)
+    known: set[str] = set()
+    for path in config.attributes:
+        attributes = Dataset.from_files(path)
+        documents = documents.join(attributes, on="id")
+        known |= _columns(attributes)
+    chain = steps(config.filters, known=known)
+    for step in chain:
+        documents = documents.map_batches(step.operation, name=step.name)
+    for rule in config.rules:
+        documents = documents.filter(rule)
+    added = known - {"id"} | set(_added(chain))
+    if added and not config.keep_signals:
+        documents = documents.map_batches(DropColumns(tuple(sorted(added))), name="without signals")
+    return documents.write_parquet(config.output_path).run(workers=config.num_workers, max_bad=config.max_bad)
+
+
+def _columns(attributes: Dataset) -> set[str]:
+    """Names of the columns, by the first row."""
+    return {name for row in attributes.take(1) for name in row}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One operation of a chain, and what counts call it."""
+
+    name: str
+    operation: Operation | ApplyRules
+
+
+def steps(filters: Sequence[Filter], *, known: Collection[str] = ()) -> list[Step]:
+    """What a chain does, in order: measures, edits, and the rules of each filter.
+
+    Before the first edit, what adds known columns alone is left out.
+    """
+    found: list[Step] = []
+    last: int | None = None  # the measure or edit in `found` that came last
+    for each in filters:
+        for operation in each.operations():
+            if operation.edits_text:
+                known = ()
+            elif known and set(operation.adds()) <= set(known):
+                continue
+            together = None if last is None else merge(found[last].operation, operation)
+            if last is not None and together is not None:
+                found[last] = replace(found[last], operation=together)
+            else:
+                last = len(found)
+                found.append(Step(name=type(operation).__name__, operation=operation))
+        if each.rules():
+            found.append(Step(name=name_of(each), operation=ApplyRules.of(each.rules())))
+    return found
+
+
+def _added(chain: Sequence[Step]) -> tuple[str, ...]:
+    """The columns that the measures and edits of a chain add, each once."""
+    operations = (step.operation for step in chain if not isinstance(step.operation, ApplyRules))
+    return tuple(dict.fromkeys(name for operation in operations for name in operation.adds()))

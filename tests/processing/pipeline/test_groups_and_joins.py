@@ -1,0 +1,247 @@
+"""Rows brought together by key: groups and joins against plain dictionaries, in any order and number of shards."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marin.processing.pipeline import Dataset, col, shuffle
+from marin.processing.pipeline.reducers import Count, KeepFirst
+from marin.processing.pipeline.shuffle import Spills, SpillSink
+
+
+def rows_of(folder: str | Path) -> list[dict[str, Any]]:
+    return [row for file in sorted(Path(folder).glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+
+
+def some_rows(size: int, num_keys: int) -> list[dict[str, Any]]:
+    chooser = random.Random(0)
+    return [{"id": str(i), "key": f"k{chooser.randrange(num_keys)}", "n": chooser.randrange(100)} for i in range(size)]
+
+
+def summed(key: str, rows: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    numbers = [row["n"] for row in rows]
+    return {"id": key, "sum": sum(numbers), "numbers": numbers}
+
+
+@pytest.mark.parametrize(("shards_in", "shards_out"), [(1, 1), (3, 1), (2, 5)])
+def test_groups_are_those_of_a_dictionary_with_rows_as_they_were_read(tmp_path: Path, shards_in: int, shards_out: int):
+    rows = some_rows(3000, 50)
+    plan = Dataset.from_items(rows, num_shards=shards_in).group_by("key", summed, num_shards=shards_out)
+    result = plan.write_parquet(str(tmp_path / "out")).run(workers=0)
+    expected: dict[str, list[int]] = {}
+    for row in rows:
+        expected.setdefault(row["key"], []).append(row["n"])
+    made = {row["id"]: row["numbers"] for row in rows_of(tmp_path / "out")}
+    assert made == expected
+    assert len(result.files) == shards_out
+    assert [(c.name, c.rows_in, c.rows_out, c.merged) for c in result.funnel] == [
+        ("read", 3000, 3000, 0),
+        ("summed", 3000, 50, 2950),
+    ]
+    assert not (tmp_path / "out" / "_work").exists()
+
+
+def test_the_first_of_each_group_is_kept_by_order(tmp_path: Path):
+    rows = some_rows(2000, 70)
+    plan = Dataset.from_items(rows, num_shards=3).group_by("key", KeepFirst(rule="same key"), order_by=["n", "id"])
+    result = plan.write_parquet(str(tmp_path / "out")).run(workers=0)
+    best: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (row["n"], row["id"])):
+        best.setdefault(row["key"], row)
+    assert {row["key"]: row for row in rows_of(tmp_path / "out")} == best
+    assert result.funnel[1].dropped == {"same key": 1930}
+
+
+orders = st.none() | st.floats(width=16) | st.integers(-2, 2).map(float)
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 3), orders), max_size=30), min_size=1, max_size=4),
+    st.integers(1, 7),
+)
+@settings(max_examples=40)
+def test_runs_are_merged_into_one_order_whatever_the_size_of_chunks(
+    tmp_path_factory, runs: list[list[tuple[int, float | None]]], rows: int
+):
+    folder = tmp_path_factory.mktemp("spills")
+    sink = SpillSink(keys=("key",), order_by=("by",), num_partitions=2)
+    position = 0
+    everything = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shuffle, "CHUNK_ROWS", rows)
+        for number, run in enumerate(runs):
+            ids = list(range(position, position + len(run)))
+            position += len(run)
+            everything += [(key, rank(by), row_id) for (key, by), row_id in zip(run, ids, strict=True)]
+            columns = {
+                "key": pa.array([key for key, _ in run], pa.int64()),
+                "by": pa.array([by for _, by in run], pa.float64()),
+                "id": pa.array(ids, pa.int64()),
+            }
+            sink.write(str(folder / f"{number}.spill"), iter([pa.record_batch(columns)]))
+    merged = []
+    for partition in range(2):
+        spills = Spills(
+            root=str(folder),
+            paths=tuple(f"{number}.spill" for number in range(len(runs))),
+            stage="s",
+            digest="d",
+            partition=partition,
+            order=("key", "by"),
+        )
+        read = [row for table in spills.sorted() for row in table.to_pylist()]
+        part = [(row["key"], rank(row["by"]), row["id"]) for row in read]
+        assert part == sorted(part)
+        merged += part
+    assert sorted(merged) == sorted(everything)
+
+
+def rank(value: float | None) -> tuple[int, float]:
+    """Numbers, then NaN, then null."""
+    return (2, 0.0) if value is None else (1, 0.0) if value != value else (0, value)
+
+
+def test_one_key_may_have_nearly_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shuffle, "FLUSH_BYTES", 20_000)
+    monkeypatch.setattr(shuffle, "CHUNK_ROWS", 100)
+    rows = [{"id": str(i), "key": "same" if i % 100 else str(i), "n": 1} for i in range(20_000)]
+    counted = Dataset.from_items(rows, num_shards=2).group_by("key", Count(), num_shards=3)
+    counted.write_parquet(str(tmp_path / "out")).run(workers=0)
+    assert {row["key"]: row["count"] for row in rows_of(tmp_path / "out")} == Counter(row["key"] for row in rows)
+
+
+def test_reduce_makes_one_shard_of_all_rows(tmp_path: Path):
+    def total(key: tuple[()], rows: Iterator[dict[str, Any]]) -> dict[str, Any]:
+        return {"id": "all", "n": sum(row["n"] for row in rows)}
+
+    Dataset.from_items(some_rows(100, 3), num_shards=4).reduce(total).write_parquet(str(tmp_path / "out")).run(
+        workers=0
+    )
+    assert rows_of(tmp_path / "out") == [{"id": "all", "n": sum(row["n"] for row in some_rows(100, 3))}]
+
+
+def test_a_row_without_key_is_named(tmp_path: Path):
+    data = Dataset.from_items([{"id": "a", "key": "x"}, {"id": "b", "key": None}])
+    with pytest.raises(RuntimeError, match="row 'b' has no value in 'key'"):
+        data.group_by("key", KeepFirst()).write_parquet(str(tmp_path / "out")).run(workers=0)
+
+
+def test_a_finished_group_needs_its_first_stage_no_more(tmp_path: Path):
+    plan = Dataset.from_items(some_rows(100, 9), num_shards=2).group_by("key", summed, num_shards=2)
+    plan = plan.write_parquet(str(tmp_path / "out"))
+    first = plan.run(workers=0)
+    before = (tmp_path / "out/_done/attempts.jsonl").read_text()
+    assert plan.run(workers=0) == first
+    assert (tmp_path / "out/_done/attempts.jsonl").read_text() == before
+    lost = tmp_path / "out" / first.files[0]
+    content = lost.read_bytes()
+    lost.unlink()
+    assert plan.run(workers=0) == first and lost.read_bytes() == content
+
+
+# -- joins ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    """Two files of documents."""
+    for number in range(2):
+        rows = [{"id": f"{number}{i}", "text": f"text {number}{i}", "source": "s", "metadata": "{}"} for i in range(40)]
+        folder = tmp_path / "documents"
+        folder.mkdir(exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"part-{number}.parquet")
+    return tmp_path / "documents"
+
+
+def score(row: dict[str, Any]) -> dict[str, Any]:
+    return {"id": row["id"], "score": int(row["id"])}
+
+
+def attributes_of(documents: Path, folder: Path) -> Dataset:
+    Dataset.from_files(str(documents)).map(score).write_parquet(str(folder), names="input").run(workers=0)
+    return Dataset.from_files(str(folder))
+
+
+@pytest.mark.parametrize("strategy", ["files", "shuffle", "auto"])
+def test_attributes_join_their_documents_file_by_file_or_by_key(documents: Path, tmp_path: Path, strategy: Any):
+    attributes = attributes_of(documents, tmp_path / "attributes")
+    assert sorted(file.name for file in (tmp_path / "attributes").glob("*.parquet")) == [
+        "part-0.parquet",
+        "part-1.parquet",
+    ]
+    plan = Dataset.from_files(str(documents)).filter(col("id") != "13").join(attributes, strategy=strategy)
+    plan = plan.filter("score >= 5").select(["id", "score"])
+    result = plan.write_parquet(str(tmp_path / "out")).run(workers=0)
+    made = rows_of(tmp_path / "out")
+    assert all(int(row["id"]) == row["score"] for row in made)
+    assert {row["id"] for row in made} == {f"{n}{i}" for n in range(2) for i in range(40) if int(f"{n}{i}") >= 5} - {
+        "13"
+    }
+    assert result.counters["rows_out"] == len(made)
+
+
+@pytest.mark.parametrize("strategy", ["files", "shuffle"])
+def test_a_row_without_partner_is_an_error_or_what_was_said(documents: Path, tmp_path: Path, strategy: Any):
+    attributes_of(documents, tmp_path / "all")
+    some = (
+        Dataset.from_files(str(tmp_path / "all"))
+        .filter("score != 7")
+        .write_parquet(str(tmp_path / "some"), names="input")
+    )
+    some.run(workers=0)
+    data, right = Dataset.from_files(str(documents)), Dataset.from_files(str(tmp_path / "some"))
+    with pytest.raises(RuntimeError, match="nothing has id '07' on the right side"):
+        data.join(right, strategy=strategy).write_parquet(str(tmp_path / "a")).run(workers=0)
+    dropping = data.join(right, missing="drop", strategy=strategy).write_parquet(str(tmp_path / "b")).run(workers=0)
+    assert len(rows_of(tmp_path / "b")) == 79
+    assert {"join: missing": 1}.items() <= {k: v for c in dropping.funnel for k, v in c.dropped.items()}.items()
+    data.join(right, missing="keep", strategy=strategy).write_parquet(str(tmp_path / "c")).run(workers=0)
+    (left,) = [row for row in rows_of(tmp_path / "c") if row["score"] is None]
+    assert left["id"] == "07"
+
+
+@pytest.mark.parametrize("strategy", ["files", "shuffle"])
+def test_an_id_twice_on_the_right_is_an_error_unless_the_rows_are_equal(documents: Path, tmp_path: Path, strategy: Any):
+    folder = tmp_path / "attributes"
+    folder.mkdir()
+    for number in range(2):
+        rows = [{"id": f"{number}{i}", "score": 1} for i in range(40)]
+        pq.write_table(pa.Table.from_pylist([rows[3], *rows]), folder / f"part-{number}.parquet")
+    data = Dataset.from_files(str(documents))
+    joined = data.join(Dataset.from_files(str(folder)), strategy=strategy).write_parquet(str(tmp_path / "out"))
+    assert joined.run(workers=0).counters["rows_out"] == 80
+    pq.write_table(pa.Table.from_pylist([{**rows[3], "score": 2}, *rows]), folder / "part-1.parquet")
+    with pytest.raises(RuntimeError, match="id '13' is twice on the right side, with other values"):
+        joined.run(workers=0)
+
+
+def test_columns_of_both_sides_and_files_without_namesake_are_named(documents: Path, tmp_path: Path):
+    data = Dataset.from_files(str(documents))
+    with pytest.raises(RuntimeError, match="column 'text' is on both sides; choose"):
+        data.join(data).write_parquet(str(tmp_path / "out")).run(workers=0)
+    with pytest.raises(ValueError, match=r"file by file: its right side has no file 'part-1'"):
+        one = Dataset.from_files(str(documents / "part-0.parquet"))
+        data.join(one, strategy="files").write_parquet(str(tmp_path / "out")).run(workers=0)
+
+
+def test_groups_and_joins_are_the_same_with_workers(documents: Path, tmp_path: Path):
+    attributes = attributes_of(documents, tmp_path / "attributes")
+    data = Dataset.from_files(str(documents)).join(attributes, strategy="shuffle", num_shards=3)
+    plan = data.with_columns({"tens": col("score") / 10}).group_by("score", KeepFirst(), num_shards=2)
+    outputs = []
+    for workers in (0, 2):
+        result = plan.write_parquet(str(tmp_path / f"out-{workers}")).run(workers=workers)
+        outputs.append([(tmp_path / f"out-{workers}" / name).read_bytes() for name in (*result.files, "funnel.json")])
+    assert outputs[0] == outputs[1]
+    assert json.loads(outputs[0][-1])["counters"]["rows_out"] == len(
+        {int(f"{n}{i}") for n in range(2) for i in range(40)}
+    )
