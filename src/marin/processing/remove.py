@@ -1,80 +1,90 @@
-"""The pass that removes: documents and their attributes, row by row, to documents."""
+"""The pass that removes: documents and the attributes beside them, to what is left of the documents."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from marin.processing.formats.splits import Split
 from marin.processing.paragraphs import without_spans
-from marin.processing.shards import read_shard, write_shard
+from marin.processing.pipeline import Dataset
+from marin.processing.pipeline.batch import SAMPLES_PER_RULE, SHOWN_CHARACTERS, BatchResult, Sample
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+EMPTIED = "nothing left"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoveTask:
-    """A file of documents, its attributes, and where what is left goes."""
+class RemoveMarked:
+    """Leaves out the documents that an attribute marks, and of the others the spans that another one names."""
 
-    documents: tuple[Split, ...]
-    attributes: str
-    output: str
-    drop_column: str | None  # of the attributes: true of documents that go
-    spans_column: str | None  # [start, end) in bytes of what goes of the others
+    version: ClassVar[int] = 1
+    rule: str  # what it is called that a document is marked
+    drop_column: str | None  # true of documents that go; None: none does
+    spans_column: str | None  # [start, end) in bytes of the text: what goes of the others; None: nothing does
+    shown_columns: tuple[str, ...] = ()  # what is told of the samples
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The attributes that it looks at."""
+        return tuple(name for name in (self.drop_column, self.spans_column, *self.shown_columns) if name is not None)
 
-@dataclass(frozen=True, kw_only=True)
-class Removed:
-    """What became of the rows of a file; they add up."""
+    def __call__(self, batch: "pa.RecordBatch") -> BatchResult:
+        """What is left of documents with their attributes, without these. A text that is emptied goes too."""
+        import pyarrow as pa
 
-    rows_in: int
-    rows_out: int
-    dropped: int
-    emptied: int  # of whose text nothing but white space was left
-
-
-def remove_from_file(task: RemoveTask) -> Removed:
-    """Write the documents of a file that stay, without their repeated spans."""
-    rows_in = dropped = emptied = 0
-    kept: list[pa.RecordBatch] = []
-    attribute_table = pq.read_table(task.attributes)
-    for batch in (batch for split in task.documents for batch in read_shard(split)):
-        attributes = attribute_table.slice(rows_in, len(batch)).combine_chunks()
-        rows_in += len(batch)
-        keep, dropped_here, emptied_here = _kept_rows(batch, attributes, task)
-        kept.append(keep)
-        dropped += dropped_here
-        emptied += emptied_here
-    rows_out = sum(map(len, kept))
-    assert rows_in == rows_out + dropped + emptied
-    write_shard(Path(task.output), kept, None)
-    return Removed(rows_in=rows_in, rows_out=rows_out, dropped=dropped, emptied=emptied)
-
-
-def _kept_rows(batch: pa.RecordBatch, attributes: pa.Table, task: RemoveTask) -> tuple[pa.RecordBatch, int, int]:
-    """What stays of a batch of documents, how many were dropped, and how many had nothing left."""
-    ids, attribute_ids = batch.column("id").to_pylist(), attributes["id"].to_pylist()
-    if ids != attribute_ids:
-        row = next((i for i, pair in enumerate(zip(ids, attribute_ids, strict=False)) if pair[0] != pair[1]), len(ids))
-        there = repr(attribute_ids[row]) if row < len(attribute_ids) else "at its end"
-        raise ValueError(
-            f"{task.attributes} is not of these documents: where they have id {ids[min(row, len(ids) - 1)]!r} it is "
-            f"{there}. Make the attributes anew."
+        rules: list[str | None] = [None] * len(batch)
+        if self.drop_column is not None:
+            rules = [self.rule if is_marked else None for is_marked in batch.column(self.drop_column).to_pylist()]
+        documents = batch.select([name for name in batch.schema.names if name not in self.columns])
+        if self.spans_column is not None:
+            texts = batch.column("text").to_pylist()
+            for row, spans in enumerate(batch.column(self.spans_column).to_pylist()):
+                if rules[row] is None and spans:
+                    left = without_spans(texts[row].encode("utf-8"), [(span["start"], span["end"]) for span in spans])
+                    texts[row] = left.decode("utf-8")
+                    rules[row] = None if left.strip() else EMPTIED
+            place, field = batch.schema.get_field_index("text"), batch.schema.field("text")
+            documents = documents.set_column(place, field, pa.array(texts, field.type))
+        dropped = Counter(rule for rule in rules if rule is not None)
+        samples = {rule: self._samples(batch, [i for i, r in enumerate(rules) if r == rule]) for rule in dropped}
+        return BatchResult(
+            documents.filter(pa.array([rule is None for rule in rules])), dropped=dropped, samples=samples
         )
-    keep = [True] * len(batch)
-    if task.drop_column is not None:
-        keep = [not dropped for dropped in attributes[task.drop_column].to_pylist()]
-    num_dropped = len(keep) - sum(keep)
-    if task.spans_column is None:
-        return batch.filter(pa.array(keep)), num_dropped, 0
-    texts = batch.column("text").to_pylist()
-    emptied = 0
-    for row, spans in enumerate(attributes[task.spans_column].to_pylist()):
-        if keep[row] and spans:
-            left = without_spans(texts[row].encode("utf-8"), [(span["start"], span["end"]) for span in spans])
-            texts[row] = left.decode("utf-8")
-            if not left.strip():
-                keep[row] = False
-                emptied += 1
-    column = batch.schema.get_field_index("text")
-    changed = batch.set_column(column, batch.schema.field("text"), pa.array(texts, batch.schema.field("text").type))
-    return changed.filter(pa.array(keep)), num_dropped, emptied
+
+    def _samples(self, batch: "pa.RecordBatch", rows: Sequence[int]) -> list[Sample]:
+        samples = []
+        for row in rows[:SAMPLES_PER_RULE]:
+            values = {name: batch.column(name)[row].as_py() for name in ("id", "source", "text", *self.shown_columns)}
+            samples.append(
+                Sample(
+                    id=values.pop("id"),
+                    source=values.pop("source"),
+                    text=values.pop("text")[:SHOWN_CHARACTERS],
+                    numbers=values,
+                )
+            )
+        return samples
+
+
+def remove_marked(
+    documents: str, attributes: Path, output: Path, remove: RemoveMarked, *, max_bad: float, num_workers: int | None
+) -> dict[str, int]:
+    """Write what is left of documents, a file for each of theirs: rows in, out, and by which rule the others went.
+
+    `attributes` has a file of the same name for each, with its rows in the same order.
+    """
+    marked = Dataset.from_files(documents).join(
+        Dataset.from_files(str(attributes)), columns=list(remove.columns), strategy="files", name="attributes"
+    )
+    result = (
+        marked.map_batches(remove, name=remove.rule)
+        .write_parquet(str(output), names="input")
+        .run(workers=num_workers, max_bad=max_bad)
+    )
+    by_rule = Counter[str]()
+    for counts in result.funnel:
+        by_rule.update(counts.dropped)
+    return {name: result.counters[name] for name in ("rows_in", "rows_out", "bad")} | dict(sorted(by_rule.items()))

@@ -108,7 +108,7 @@ def test_only_the_contaminated_paragraphs_go_where_that_is_asked(documents: Docu
     report = run(documents(rows), tmp_path / "out", items, remove="paragraph")
     left = read_rows(tmp_path / "out" / "documents")
     assert [(row["id"], row["text"]) for row in left] == [("a", f"{filler(1)}\n\n{filler(2)}")]
-    assert report["written"] == {"rows_in": 2, "rows_out": 1, "dropped": 0, "emptied": 1}
+    assert report["written"] == {"rows_in": 2, "rows_out": 1, "bad": 0, "nothing left": 1}
 
 
 def test_a_report_alone_writes_no_documents(documents: Documents, tmp_path: Path, items):

@@ -12,7 +12,6 @@ import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +29,7 @@ from marin.processing.decontaminate.overlap import (
     overlap_of_file,
 )
 from marin.processing.formats.splits import Split
-from marin.processing.remove import Removed, RemoveTask, remove_from_file
+from marin.processing.remove import RemoveMarked, remove_marked
 from marin.processing.shards import document_shards, files_of, run_tasks, total_bad
 
 REPORT_FILE, HITS_FILE = "report.json", "hits.jsonl"
@@ -68,7 +67,7 @@ def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
     bad.check(sum(sum(shard.documents.values()) for shard in found), config.max_bad)
     report = _report(index, found) | {"bad_rows": dict(sorted(bad.kinds.items()))} | {"common_ngrams": common}
     if config.remove != "attributes":
-        report["written"] = _remove(config, shards, output)
+        report["written"] = _remove(config, output)
     _write_hits(output / HITS_FILE, index, [hit for shard in found for hit in shard.hits])
     write_text(output / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     shutil.rmtree(output / _WORK)
@@ -164,17 +163,19 @@ def _write_hits(path: Path, index: NgramIndex, hits: Sequence[Hit]) -> None:
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
-def _remove(config: DecontaminateConfig, shards: Sequence[Split], output: Path) -> dict[str, int]:
+def _remove(config: DecontaminateConfig, output: Path) -> dict[str, int]:
     by_paragraph = config.remove == "paragraph"
-    tasks = [
-        RemoveTask(
-            documents=tuple(shards[number] for number in numbers),
-            attributes=str(output / _ATTRIBUTES / name),
-            output=str(output / "documents" / name),
-            drop_column=None if by_paragraph else "decontamination.contaminated",
-            spans_column="decontamination.remove_spans" if by_paragraph else None,
-        )
-        for name, numbers in files_of(shards)
-    ]
-    done = _run(config, remove_from_file, tasks, Removed)
-    return {name: sum(asdict(part)[name] for part in done) for name in ("rows_in", "rows_out", "dropped", "emptied")}
+    remove = RemoveMarked(
+        rule="contaminated",
+        drop_column=None if by_paragraph else "decontamination.contaminated",
+        spans_column="decontamination.remove_spans" if by_paragraph else None,
+        shown_columns=("decontamination.max_overlap",),
+    )
+    return remove_marked(
+        config.input_path,
+        output / _ATTRIBUTES,
+        output / "documents",
+        remove,
+        max_bad=config.max_bad,
+        num_workers=config.num_workers,
+    )

@@ -8,7 +8,7 @@ documents/    what is left
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +39,7 @@ from marin.processing.dedup.report import Report
 from marin.processing.dedup.sorted_records import count_records, write_array
 from marin.processing.formats.splits import Split
 from marin.processing.kernels.bloom import BloomFilter
-from marin.processing.remove import Removed, RemoveTask, remove_from_file
+from marin.processing.remove import RemoveMarked, remove_marked
 from marin.processing.shards import BadRows, document_shards, files_of, read_shard, run_tasks, total_bad, write_shard
 
 Task = TypeVar("Task")
@@ -74,7 +74,7 @@ def dedup(config: DedupConfig) -> Report:
     report.write(output)
     report.check_limits(config)
     if config.write_documents:
-        report = replace(report, details=report.details | {"written": _remove(config, shards, output)})
+        report = replace(report, details=report.details | {"written": _remove(config, output)})
         report.write(output)
     shutil.rmtree(output / _WORK, ignore_errors=True)
     return report
@@ -242,18 +242,19 @@ def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[Split
     return Report(counts=total, largest_clusters=[], details=details)
 
 
-def _remove(config: DedupConfig, shards: Sequence[Split], output: Path) -> dict[str, int]:
+def _remove(config: DedupConfig, output: Path) -> dict[str, int]:
     has_spans = isinstance(config.method, BloomConfig) or getattr(config.method, "on", None) == "paragraph"
-    tasks = [
-        RemoveTask(
-            documents=tuple(shards[number] for number in numbers),
-            attributes=str(output / _ATTRIBUTES / name),
-            output=str(output / _DOCUMENTS / name),
-            drop_column="dedup.duplicate",
-            spans_column="dedup.remove_spans" if has_spans else None,
-        )
-        for name, numbers in files_of(shards)
-    ]
-    done = _run(config, remove_from_file, tasks, Removed)
-    names = ("rows_in", "rows_out", "dropped", "emptied")
-    return {name: sum(asdict(of_shard)[name] for of_shard in done) for name in names}
+    remove = RemoveMarked(
+        rule="duplicate",
+        drop_column="dedup.duplicate",
+        spans_column="dedup.remove_spans" if has_spans else None,
+        shown_columns=("dedup.contained",) if has_spans else ("dedup.duplicate_of", "dedup.similarity"),
+    )
+    return remove_marked(
+        config.input_path,
+        output / _ATTRIBUTES,
+        output / _DOCUMENTS,
+        remove,
+        max_bad=config.max_bad,
+        num_workers=config.num_workers,
+    )

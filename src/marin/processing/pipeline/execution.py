@@ -228,7 +228,8 @@ def _filter(operation: FilterRows, batch: pa.RecordBatch, step: Step, maker: Row
     if operation.missing == "drop":
         _count_dropped(f"{operation.name}: missing", batch, pc.is_null(mask), step, condition.columns())
     _count_dropped(operation.name, batch, pc.invert(mask).fill_null(False), step, condition.columns())
-    return batch.filter(mask.fill_null(operation.missing == "keep"))
+    kept = mask.fill_null(operation.missing == "keep")
+    return batch if kept.true_count == batch.num_rows else batch.filter(kept)
 
 
 def _undecided(operation: FilterRows, condition: Expression, batch: pa.RecordBatch, mask: pa.Array) -> str:

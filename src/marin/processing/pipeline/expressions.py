@@ -233,7 +233,8 @@ def _text(node: Expression) -> str:
     parts = [_text(argument) for argument in node.arguments]
     first = parts[0] if node.arguments[0].operation == "col" else f"({parts[0]})"
     if node.operation in _SYMBOLS:
-        sides = [p if a.operation in ("col", "lit") else f"({p})" for a, p in zip(node.arguments, parts, strict=True)]
+        is_closed = [a.operation not in _SYMBOLS and a.operation not in ("not", "neg") for a in node.arguments]
+        sides = [part if closed else f"({part})" for closed, part in zip(is_closed, parts, strict=True)]
         return f"{sides[0]} {_SYMBOLS[node.operation]} {sides[1]}"
     if node.operation == "not":
         return f"not {first}"

@@ -23,10 +23,10 @@ from marin.data.store import ShardInfo, ShardWriter
 from marin.io.atomic import fsync_directory
 from marin.io.records import write_records
 from marin.processing.document import RecipeError
-from marin.processing.formats.splits import Split
+from marin.processing.formats.splits import Split, column_names
 from marin.processing.tokenize.config import ChatFormat
 from marin.processing.tokenize.encoder import Encoder, Utf8Texts
-from marin.processing.tokenize.inputs import column_names, identity_of_split
+from marin.processing.tokenize.inputs import identity_of_split
 from marin.processing.tokenize.rows import EncodedBatch, RowBatch, Rows, TextRows
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 
