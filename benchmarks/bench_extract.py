@@ -41,9 +41,9 @@ from marin.processing.extract.page import extract_page
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULT = REPOSITORY / "benchmarks" / "results" / "extract.md"
 DATA = Path(os.environ.get("MARIN_SHARED_DATA", REPOSITORY.parent / "shared" / "data")) / "html"
-ROUNDS = 5
+ROUNDS = 3
 BLOCK = 40  # pages that a method reads before it is the next one's turn
-DOCS_PAGES = 400
+DOCS_PAGES = 200
 MAX_DOCS_BYTES = 300_000
 TEXT, MARKDOWN = PageOptions(output="text"), PageOptions(output="markdown")
 WORD = re.compile(r"\w+")
@@ -152,13 +152,14 @@ def word_quality(extract: Extract) -> tuple[Quality, float]:
     return mean, sum(s.f1 for s in scores) / len(scores)
 
 
-def race(names: list[str], num_pages: int, rounds: int) -> dict[str, float]:
-    """Pages a second of CPU time: of each page the quickest of all rounds, summed.
+def race(names: list[str], num_pages: int, rounds: int) -> tuple[dict[str, float], dict[str, dict[str, str]]]:
+    """(pages a second of CPU time, the texts by method and page). Of each page the quickest of all rounds counts.
 
     Each method has a process of its own, as it would have at work, so that none pays for another's memory.
     """
     starts = range(0, num_pages, BLOCK)
     rounds_of: dict[str, list[list[float]]] = {name: [] for name in names}
+    texts: dict[str, dict[str, str]] = {name: {} for name in names}
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for name in names}
@@ -166,22 +167,24 @@ def race(names: list[str], num_pages: int, rounds: int) -> dict[str, float]:
             seconds: dict[str, list[float]] = {name: [] for name in names}
             for start in starts:
                 for name, worker in workers.items():
-                    seconds[name] += worker.submit(seconds_of_block, name, start).result()
+                    of_pages, extracted = worker.submit(read_block, name, start).result()
+                    seconds[name] += of_pages
+                    texts[name].update(extracted)
             for name in names:
                 rounds_of[name].append(seconds[name])
-    return {name: num_pages / sum(map(min, zip(*rounds_of[name], strict=True))) for name in names}
+    return {name: num_pages / sum(map(min, zip(*rounds_of[name], strict=True))) for name in names}, texts
 
 
-def seconds_of_block(name: str, start: int) -> list[float]:
-    """CPU seconds that a method needs for each page of a block; in its own process."""
+def read_block(name: str, start: int) -> tuple[list[float], dict[str, str]]:
+    """(CPU seconds that a method needs for each page of a block, the texts); in a process of the method's own."""
     logging.disable(logging.CRITICAL)
     extract = raced()[name]
-    seconds = []
+    seconds, texts = [], {}
     for page in _all_pages()[start : start + BLOCK]:
         began = time.process_time_ns()
-        extract(page.html)
+        texts[page.name] = extract(page.html)
         seconds.append((time.process_time_ns() - began) / 1e9)
-    return seconds
+    return seconds, texts
 
 
 def raced() -> dict[str, Extract]:
@@ -247,8 +250,7 @@ def measure(docs: Path | None, rounds: int) -> str:
     tuned = [page for page in pages if is_tuned_on(page.name)]
     other = [page for page in pages if not is_tuned_on(page.name)]
     candidates = methods()
-    texts = {name: {page.name: extract(page.html) for page in pages} for name, extract in candidates.items()}
-    speed = race(list(raced()), len(pages), rounds)
+    speed, texts = race(list(raced()), len(pages), rounds)
     lines = [
         "# Extraction of pages",
         "",

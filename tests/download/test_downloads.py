@@ -4,8 +4,10 @@ import gzip
 import hashlib
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -30,6 +32,7 @@ class Server:
         self.contents = contents
         self.links: dict[str, str] = {}  # path -> its Link header
         self.has_tags = False  # whether it sends ETags, and minds them
+        self.retry_after: str | None = None  # what it sends with a status that is told
         self.counts: Counter[str] = Counter()
         self.ranges: list[str] = []
         self.authorizations: dict[str, str | None] = {}
@@ -43,7 +46,11 @@ class Server:
                 server.authorizations[path] = self.headers["Authorization"]
                 told = server.rule(path, server.counts[path])
                 if isinstance(told, int) or path not in server.contents:
-                    self.send_error(told if isinstance(told, int) else 404)
+                    self.send_response(told if isinstance(told, int) else 404)
+                    if server.retry_after is not None:
+                        self.send_header("Retry-After", server.retry_after)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
                     return
                 if told is not None and told != "cut":
                     self.send_response(302)
@@ -167,6 +174,44 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_not(hub: S
     with pytest.raises(DownloadError, match=r"README.md: HTTP Error 403.*set HF_TOKEN"):
         download_hf(config(tmp_path / "refused"))
     assert fetched(hub)["README.md"] == 1
+
+
+@pytest.mark.parametrize("says", ["1", "date"])
+def test_a_server_that_says_when_to_come_again_is_asked_then(hub: Server, tmp_path: Path, says: str):
+    asked: list[float] = []
+
+    def rule(path: str, count: int) -> int | None:
+        if "/resolve/" not in path:
+            return None
+        hub.retry_after = formatdate(time.time() + 2, usegmt=True) if says == "date" else says
+        asked.append(time.monotonic())
+        return 429 if count == 1 else None
+
+    hub.rule = rule
+    download_hf(config(tmp_path, hf_urls_glob=("README.md",)))
+    assert (tmp_path / "README.md").read_bytes() == SMALL
+    assert asked[1] - asked[0] >= 0.9
+
+
+def test_a_server_that_wants_hours_of_rest_is_given_up(hub: Server, tmp_path: Path):
+    hub.retry_after, hub.rule = "7200", lambda path, count: 503 if "/resolve/" in path else None
+    with pytest.raises(DownloadError, match=r"README.md: HTTP Error 503.*it wants to be asked again in 7200 s"):
+        download_hf(config(tmp_path, hf_urls_glob=("README.md",)))
+    assert fetched(hub) == {"README.md": 1}
+
+
+def test_a_file_of_another_length_than_was_announced_is_not_taken(hub: Server, tmp_path: Path):
+    hub.contents["/short"] = LARGE[:-1]
+    with pytest.raises(DownloadError, match=f"came as another file than was announced: {len(LARGE) - 1} bytes, not"):
+        fetch(RemoteFile(path="short", url=f"{hub.url}/short", size=len(LARGE)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_how_much_has_come_is_told(hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MARIN_PROGRESS_FILE", str(tmp_path / "progress.json"))
+    download_hf(config(tmp_path / "files"))
+    report = json.loads((tmp_path / "progress.json").read_text())
+    assert report["unit"] == "MB" and report["done"] == report["total"] == sum(map(len, FILES.values())) / 1e6
 
 
 def test_a_token_goes_to_the_hub_and_not_where_that_sends_us(hub: Server, tmp_path: Path, monkeypatch):

@@ -141,3 +141,30 @@ def test_a_remat_policy_that_nobody_knows_is_refused_with_those_there_are():
         ValueError, match="unknown remat 'some': expected one of 'none', 'dots', 'attention', 'full', or"
     ):
         layers.rematerialized(lambda params, x: x, "some")
+
+
+def test_layers_of_one_kind_are_traced_once_and_stand_in_the_program_as_if_each_had_been():
+    num_traced = 0
+
+    def layer(params, x):
+        nonlocal num_traced
+        num_traced += 1
+        return jnp.tanh(x @ params)
+
+    def once(params, x):
+        return layers.run_layers(layer, params, x, num_layers=3, remat="none", scan_layers=False)
+
+    def each(params, x):
+        for matrix in layers.unstack(params, 3):
+            x = layer(matrix, x)
+        return x
+
+    def program(function):
+        def step(params, x):
+            return jax.grad(lambda params: function(params, x).sum())(params)
+
+        return jax.jit(step).lower(jnp.ones((3, 4, 4)), jnp.ones((2, 4))).as_text()
+
+    text = program(once)
+    assert num_traced == 1
+    assert text == program(each) and num_traced == 4

@@ -4,11 +4,13 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from marin.download.crawl import CrawlConfig
 from marin.download.http import HttpFilesConfig, RemoteFile
 from marin.download.huggingface import DownloadConfig
-from marin.download.local import LocalDocumentsConfig, folder_digest
+from marin.download.local import PATTERNS, LocalDocumentsConfig, folder_digest
 from marin.download.pinned import PinnedFilesConfig
 from marin.download.standard_library import StandardLibraryConfig
+from marin.download.warc import WarcPagesConfig
 from marin.execution.executor import ExecutorStep, this_output_path, unversioned
 
 
@@ -72,11 +74,54 @@ def pinned_files(name: str, *files: RemoteFile) -> ExecutorStep:
     )
 
 
-def local_documents(name: str, folder: str) -> ExecutorStep:
+def crawl_site(
+    name: str,
+    start_urls: tuple[str, ...],
+    *,
+    contact: str,
+    max_pages: int,
+    hosts: tuple[str, ...] = (),
+    prefixes: tuple[str, ...] = (),
+    max_depth: int | None = None,
+    use_sitemaps: bool = False,
+    delay_s: float = 1.0,
+) -> ExecutorStep:
+    """A step that crawls pages into WARC files. What a site holds changes, so the step is run once and kept."""
+    return ExecutorStep(
+        name=name,
+        fn="marin.download.crawl:crawl",
+        config=CrawlConfig(
+            start_urls=start_urls,
+            contact=contact,
+            max_pages=max_pages,
+            hosts=hosts,
+            prefixes=prefixes,
+            max_depth=max_depth,
+            use_sitemaps=use_sitemaps,
+            delay_s=delay_s,
+            output_path=this_output_path(),
+        ),
+        description=f"a crawl from {', '.join(start_urls)}",
+        publish="inplace",  # a crawl that was killed goes on
+    )
+
+
+def warc_pages(name: str, archives: tuple[str, ...]) -> ExecutorStep:
+    """A step that takes the HTML pages out of crawl archives: files, folders, addresses, or outputs of steps."""
+    return ExecutorStep(
+        name=name,
+        fn="marin.download.warc:extract_pages",
+        config=WarcPagesConfig(archives=archives, output_path=this_output_path()),
+        description="pages of crawl archives",
+    )
+
+
+def local_documents(name: str, folder: str, *, patterns: tuple[str, ...] = PATTERNS) -> ExecutorStep:
     """A step that takes a folder of your own documents into the store; other text in it makes another step.
 
-    The folder's files (.jsonl, .jsonl.gz, .jsonl.zst) keep their places: with `folder/train/...`, say
-    `documents / "train"`. They are hashed here, while the experiment is planned. Raises ValueError if there are none.
+    The folder's files (.jsonl, .jsonl.gz, .jsonl.zst; others by `patterns`, like ("*.html",)) keep their places: with
+    `folder/train/...`, say `documents / "train"`. They are hashed here, while the experiment is planned. Raises
+    ValueError if there are none.
     """
     path = Path(folder)
     return ExecutorStep(
@@ -84,8 +129,9 @@ def local_documents(name: str, folder: str) -> ExecutorStep:
         fn="marin.download.local:take_local_documents",
         config=LocalDocumentsConfig(
             source=unversioned(os.path.abspath(path)),  # type: ignore[arg-type]
-            sha256=folder_digest(path),
+            sha256=folder_digest(path, patterns),
             output_path=this_output_path(),
+            patterns=patterns,
         ),
         description=f"documents from {folder}",
     )

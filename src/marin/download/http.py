@@ -7,12 +7,14 @@ is still the one that was begun (its ETag), and else begins anew; the hash of wh
 reader whether the copies are the same, not whether the first one was right.
 """
 
+import email.utils
 import fnmatch
 import gzip
 import hashlib
 import http.client
 import json
 import os
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -25,6 +27,7 @@ from typing import Any
 
 from marin.io.atomic import fsync_directory, write_text
 from marin.io.hashing import sha256_file
+from marin.tracking.progress import report_progress
 
 PROVENANCE = "provenance.json"
 _PART = ".part"
@@ -32,7 +35,8 @@ _TAG = ".etag"  # behind _PART: the ETag of the file that was begun
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 60.0
 _ATTEMPTS = 6
-_FIRST_PAUSE_S = 0.5  # doubled after each attempt
+_FIRST_PAUSE_S = 0.5  # doubled after each attempt, and longer where the server says so
+_LONGEST_PAUSE_S = 600.0
 
 
 class DownloadError(OSError):
@@ -136,8 +140,9 @@ def fetch_all(
                 f"{file.url} would come as {PROVENANCE}, where it is told what came from where; name the files that "
                 "you want by patterns that do not match it. Nothing was fetched."
             )
+    progress = _Progress(files)
     with ThreadPoolExecutor(num_workers) as pool:
-        futures = [pool.submit(fetch, file, output, headers=headers) for file in files]
+        futures = [pool.submit(fetch, file, output, headers=headers, progress=progress) for file in files]
         try:
             return [future.result() for future in futures]
         except BaseException:
@@ -145,7 +150,43 @@ def fetch_all(
             raise
 
 
-def fetch(file: RemoteFile, output: Path, *, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+class _Progress:
+    """How much of some files has come, told to the step that fetches them: in bytes where all sizes are known."""
+
+    def __init__(self, files: list[RemoteFile]):
+        self._sizes = {file.path: file.size for file in files}
+        self._come: dict[str, int] = {}
+        self._done: set[str] = set()
+        self._lock = threading.Lock()
+
+    def has(self, path: str, num_bytes: int) -> None:
+        """So much of one file is here."""
+        with self._lock:
+            self._come[path] = num_bytes
+            self._tell()
+
+    def done(self, path: str) -> None:
+        """A file is whole."""
+        with self._lock:
+            self._done.add(path)
+            self._come[path] = self._sizes[path] or self._come.get(path, 0)
+            self._tell()
+
+    def _tell(self) -> None:
+        sizes = list(self._sizes.values())
+        if None in sizes:
+            report_progress(len(self._done), len(sizes), "files")
+        else:
+            report_progress(sum(self._come.values()) / 1e6, sum(size or 0 for size in sizes) / 1e6, "MB")
+
+
+def fetch(
+    file: RemoteFile,
+    output: Path,
+    *,
+    headers: Mapping[str, str] | None = None,
+    progress: _Progress | None = None,
+) -> dict[str, Any]:
     """One file, from where an earlier attempt stopped; {"path", "size", "sha256"}.
 
     A file that is there already is hashed, and kept if it is the one announced. `headers` go to the server of
@@ -154,12 +195,14 @@ def fetch(file: RemoteFile, output: Path, *, headers: Mapping[str, str] | None =
     target = output / file.path
     if not target.resolve().is_relative_to(output.resolve()):
         raise DownloadError(f"{file.url}: its path {file.path!r} leads out of {output}; nothing was fetched")
+    progress = progress or _Progress([file])
     if target.exists() and _differs(file, target) is None:
+        progress.done(file.path)
         return _described(file, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + _PART)
     tag = None if file.sha256 or file.git_sha1 else part.with_name(part.name + _TAG)
-    _retrying(file.url, lambda: _append(file.url, part, headers or {}, tag))
+    _retrying(file.url, lambda: _append(file, part, headers or {}, tag, progress))
     if tag is not None:
         tag.unlink(missing_ok=True)
     difference = _differs(file, part)
@@ -168,6 +211,7 @@ def fetch(file: RemoteFile, output: Path, *, headers: Mapping[str, str] | None =
         raise DownloadError(f"{file.url} came as another file than was announced: {difference}. Run it again.")
     os.replace(part, target)
     fsync_directory(target.parent)
+    progress.done(file.path)
     return _described(file, target)
 
 
@@ -193,14 +237,14 @@ def write_provenance(output: Path, source: Mapping[str, Any], files: list[dict[s
     return provenance
 
 
-def _append(url: str, part: Path, headers: Mapping[str, str], tag: Path | None) -> None:
+def _append(remote: RemoteFile, part: Path, headers: Mapping[str, str], tag: Path | None, progress: _Progress) -> None:
     """Fetch what `part` lacks of the file. `tag` keeps its ETag, by which to know it again; None: its hash is known."""
     start = part.stat().st_size if part.exists() else 0
     ranged = {"Range": f"bytes={start}-"} if start else {}
     if start and tag is not None:
         ranged = ranged | {"If-Range": tag.read_text(encoding="utf-8")} if tag.exists() else {}
     try:
-        answer = _open(url, headers, ranged)
+        answer = _open(remote.url, headers, ranged)
     except urllib.error.HTTPError as error:
         if error.code == 416 and start:  # nothing beyond: it is whole, or of another file, which its hash will tell
             return
@@ -213,6 +257,7 @@ def _append(url: str, part: Path, headers: Mapping[str, str], tag: Path | None) 
         while chunk := answer.read(_CHUNK_BYTES):
             file.write(chunk)
             received += len(chunk)
+            progress.has(remote.path, file.tell())
         file.flush()
         os.fsync(file.fileno())
     if expected is not None and received != int(expected):
@@ -256,9 +301,26 @@ def _retrying(url: str, get: Callable[[], Any]) -> Any:
             if not may_pass or attempt == _ATTEMPTS:
                 times = f" ({attempt} attempts)" if attempt > 1 else ""
                 raise DownloadError(f"{url}: {error}{times}{_advice(code)}") from error
-            time.sleep(pause)
+            asked = (
+                retry_after_s(error.headers.get("Retry-After")) if isinstance(error, urllib.error.HTTPError) else None
+            )
+            if asked is not None and asked > _LONGEST_PAUSE_S:
+                raise DownloadError(f"{url}: {error}; it wants to be asked again in {asked:.0f} s") from error
+            time.sleep(max(pause, asked or 0.0))
             pause *= 2
     raise AssertionError("the last attempt returns or raises")
+
+
+def retry_after_s(value: str | None) -> float | None:
+    """Seconds that a server wants to be left alone for, by its Retry-After header: a number of them, or a date."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
 
 
 def _advice(code: int | None) -> str:

@@ -176,7 +176,8 @@ def run_layers(
         scan_layers = jax.default_backend() != "cpu" and num_layers > _UNROLLED_LAYERS
     if scan_layers:
         return _scan_periods(lambda function, params, carry: (function(params, carry), None), each, layers, x)[0]
-    once = {function: jax.jit(function) for function in each}  # traced once a kind, not once a layer; XLA inlines it
+    # Traced once a kind, not once a layer. Inlined, as a call would change the last bits of bfloat16 on CPU.
+    once = {function: jax.jit(function, inline=True) for function in each}
     for function, params in zip(each, unstack(layers, num_layers), strict=True):
         x = once[function](params, x)
     return x

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from marin.execution.executor import ExecutorStep, InputName, output_path_of, this_output_path
-from marin.report.config import ReportConfig
+from marin.report.config import FunnelConfig, ReportConfig
 
 
 def report(name: str, *, title: str, steps: Mapping[str, ExecutorStep | InputName]) -> ExecutorStep:
@@ -19,5 +19,21 @@ def report(name: str, *, title: str, steps: Mapping[str, ExecutorStep | InputNam
         name=name,
         fn="marin.report.render:write_report",
         config=ReportConfig(title=title, steps=inputs, output_path=this_output_path()),
+        description=title,
+    )
+
+
+def funnel_report(name: str, *, title: str, stages: Mapping[str, ExecutorStep | InputName]) -> ExecutorStep:
+    """A step that writes funnel.html: documents, bytes and tokens in and out of each stage, and what each rule took.
+
+    `stages` are the steps that documents pass through, by name, in order; last the token store.
+    """
+    inputs: dict[str, Any] = {
+        label: output_path_of(step) if isinstance(step, ExecutorStep) else step for label, step in stages.items()
+    }
+    return ExecutorStep(
+        name=name,
+        fn="marin.report.funnel:write_funnel",
+        config=FunnelConfig(title=title, stages=inputs, output_path=this_output_path()),
         description=title,
     )

@@ -64,6 +64,19 @@ def score_bars(rows: Sequence[tuple[str, Mapping[str, Any]]], *, label: str, bet
     return _svg(figure)
 
 
+def funnel_bars(stages: Sequence[tuple[str, int]], *, first: int) -> str:
+    """Documents that are left after each stage, a bar each under a bar of all that came in."""
+    figure, axes = _figure(7.2, 0.6 + 0.36 * (len(stages) + 1))
+    rows = [("in", first), *stages]
+    for position, (_, count) in enumerate(reversed(rows)):
+        axes.barh(position, count, color=ACCENT, height=0.6)
+        axes.annotate(f"{count:,}", (count, position), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)])
+    axes.set_xlim(0, max(1, max(count for _, count in rows)) * 1.15)
+    axes.set_xlabel("documents")
+    return _svg(figure)
+
+
 def _running_mean(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     """Mean over the last fiftieth of the run at each point."""
     window = max(1, len(points) // 50)

@@ -35,7 +35,7 @@ def write_report(config: ReportConfig) -> Path:
         write_text(folder / name, picture)
     write_text(folder / "report.md", markdown)
     html = folder / "report.html"
-    write_text(html, _html(config.title, markdown, pictures))
+    write_text(html, page(config.title, markdown, pictures))
     print(f"report: {html}", flush=True)
     return html
 
@@ -240,7 +240,7 @@ def _code(text: str, language: str = "text") -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}\n"
 
 
-def _html(title: str, markdown: str, pictures: Mapping[str, str]) -> str:
+def page(title: str, markdown: str, pictures: Mapping[str, str]) -> str:
     import markdown as markdown_library
 
     body = markdown_library.markdown(markdown, extensions=["tables", "fenced_code"])

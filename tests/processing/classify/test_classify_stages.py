@@ -1,5 +1,7 @@
 """The stages end to end: documents to a model, and to attributes in shards named as the documents'."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,3 +122,9 @@ def test_what_a_model_is_made_of_is_part_of_its_scores_and_the_number_of_workers
 
     assert digest() == digest(num_workers=7)
     assert digest() != digest(seed=2)
+
+
+def test_planning_loads_no_numerical_library(repository: Path):
+    loaded = "import marin.processing.classify.api, experiments.published_models, sys; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=repository)
+    assert not {"numpy", "pyarrow", "numba", "jax", "onnxruntime"} & set(done.stdout.split())

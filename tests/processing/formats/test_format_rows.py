@@ -94,6 +94,7 @@ def test_somebody_elses_compressed_file_is_copied_once(tmp_path: Path, monkeypat
 def test_rows_of_pages_and_text_are_numbered_too(tmp_path: Path):
     (tmp_path / "a.html").write_text("<p>one")
     (tmp_path / "b.txt").write_text("two")
-    assert count_rows(tmp_path) == 2
-    assert read_row(tmp_path, 0)["html"] == "<p>one"
-    assert read_row(tmp_path, 1)["text"] == "two"
+    both = [tmp_path / "a.html", tmp_path / "b.txt"]
+    assert count_rows(both) == 2
+    assert read_row(both, 0)["html"] == "<p>one"
+    assert read_row(both, 1)["text"] == "two"

@@ -61,11 +61,19 @@ def test_the_first_of_each_group_is_kept_by_order(tmp_path: Path):
     assert result.funnel[1].dropped == {"same key": 1930}
 
 
-@given(st.lists(st.lists(st.integers(0, 4), max_size=30), min_size=1, max_size=4), st.integers(1, 7))
-@settings(max_examples=30)
-def test_runs_are_merged_into_one_order_whatever_the_size_of_chunks(tmp_path_factory, runs: list[list[int]], rows: int):
+orders = st.none() | st.floats(width=16) | st.integers(-2, 2).map(float)
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 3), orders), max_size=30), min_size=1, max_size=4),
+    st.integers(1, 7),
+)
+@settings(max_examples=40)
+def test_runs_are_merged_into_one_order_whatever_the_size_of_chunks(
+    tmp_path_factory, runs: list[list[tuple[int, float | None]]], rows: int
+):
     folder = tmp_path_factory.mktemp("spills")
-    sink = SpillSink(keys=("key",), order_by=(), num_partitions=2)
+    sink = SpillSink(keys=("key",), order_by=("by",), num_partitions=2)
     position = 0
     everything = []
     with pytest.MonkeyPatch.context() as patch:
@@ -73,9 +81,13 @@ def test_runs_are_merged_into_one_order_whatever_the_size_of_chunks(tmp_path_fac
         for number, run in enumerate(runs):
             ids = list(range(position, position + len(run)))
             position += len(run)
-            everything += list(zip(run, ids, strict=True))
-            batch = pa.record_batch({"key": pa.array(run, pa.int64()), "id": pa.array(ids, pa.int64())})
-            sink.write(str(folder / f"{number}.spill"), iter([batch]))
+            everything += [(key, rank(by), row_id) for (key, by), row_id in zip(run, ids, strict=True)]
+            columns = {
+                "key": pa.array([key for key, _ in run], pa.int64()),
+                "by": pa.array([by for _, by in run], pa.float64()),
+                "id": pa.array(ids, pa.int64()),
+            }
+            sink.write(str(folder / f"{number}.spill"), iter([pa.record_batch(columns)]))
     merged = []
     for partition in range(2):
         spills = Spills(
@@ -84,12 +96,18 @@ def test_runs_are_merged_into_one_order_whatever_the_size_of_chunks(tmp_path_fac
             stage="s",
             digest="d",
             partition=partition,
-            order=("key",),
+            order=("key", "by"),
         )
-        part = [(row["key"], row["id"]) for table in spills.sorted() for row in table.to_pylist()]
+        read = [row for table in spills.sorted() for row in table.to_pylist()]
+        part = [(row["key"], rank(row["by"]), row["id"]) for row in read]
         assert part == sorted(part)
         merged += part
     assert sorted(merged) == sorted(everything)
+
+
+def rank(value: float | None) -> tuple[int, float]:
+    """Numbers, then NaN, then null."""
+    return (2, 0.0) if value is None else (1, 0.0) if value != value else (0, value)
 
 
 def test_one_key_may_have_nearly_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,7 +1,9 @@
 """Plans that are carried out: what comes out, what is counted, and what happens on the second call."""
 
+import dataclasses
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +235,27 @@ def test_columns_that_turn_up_late_are_null_before(tmp_path: Path):
     made = rows_of(tmp_path / "out")
     assert made[0] == {"id": "0", "n": None, "half": None}
     assert made[-1] == {"id": "4999", "n": 4999, "half": 2499.5}
+
+
+def test_an_output_that_is_not_complete_cannot_be_read(corpus: str, tmp_path: Path):
+    plan = Dataset.from_files(corpus).map(shout).write_parquet(tmp_path / "out")
+    with pytest.raises(ValueError, match="rows are bad"):
+        plan.run(workers=0)
+    with pytest.raises(ValueError, match="has not finished, so rows may be missing"):
+        Dataset.from_files(tmp_path / "out").take(1)
+    plan.run(workers=0, max_bad=1)
+    assert Dataset.from_files(tmp_path / "out").take(1)[0]["id"] == "0-1"
+
+
+def test_what_cannot_be_sent_to_a_worker_is_said(tmp_path: Path):
+    plan = Dataset.from_items([{"id": "a"}]).write(tmp_path / "out", Unsendable())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="cannot be sent to other processes: cannot pickle"):
+        plan.run(workers=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unsendable:
+    """A sink with a lock."""
+
+    lock: Any = dataclasses.field(default_factory=threading.Lock, compare=False)
+    ending = ".txt"

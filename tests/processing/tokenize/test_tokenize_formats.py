@@ -190,4 +190,19 @@ def test_conversations_are_read_from_every_format(tmp_path: Path, tokenizer: Pat
     assert decoder.decode(store.document(0)[:-1]) == said
     assert 0 < store.num_trained < store.num_tokens
     [bad] = [json.loads(line) for line in (tmp_path / "store/_bad/shard-00000.jsonl").read_text().splitlines()]
-    assert bad["id"] == rows[3]["id"] and bad["reason"].startswith("no answer")
+    assert (bad["file"], bad["line"]) == (f"part.{format}", 4) and bad["reason"].startswith("no answer")
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_the_text_may_be_in_another_column(tmp_path: Path, tokenizer: Path, format: str):
+    rows = [{"id": str(i), "content": None if i == 3 else f"text {i}", "stars": i} for i in range(10)]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    if format == "jsonl":
+        (folder / "part.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), folder / "part.parquet")
+    store = run(folder, tmp_path / "store", tokenizer, text_column="content", max_bad=0.1)
+    assert [contents(store)[i][1:] for i in (0, 3)] == [(n, [*f"text {n}".encode(), 256]) for n in ("0", "4")]
+    [bad] = [json.loads(line) for line in (tmp_path / "store/_bad/shard-00000.jsonl").read_text().splitlines()]
+    assert (bad["line"], bad["reason"]) == (4, "no text: content is null")

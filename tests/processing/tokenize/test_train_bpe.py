@@ -60,8 +60,11 @@ def test_an_empty_corpus_is_refused(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         ValueError,
-        match=r"no documents to train a tokenizer on under .*empty \(0 document files there; expected \*\.jsonl",
+        match=r"no documents: .*empty holds no \*\.jsonl.* file \(it holds nothing\)",
     ):
+        train(tmp_path / "empty", tmp_path / "tokenizer")
+    (tmp_path / "empty" / "a.jsonl").write_text('{"text": ""}')
+    with pytest.raises(ValueError, match=r"no documents to train a tokenizer on under .*: its 1 files hold none"):
         train(tmp_path / "empty", tmp_path / "tokenizer")
 
 

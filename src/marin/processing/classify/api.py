@@ -69,6 +69,7 @@ def score(
     scorer: LinearScorer | OnnxScorer | FunctionScorer,
     *,
     column: str,
+    max_bad: float = 0.01,
     num_workers: int | None = None,
     description: str | None = None,
     tags: frozenset[str] = frozenset(),
@@ -85,6 +86,7 @@ def score(
             output_path=this_output_path(),  # type: ignore[arg-type]
             name=column,
             scorer=scorer,
+            max_bad=max_bad,
             num_workers=num_workers,
         ),
         description=description or f"quality.{column}",
@@ -99,6 +101,7 @@ def identify_languages(
     documents: PathLike,
     model: PathLike,
     *,
+    max_bad: float = 0.01,
     num_workers: int | None = None,
     description: str | None = None,
     tags: frozenset[str] = frozenset(),
@@ -114,6 +117,7 @@ def identify_languages(
             input_path=documents,  # type: ignore[arg-type]
             output_path=this_output_path(),  # type: ignore[arg-type]
             model=model,  # type: ignore[arg-type]
+            max_bad=max_bad,
             num_workers=num_workers,
         ),
         description=description or "language and language_score",

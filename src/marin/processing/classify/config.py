@@ -105,12 +105,15 @@ class ScoreConfig:
     # The score's name: the column is `quality.NAME`, beside it `quality.NAME.COLUMN` for what else the scorer tells.
     name: str
     scorer: LinearScorer | OnnxScorer | FunctionScorer
+    # Largest share of rows that may be no documents before the run fails.
+    max_bad: float = 0.01
     # Processes; None: one a CPU. The output does not depend on it, so it is no part of its identity.
     num_workers: int | None = field(default=None, metadata={"version": {"exclude": True}})
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise ValueError(f"name is {self.name!r}; letters, digits and _ make a column's name: quality.NAME")
+        check_share("max_bad", self.max_bad)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,12 @@ class LanguageConfig:
     output_path: str
     # Folder of a trained classifier whose labels are languages, or a fastText file such as lid.176.ftz.
     model: str
+    # Largest share of rows that may be no documents before the run fails.
+    max_bad: float = 0.01
     num_workers: int | None = field(default=None, metadata={"version": {"exclude": True}})
+
+    def __post_init__(self) -> None:
+        check_share("max_bad", self.max_bad)
 
 
 def check_share(name: str, value: float) -> None:

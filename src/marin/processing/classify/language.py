@@ -66,4 +66,4 @@ def identify_languages(config: LanguageConfig) -> "Result":
 
     operation = IdentifyLanguage(model=config.model, digest=classifier_digest(config.model))
     plan = Dataset.from_files(config.input_path).map_batches(operation, name="identify language")
-    return plan.write_parquet(config.output_path, names="input").run(workers=config.num_workers)
+    return plan.write_parquet(config.output_path, names="input").run(workers=config.num_workers, max_bad=config.max_bad)

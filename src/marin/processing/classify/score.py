@@ -49,7 +49,7 @@ def score(config: ScoreConfig) -> "Result":
 
     operation = ScoreBatch(name=config.name, scorer=config.scorer, digest=config.scorer.digest())
     plan = Dataset.from_files(config.input_path).map_batches(operation, name=f"score {config.name}")
-    return plan.write_parquet(config.output_path, names="input").run(workers=config.num_workers)
+    return plan.write_parquet(config.output_path, names="input").run(workers=config.num_workers, max_bad=config.max_bad)
 
 
 def score_column(values: np.ndarray) -> pa.Array:

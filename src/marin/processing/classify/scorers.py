@@ -6,7 +6,7 @@ is made at the first call in a process and kept there.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
@@ -83,8 +83,8 @@ class OnnxScorer:
     output: int = 0
     # Tokens of a batch, padding included: what bounds memory.
     batch_tokens: int = 16_384
-    # Threads of one process; workers are processes already.
-    num_threads: int = 1
+    # Threads of one process; workers are processes already. No part of what the scorer is.
+    num_threads: int = field(default=1, compare=False, metadata={"version": {"exclude": True}})
 
     version = 1
 

@@ -14,6 +14,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from marin.processing.extract.config import PaperFormat
 from marin.processing.extract.latex import formula_node, gather_formulas, latex_of
 from marin.processing.extract.markdown import Style, write
+from marin.processing.extract.methods import TRANSFORM_VERSION
 from marin.processing.extract.page import about_page, html_of, valid_unicode
 from marin.processing.extract.rows import document_row
 from marin.processing.extract.tree import light_tree, parse
@@ -42,7 +43,7 @@ class Ar5ivPaper:
     Raises ValueError for a row without HTML.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = TRANSFORM_VERSION
 
     format: PaperFormat = PaperFormat()
     source: str = "ar5iv"

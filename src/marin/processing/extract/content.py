@@ -16,7 +16,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from marin.processing.extract.tree import HEADINGS, Attributes, Element, light_tree, names
 
 # Marks of an element, by the words in its class and id.
-AWAY = 1  # never content: navigation, comments, sharing, advertising
+AWAY = 1  # never content: navigation, comments, sharing, advertising; left out of the tree
 ABOUT = 2  # about the text rather than of it: author, date, tags
 CONTENT = 4  # named like content
 CAPTION = 8  # of an image
@@ -32,6 +32,8 @@ MOST_OF_A_PAGE = 0.4
 ABOUT_CHARS, ABOUT_VALUE = 250, 150
 # A paragraph with fewer characters that is nothing but a link leads elsewhere.
 LINK_CHARS = 200
+# Share of an element's text in links from which on it leads elsewhere, unless it has as much prose.
+MOSTLY_LINKS = 0.55
 # A form with less prose than this is there to be filled in; with more, it holds the page.
 FORM_VALUE = 100
 
@@ -58,7 +60,7 @@ _LAYOUT_WORDS = names(
     "supports template theme with without wp"
 )
 # What publishing systems put on a whole article or page: its category, tags, author, format.
-_LABELLING = ("author-", "category-", "elementor", "format-", "has-", "is-", "no-", "page-", "single-", "tag-", "type-")
+_LABELLING = ("category-", "elementor", "format-", "has-", "is-", "no-", "page-", "single-", "tag-", "type-")
 _BARS = frozenset(("left", "right", "share", "side", "top"))
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
@@ -74,6 +76,8 @@ _AWAY_ROLES = names(
 _NO_TEXT = "noscript, script, style"
 # Not gone down into: they are content, not places for it.
 _PARAGRAPHS = frozenset(("blockquote", "dl", "li", "ol", "p", "pre", "ul"))
+# Code and formulas are kept whole.
+_AS_THEY_ARE = frozenset(("math", "pre"))
 # Parts of lists and tables stand or fall with the whole.
 _PARTS = frozenset(("dd", "dt", "li", "pre", "tbody", "td", "tfoot", "th", "thead", "tr"))
 
@@ -87,33 +91,41 @@ def main_content(tree: LexborHTMLParser) -> Element:
     leads, main = _main_part(whole)
     article = Element("article", {}, [prune(part) for part in [*leads, main] if _is_kept(part) or part is main])
     _cut_last_headings(article)
-    return article if _has_text(article) else whole
+    if main.value and not _has_text(article):  # prose in a list full of links, as in indexes of documentation
+        return Element("article", {}, [_main_part(_without_away(body))[1]])
+    return article
 
 
 def _without_away(body: LexborNode) -> Element:
     """The body without what is named as no content, but for a part that has most of the page's text."""
-    left_out: list[int] = []
+    left_out: list[tuple[int, LexborNode]] = []
     whole = light_tree(body, partial(_judge, left_out, math.inf))
-    most = MOST_OF_A_PAGE * (whole.chars + sum(left_out))
-    if not left_out or max(left_out) < most:
+    most = MOST_OF_A_PAGE * (whole.chars + sum(chars for chars, _ in left_out))
+    if not any(chars >= most and not _is_mostly_links(node, chars) for chars, node in left_out):
         return whole
     for node in body.css(_NO_TEXT):
         node.decompose()
     return light_tree(body, partial(_judge, [], MOST_OF_A_PAGE * len(body.text(strip=True))))
 
 
-def _judge(left_out: list[int], most: float, node: LexborNode, tag: str, attributes: Attributes) -> int | None:
+def _judge(
+    left_out: list[tuple[int, LexborNode]], most: float, node: LexborNode, tag: str, attributes: Attributes
+) -> int | None:
     """Marks elements by name; leaves out what is away and has less than `most` characters, noting how many it has."""
     if tag == "nav":
         return None
     marks = marks_of(tag, attributes)
     if marks & AWAY:
         chars = len(node.text(strip=True))
-        if chars < most:
-            left_out.append(chars)
+        if chars < most or _is_mostly_links(node, chars):
+            left_out.append((chars, node))
             return None
         marks &= ~AWAY
     return marks
+
+
+def _is_mostly_links(node: LexborNode, chars: int) -> bool:
+    return 2 * sum(len(link.text(strip=True)) for link in node.css("a")) > chars
 
 
 def marks_of(tag: str, attributes: Attributes) -> int:
@@ -196,7 +208,7 @@ def _value(element: Element) -> int:
 
 
 def _is_lead(element: Element) -> bool:
-    if not element.block or element.marks & (AWAY | ABOUT):
+    if not element.block or element.marks & ABOUT:
         return False
     if element.tag in ("h1", "h2"):
         return element.link_chars * 2 <= element.chars
@@ -207,21 +219,16 @@ def prune(element: Element) -> Element:
     """The element without those below it that are no content."""
     children: list[str | Element] = []
     for child in element.children:
-        if isinstance(child, str):
+        if isinstance(child, str) or child.tag in _AS_THEY_ARE:
             children.append(child)
-        elif child.tag in _VERBATIM_OR_FORMULA or _is_kept(child):
-            children.append(child if child.tag in _VERBATIM_OR_FORMULA else prune(child))
+        elif _is_kept(child):
+            children.append(prune(child))
     element.children = children
     return element
 
 
-_VERBATIM_OR_FORMULA = frozenset(("math", "pre"))
-
-
 def _is_kept(element: Element) -> bool:
     marks, tag, chars = element.marks, element.tag, element.chars
-    if marks & AWAY:
-        return False
     if not element.block or not chars or tag in HEADINGS:
         return True
     if marks & CAPTION:
@@ -234,7 +241,7 @@ def _is_kept(element: Element) -> bool:
         return True
     if tag == "p":
         return element.link_chars <= 0.9 * chars or chars >= LINK_CHARS
-    return element.link_chars <= 0.5 * chars or element.value >= element.link_chars
+    return element.link_chars <= MOSTLY_LINKS * chars or element.value >= element.link_chars
 
 
 def _cut_last_headings(element: Element) -> bool:

@@ -75,7 +75,10 @@ def latex_of(math: LexborNode) -> str:
             return clean_latex(text)
     if alternative := math.attributes.get("alttext"):
         return clean_latex(alternative)
-    return re.sub(r"\s+", " ", _presentation(math)).strip()
+    try:
+        return " ".join(_presentation(math).split())
+    except RecursionError:  # nested as no formula is
+        return " ".join(math.text().split())
 
 
 def clean_latex(source: str) -> str:

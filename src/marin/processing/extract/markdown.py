@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
-from marin.processing.extract.tree import HEADINGS, VERBATIM, Element, text_of
+from marin.processing.extract.tree import HEADINGS, VERBATIM, Attributes, Element, text_of
 
 _SPACES = re.compile(r" {2,}")
 _AROUND_BREAK = re.compile(r" *\n *")
@@ -75,6 +75,7 @@ class _Writer:
     def __init__(self, style: Style):
         self.style = style
         self.markdown = style.markdown
+        self.language = ""  # of code, by an element around it
 
     # ---- blocks: an element to a list of them, each without blank lines around it
 
@@ -113,11 +114,23 @@ class _Writer:
             return ["---"] if self.markdown else []
         if tag == "math":
             return [f"$$\n{element.children[0]}\n$$"] if element.children[0] else []
+        if "highlight-" in (element.attributes.get("class") or ""):
+            return self.highlighted(element)
         return self.blocks(element)
+
+    def highlighted(self, element: Element) -> list[str]:
+        """The blocks of an element that names the language of the code in it, as documentation generators do."""
+        around, self.language = self.language, language_named(element.attributes) or self.language
+        blocks = self.blocks(element)
+        self.language = around
+        return blocks
 
     def paragraphs(self, run: list[str | Element]) -> list[str]:
         """Inline content: one paragraph, or more where two line breaks stand together."""
-        text = tidy("".join(self.inline(piece) for piece in run))
+        text = tidy("".join(map(self.inline, run)))
+        if "\n\n" not in text:
+            text = text.strip()
+            return [text] if text else []
         return [part for paragraph in re.split(r"\n{2,}", text) if (part := paragraph.strip())]
 
     def heading(self, element: Element) -> list[str]:
@@ -200,7 +213,7 @@ class _Writer:
         if not self.markdown:
             return [code]
         fence = fence_for(code, 3)
-        return [f"{fence}{language_of(element)}\n{code}\n{fence}"]
+        return [f"{fence}{language_of(element) or self.language}\n{code}\n{fence}"]
 
     def table(self, table: Element) -> list[str]:
         rows, captions = rows_of(table)
@@ -245,7 +258,7 @@ class _Writer:
             return f"${piece.children[0]}$" if piece.children[0] else ""
         if tag in _CODE:
             return self.code_span(text_of(piece))
-        if tag == "sup" and any(not isinstance(child, str) and child.tag == "a" for child in piece.children):
+        if tag == "sup" and is_reference(piece):
             return self.reference(piece)
         text = "".join(map(self.inline, piece.children))
         if tag == "a":
@@ -295,6 +308,12 @@ class _Writer:
         fence = fence_for(code, 1)
         space = " " if code.startswith("`") or code.endswith("`") else ""
         return f"{fence}{space}{code}{space}{fence}"
+
+
+def is_reference(raised: Element) -> bool:
+    """Whether raised text leads to a place in a page, as the marks of footnotes and references do."""
+    links = (child for child in raised.children if not isinstance(child, str) and child.tag == "a")
+    return any("#" in (link.attributes.get("href") or "") for link in links)
 
 
 def tidy(text: str) -> str:
@@ -356,15 +375,17 @@ def is_line_numbers(element: Element) -> bool:
 
 
 def language_of(element: Element) -> str:
-    """The language of code by the class of its element or of the one in it, else nothing."""
-    for place in [element, *(child for child in element.children if not isinstance(child, str))][:2]:
-        attributes = place.attributes
-        named = attributes.get("data-lang") or attributes.get("data-language")
-        if not named and (found := _LANGUAGE.search(attributes.get("class") or "")):
-            named = found[1]
-        if named and named.lower() not in _NO_LANGUAGE:
-            return named.lower()
-    return ""
+    """The language of code by its element or the first one in it, else nothing."""
+    inner = [child.attributes for child in element.children if not isinstance(child, str)][:1]
+    return next(filter(None, map(language_named, [element.attributes, *inner])), "")
+
+
+def language_named(attributes: Attributes) -> str:
+    """The language that an element says its code is in, else nothing."""
+    named = attributes.get("data-lang") or attributes.get("data-language")
+    if not named and (found := _LANGUAGE.search(attributes.get("class") or "")):
+        named = found[1]
+    return named.lower() if named and named.lower() not in _NO_LANGUAGE else ""
 
 
 def rows_of(table: Element) -> tuple[list[list[Element]], list[Element]]:

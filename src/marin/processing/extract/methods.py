@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 OURS_VERSION = 1
 # Likewise of what stands around the libraries of the other methods.
 ADAPTER_VERSION = 1
+# Likewise of the transforms of Wikipedia, ar5iv and StackExchange, which have no other library than the parser.
+TRANSFORM_VERSION = 1
+TRANSFORM_LIBRARIES = ("selectolax",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +55,21 @@ class Method:
 
     def identity(self) -> str:
         """The versions that decide the text: `1, selectolax 1.0.2`. Raises ValueError where a library is missing."""
-        return ", ".join([str(self.version), *(f"{name} {self._installed(name)}" for name in self.libraries)])
+        return identity_of(self.version, self.libraries, self.extra)
 
-    def _installed(self, library: str) -> str:
-        try:
-            return version(library)
-        except PackageNotFoundError:
-            raise ValueError(
-                f"the extraction method needs {library}, which is not installed: pip install 'marin[{self.extra}]'"
-            ) from None
+
+def identity_of(code_version: int, libraries: tuple[str, ...], extra: str) -> str:
+    """The version of our code and those of libraries; ValueError names one that is missing, and the extra it is in."""
+    return ", ".join([str(code_version), *(f"{name} {_installed(name, extra)}" for name in libraries)])
+
+
+def _installed(library: str, extra: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        raise ValueError(
+            f"this extraction needs {library}, which is not installed: pip install 'marin[{extra}]'"
+        ) from None
 
 
 def method_of(name: str) -> Method:

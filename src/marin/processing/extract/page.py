@@ -12,7 +12,7 @@ from marin.processing.extract.decode import check_page, decode_page
 from marin.processing.extract.latex import gather_formulas
 from marin.processing.extract.markdown import Style, write
 from marin.processing.extract.methods import Source, method_of
-from marin.processing.extract.tree import TooDeep, light_tree, parse
+from marin.processing.extract.tree import check_depth, light_tree, parse
 
 _DAY = re.compile(r"(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?!\d)")
 _TITLE_NAMES = ("og:title", "twitter:title", "citation_title", "dc.title")
@@ -69,10 +69,9 @@ def extract_page(
     page = check_page(html) if isinstance(html, str) else decode_page(html, charset)
     tree = parse(page)
     about = about_page(tree)
-    try:
-        text = method_of(method).extract(Source(html=page, tree=tree, url=url), options)
-    except RecursionError:
-        raise TooDeep(f"nested too deep: for {method}, which follows every level") from None
+    if method != "ours":  # whose walk has a bound of its own
+        check_depth(tree)
+    text = method_of(method).extract(Source(html=page, tree=tree, url=url), options)
     return Page(text=valid_unicode(text).strip(), about=about)
 
 

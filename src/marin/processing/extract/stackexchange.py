@@ -18,13 +18,12 @@ from xml.etree import ElementTree
 
 from marin.processing.extract.config import ThreadFormat
 from marin.processing.extract.markdown import Style
+from marin.processing.extract.methods import TRANSFORM_VERSION
 from marin.processing.extract.page import html_of, valid_unicode, write_fragment
 from marin.processing.extract.rows import document_row
 from marin.processing.extract.tree import parse
 from marin.processing.pipeline import Dropped
 
-# Raised when the same thread would give another document.
-FORMAT_VERSION = 1
 QUESTION, ANSWER = "1", "2"
 _TAG = re.compile(r"<([^<>]+)>")
 _NUMBER = re.compile(r"-?\d+")
@@ -84,7 +83,7 @@ def thread_document(thread: Thread, format: ThreadFormat, source: str) -> dict[s
         "score": thread.question.score,
         "num_answers": len(answers),
         "tags": list(thread.tags),
-        "method": f"stackexchange {FORMAT_VERSION}",
+        "method": f"stackexchange {TRANSFORM_VERSION}",
     }
     return document_row(valid_unicode("\n\n".join(filter(None, parts))), source, metadata)
 
@@ -108,7 +107,7 @@ class ThreadOfJson:
     `score`, `is_accepted`, `answer_id`. Raises ValueError for a row without a body.
     """
 
-    version: ClassVar[int] = FORMAT_VERSION
+    version: ClassVar[int] = TRANSFORM_VERSION
     format: ThreadFormat = ThreadFormat()
     source: str = "stackexchange"
 
@@ -146,7 +145,7 @@ class ThreadOfPage:
     Reads `html` (text or bytes) and `url`. Raises ValueError for a row without HTML.
     """
 
-    version: ClassVar[int] = FORMAT_VERSION
+    version: ClassVar[int] = TRANSFORM_VERSION
     format: ThreadFormat = ThreadFormat()
     source: str = "stackexchange"
 
@@ -238,7 +237,7 @@ class ThreadOfPosts:
     `site` (https://physics.stackexchange.com) gives documents their address.
     """
 
-    version: ClassVar[int] = FORMAT_VERSION
+    version: ClassVar[int] = TRANSFORM_VERSION
     format: ThreadFormat = ThreadFormat()
     source: str = "stackexchange"
     site: str = ""

@@ -32,9 +32,9 @@ def names(text: str) -> frozenset[str]:
 
 # Their content is never part of the text.
 UNSEEN = names(
-    "applet area audio base button canvas col colgroup datalist embed frame frameset head iframe input link map meta "
-    "meter noembed noframes noscript object optgroup option param progress script select source style svg template "
-    "textarea title track video"
+    "-comment applet area audio base button canvas col colgroup datalist embed frame frameset head iframe input link "
+    "map meta meter noembed noframes noscript object optgroup option param progress script select source style svg "
+    "template textarea title track video"
 )
 BLOCKS = names(
     "address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption figure "
@@ -44,17 +44,14 @@ BLOCKS = names(
 # These say what they hold by their tag; any other element that has no attributes goes unjudged.
 TELLING = names("article aside body dialog figcaption footer html main menu nav search")
 HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
+# White space right in these is between lines of HTML, never between words.
+_WITHOUT_TEXT = frozenset(("dl", "html", "ol", "table", "tbody", "tfoot", "thead", "tr", "ul"))
 VERBATIM = frozenset(("listing", "plaintext", "pre", "xmp"))
 _HIDING_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _OPENED_OR_CLOSED = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
-# Elements that never hold others, or that the next of their kind closes: they make no depth.
-_SHALLOW = frozenset(
-    name.encode()
-    for name in names(
-        "a area base br col embed hr img input link meta param source track wbr p li dt dd option optgroup tr "
-        "td th thead tbody tfoot colgroup rb rt rtc rp"
-    )
-)
+# The next of their kind closes them: they make no depth.
+_SHALLOW = names("dd dt hr li p tbody td tfoot th thead tr")
+_NESTING = frozenset(name.encode() for name in BLOCKS - _SHALLOW)
 _FORMATTING = re.compile(rb"<(/?)(b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)(\s[^<>]*)?>", re.IGNORECASE)
 # So many tags more than pairs of tags have no page that left many elements open.
 _FEW_OPEN = 400
@@ -119,7 +116,7 @@ def check_parsable(html: bytes) -> None:
     """
     num_tags = html.count(b"<")
     if num_tags >= PARSER_DEPTH and (depth := nesting_depth(html)) > PARSER_DEPTH:
-        raise TooDeep(f"nested too deep: about {depth:,} levels of elements, at most {PARSER_DEPTH:,} are parsed")
+        raise TooDeep(f"nested too deep: about {depth:,} levels of blocks, at most {PARSER_DEPTH:,} are parsed")
     if num_tags**2 > _MAX_REOPENED and num_tags - 2 * html.count(b"</") > _FEW_OPEN:
         left_open = formatting_left_open(html)
         if left_open * num_tags > _MAX_REOPENED:
@@ -131,10 +128,13 @@ def check_parsable(html: bytes) -> None:
 
 
 def nesting_depth(html: bytes) -> int:
-    """About how deep the elements of a page are nested, by its tags."""
+    """About how deep the blocks of a page are nested, by its tags.
+
+    Of each block that opens, the parser looks through all that are open; of other elements it does not.
+    """
     depth = deepest = 0
     for closing, name in _OPENED_OR_CLOSED.findall(html):
-        if name.lower() in _SHALLOW:
+        if name.lower() not in _NESTING:
             continue
         if closing:
             depth -= depth > 0
@@ -159,12 +159,30 @@ def formatting_left_open(html: bytes) -> int:
     )
 
 
+def check_depth(tree: LexborHTMLParser) -> None:
+    """TooDeep beyond MAX_DEPTH levels, for those that follow them by other means than a light tree."""
+    node, depth = tree.root, 0
+    while node is not None:
+        if depth > MAX_DEPTH:
+            raise TooDeep(f"nested too deep: at most {MAX_DEPTH} levels of elements are read")
+        if node.first_child is not None:
+            node, depth = node.first_child, depth + 1
+            continue
+        while node is not None and node.next is None:
+            node, depth = node.parent, depth - 1
+        node = node.next if node is not None and depth > 0 else None
+
+
 def light_tree(node: LexborNode, judge: Judge | None = None) -> Element:
     """What is visible in and below a parser's node, without what `judge` leaves out.
 
     Raises TooDeep beyond MAX_DEPTH levels.
     """
     return _copy(node, node.tag or "", node.attributes, 0, judge, False, False, MAX_DEPTH)
+
+
+# All line breaks are alike, and nothing changes an element without children.
+_LINE_BREAK = Element("br", {}, [], block=False)
 
 
 def _copy(
@@ -183,7 +201,7 @@ def _copy(
     chars = link_chars = value = 0
     run = run_links = 0  # characters since the last block
     block = tag in BLOCKS
-    for child in node.iter(include_text=True):
+    for child in node.iter(include_text=True, skip_empty=tag in _WITHOUT_TEXT):
         name = child.tag
         if name == "-text":
             text = child.text_content or ""
@@ -191,7 +209,7 @@ def _copy(
                 text = text.replace("\xa0", " ")
             else:
                 words = " ".join(text.split())
-                if words:  # as collapse does, without the call
+                if words:  # white space as a browser shows it: every run of it is one space, also at the ends
                     if text[0].isspace():
                         words = " " + words
                     text = words + " " if text[-1].isspace() else words
@@ -204,6 +222,9 @@ def _copy(
             run += len(text)
             continue
         if name is None or name in UNSEEN:
+            continue
+        if name == "br":
+            children.append(_LINE_BREAK)
             continue
         given = child.attributes
         if given and ("style" in given or "hidden" in given) and is_hidden(given):
@@ -250,16 +271,6 @@ def _formula(node: LexborNode, attributes: Attributes) -> Element:
     """A formula as an element `math` whose text is LaTeX."""
     formula = latex_of(node)
     return Element("math", attributes, [formula], attributes.get("display") == "block", len(formula))
-
-
-def collapse(text: str) -> str:
-    """White space as a browser shows it: every run of it is one space, also at the ends."""
-    words = " ".join(text.split())
-    if not words:
-        return " " if text else ""
-    if text[0].isspace():
-        words = " " + words
-    return words + " " if text[-1].isspace() else words
 
 
 def is_hidden(attributes: Attributes) -> bool:

@@ -14,6 +14,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from marin.processing.extract.config import ArticleFormat
 from marin.processing.extract.latex import gather_formulas
 from marin.processing.extract.markdown import Style, rows_of, text_within, write
+from marin.processing.extract.methods import TRANSFORM_VERSION
 from marin.processing.extract.page import about_page, html_of, valid_unicode
 from marin.processing.extract.rows import document_row
 from marin.processing.extract.tree import Element, light_tree, parse
@@ -45,7 +46,7 @@ class WikipediaArticle:
     ValueError for a row that has neither form of HTML.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = TRANSFORM_VERSION
 
     format: ArticleFormat = ArticleFormat()
     source: str = "wikipedia"

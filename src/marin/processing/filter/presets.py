@@ -31,7 +31,8 @@ PRESETS: dict[str, tuple[Filter, ...]] = {
         FineWebQuality(),
         MaskPii(),
     ),
-    # Li et al. 2024 (arXiv:2406.11794): its RefinedWeb filters, behind URL lists and language identification
+    # Li et al. 2024 (arXiv:2406.11794): its RefinedWeb filters, behind URL lists and language identification; it takes
+    # addresses out of the texts besides
     "dclm": (GopherQuality(distinct_stop_words=False), GopherRepetition(), DclmLines()),
 }
 
@@ -43,8 +44,8 @@ def filters_named(name: str, settings: Settings = EMPTY) -> tuple[Filter, ...]:
     """
     if name not in PRESETS and name not in FILTERS and ":" not in name:
         raise ValueError(
-            f"no preset or filter {name!r}; presets are {', '.join(PRESETS)}, filters are {', '.join(FILTERS)}, and one of "
-            "your own is named module:Class"
+            f"no preset or filter {name!r}; presets are {', '.join(PRESETS)}, filters are {', '.join(FILTERS)}, and "
+            "one of your own is named module:Class"
         )
     if name not in PRESETS:
         return (decode(Filter, {"type": name, **settings.get(name, {})}, name),)

@@ -15,7 +15,7 @@ class TooLong:
 
 
 def split_lines(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes | TooLong]:
-    """Lines with their newline, put together from chunks; of one longer than `max_bytes` only size and beginning."""
+    """Lines without their newline, put together from chunks; of one longer than `max_bytes` only size and beginning."""
     held: list[bytes] = []  # of the line that is not complete
     size = 0
     begin: bytes | None = None  # of a line that is too long
@@ -28,12 +28,12 @@ def split_lines(chunks: Iterable[bytes], max_bytes: int) -> Iterator[bytes | Too
                 if begin is not None or size > max_bytes:
                     yield TooLong(size, begin if begin is not None else b"".join(held)[: 4 * SHOWN_CHARACTERS])
                 else:
-                    yield b"".join([*held, piece, b"\n"])
+                    yield b"".join([*held, piece])
                 held, size, begin = [], 0, None
             elif len(piece) >= max_bytes:
                 yield TooLong(len(piece) + 1, piece[: 4 * SHOWN_CHARACTERS])
             else:
-                yield piece + b"\n"
+                yield piece
         if rest:
             size += len(rest)
             if begin is None:

@@ -156,8 +156,8 @@ def _copy_in_blocks(split: Split, progress: Progress | None) -> Path:
             lines = split_lines(content_chunks(file, compression_of(split.path)), record.MAX_RECORD_BYTES)
             for number, line in enumerate(lines, start=1):
                 if isinstance(line, TooLong):  # a line of its own in the copy too, and as bad
-                    line = line.begin + b"\n"
-                blocks.write_line(line if line.endswith(b"\n") else line + b"\n")
+                    line = line.begin
+                blocks.write_line(line + b"\n")
                 if progress and number % 4096 == 0:
                     progress(split.path, file.tell(), split.size)
         except DamagedError as error:

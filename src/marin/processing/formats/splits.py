@@ -120,6 +120,21 @@ def plan_splits(
     return splits
 
 
+def column_names(split: Split) -> list[str]:
+    """The columns that the file of a split has."""
+    if split.format == "parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_schema(split.path).names
+    if split.format == "arrow":
+        import pyarrow as pa
+
+        with pa.memory_map(split.path) as source:
+            opened = pa.ipc.open_file if is_arrow_file(split.path) else pa.ipc.open_stream
+            return opened(source).schema.names
+    return [name for name, _ in split.fields]
+
+
 def format_of(path: str | Path) -> str:
     """The format that a file's ending means. Raises FormatError where it means none."""
     name = os.path.basename(path)

@@ -31,7 +31,7 @@ def read_text_lines(
     """One document a line that is not blank."""
     buffer = RowBuffer(split, DOCUMENT_SCHEMA, columns, batch_rows, batch_bytes)
     for number, line in _lines(split, on_bad):
-        if stripped := line.rstrip(b"\r\n"):
+        if stripped := line.rstrip(b"\r"):
             yield from _add(buffer, split, number, stripped, on_bad)
     yield from buffer.flush()
 
@@ -46,12 +46,12 @@ def read_paragraphs(
     for number, line in _lines(split, on_bad):
         if not line.strip():
             if held:
-                yield from _add(buffer, split, first, b"".join(held).rstrip(b"\r\n"), on_bad)
+                yield from _add(buffer, split, first, b"\n".join(held).rstrip(b"\r"), on_bad)
             held, size = [], 0
             continue
         if not held:
             first = number
-        size += len(line)
+        size += len(line) + 1
         if size <= record.MAX_RECORD_BYTES:
             held.append(line)
             continue
@@ -59,7 +59,7 @@ def read_paragraphs(
         on_bad(BadRecord(position=f"{split.label}:{first}", reason=reason, text=shown_text(held[0] if held else line)))
         held, size = [], 0
     if held:
-        yield from _add(buffer, split, first, b"".join(held).rstrip(b"\r\n"), on_bad)
+        yield from _add(buffer, split, first, b"\n".join(held).rstrip(b"\r"), on_bad)
     yield from buffer.flush()
 
 

@@ -45,7 +45,7 @@ def unicode_word_split(text: str) -> list[str]:
 
 
 def gopher_quality(text: str, words: list[str], stop_words: Sequence[str]) -> dict[str, float]:
-    """Rae et al. 2021 (arXiv:2112.11446), appendix A.1; words that are all punctuation are no words, as in datatrove."""
+    """Rae et al. 2021 (arXiv:2112.11446), appendix A.1; words of punctuation alone are none, as in datatrove."""
     lines = text.splitlines()
     real = [word for word in words if not _all_symbols(word)]
     return {

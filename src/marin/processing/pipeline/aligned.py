@@ -44,7 +44,7 @@ def _parts_of_join(part: Part, join: JoinInput) -> list[Part]:
         attach = Attach(name=join.name, on=join.on[0], columns=join.columns, missing=join.missing)
         operations = one.operations
         for operation in (attach, *part.operations):
-            operations = (*operations, uniquely_named(operation, operations))
+            operations = (*operations, uniquely_named(operation, operations, one.input))
         parts.append(Part(input=one.input, operations=operations, others=(*one.others, join.right, *part.others)))
     return parts
 

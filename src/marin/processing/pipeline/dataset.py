@@ -7,6 +7,7 @@ expressions likewise.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal
 
 from marin.processing.pipeline.expressions import Expression, parse
@@ -114,7 +115,7 @@ class Dataset:
 
     @staticmethod
     def from_files(
-        paths: str | Iterable[str],
+        paths: str | PathLike[str] | Iterable[str | PathLike[str]],
         *,
         format: str | None = None,
         columns: Sequence[str] | None = None,
@@ -125,7 +126,7 @@ class Dataset:
         `columns`: those to read, None for all. A file larger than `split_bytes` is shared by several shards where its
         format allows that; small files share one.
         """
-        given = (paths,) if isinstance(paths, str) else tuple(str(path) for path in paths)
+        given = (fspath(paths),) if isinstance(paths, str | PathLike) else tuple(fspath(path) for path in paths)
         if not given:
             raise ValueError("from_files: no path is given")
         wanted = None if columns is None else tuple(columns)
@@ -227,6 +228,8 @@ class Dataset:
         """
         self._check_open("group_by")
         given = (keys,) if isinstance(keys, str) else tuple(keys)
+        if name == "read":
+            raise ValueError("group_by: 'read' is the name of reading in all counts; choose another one")
         if num_shards is not None and num_shards < 1:
             raise ValueError(f"group_by: num_shards is {num_shards}; at least one is needed")
         groups = GroupInput(
@@ -278,18 +281,22 @@ class Dataset:
 
     # -- where rows go
 
-    def write_parquet(self, path: str, *, names: Literal["part", "input"] = "part") -> "Dataset":
+    def write_parquet(self, path: str | PathLike[str], *, names: Literal["part", "input"] = "part") -> "Dataset":
         """Write parquet files (zstd) `part-00000-of-00010.parquet` to a folder; or, with names="input", one file for
         each file that is read, with its name, so that two data sets have their rows in files of the same names."""
         return self._to(path, FileSink(format="parquet"), names)
 
     def write_jsonl(
-        self, path: str, *, compression: Literal["zst", "gz"] | None = "zst", names: Literal["part", "input"] = "part"
+        self,
+        path: str | PathLike[str],
+        *,
+        compression: Literal["zst", "gz"] | None = "zst",
+        names: Literal["part", "input"] = "part",
     ) -> "Dataset":
         """Write JSON lines, compressed with zstd or gzip (several times slower) in blocks that can be found again."""
         return self._to(path, FileSink(format=f"jsonl.{compression}" if compression else "jsonl"), names)
 
-    def write(self, path: str, sink: Sink, *, names: Literal["part", "input"] = "part") -> "Dataset":
+    def write(self, path: str | PathLike[str], sink: Sink, *, names: Literal["part", "input"] = "part") -> "Dataset":
         """Write each shard with a sink of one's own."""
         return self._to(path, sink, names)
 
@@ -319,15 +326,15 @@ class Dataset:
         self._check_open(operation.name)
         parts = []
         for part in self.parts:
-            named = uniquely_named(operation, part.operations)
+            named = uniquely_named(operation, part.operations, part.input)
             parts.append(replace(part, operations=(*part.operations, named)))
         return replace(self, parts=tuple(parts))
 
-    def _to(self, path: str, sink: Sink, names: Literal["part", "input"]) -> "Dataset":
+    def _to(self, path: str | PathLike[str], sink: Sink, names: Literal["part", "input"]) -> "Dataset":
         self._check_open("write")
         if names not in ("part", "input"):
             raise ValueError(f"names is {names!r}; 'part' or 'input' is expected")
-        return replace(self, target=Target(path=str(path), sink=sink, names=names))
+        return replace(self, target=Target(path=fspath(path), sink=sink, names=names))
 
     def _check_open(self, name: str) -> None:
         if self.target is not None:
@@ -341,9 +348,9 @@ def _name_of(function: Any) -> str:
     return str(name) if name else type(function).__name__
 
 
-def uniquely_named(operation: Operation, others: tuple[Operation, ...]) -> Operation:
+def uniquely_named(operation: Operation, others: tuple[Operation, ...], given: Any) -> Operation:
     """The operation, with a number behind its name where another one has it."""
-    taken = {other.name for other in others} | {"read"}
+    taken = {other.name for other in others} | {"read", getattr(given, "name", "")}
     name, number = operation.name, 2
     while name in taken:
         name = f"{operation.name} ({number})"

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from marin.io.atomic import append, make_folder
-from marin.processing.formats.splits import FORMATS
 from marin.processing.pipeline.manifest import BAD_FOLDER, DONE_FOLDER, bad_path, manifest_path, read_manifest
+from marin.processing.pipeline.sinks import ENDINGS
 from marin.processing.pipeline.stage import output_path
 
 if TYPE_CHECKING:
@@ -65,13 +65,28 @@ def prepare(root: str, stages: Sequence["Planned"]) -> None:
         if _LEFTOVER.search(name):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-        elif name.endswith(tuple(FORMATS)) and name not in outputs and not _is_ours(name):
+        elif name.endswith(tuple(ENDINGS.values())) and name not in outputs and not _is_ours(name):
             strangers.append(name)
     if strangers:
         shown = ", ".join(sorted(strangers)[:_SHOWN])
         raise ValueError(
             f"{root} holds {len(strangers)} data files that this engine has not made ({shown}); they would be taken "
             "for part of the result: write to another folder, or move them away"
+        )
+
+
+def unfinish(root: str) -> None:
+    """Take away what says that the output is complete, for it will not be for a while."""
+    for name in (FUNNEL, TIMING):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(root, name))
+
+
+def check_finished(folder: str) -> None:
+    """ValueError for an output folder of a run that has not ended, or not well: it may lack rows."""
+    if os.path.isdir(os.path.join(folder, DONE_FOLDER)) and not os.path.exists(os.path.join(folder, FUNNEL)):
+        raise ValueError(
+            f"{folder}: the run that writes there has not finished, so rows may be missing; run it to its end first"
         )
 
 

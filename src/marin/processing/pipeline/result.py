@@ -42,7 +42,7 @@ class Result:
 
 
 def conclude(root: str, stages: Sequence["Planned"], manifests: Sequence[Sequence[Manifest]], max_bad: float) -> Result:
-    """The result of a run whose shards are all made; written to the output folder too.
+    """The result of a run whose shards are all made; written to the output folder too, which is complete thereby.
 
     ValueError where too many rows were bad.
     """
@@ -52,8 +52,8 @@ def conclude(root: str, stages: Sequence["Planned"], manifests: Sequence[Sequenc
     funnel = [counts for section in sections for counts in section["operations"]]
     counters = _counters(sections, manifests)
     result = Result(path=root, files=[one.output["path"] for one in manifests[-1]], funnel=funnel, counters=counters)
-    _write(root, result, sections, manifests)
     _check_bad(root, result, max_bad)
+    _write(root, result, sections, manifests)
     return result
 
 

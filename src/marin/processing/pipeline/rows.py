@@ -63,12 +63,12 @@ class RowsToBatches:
             values = [v if v is None or (type(v) is str and name == "metadata") else dump_json(v) for v in values]
             field = pa.field(name, field.type, metadata=JSON_COLUMN)
         try:
-            found = pa.array(values).type
+            found, is_of_one_type = pa.array(values).type, True
         except _UNFIT:
-            found = field.type if not pa.types.is_null(field.type) else _type_of_first(values)
+            found, is_of_one_type = _type_of_first(values) if pa.types.is_null(field.type) else field.type, False
         self._fields[name] = field.with_type(wider_type(field.type, found) or field.type)
         type_ = self._fields[name].type
-        if found == type_ or _fits(values, type_):
+        if is_of_one_type and (found == type_ or _fits(values, type_)):
             return values
         for i, value in enumerate(values):
             if not _fits([value], type_):

@@ -19,7 +19,7 @@ from marin.processing.pipeline.dataset import Dataset
 from marin.processing.pipeline.execution import Step, apply
 from marin.processing.pipeline.manifest import WORK_FOLDER, Manifest, is_done, read_manifest
 from marin.processing.pipeline.operations import Attach, FlatMapRows, MapRows, Operation
-from marin.processing.pipeline.output import locked, log_attempt, prepare, remove_empty_folders
+from marin.processing.pipeline.output import locked, log_attempt, prepare, remove_empty_folders, unfinish
 from marin.processing.pipeline.planning import Planned, plan, shards_of
 from marin.processing.pipeline.pool import Events, run_in_processes
 from marin.processing.pipeline.progress import Progress
@@ -35,7 +35,7 @@ def run(
     dataset: Dataset,
     *,
     workers: int | None = None,
-    backend: Literal["local", "ray"] = "local",
+    backend: Literal["local", "ray"] | None = None,
     address: str | None = None,
     max_bad: float = 0.01,
     retries: int = 2,
@@ -44,16 +44,19 @@ def run(
 ) -> Result:
     """Do the work of a plan, or what is left of it, and return what became of the rows.
 
-    `workers`: processes, None for one a CPU, 0 for none but this one. The result does not depend on it, nor on the
-    backend; "ray" uses the cluster at `address` (None: RAY_ADDRESS, or the one on this machine), whose machines share
-    the folders. `retries`: how often a shard is tried again whose process died. `verify`: hash the outputs of finished
-    shards, instead of comparing their sizes.
+    `workers`: processes, None for one a CPU, 0 for none but this one (and one where rows have a time limit). The result
+    does not depend on it, nor on the backend; "ray" uses the cluster at `address` (None: RAY_ADDRESS, or the one on
+    this machine), whose machines share the folders; None is what MARIN_DATA_BACKEND says, or "local". `max_bad`: the
+    largest share of rows that may be bad. `retries`: how often a shard is tried again whose process died. `progress`:
+    lines on stderr. `verify`: hash the outputs of finished shards, instead of comparing their sizes.
 
     Raises RuntimeError naming the shards that failed, once all others are done, and ValueError where more than the
     share `max_bad` of the rows was bad. Call it again after an interruption: finished shards are kept.
     """
+    if backend is None:  # a step's work that is done in its own process stays there
+        backend = "local" if workers == 0 else os.environ.get("MARIN_DATA_BACKEND", "local")  # type: ignore[assignment]
     if backend not in ("local", "ray"):
-        raise ValueError(f"backend is {backend!r}; 'local' or 'ray' is expected")
+        raise ValueError(f"backend is {backend!r}; 'local' or 'ray' is expected (of MARIN_DATA_BACKEND too)")
     if not 0 <= max_bad <= 1:
         raise ValueError(f"max_bad is {max_bad}; it is a share of the rows, between 0 and 1")
     if workers is not None and workers < 0:
@@ -63,7 +66,10 @@ def run(
     with locked(root):
         prepare(root, stages)
         said = Progress(root, stages, shown=progress)
-        for planned in _needed(stages, verify):
+        needed = _needed(stages, verify)
+        if needed:
+            unfinish(root)
+        for planned in needed:
             pending = [task for task in planned.tasks if not _is_done(planned, task.name, task.key, verify)]
             said.begin(planned, pending)
             if not pending:
@@ -116,11 +122,18 @@ def _do(
 ) -> dict[str, str]:
     """Make the shards; the reasons of those that failed, by name."""
     root, stage = planned.stage.root, planned.stage.name
-    if workers == 0 and backend == "local":
+    is_watched = any(_is_watched(chain) for chain in planned.stage.chains)
+    if workers == 0 and backend == "local" and not is_watched:
         return _in_this_process(planned, pending, said)
     names = [task.name for task in pending]
-    stage_data = cloudpickle.dumps(planned.stage)
-    tasks = [(task.name, cloudpickle.dumps(task)) for task in pending]
+    try:
+        stage_data = cloudpickle.dumps(planned.stage)
+        tasks = [(task.name, cloudpickle.dumps(task)) for task in pending]
+    except (TypeError, pickle.PicklingError) as error:
+        raise TypeError(
+            f"the operations of {stage} cannot be sent to other processes: {error}. What holds files, locks or "
+            "connections should open them where it is called"
+        ) from error
     events = Events(
         started=lambda name: log_attempt(root, stage, name),
         progress=said.read,
@@ -130,9 +143,14 @@ def _do(
         watched = [_is_watched(planned.stage.chains[task.chain]) for task in pending]
         failures = _on_ray(stage_data, tasks, watched, workers, address, retries, events)
     else:
-        num_workers = workers or os.cpu_count() or 1
+        num_workers = num_cpus() if workers is None else max(1, workers)
         failures = run_in_processes(stage_data, tasks, workers=num_workers, retries=retries, events=events)
     return {names[index]: reason for index, reason in sorted(failures.items())}
+
+
+def num_cpus() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_watched(operations: Sequence[Operation]) -> bool:

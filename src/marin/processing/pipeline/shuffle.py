@@ -8,6 +8,7 @@ Within a key, rows come by `order_by`, and then as they were read, whoever wrote
 """
 
 import base64
+import bisect
 import hashlib
 import json
 import os
@@ -32,7 +33,6 @@ CHUNK_BYTES = 4 << 20  # what a reader holds of each stream
 
 _LENGTH = struct.Struct("<Q")
 _PARTITION = "__partition"
-_RUN, _POSITION, _IS_LAST = "__run", "__position", "__is_last"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,42 +225,57 @@ class _Segment:
 
 
 def _merged(runs: Sequence[Iterator[pa.RecordBatch]], schema: pa.Schema, order: Sequence[str]) -> Iterator[pa.Table]:
-    """The rows of sorted runs, sorted; what is held is a chunk of each run, and what waits for the others.
+    """The rows of sorted runs, sorted; a chunk of each run is held.
 
-    Of all loaded rows in their order, those up to the first that is the last of its chunk can go: the run that it is of
-    may have the next one. Then that run's next chunk is loaded.
+    Rows up to the least last row of a chunk can go, for no run has an earlier one to come. Equal rows go by run.
     """
-    ahead = [_numbered(run, number, schema) for number, run in enumerate(runs)]
-    full_order = [*order, _RUN, _POSITION]
-    loaded = [chunk for chunk in (next(run, None) for run in ahead) if chunk is not None]
-    if not loaded:
+    held = [run for run in (_Run(number, run, schema, order) for number, run in enumerate(runs)) if run.load()]
+    if not held:
         yield schema.empty_table()
-        return
-    waiting = _sorted(pa.concat_tables(loaded), full_order)
-    while waiting.num_rows:
-        last = waiting.column(_IS_LAST).to_numpy()
-        cut = int(np.argmax(last)) if last.any() else waiting.num_rows - 1
-        yield waiting.slice(0, cut + 1).drop_columns([_RUN, _POSITION, _IS_LAST])
-        is_end_of_chunk = bool(last[cut])
-        run = waiting.column(_RUN)[cut].as_py()
-        waiting = waiting.slice(cut + 1)
-        if is_end_of_chunk:
-            chunk = next(ahead[run], None)
-            if chunk is not None:
-                waiting = _sorted(pa.concat_tables([waiting, chunk]), full_order)
+    while held:
+        bound = min(((run.key_at(-1), run.number) for run in held if not run.is_last), default=None)
+        yield _sorted(pa.concat_tables([run.take(bound) for run in held]), order)
+        held = [run for run in held if run.table.num_rows or run.load()]
 
 
-def _numbered(run: Iterator[pa.RecordBatch], number: int, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The chunks of a run with their places, so that rows of equal order keep theirs; ends of chunks are marked."""
-    position = 0
-    batch = next(run, None)
-    while batch is not None:
-        following = next(run, None)
-        table = pa.Table.from_batches([conform(batch, schema, fill=True)])
-        is_last = np.zeros(table.num_rows, bool)
-        is_last[-1] = following is not None
-        table = table.append_column(_RUN, pa.array(np.full(table.num_rows, number, np.int64)))
-        table = table.append_column(_POSITION, pa.array(np.arange(position, position + table.num_rows)))
-        yield table.append_column(_IS_LAST, pa.array(is_last))
-        position += table.num_rows
-        batch = following
+class _Run:
+    """One sorted run, of which a chunk is held."""
+
+    def __init__(self, number: int, batches: Iterator[pa.RecordBatch], schema: pa.Schema, order: Sequence[str]):
+        self.number = number
+        self._batches, self._schema, self._order = batches, schema, order
+        self._following = next(batches, None)
+        self.table = schema.empty_table()
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no chunk comes after the one that is held."""
+        return self._following is None
+
+    def load(self) -> bool:
+        """Hold the next chunk; False where there is none."""
+        batch = self._following
+        if batch is None:
+            return False
+        self._following = next(self._batches, None)
+        self.table = pa.Table.from_batches([conform(batch, self._schema, fill=True)])
+        return True
+
+    def key_at(self, index: int) -> tuple[tuple[int, Any], ...]:
+        """What a row is sorted by, so that Python orders it as Arrow does: NaN after numbers, null after all."""
+        return tuple(_rank(self.table.column(name)[index].as_py()) for name in self._order)
+
+    def take(self, bound: tuple[Any, int] | None) -> pa.Table:
+        """The held rows up to a (key, number of a run), which are held no more."""
+        size = self.table.num_rows
+        if bound is not None and bound[1] != self.number:
+            find = bisect.bisect_right if self.number < bound[1] else bisect.bisect_left
+            size = find(range(size), bound[0], key=self.key_at)
+        taken, self.table = self.table.slice(0, size), self.table.slice(size)
+        return taken
+
+
+def _rank(value: Any) -> tuple[int, Any]:
+    if value is None:
+        return (2, 0)
+    return (1, 0) if value != value else (0, value)

@@ -4,6 +4,7 @@ The work functions are named, not imported, so that defining an experiment loads
 publishes in place: an interrupted step finds its complete shards again.
 """
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 from marin.execution.executor import ExecutorStep, InputName, this_output_path
@@ -11,6 +12,7 @@ from marin.processing.tokenize.config import (
     CHAT_RECIPE_VERSION,
     RECIPE_VERSION,
     ChatFormat,
+    CompareTokenizersConfig,
     TokenizeConfig,
     TrainBpeConfig,
 )
@@ -60,6 +62,7 @@ def default_tokenize(
     *,
     text_column: str = "text",
     chat: ChatFormat | None = None,
+    format: str | None = None,
     max_bad: float = 0.01,
     check_round_trip: bool = True,
     num_workers: int | None = None,
@@ -69,9 +72,9 @@ def default_tokenize(
     """A step `tokenized/<name>` that turns documents into a token store.
 
     `dataset` is a step, a folder in one (`collected / "train"`), or a path; `tokenizer` likewise. `text_column` has a
-    row's text; with `chat` the rows are conversations, and the store says which of their tokens are trained on. More
-    bad rows than the share `max_bad` fail the step; `num_workers` processes share the work (None: one a CPU) and change
-    nothing.
+    row's text; with `chat` the rows are conversations, and the store says which of their tokens are trained on;
+    `format` is needed for files of text. More bad rows than the share `max_bad` fail the step; `num_workers` processes share
+    the work (None: one a CPU) and change nothing.
     """
     return ExecutorStep(
         name=f"tokenized/{name}",
@@ -89,5 +92,39 @@ def default_tokenize(
         description=description or f"tokenize {name}",
         publish="inplace",
         code_version=str(RECIPE_VERSION) if chat is None else f"{RECIPE_VERSION}, chat {CHAT_RECIPE_VERSION}",
+        tags=tags,
+    )
+
+
+def compare_tokenizers(
+    name: str,
+    tokenizers: Mapping[str, PathLike],
+    inputs: Mapping[str, PathLike],
+    *,
+    format: str | None = None,
+    max_documents: int = 2000,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    description: str | None = None,
+    tags: frozenset[str] = frozenset(),
+) -> ExecutorStep:
+    """A step `comparisons/<name>` that says what tokenizers make of the same documents: results.json and report.md.
+
+    Both mappings go from names to steps, folders in them, or paths. At most `max_documents` are drawn from each source;
+    `num_resamples` is for the intervals. Encoding speeds, which depend on the machine, go to timing.json.
+    """
+    return ExecutorStep(
+        name=f"comparisons/{name}",
+        fn="marin.processing.tokenize.compare:compare_tokenizers",
+        config=CompareTokenizersConfig(
+            tokenizers=dict(tokenizers),  # type: ignore[arg-type]  # paths when the step runs
+            inputs=dict(inputs),  # type: ignore[arg-type]
+            output_path=this_output_path(),  # type: ignore[arg-type]
+            format=format,
+            max_documents=max_documents,
+            num_resamples=num_resamples,
+            seed=seed,
+        ),
+        description=description or f"compare {', '.join(tokenizers)}",
         tags=tags,
     )

@@ -307,21 +307,24 @@ class ChatRows:
         return parse_rows(lines, self._template.conversation, file=file)
 
     def columns(self, names: Sequence[str]) -> tuple[str, ...]:
-        return ("id", *(name for name in ("source", *self._template.columns) if name in names))
+        from marin.processing.formats.record import ROW
 
-    def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[str, str, str], None]) -> "ChatBatch":
-        from marin.processing.formats.record import JSON_COLUMN
+        return ("id", *(name for name in ("source", *self._template.columns) if name in names), ROW)
+
+    def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[int, str, str], None]) -> "ChatBatch":
+        from marin.processing.formats.record import JSON_COLUMN, ROW
 
         as_json = {field.name for field in batch.schema if dict(field.metadata or {}) == JSON_COLUMN}
         conversations = []
         for row in batch.to_pylist():
+            line = row.pop(ROW) + 1
             row = {name: json.loads(value) if name in as_json else value for name, value in _given(row).items()}
             try:
                 conversations.append(self._template.conversation(row, row["id"]))
             except RecipeError:
                 raise
             except ValueError as error:
-                on_bad(row["id"], str(error), json.dumps(row, ensure_ascii=False, default=str))
+                on_bad(line, str(error), json.dumps(row, ensure_ascii=False, default=str))
         return ChatBatch(self._template, conversations)
 
 

@@ -21,7 +21,8 @@ CHAT_RECIPE_VERSION = 1
 class TrainBpeConfig:
     """On which text, and how large."""
 
-    # Folder with documents (*.jsonl, *.jsonl.gz, *.jsonl.zst, at any depth), or one such file.
+    # Folder with documents (*.jsonl, *.jsonl.gz, *.jsonl.zst, *.parquet, *.arrow, at any depth), one such file, or a
+    # glob.
     input_path: str
     # Folder of the tokenizer: tokenizer.json, tokenizer_config.json, training.json.
     output_path: str
@@ -35,6 +36,8 @@ class TrainBpeConfig:
     min_frequency: int = 2
     # UTF-8 bytes of text, from the first documents on, that are trained on; None: all.
     max_bytes: int | None = None
+    # Of the files, where their endings do not tell it, and for files of text ("text", "text-paragraphs", "text-lines").
+    format: str | None = field(default=None, metadata={"version": {"omit_when": None}})
     # Largest share of rows that may be no documents before the run fails.
     max_bad: float = 0.01
 
@@ -119,6 +122,37 @@ class TokenizeConfig:
             raise ValueError(f"encoder is {self.encoder!r}; it is one of {', '.join(ENCODERS)}")
         if isinstance(self.num_workers, int) and self.num_workers < 1:
             raise ValueError(f"num_workers is {self.num_workers}; at least one is needed, None means one a CPU")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareTokenizersConfig:
+    """Which tokenizers, on which text."""
+
+    # Name -> folder of a tokenizer, or its tokenizer.json. Of the first the others' numbers of tokens are fractions.
+    tokenizers: dict[str, str]
+    # Name -> file, folder or glob of documents. The name is the source of rows that have none.
+    inputs: dict[str, str]
+    # Folder of results.json and report.md; None: nothing is written.
+    output_path: str | None
+    # Of the files, where their endings do not tell it.
+    format: str | None = field(default=None, metadata={"version": {"omit_when": None}})
+    # Of each source.
+    max_documents: int = 2000
+    # Times that documents are drawn again for an interval.
+    num_resamples: int = 1000
+    # Of the draws.
+    seed: int = 0
+    # Whether encoding is timed, for timing.json; the results do not depend on it.
+    measure_speed: bool = field(default=True, metadata={"version": {"exclude": True}})
+
+    def __post_init__(self) -> None:
+        for name in ("tokenizers", "inputs"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; at least one is needed")
+        for name in ("max_documents", "num_resamples"):
+            value = getattr(self, name)
+            if isinstance(value, int) and value < 2:
+                raise ValueError(f"{name} is {value}; an interval takes two at least")
 
 
 def _check_share(name: str, value: float) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from marin.processing.formats.splits import FORMATS, SPLIT_BYTES, Split, is_arrow_file, plan_splits
+from marin.processing.formats.splits import FORMATS, SPLIT_BYTES, Split, plan_splits
 
 # What a folder is searched for. A .md or .txt beside the data of a repository describes them; to tokenize such files,
 # name the format.
@@ -108,21 +108,6 @@ def _arrow_bytes(split: Split) -> Iterator[memoryview]:
         for number in range(split.start, reader.num_record_batches if split.end is None else split.end):
             for column in reader.get_batch(number).columns:
                 yield from (memoryview(buffer) for buffer in column.buffers() if buffer is not None)
-
-
-def column_names(split: Split) -> list[str]:
-    """The columns that the file of a split has."""
-    if split.format == "parquet":
-        import pyarrow.parquet as pq
-
-        return pq.read_schema(split.path).names
-    if split.format == "arrow":
-        import pyarrow as pa
-
-        with pa.memory_map(split.path) as source:
-            opened = pa.ipc.open_file if is_arrow_file(split.path) else pa.ipc.open_stream
-            return opened(source).schema.names
-    return [name for name, _ in split.fields]
 
 
 def stored_bytes(splits: list[Split]) -> list[int]:

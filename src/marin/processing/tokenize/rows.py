@@ -58,8 +58,8 @@ class Rows(Protocol):
         """Those to read, of a file that has columns of these names."""
         ...
 
-    def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[str, str, str], None]) -> RowBatch:
-        """The rows of a batch that are of this kind; `on_bad(id, reason, beginning)` is told of the others."""
+    def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[int, str, str], None]) -> RowBatch:
+        """The rows of a batch that are of this kind; `on_bad(line from 1, reason, beginning)` is told of the others."""
         ...
 
 
@@ -72,9 +72,11 @@ class TextRows:
     def columns(self, names: Sequence[str]) -> tuple[str, ...]:
         if self._text_column == "text":  # what is absent of a document is made
             return ("id", "text", "source")
-        return ("id", self._text_column, *(name for name in ("source",) if name in names))
+        from marin.processing.formats.record import ROW
 
-    def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[str, str, str], None]) -> "TextBatch":
+        return ("id", self._text_column, *(name for name in ("source",) if name in names), ROW)
+
+    def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[int, str, str], None]) -> "TextBatch":
         if self._text_column != "text":  # a row with a text is a document, and readers see to that; not so others
             batch = _rows_with_text(batch, self._text_column, on_bad)
         texts = texts_of(batch.column(self._text_column))
@@ -89,20 +91,23 @@ class TextRows:
         return TextBatch(document_ids, sources, texts, num_empty=batch.num_rows - len(document_ids))
 
 
-def _rows_with_text(batch: "pa.RecordBatch", column: str, on_bad: Callable[[str, str, str], None]) -> "pa.RecordBatch":
+def _rows_with_text(batch: "pa.RecordBatch", column: str, on_bad: Callable[[int, str, str], None]) -> "pa.RecordBatch":
     """The rows whose column holds a text; ValueError where it holds something else."""
     import pyarrow as pa
     import pyarrow.compute as pc
+
+    from marin.processing.formats.record import ROW
 
     values = batch.column(column)
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_null(values.type)):
         raise ValueError(
             f"text_column {column!r} holds {values.type}; expected strings. Name the column with the text."
         )
+    batch = batch.set_column(batch.schema.get_field_index(column), column, values.cast(pa.string()))
     if not values.null_count:
         return batch
-    for document_id in batch.filter(pc.is_null(values)).column("id").to_pylist():  # pyright: ignore
-        on_bad(document_id, f"no text: {column} is null", "")
+    for number in batch.filter(pc.is_null(values)).column(ROW).to_pylist():  # pyright: ignore
+        on_bad(number + 1, f"no text: {column} is null", "")
     return batch.filter(pc.is_valid(values))  # pyright: ignore
 
 

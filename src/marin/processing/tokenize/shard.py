@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +23,15 @@ from marin.data.store import ShardInfo, ShardWriter
 from marin.io.atomic import fsync_directory
 from marin.io.records import write_records
 from marin.processing.document import RecipeError
-from marin.processing.formats.splits import Split
+from marin.processing.formats.splits import Split, column_names
 from marin.processing.tokenize.config import ChatFormat
 from marin.processing.tokenize.encoder import Encoder, Utf8Texts
-from marin.processing.tokenize.inputs import column_names, identity_of_split
+from marin.processing.tokenize.inputs import identity_of_split
 from marin.processing.tokenize.rows import EncodedBatch, RowBatch, Rows, TextRows
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
-    from marin.processing.formats.reading import BadRecord
+    from marin.processing.formats.record import BadRecord
     from marin.processing.pipeline.stage import Watchers
 
 MANIFEST = "manifest.json"
@@ -108,19 +108,24 @@ class ShardMaker:
     def _tokenizer(self) -> Tokenizer:
         return load_tokenizer(self.tokenizer_path)
 
+    @cached_property
+    def _told(self) -> set[str]:
+        return set()
+
     def make(self, job: ShardJob, *, too_slow: Any, watchers: "Watchers") -> None:
         del too_slow  # no row has a time limit
         try:
             reason = tokenize_shard(job, self._tokenizer, lambda num_bytes: watchers.progress(num_bytes, 0))
         except RecipeError as error:
             raise ValueError(str(error)) from error
-        if reason is not None:
-            tell_of_slow_encoder(reason)
+        tell_of_slow_encoder(reason, self._told)
 
 
-@cache
-def tell_of_slow_encoder(reason: str) -> None:
-    """Say on stderr, once in a process, why the slower library encodes."""
+def tell_of_slow_encoder(reason: str | None, told: set[str]) -> None:
+    """Say on stderr why the slower library encodes, if it does and that is not told yet."""
+    if reason is None or reason in told:
+        return
+    told.add(reason)
     print(f"tokenize: encoded by the slower library, tokenizers: {reason}", file=sys.stderr, flush=True)
 
 
@@ -243,11 +248,9 @@ class _BadRows:
         line = int(record.position.rpartition(":")[2])
         self.rows.append({"file": self._label, "line": line, "reason": record.reason, "text": record.text})
 
-    def of_kind(self, row_id: str, reason: str, beginning: str) -> None:
-        file, _, number = row_id.rpartition(":")
-        # a row with an id of its own is known by that; where it stands, Arrow does not tell
-        where = {"line": int(number)} if file == self._label and number.isdigit() else {"id": row_id}
-        self.rows.append({"file": self._label, **where, "reason": reason, "text": beginning[:SHOWN_CHARACTERS]})
+    def of_kind(self, line: int, reason: str, beginning: str) -> None:
+        text = beginning[:SHOWN_CHARACTERS]
+        self.rows.append({"file": self._label, "line": line, "reason": reason, "text": text})
 
     def by_kind(self) -> dict[str, int]:
         return dict(sorted(Counter(row["reason"].partition(":")[0] for row in self.rows).items()))
@@ -257,7 +260,7 @@ class _BadRows:
             path.unlink(missing_ok=True)
             return
         path.parent.mkdir(exist_ok=True)
-        write_records(path, sorted(self.rows, key=lambda row: row.get("line", 0)))
+        write_records(path, sorted(self.rows, key=lambda row: row["line"]))
 
 
 class _RoundTripCheck:

@@ -194,8 +194,7 @@ def _first_bad(config: TokenizeConfig, jobs: list[ShardJob]) -> str:
         if path.is_file():
             for line in path.read_bytes().splitlines()[: SHOWN_ROWS - len(found)]:  # of bytes: U+2028 splits no line
                 row = json.loads(line)
-                where = f"line {row['line']}" if "line" in row else f"row {row['id']!r}"
-                found.append(f"{row['file']} {where} ({row['reason']})")
+                found.append(f"{row['file']} line {row['line']} ({row['reason']})")
         if len(found) == SHOWN_ROWS:
             break
     return "; ".join(found)
@@ -210,11 +209,11 @@ def _run(
     if num_workers > 1:
         return _run_in_processes(jobs, config, num_workers, progress)
     failures = []
+    told: set[str] = set()
     for job in jobs:
         try:
             reason = tokenize_shard(job, tokenizer, progress.advance)
-            if reason is not None:
-                tell_of_slow_encoder(reason)
+            tell_of_slow_encoder(reason, told)
             progress.shard_done(job)
         except (ValueError, OSError) as error:
             failures.append((job, f"{type(error).__name__}: {error}"))

@@ -41,6 +41,14 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in sorted(printable)} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
+class NoEndOfTextError(ValueError):
+    """A tokenizer that does not say which token ends a text; `special_tokens` are those it has."""
+
+    def __init__(self, message: str, special_tokens: list[str]):
+        super().__init__(message)
+        self.special_tokens = special_tokens
+
+
 class Tokenizer:
     """Text to ids and back. Make it with `load_tokenizer`."""
 
@@ -135,6 +143,16 @@ class Tokenizer:
                 raise ValueError(f"token {token!r} (id {token_id}) of {self._folder} is not written in byte-level BPE")
         return lengths
 
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """What each id stands for in a text; of a special token the bytes of its name, of an unused id none."""
+        alphabet = byte_alphabet()
+        added = {token["id"] for token in self._description["added_tokens"]}
+        found = [b""] * self.vocab_size
+        for token, token_id in self._vocabulary.items():
+            found[token_id] = token.encode() if token_id in added else bytes(alphabet[letter] for letter in token)
+        return found
+
     def save(self, folder: str | Path) -> None:
         """Write a folder that `load_tokenizer` and transformers' AutoTokenizer read.
 
@@ -196,9 +214,10 @@ def load_tokenizer(path: str | Path, *, eos_token: str | None = None, bos_token:
     eos_token = eos_token or configured_eos
     if eos_token is None:
         special = [token.content for _, token in sorted(hf.get_added_tokens_decoder().items()) if token.special]
-        raise ValueError(
+        raise NoEndOfTextError(
             f"{file.parent} does not say which token ends a text. Write it into {file.parent / CONFIG_FILE}, like "
-            f'{{"eos_token": "<|endoftext|>"}}, or give load_tokenizer eos_token=...; its special tokens are {special}'
+            f'{{"eos_token": "<|endoftext|>"}}, or give load_tokenizer eos_token=...; its special tokens are {special}',
+            special,
         )
     return Tokenizer(hf, eos_token=eos_token, bos_token=bos_token or configured_bos, folder=file.parent)
 

@@ -10,16 +10,19 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from marin.io.atomic import write_text
-from marin.io.records import LineReader, find_record_files
-from marin.processing.document import SHOWN_ROWS, BadRow, parse_documents
+from marin.processing.document import SHOWN_ROWS
 from marin.processing.tokenize.config import TrainBpeConfig
+from marin.processing.tokenize.inputs import plan_inputs
 from marin.processing.tokenize.tokenizer import load_tokenizer, write_tokenizer_folder
+
+if TYPE_CHECKING:
+    from marin.processing.formats.record import BadRecord
 
 
 def train_bpe(config: TrainBpeConfig) -> dict[str, Any]:
@@ -73,41 +76,43 @@ class _Corpus:
 
     def __init__(self, config: TrainBpeConfig):
         self._config = config
-        self._root = Path(config.input_path)
-        self._files = find_record_files(self._root)
+        self._splits = plan_inputs(config.input_path, format=config.format)
         self.documents = 0
         self.text_bytes = 0
         self.bad: Counter[str] = Counter()
         self._first_bad: list[str] = []  # where they are
 
     def texts(self) -> Iterator[str]:
+        from marin.processing.formats.reading import read_split
+
         limit = self._config.max_bytes
-        for file in self._files:
-            with LineReader(file) as lines:
-                for row in parse_documents(lines, file=file.name):
+        for split in self._splits:
+            for batch in read_split(split, columns=("id", "text", "source"), on_bad=self._on_bad):
+                for text in batch.column("text").to_pylist():
                     if limit is not None and self.text_bytes >= limit:
                         return
-                    if isinstance(row, BadRow):
-                        self.bad[row.kind] += 1
-                        if len(self._first_bad) < SHOWN_ROWS:
-                            label = file.name if file == self._root else file.relative_to(self._root)
-                            self._first_bad.append(f"{label} line {row.line} ({row.reason})")
-                    elif row.text:
+                    if text:
                         self.documents += 1
-                        self.text_bytes += len(row.text.encode("utf-8"))
-                        yield row.text
+                        self.text_bytes += len(text.encode("utf-8"))
+                        yield text
+
+    def _on_bad(self, record: "BadRecord") -> None:
+        self.bad[record.kind] += 1
+        if len(self._first_bad) < SHOWN_ROWS:
+            file, _, line = record.position.rpartition(":")
+            self._first_bad.append(f"{file} line {line} ({record.reason})")
 
     def check(self) -> None:
         bad = self.bad.total()
         if bad > self._config.max_bad * (bad + self.documents):
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.bad.items()))
             raise ValueError(
-                f"{bad:,} of {bad + self.documents:,} rows under {self._root} are no documents, more than "
+                f"{bad:,} of {bad + self.documents:,} rows under {self._config.input_path} are no documents, more than "
                 f"max_bad={self._config.max_bad:.2%}: {kinds}. The first: {'; '.join(self._first_bad)}. "
                 "Mend the input, or raise max_bad."
             )
         if self.documents == 0:
             raise ValueError(
-                f"no documents to train a tokenizer on under {self._root} ({len(self._files)} document files there; "
-                "expected *.jsonl, *.jsonl.gz or *.jsonl.zst)"
+                f"no documents to train a tokenizer on under {self._config.input_path}: its "
+                f"{len({split.path for split in self._splits})} files hold none with text"
             )

@@ -1,0 +1,1 @@
+"""Documents and what was said about them to the documents that stay."""

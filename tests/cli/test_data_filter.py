@@ -1,0 +1,101 @@
+"""`marin data filter`: what stays is written, what goes is counted by its rule and shown."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from marin.processing.filter.reference import filter_reference
+
+PROSE = "The road to the pass is closed in winter, and the people of the village have wood, flour and patience. " * 2
+
+
+@pytest.fixture
+def place(folder: Path) -> Path:
+    rows = [
+        {"id": "good", "text": PROSE + " ".join(f"word{n}a" for n in range(40))},
+        {"id": "short", "text": "Too short, and we know it to be so."},
+        {"id": "numbers", "text": PROSE + "1000 2000 3000 " * 12},
+    ]
+    (folder / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "words.txt").write_text("patience\n")
+    return folder
+
+
+def ids(place: Path, output: str) -> list[str]:
+    return [name for path in (place / output).glob("*.parquet") for name in pq.read_table(path)["id"].to_pylist()]
+
+
+def test_what_stays_is_written_and_what_goes_is_shown_with_its_numbers(place: Path, marin):
+    said = marin("data", "filter", "documents.jsonl", "kept", "--filter", "gopher_quality", "--workers", "0")
+    assert ids(place, "kept") == ["good"]
+    lines = said.out.splitlines()
+    assert lines[1].split() == ["gopher_quality.few_words", "1", "short", "gopher.num_words", "9"]
+    assert lines[2].startswith("gopher_quality.no_letters") and "numbers" in lines[2]
+    assert "3 documents in, 1 out, 2 dropped, 0 bad" in said.err
+
+
+def test_settings_and_rules_change_what_stays(place: Path, marin):
+    common = ("data", "filter", "documents.jsonl")
+    marin(*common, "a", "--filter", "gopher_quality", "--set", "gopher_quality.min_words=5", "--workers", "0")
+    assert ids(place, "a") == ["good", "short"]
+    rule = "gopher.num_words > 60"
+    marin(
+        *common, "b", "--filter", "gopher_quality", "--set", "gopher_quality.min_alpha_word_ratio=null", "--rule", rule
+    )
+    assert ids(place, "b") == ["good", "numbers"]
+    marin(*common, "c", "--filter", "bad_words", "--set", "bad_words.path=words.txt", "--workers", "0")
+    assert ids(place, "c") == ["short"]
+
+
+def test_signals_are_measured_once_and_asked_again(place: Path, marin):
+    marin("data", "filter", "documents.jsonl", "signals", "--preset", "gopher", "--measure", "--workers", "0")
+    assert ids(place, "signals") == ["good", "short", "numbers"]
+    rule = "gopher.num_words < 20"
+    said = marin(
+        *("data", "filter", "documents.jsonl", "kept", "--attributes", "signals", "--rule", rule),
+        *("--workers", "0", "--json"),
+    )
+    told = json.loads(said.out)
+    assert ids(place, "kept") == ["short"] and told["counters"]["rows_out"] == 1
+    [dropped] = told["dropped"]
+    assert dropped["documents"] == 2 and dropped["samples"][0]["numbers"]["gopher.num_words"] == 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "takes INPUT and OUTPUT"),
+        (("documents.jsonl", "x"), "neither filters nor rules"),
+        (("documents.jsonl", "x", "--filter", "gopher_qualty"), "no preset or filter 'gopher_qualty'"),
+        (("documents.jsonl", "x", "--filter", "c4", "--set", "c4.min_sentence=1"), "did you mean 'min_sentences'"),
+        (
+            ("documents.jsonl", "x", "--filter", "c4", "--set", "gopher.min=1"),
+            "no such filter is applied; those are c4",
+        ),
+        (("documents.jsonl", "x", "--filter", "c4", "--set", "c4=1"), "FILTER.FIELD=VALUE is expected"),
+        (("documents.jsonl", "x", "--preset", "gopher", "--measure", "--rule", "a > 1"), "--measure drops nothing"),
+        (("absent", "x", "--preset", "gopher"), "no file or folder 'absent'"),
+    ],
+)
+def test_a_command_that_makes_no_sense_is_answered(place: Path, marin, arguments: tuple[str, ...], message: str):
+    assert message in marin("data", "filter", *arguments, expect=2).err
+
+
+def test_a_column_that_is_not_there_fails_with_the_nearest_name(place: Path, marin):
+    arguments = (
+        "documents.jsonl",
+        "x",
+        "--filter",
+        "gopher_quality",
+        "--rule",
+        "gopher.num_wrds > 5",
+        "--workers",
+        "0",
+    )
+    assert "did you mean 'gopher.num_words'" in marin("data", "filter", *arguments, expect=1).err
+
+
+def test_the_reference_is_printed(place: Path, marin):
+    assert marin("data", "filter", "--reference").out == filter_reference()
