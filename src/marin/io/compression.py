@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 17
 GZIP_BLOCK_BYTES = 2 << 20  # of content: a row deep in a file costs at most this much decompression
 ZSTD_BLOCK_BYTES = 8 << 20
 GZIP_LEVEL = 6
@@ -47,7 +47,7 @@ def compression_of(name: str) -> str | None:
 
 
 def content_chunks(file: IO[bytes] | io.RawIOBase, compression: str | None) -> Iterator[bytes]:
-    """The decompressed content of a file from where it stands to its end, some 256 KB at a time.
+    """The decompressed content of a file from where it stands to its end, some 128 KB at a time.
 
     Raises DamagedError where the data is damaged or the file ends inside it, after all that could be read.
     """
