@@ -33,6 +33,9 @@ _NO_REPETITION = {
 _NO_FINEWEB = {"line_punct_thr": 0, "short_line_thr": 1, "char_duplicates_ratio": 1, "new_line_ratio": math.inf}
 _NO_C4 = {"min_num_sentences": -1, "filter_lorem_ipsum": False, "filter_curly_bracket": False}
 
+# Reasons that datatrove gives where one setting of its stands for two of our rules.
+REASONS = {"gopher_quality.hashes": "gopher_too_many_hashes", "gopher_quality.ellipses": "gopher_too_many_ellipsis"}
+
 quality, repetition = partial(GopherQualityFilter, **_NO_QUALITY), partial(GopherRepetitionFilter, **_NO_REPETITION)
 fineweb, c4 = partial(FineWebQualityFilter, **_NO_FINEWEB), partial(C4QualityFilter, **_NO_C4)
 

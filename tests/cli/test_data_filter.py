@@ -76,7 +76,7 @@ def test_signals_are_measured_once_and_asked_again(place: Path, marin):
         ),
         (("documents.jsonl", "x", "--filter", "c4", "--set", "c4=1"), "FILTER.FIELD=VALUE is expected"),
         (("documents.jsonl", "x", "--preset", "gopher", "--measure", "--rule", "a > 1"), "--measure drops nothing"),
-        (("absent", "x", "--preset", "gopher"), "absent"),
+        (("absent", "x", "--preset", "gopher"), "no file or folder 'absent'"),
     ],
 )
 def test_a_command_that_makes_no_sense_is_answered(place: Path, marin, arguments: tuple[str, ...], message: str):

@@ -1,4 +1,4 @@
-"""Compel: the 1.4B runs plan in full, and the twin runs from sources to models on windows of their compression ratio."""
+"""Compel: the 1.4B runs plan in full, and the twin trains on windows of the ratios that were measured."""
 
 from pathlib import Path
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "cancel": "stop a run",
     "lineage": "show what an output was made from, or what was made from it",
     "data": "get text and tokens, look into them, and from a training run back to them",
+    "tokenize": "train tokenizers, use, look at and compare them",
     "diff": "show what differs between two outputs: recipe, code, environment, files",
     "verify": "compare outputs with their records",
     "invalidate": "strike out wrong outputs, with all that is built on them",
@@ -44,7 +45,7 @@ COMMANDS = {
     "ray-run": "run a command on a Ray cluster",
 }
 
-GROUPS = ("data",)  # commands whose first argument is one of the VERBS of their package
+GROUPS = ("data", "tokenize")  # commands whose first argument is one of the VERBS of their package
 
 HELP = """\
 examples:

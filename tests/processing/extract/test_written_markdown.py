@@ -27,6 +27,7 @@ def text(html: str) -> str:
         ("<p>a\n   b<br>c</p>", "a b\nc"),
         ("<p>a<br><br>b</p>", "a\n\nb"),
         ("<p>x<sup>2</sup>, 1<sup>st</sup>, H<sub>2</sub>O</p>", "x^2, 1st, H2O"),
+        ("<p>a<sup><a href='#n1'>1</a></sup>, b<sup><a href='/tm'>TM</a></sup></p>", "a, bTM"),
         ("<ul><li>a</li><li>b</li></ul>", "- a\n- b"),
         ("<ol start=9><li>a</li><li>b<ul><li>c</li></ul></li></ol>", "9. a\n10. b\n    - c"),
         ("<ul><li>a</li><ul><li>b</li></ul></ul>", "- a\n  - b"),

@@ -18,7 +18,6 @@ pytest.importorskip("datatrove", reason="datatrove is not installed: pip install
 from benchmarks import filter_peers
 
 FILTERS: list[Filter] = [GopherQuality(), GopherRepetition(), FineWebQuality(), C4(), C4Paragraphs()]
-REASONS = {"gopher_quality.hashes": "gopher_too_many_hashes", "gopher_quality.ellipses": "gopher_too_many_ellipsis"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def test_decisions_are_those_of_datatrove(given: Filter, texts: list[str], batch
     for name in rules.keys() & peers.keys():
         ours = evaluate(parse(rules[name]), batch).to_pylist()
         found = [filter_peers.decision(peers[name], text) for text in texts]
-        theirs = [kept is True or kept != REASONS.get(name, kept) for kept in found]
+        theirs = [kept is True or kept != filter_peers.REASONS.get(name, kept) for kept in found]
         different = [index for index, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]]
         if name == "gopher_quality.ellipses":  # not asked there where hash signs were too many
             different = [index for index in different if found[index] is True]

@@ -21,7 +21,7 @@ from marin.processing.filter.fineweb import FineWebQuality
 from marin.processing.filter.gopher import GopherQuality, GopherRepetition
 from marin.processing.filter.pii import MaskPii
 from marin.processing.filter.presets import PRESETS, filters_named
-from marin.processing.filter.run import filter_documents, measure_signals, steps
+from marin.processing.filter.run import MAX_TEXT_BYTES, filter_documents, measure_signals, steps
 from marin.processing.kernels.text_signals_reference import text_signals_reference
 
 PROSE = (
@@ -192,6 +192,21 @@ def test_a_language_that_was_not_identified_is_an_error(documents: Path, tmp_pat
     )
     with pytest.raises(RuntimeError, match="no column 'language', which rule 'language.other' needs"):
         filter_documents(config)
+
+
+def test_a_text_of_many_megabytes_is_a_bad_row(documents: Path, tmp_path: Path):
+    with (documents / "part-1.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "huge", "text": "word " * (MAX_TEXT_BYTES // 5 + 1)}) + "\n")
+    config = FilterConfig(
+        input_path=str(documents),
+        output_path=str(tmp_path / "out"),
+        filters=(GopherQuality(min_words=1),),
+        max_bad=0.5,
+        num_workers=0,
+    )
+    result = filter_documents(config)
+    assert result.counters["bad"] == 1
+    assert [one.bad for one in result.funnel if one.bad] == [{"too long": 1}]
 
 
 def test_presets_and_filters_are_found_by_name():

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marin.processing.filter.pii import MaskPii, PiiMask
+from marin.processing.kernels.address_marks import has_address_marks, may_have_addresses
+from marin.processing.kernels.arrow_text import text_buffer
 
 [OPERATION] = MaskPii().operations()
 assert isinstance(OPERATION, PiiMask)
@@ -36,6 +38,20 @@ def test_addresses_are_masked_and_others_stay(text: str, masked: str | None):
     found, num_emails, num_addresses = MASK(text)
     assert found == (text if masked is None else masked)
     assert (num_emails + num_addresses == 0) == (masked is None)
+
+
+ADDRESSES = st.lists(
+    st.sampled_from(["a@b.co", "8.8.8.8", "2a00:1450::1", "@", ".", ":", "1", "23ab", "é", " ", "x", "\n"]), max_size=12
+).map("".join)
+
+
+@given(st.lists(st.text(alphabet="ab.@1278:-é \n", max_size=30) | ADDRESSES, min_size=1, max_size=5))
+def test_texts_without_marks_have_nothing_to_mask_and_marks_are_those_of_the_plain_form(texts: list[str]):
+    found = may_have_addresses(*text_buffer(pa.array(texts, pa.string()))).tolist()
+    assert found == [has_address_marks(text) for text in texts]
+    assert all(MASK(text) == (text, 0, 0) for text, may in zip(texts, found, strict=True) if not may)
+    batch = pa.record_batch({"id": [str(row) for row in range(len(texts))], "text": pa.array(texts, pa.string())})
+    assert OPERATION(batch).column("text").to_pylist() == [MASK(text)[0] for text in texts]
 
 
 @given(st.text(alphabet="ab.@1278:-é \n", max_size=80))

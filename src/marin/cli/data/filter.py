@@ -1,8 +1,8 @@
 """Keeps the documents that satisfy every rule of the filters, and counts the others by the first rule that they fail.
 
-INPUT is a file, a folder of shards, or a glob in quotes; OUTPUT a folder, which gets parquet files and funnel.json.
-Filters apply in the order in which they are given. A filter of your own is named module:Class, and found in the current
-folder. Run the same command again after an interruption: what is finished is kept.
+INPUT is a file, a folder of shards, a glob in quotes, or a step's address; OUTPUT a folder, which gets parquet files
+and funnel.json. Filters apply in the order in which they are given. A filter of your own is named module:Class, and
+found in the current folder. Run the same command again after an interruption: what is finished is kept.
 
 With --measure nothing is dropped: OUTPUT gets the signals of every document, for --attributes of later commands, which
 then need no text for other thresholds.
@@ -11,6 +11,8 @@ then need no text for other thresholds.
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
+from marin.cli.data.inputs import find_input
+from marin.cli.experiment import add_prefix_argument
 from marin.cli.output import UsageError, error_line, note, print_json, table
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("input", metavar="INPUT", nargs="?", help="documents: a file, a folder, a glob")
+    parser.add_argument(
+        "input", metavar="INPUT", nargs="?", help="documents: files, a folder, a glob, or a step's address"
+    )
     parser.add_argument("output", metavar="OUTPUT", nargs="?", help="folder of what stays")
     parser.add_argument(
         "--preset",
@@ -47,13 +51,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--set", metavar="FILTER.FIELD=VALUE", action="append", default=[], help="another value; may be given again"
     )
     parser.add_argument(
-        "--attributes", metavar="FOLDER", action="append", default=[], help="signals or scores of these documents"
+        "--attributes", metavar="PATH|STEP", action="append", default=[], help="signals or scores of these documents"
     )
     parser.add_argument("--measure", action="store_true", help="write the signals of every document; drop nothing")
     parser.add_argument("--keep-signals", action="store_true", help="write signals with the documents")
     parser.add_argument("--workers", metavar="N", type=int, help="processes (one a CPU); 0: this one alone")
     parser.add_argument("--max-bad", metavar="SHARE", type=float, default=0.01, help="of rows that are none (0.01)")
     parser.add_argument("--reference", action="store_true", help="print every filter and preset")
+    add_prefix_argument(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -91,7 +96,7 @@ def _result(arguments: Namespace) -> "Result":
     from marin.processing.filter.config import FilterConfig, SignalsConfig
 
     places = {
-        "input_path": arguments.input,
+        "input_path": _path(arguments, arguments.input),
         "output_path": arguments.output,
         "num_workers": arguments.workers,
         "max_bad": arguments.max_bad,
@@ -109,12 +114,16 @@ def _result(arguments: Namespace) -> "Result":
         **places,
         filters=filters,
         rules=tuple(arguments.rule),
-        attributes=tuple(arguments.attributes),
+        attributes=tuple(_path(arguments, path) for path in arguments.attributes),
         keep_signals=arguments.keep_signals,
     )
     from marin.processing.filter.run import filter_documents
 
     return filter_documents(config)
+
+
+def _path(arguments: Namespace, given: str) -> str:
+    return find_input(Namespace(prefix=arguments.prefix, path=given, format=None)).path
 
 
 def _filters(arguments: Namespace) -> "tuple[Filter, ...]":

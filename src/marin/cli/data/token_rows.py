@@ -19,16 +19,16 @@ class TokenRows:
             self.store = TokenStore.open(path)
         except (CorruptStoreError, ValueError, FileNotFoundError) as error:
             raise UsageError(str(error)) from error
-        self._tokenizer = _tokenizer(self.store, arguments)
+        self.tokenizer = _tokenizer(self.store, arguments)
 
     def row(self, number: int) -> dict[str, Any]:
         """One document: its text, or its token ids, end-of-text with them, where no tokenizer is known."""
         tokens = self.store.document(number)
         source, document_id = self.store.document_id(number)
         row = {"id": document_id, "source": source, "num_tokens": len(tokens)}
-        if self._tokenizer is None:
+        if self.tokenizer is None:
             return {**row, "tokens": tokens.tolist()}
-        return {**row, "text": self._tokenizer.decode(tokens[:-1])}
+        return {**row, "text": self.tokenizer.decode(tokens[:-1])}
 
     def rows(self, start: int, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """(number, document) of at most `count` documents."""

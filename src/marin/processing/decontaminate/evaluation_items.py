@@ -32,14 +32,27 @@ class Item:
 def items_of(evaluation: EvaluationSet) -> Iterator[Item]:
     """All items of a set. ValueError where there are none, or where a named field is absent."""
     found = False
-    for label, name in find_files(evaluation.path):
+    for label, name in _files_of(evaluation):
         path = Path(name)
         parse = _from_lines if name.endswith(_TEXT) else _from_rows
         for item in parse(label, path, evaluation):
             found = True
             yield item
     if not found:
-        raise ValueError(f"evaluation set {evaluation.name!r}: {evaluation.path} has no item with text")
+        raise ValueError(
+            f"evaluation set {evaluation.name!r}: {evaluation.path} has no item with text. Rows of {', '.join(_ROWS)} are "
+            f"looked for, and with lines_per_item lines of {', '.join(_TEXT)}"
+        )
+
+
+def _files_of(evaluation: EvaluationSet) -> list[tuple[str, str]]:
+    """(label, path) of each file; of a folder those that hold rows or lines, a README or a script not."""
+    root = Path(evaluation.path)
+    if not root.is_dir():
+        return find_files(evaluation.path)
+    endings = _ROWS if evaluation.lines_per_item is None else (*_ROWS, *_TEXT)
+    files = sorted(path for path in root.rglob("*") if path.name.endswith(endings) and path.is_file())
+    return [(path.relative_to(root).as_posix(), str(path)) for path in files]
 
 
 def _from_rows(label: str, path: Path, evaluation: EvaluationSet) -> Iterator[Item]:

@@ -32,6 +32,8 @@ MOST_OF_A_PAGE = 0.4
 ABOUT_CHARS, ABOUT_VALUE = 250, 150
 # A paragraph with fewer characters that is nothing but a link leads elsewhere.
 LINK_CHARS = 200
+# Share of an element's text in links from which on it leads elsewhere, unless it has as much prose.
+MOSTLY_LINKS = 0.55
 # A form with less prose than this is there to be filled in; with more, it holds the page.
 FORM_VALUE = 100
 
@@ -96,28 +98,34 @@ def main_content(tree: LexborHTMLParser) -> Element:
 
 def _without_away(body: LexborNode) -> Element:
     """The body without what is named as no content, but for a part that has most of the page's text."""
-    left_out: list[int] = []
+    left_out: list[tuple[int, LexborNode]] = []
     whole = light_tree(body, partial(_judge, left_out, math.inf))
-    most = MOST_OF_A_PAGE * (whole.chars + sum(left_out))
-    if not left_out or max(left_out) < most:
+    most = MOST_OF_A_PAGE * (whole.chars + sum(chars for chars, _ in left_out))
+    if not any(chars >= most and not _is_mostly_links(node, chars) for chars, node in left_out):
         return whole
     for node in body.css(_NO_TEXT):
         node.decompose()
     return light_tree(body, partial(_judge, [], MOST_OF_A_PAGE * len(body.text(strip=True))))
 
 
-def _judge(left_out: list[int], most: float, node: LexborNode, tag: str, attributes: Attributes) -> int | None:
+def _judge(
+    left_out: list[tuple[int, LexborNode]], most: float, node: LexborNode, tag: str, attributes: Attributes
+) -> int | None:
     """Marks elements by name; leaves out what is away and has less than `most` characters, noting how many it has."""
     if tag == "nav":
         return None
     marks = marks_of(tag, attributes)
     if marks & AWAY:
         chars = len(node.text(strip=True))
-        if chars < most:
-            left_out.append(chars)
+        if chars < most or _is_mostly_links(node, chars):
+            left_out.append((chars, node))
             return None
         marks &= ~AWAY
     return marks
+
+
+def _is_mostly_links(node: LexborNode, chars: int) -> bool:
+    return 2 * sum(len(link.text(strip=True)) for link in node.css("a")) > chars
 
 
 def marks_of(tag: str, attributes: Attributes) -> int:
@@ -233,7 +241,7 @@ def _is_kept(element: Element) -> bool:
         return True
     if tag == "p":
         return element.link_chars <= 0.9 * chars or chars >= LINK_CHARS
-    return element.link_chars <= 0.5 * chars or element.value >= element.link_chars
+    return element.link_chars <= MOSTLY_LINKS * chars or element.value >= element.link_chars
 
 
 def _cut_last_headings(element: Element) -> bool:

@@ -127,7 +127,10 @@ class _Writer:
 
     def paragraphs(self, run: list[str | Element]) -> list[str]:
         """Inline content: one paragraph, or more where two line breaks stand together."""
-        text = tidy("".join(self.inline(piece) for piece in run))
+        text = tidy("".join(map(self.inline, run)))
+        if "\n\n" not in text:
+            text = text.strip()
+            return [text] if text else []
         return [part for paragraph in re.split(r"\n{2,}", text) if (part := paragraph.strip())]
 
     def heading(self, element: Element) -> list[str]:
@@ -255,7 +258,7 @@ class _Writer:
             return f"${piece.children[0]}$" if piece.children[0] else ""
         if tag in _CODE:
             return self.code_span(text_of(piece))
-        if tag == "sup" and any(not isinstance(child, str) and child.tag == "a" for child in piece.children):
+        if tag == "sup" and is_reference(piece):
             return self.reference(piece)
         text = "".join(map(self.inline, piece.children))
         if tag == "a":
@@ -305,6 +308,12 @@ class _Writer:
         fence = fence_for(code, 1)
         space = " " if code.startswith("`") or code.endswith("`") else ""
         return f"{fence}{space}{code}{space}{fence}"
+
+
+def is_reference(raised: Element) -> bool:
+    """Whether raised text leads to a place in a page, as the marks of footnotes and references do."""
+    links = (child for child in raised.children if not isinstance(child, str) and child.tag == "a")
+    return any("#" in (link.attributes.get("href") or "") for link in links)
 
 
 def tidy(text: str) -> str:

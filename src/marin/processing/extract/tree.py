@@ -44,6 +44,8 @@ BLOCKS = names(
 # These say what they hold by their tag; any other element that has no attributes goes unjudged.
 TELLING = names("article aside body dialog figcaption footer html main menu nav search")
 HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
+# White space right in these is between lines of HTML, never between words.
+_WITHOUT_TEXT = frozenset(("dl", "html", "ol", "table", "tbody", "tfoot", "thead", "tr", "ul"))
 VERBATIM = frozenset(("listing", "plaintext", "pre", "xmp"))
 _HIDING_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _OPENED_OR_CLOSED = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
@@ -179,6 +181,10 @@ def light_tree(node: LexborNode, judge: Judge | None = None) -> Element:
     return _copy(node, node.tag or "", node.attributes, 0, judge, False, False, MAX_DEPTH)
 
 
+# All line breaks are alike, and nothing changes an element without children.
+_LINE_BREAK = Element("br", {}, [], block=False)
+
+
 def _copy(
     node: LexborNode,
     tag: str,
@@ -195,7 +201,7 @@ def _copy(
     chars = link_chars = value = 0
     run = run_links = 0  # characters since the last block
     block = tag in BLOCKS
-    for child in node.iter(include_text=True):
+    for child in node.iter(include_text=True, skip_empty=tag in _WITHOUT_TEXT):
         name = child.tag
         if name == "-text":
             text = child.text_content or ""
@@ -216,6 +222,9 @@ def _copy(
             run += len(text)
             continue
         if name is None or name in UNSEEN:
+            continue
+        if name == "br":
+            children.append(_LINE_BREAK)
             continue
         given = child.attributes
         if given and ("style" in given or "hidden" in given) and is_hidden(given):

@@ -1,9 +1,11 @@
+# pyright: reportAttributeAccessIssue=false
 """Columns of a record batch, added and replaced."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc  # its functions are made when it is imported, unknown to type checkers
 
 from marin.processing.kernels.arrow_text import text_buffer
 
@@ -29,6 +31,14 @@ def with_columns(batch: pa.RecordBatch, columns: Mapping[str, np.ndarray | Seque
         else:
             batch = batch.set_column(position, name, array)
     return batch
+
+
+def replaced(column: pa.Array, values: Mapping[int, str]) -> pa.Array:
+    """The column with other values at some rows; all others are not looked at."""
+    mask = np.zeros(len(column), np.bool_)
+    mask[list(values)] = True
+    others = pa.array([values[row] for row in sorted(values)], column.type)
+    return pc.replace_with_mask(column, pa.array(mask), others)
 
 
 def with_text(batch: pa.RecordBatch, data: np.ndarray, offsets: np.ndarray) -> pa.RecordBatch:

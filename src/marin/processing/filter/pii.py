@@ -47,21 +47,30 @@ class PiiMask:
         return ("pii.num_emails", "pii.num_ip_addresses")
 
     def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
+        import numpy as np
         import pyarrow as pa
 
-        from marin.processing.filter.columns import texts_of, with_columns
+        from marin.processing.filter.columns import replaced, with_columns
+        from marin.processing.kernels.address_marks import may_have_addresses
+        from marin.processing.kernels.arrow_text import text_buffer
 
-        field = batch.schema.field("text")
-        masked = [self.mask(text) for text in texts_of(batch)]
-        columns = {
-            "text": pa.array([text for text, _, _ in masked], field.type),
-            "pii.num_emails": pa.array([emails for _, emails, _ in masked], pa.int64()),
-            "pii.num_ip_addresses": pa.array([addresses for _, _, addresses in masked], pa.int64()),
+        texts = batch.column("text")
+        num_emails, num_addresses = (np.zeros(len(texts), np.int64) for _ in range(2))
+        masked: dict[int, str] = {}
+        for row in np.flatnonzero(may_have_addresses(*text_buffer(texts))).tolist():
+            text, num_emails[row], num_addresses[row] = self.mask(texts[row].as_py())
+            if num_emails[row] or num_addresses[row]:
+                masked[row] = text
+        columns: dict[str, pa.Array | np.ndarray] = {
+            "pii.num_emails": num_emails,
+            "pii.num_ip_addresses": num_addresses,
         }
-        if "metadata" in batch.schema.names:
+        if masked:
+            columns["text"] = replaced(texts, masked)
+        if masked and "metadata" in batch.schema.names:
             old = batch.column("metadata")
-            rows = zip(old.to_pylist(), masked, strict=True)
-            columns["metadata"] = pa.array([_counted(value, *found[1:]) for value, found in rows], old.type)
+            counted = {row: _counted(old[row].as_py(), int(num_emails[row]), int(num_addresses[row])) for row in masked}
+            columns["metadata"] = replaced(old, counted)
         return with_columns(batch, columns)
 
     def mask(self, text: str) -> tuple[str, int, int]:
@@ -144,9 +153,7 @@ def _is_public(address: str) -> bool:
         return False
 
 
-def _counted(metadata: str | None, num_emails: int, num_addresses: int) -> str | None:
-    """The metadata, with what was masked where that was anything."""
-    if not num_emails and not num_addresses:
-        return metadata
+def _counted(metadata: str | None, num_emails: int, num_addresses: int) -> str:
+    """The metadata, with what was masked."""
     counts = {"emails": num_emails, "ip_addresses": num_addresses}
     return json.dumps({**json.loads(metadata or "{}"), "pii": counts}, ensure_ascii=False)

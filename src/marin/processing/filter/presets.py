@@ -31,7 +31,8 @@ PRESETS: dict[str, tuple[Filter, ...]] = {
         FineWebQuality(),
         MaskPii(),
     ),
-    # Li et al. 2024 (arXiv:2406.11794): its RefinedWeb filters, behind URL lists and language identification
+    # Li et al. 2024 (arXiv:2406.11794): its RefinedWeb filters, behind URL lists and language identification; it takes
+    # addresses out of the texts besides
     "dclm": (GopherQuality(distinct_stop_words=False), GopherRepetition(), DclmLines()),
 }
 

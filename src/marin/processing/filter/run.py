@@ -12,12 +12,41 @@ from typing import TYPE_CHECKING, ClassVar
 from marin.processing.filter.apply_rules import ApplyRules
 from marin.processing.filter.config import FilterConfig, SignalsConfig
 from marin.processing.filter.filters import Filter, Operation, merge, name_of
-from marin.processing.pipeline import Dataset
+from marin.processing.pipeline import BadRow, BatchResult, Dataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from marin.processing.pipeline.result import Result
+
+
+# A longer text is a bad row: what is kept of a text while it is measured is some twenty times its size.
+MAX_TEXT_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class RefuseLongTexts:
+    """Texts of more bytes are bad rows."""
+
+    version: ClassVar[int] = 1
+
+    max_bytes: int = MAX_TEXT_BYTES
+
+    def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch | BatchResult":
+        import numpy as np
+        import pyarrow as pa
+
+        from marin.processing.kernels.arrow_text import text_buffer
+
+        _, offsets = text_buffer(batch.column("text"))
+        sizes = np.diff(offsets)
+        if not len(sizes) or sizes.max() <= self.max_bytes:
+            return batch
+        bad = [
+            BadRow(id=str(batch.column("id")[row].as_py()), reason=f"too long: {sizes[row]:,} bytes of text")
+            for row in np.flatnonzero(sizes > self.max_bytes).tolist()
+        ]
+        return BatchResult(batch.filter(pa.array(sizes <= self.max_bytes)), bad=bad)
 
 
 @dataclass(frozen=True)
@@ -45,7 +74,7 @@ def measure_signals(config: SignalsConfig) -> "Result":
             f"{', '.join(editing)} edits texts, so its signals are no attributes of the documents as they are; filter "
             "with it first, and measure what it wrote"
         )
-    documents = Dataset.from_files(config.input_path)
+    documents = Dataset.from_files(config.input_path).map_batches(RefuseLongTexts(), name="length")
     measures = [step for step in steps(config.filters) if not isinstance(step.operation, ApplyRules)]
     for step in measures:
         documents = documents.map_batches(step.operation, name=step.name)
@@ -59,7 +88,7 @@ def filter_documents(config: FilterConfig) -> "Result":
 
     Raises ValueError where a rule's column is not there, naming the nearest one.
     """
-    documents = Dataset.from_files(config.input_path)
+    documents = Dataset.from_files(config.input_path).map_batches(RefuseLongTexts(), name="length")
     known: set[str] = set()
     for path in config.attributes:
         attributes = Dataset.from_files(path)

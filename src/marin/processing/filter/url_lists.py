@@ -4,8 +4,10 @@ A domain blocks everything below it, so no list of public suffixes is needed; th
 all of it.
 """
 
+import functools
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -40,7 +42,7 @@ class UrlSignals:
 
         from marin.processing.filter.columns import with_columns
 
-        lists = {kind: entries(path, sha256) for kind, path, sha256 in self.lists}
+        lists = {kind: prepared(kind, entries(path, sha256)) for kind, path, sha256 in self.lists}
         counts = {kind: np.zeros(batch.num_rows, np.int64) for kind in (*_KINDS, "missing")}
         for row, url in enumerate(_urls(batch)):
             if url is None:
@@ -103,19 +105,29 @@ class UrlLists:
         )
 
 
-def matches(url: str, lists: dict[str, frozenset[str]]) -> dict[str, int]:
-    """Kind -> how many entries of that list apply to an address."""
+@functools.cache
+def prepared(kind: str, listed: frozenset[str]) -> frozenset[str]:
+    """The entries of a list as `matches` compares them."""
+    if kind == "urls":
+        return frozenset(map(bare, listed))
+    return frozenset(_NOT_ALPHANUMERIC.sub("", entry) for entry in listed) if kind == "substrings" else listed
+
+
+def matches(url: str, lists: Mapping[str, frozenset[str]]) -> dict[str, int]:
+    """Kind -> how many entries of that list, as `prepared`, apply to an address."""
     url = url.lower()
-    words = set(_NOT_ALPHANUMERIC.split(url))
-    together = _NOT_ALPHANUMERIC.sub("", url)
-    tests = {
-        "domains": lambda listed: sum(domain in listed for domain in domains_of(url)),
-        "urls": lambda listed: int(bare(url) in set(map(bare, listed)) if url not in listed else True),
-        "words": lambda listed: len(words & listed),
-        "soft_words": lambda listed: len(words & listed),
-        "substrings": lambda listed: sum(_NOT_ALPHANUMERIC.sub("", entry) in together for entry in listed),
-    }
-    return {kind: tests[kind](listed) for kind, listed in lists.items()}
+    found = {}
+    for kind, listed in lists.items():
+        if kind == "domains":
+            found[kind] = sum(domain in listed for domain in domains_of(url))
+        elif kind == "urls":
+            found[kind] = int(bare(url) in listed)
+        elif kind == "substrings":
+            together = _NOT_ALPHANUMERIC.sub("", url)
+            found[kind] = sum(entry in together for entry in listed)
+        else:
+            found[kind] = len(listed.intersection(_NOT_ALPHANUMERIC.split(url)))
+    return found
 
 
 def domains_of(url: str) -> list[str]:

@@ -3,20 +3,22 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from marin.processing.formats.splits import find_files, format_of, is_arrow_file
-from marin.processing.pipeline.dataset import FilesInput
+from marin.processing.formats.splits import Split, is_arrow_file
 from marin.processing.pipeline.rows import wider_type
 
 _MADE_BY_READERS = ("id", "source", "metadata")
 
 
-def casts_of(files: FilesInput, columns: tuple[str, ...] | None) -> tuple[tuple[str, pa.DataType], ...]:
+def casts_of(splits: list[Split], columns: tuple[str, ...] | None) -> tuple[tuple[str, pa.DataType], ...]:
     """The columns whose types differ between files, and the type that holds them all.
 
     ValueError naming files and types where there is none, or where a column that is read is not in all files.
     """
     types: dict[str, tuple[str, pa.DataType]] = {}  # column -> (a file that has it, type for all)
-    schemas = {label: _schema_of(path, files.format or format_of(path)) for label, path in _typed_files(files)}
+    files = {split.label: split for split in splits if split.format in ("parquet", "arrow")}
+    if len(files) < 2:
+        return ()
+    schemas = {label: _schema_of(split.path, split.format) for label, split in files.items()}
     changed: set[str] = set()
     for label, schema in schemas.items():
         for field in schema:
@@ -40,12 +42,6 @@ def casts_of(files: FilesInput, columns: tuple[str, ...] | None) -> tuple[tuple[
                     "Dataset.from_files(..., columns=[...]), or read the files apart"
                 )
     return tuple((name, types[name][1]) for name in sorted(changed))
-
-
-def _typed_files(files: FilesInput) -> list[tuple[str, str]]:
-    found = find_files(files.paths, format=files.format)
-    typed = [(label, path) for label, path in found if (files.format or format_of(path)) in ("parquet", "arrow")]
-    return typed if len(typed) > 1 else []
 
 
 def _schema_of(path: str, format: str) -> pa.Schema:

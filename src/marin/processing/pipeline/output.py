@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from marin.io.atomic import append, make_folder
-from marin.processing.formats.splits import FORMATS
 from marin.processing.pipeline.manifest import BAD_FOLDER, DONE_FOLDER, bad_path, manifest_path, read_manifest
+from marin.processing.pipeline.sinks import ENDINGS
 from marin.processing.pipeline.stage import output_path
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def prepare(root: str, stages: Sequence["Planned"]) -> None:
         if _LEFTOVER.search(name):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-        elif name.endswith(tuple(FORMATS)) and name not in outputs and not _is_ours(name):
+        elif name.endswith(tuple(ENDINGS.values())) and name not in outputs and not _is_ours(name):
             strangers.append(name)
     if strangers:
         shown = ", ".join(sorted(strangers)[:_SHOWN])

@@ -80,7 +80,6 @@ class _Planner:
         """Plan the stage that carries out a data set, after those that it needs."""
         assert self._root is not None
         dataset = by_files(dataset)
-        self._check_inputs(dataset)
         name = f"{kind}" if feeds is None else f"{feeds}.{kind}"
         shards = [
             shard
@@ -114,7 +113,7 @@ class _Planner:
         if isinstance(given, ItemsInput):
             return [_Shard(part=number, source=source) for source in _item_shards(given)]
         if isinstance(given, FilesInput):
-            return _file_shards(part, given, number, by_file=by_file)
+            return _file_shards(part, given, number, by_file=by_file, root=self._root)
         if self._root is None:
             raise ValueError(
                 f"{given.name}: a group or join puts rows on the disk on their way, so it cannot be iterated: end the "
@@ -170,16 +169,6 @@ class _Planner:
             for partition in range(size)
         ]
 
-    def _check_inputs(self, dataset: Dataset) -> None:
-        """ValueError where the output folder is read from as well."""
-        assert self._root is not None
-        root = os.path.realpath(self._root)
-        for label, path in files_of(dataset):
-            if os.path.realpath(path).startswith(root + os.sep):
-                raise ValueError(
-                    f"{self._root}: {label} is read from the folder that is written to; choose another one"
-                )
-
 
 def _keyed(stage: Stage, tasks: list[Task]) -> tuple[Task, ...]:
     """The tasks with their keys."""
@@ -200,22 +189,24 @@ def _item_shards(items: ItemsInput) -> Iterator[Items]:
         yield Items(first=shard * size, rows=items.rows[shard * size : (shard + 1) * size])
 
 
-def _file_shards(part: Part, files: FilesInput, number: int, *, by_file: bool) -> list[_Shard]:
+def _file_shards(part: Part, files: FilesInput, number: int, *, by_file: bool, root: str | None) -> list[_Shard]:
     """Shards of files: large ones split, small ones packed, or with `by_file` one a file.
 
-    Where other files are attached by name, a shard is of one file.
+    Where other files are attached by name, a shard is of one file. `root` is the output folder, which cannot be read.
     """
     for path in files.paths:
         check_finished(path)
     splits = plan_splits(files.paths, format=files.format, split_bytes=files.split_bytes)
+    if root is not None:
+        _check_outside(root, splits)
     columns = columns_needed(part.operations)
     columns = files.columns if columns is None else columns
-    casts = casts_of(files, columns)
+    casts = casts_of(splits, columns)
     if by_file:
         groups = [list(group) for _, group in groupby(splits, lambda split: split.label)]
     else:
         groups = [[split] for split in splits] if part.others else _packed(splits)
-    attached = _attachments(part)
+    attached = _attachments(part, root)
     shards = []
     for group in groups:
         labels = {split.label for split in group}
@@ -231,7 +222,7 @@ def _file_shards(part: Part, files: FilesInput, number: int, *, by_file: bool) -
     return shards
 
 
-def _attachments(part: Part) -> list[dict[str, Source]]:
+def _attachments(part: Part, root: str | None) -> list[dict[str, Source]]:
     """For each join of files, the right side's rows by the name of their file."""
     found = []
     joins = [operation for operation in part.operations if isinstance(operation, Attach)]
@@ -241,10 +232,19 @@ def _attachments(part: Part) -> list[dict[str, Source]]:
         assert isinstance(right.input, FilesInput)
         files = right.input if right.operations or wanted is None else replace(right.input, columns=wanted)
         sources: dict[str, Source] = {}
-        for shard in _file_shards(replace(right, input=files), files, 0, by_file=True):
+        for shard in _file_shards(replace(right, input=files), files, 0, by_file=True, root=root):
             sources[stem(shard.label)] = Chained(source=shard.source, operations=right.operations)
         found.append(sources)
     return found
+
+
+def _check_outside(root: str, splits: list[Split]) -> None:
+    """ValueError where the output folder is read from as well."""
+    output = os.path.realpath(root)
+    labels = {os.path.dirname(split.path): split.label for split in splits}
+    for folder, label in labels.items():
+        if (os.path.realpath(folder) + os.sep).startswith(output + os.sep):
+            raise ValueError(f"{root}: {label} is read from the folder that is written to; choose another one")
 
 
 def _packed(splits: list[Split]) -> list[list[Split]]:

@@ -35,7 +35,7 @@ def run(
     dataset: Dataset,
     *,
     workers: int | None = None,
-    backend: Literal["local", "ray"] = "local",
+    backend: Literal["local", "ray"] | None = None,
     address: str | None = None,
     max_bad: float = 0.01,
     retries: int = 2,
@@ -46,15 +46,17 @@ def run(
 
     `workers`: processes, None for one a CPU, 0 for none but this one (and one where rows have a time limit). The result
     does not depend on it, nor on the backend; "ray" uses the cluster at `address` (None: RAY_ADDRESS, or the one on
-    this machine), whose machines share the folders. `max_bad`: the largest share of rows that may be bad. `retries`:
-    how often a shard is tried again whose process died. `progress`: lines on stderr. `verify`: hash the outputs of
-    finished shards, instead of comparing their sizes.
+    this machine), whose machines share the folders; None is what MARIN_DATA_BACKEND says, or "local". `max_bad`: the
+    largest share of rows that may be bad. `retries`: how often a shard is tried again whose process died. `progress`:
+    lines on stderr. `verify`: hash the outputs of finished shards, instead of comparing their sizes.
 
     Raises RuntimeError naming the shards that failed, once all others are done, and ValueError where more than the
     share `max_bad` of the rows was bad. Call it again after an interruption: finished shards are kept.
     """
+    if backend is None:  # a step's work that is done in its own process stays there
+        backend = "local" if workers == 0 else os.environ.get("MARIN_DATA_BACKEND", "local")  # type: ignore[assignment]
     if backend not in ("local", "ray"):
-        raise ValueError(f"backend is {backend!r}; 'local' or 'ray' is expected")
+        raise ValueError(f"backend is {backend!r}; 'local' or 'ray' is expected (of MARIN_DATA_BACKEND too)")
     if not 0 <= max_bad <= 1:
         raise ValueError(f"max_bad is {max_bad}; it is a share of the rows, between 0 and 1")
     if workers is not None and workers < 0:

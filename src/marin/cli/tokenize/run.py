@@ -1,0 +1,51 @@
+"""Turns documents into a token store, the form in which training reads text.
+
+CORPUS is a file, a folder or a glob of documents: JSON lines (also .gz and .zst), parquet, Arrow; with --format text
+also files of text. After an interruption the same command goes on where it was. In an experiment, use
+`default_tokenize` instead: a step is on record.
+"""
+
+import shlex
+from argparse import ArgumentParser, Namespace
+
+from marin.cli.output import note
+
+EXAMPLES = """\
+  marin tokenize run documents/ --tokenizer my_tokenizer -o tokens
+  marin tokenize run "raw/*.parquet" --tokenizer gpt2/ -o tokens --workers 8
+  marin tokenize run documents/ --tokenizer my_tokenizer -o tokens --text-column content
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("corpus", metavar="CORPUS", help="documents to tokenize")
+    parser.add_argument("--tokenizer", required=True, metavar="DIR", help="folder of the tokenizer")
+    parser.add_argument("-o", "--output", required=True, metavar="STORE", help="folder of the token store")
+    parser.add_argument("--text-column", default="text", metavar="COLUMN", help="the column with the text (text)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (one a CPU); the store is the same")
+    parser.add_argument("--max-bad", type=float, default=0.01, metavar="SHARE", help="of rows that are none (0.01)")
+    parser.add_argument("--no-round-trip", action="store_true", help="do not check that documents come back")
+    parser.add_argument("--format", metavar="FORMAT", help="of the files, where their endings do not tell")
+
+
+def run(arguments: Namespace) -> int:
+    from marin.cli.tokenize.errors import told
+    from marin.processing.tokenize.config import TokenizeConfig
+    from marin.processing.tokenize.tokenize import tokenize
+
+    with told():
+        tokenize(
+            TokenizeConfig(
+                input_path=arguments.corpus,
+                output_path=arguments.output,
+                tokenizer=arguments.tokenizer,
+                text_column=arguments.text_column,
+                num_workers=arguments.workers,
+                max_bad=arguments.max_bad,
+                check_round_trip=not arguments.no_round_trip,
+                format=arguments.format,
+            )
+        )
+    words = ["marin", "tokenize", "show", arguments.output, "0", "--tokenizer", arguments.tokenizer]
+    note(f"Next: {shlex.join(words)}")
+    return 0

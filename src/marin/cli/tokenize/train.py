@@ -1,0 +1,50 @@
+"""Trains a byte-level BPE tokenizer and writes it as a folder in the Hugging Face format.
+
+CORPUS is a file, a folder or a glob of documents: JSON lines (also .gz and .zst), parquet, Arrow; with --format text
+also files of text. In an experiment, use `train_tokenizer` instead: a step is on record.
+"""
+
+import shlex
+from argparse import ArgumentParser, Namespace
+
+from marin.cli.output import note
+
+EXAMPLES = """\
+  marin tokenize train documents/ --vocab-size 32000 -o my_tokenizer
+  marin tokenize train documents/ --vocab-size 32000 --special "<|user|>" --special "<|end|>" -o my_tokenizer
+  marin tokenize train "notes/**/*.md" --format text --vocab-size 4096 -o my_tokenizer
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("corpus", metavar="CORPUS", help="documents to train on")
+    parser.add_argument("--vocab-size", type=int, required=True, metavar="N", help="tokens in all, the 256 bytes too")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the tokenizer")
+    parser.add_argument("--special", action="append", default=[], metavar="TOKEN", help="a special token beside eos")
+    parser.add_argument("--eos", default="<|endoftext|>", metavar="TOKEN", help="the token that ends a text")
+    parser.add_argument("--max-bytes", type=int, metavar="N", help="train on the first so many bytes of text")
+    parser.add_argument("--max-bad", type=float, default=0.01, metavar="SHARE", help="of rows that are none (0.01)")
+    parser.add_argument("--format", metavar="FORMAT", help="of the files, where their endings do not tell")
+
+
+def run(arguments: Namespace) -> int:
+    from marin.cli.tokenize.errors import told
+    from marin.processing.tokenize.config import TrainBpeConfig
+    from marin.processing.tokenize.train_bpe import train_bpe
+
+    with told():
+        train_bpe(
+            TrainBpeConfig(
+                input_path=arguments.corpus,
+                output_path=arguments.output,
+                vocab_size=arguments.vocab_size,
+                eos_token=arguments.eos,
+                extra_special_tokens=tuple(arguments.special),
+                max_bytes=arguments.max_bytes,
+                max_bad=arguments.max_bad,
+                format=arguments.format,
+            )
+        )
+    words = ["marin", "tokenize", "run", arguments.corpus, "--tokenizer", arguments.output, "-o", "STORE"]
+    note(f"Next: {shlex.join(words)}")
+    return 0
