@@ -8,8 +8,8 @@ are the limits: nothing that decompresses by gzip, or parses by orjson, can be q
 For random access each format holds --rows short rows; the time is that of a process which has the modules loaded and
 the file in the system's cache, to give one row near the end.
 
-    python benchmarks/bench_formats.py --text FOLDER      writes benchmarks/results/formats.md; the text of the files
-    below FOLDER python benchmarks/bench_formats.py --text FOLDER --no_write
+    python benchmarks/bench_formats.py --text FOLDER      the text of the files in it; writes benchmarks/results/formats.md
+    python benchmarks/bench_formats.py --text FOLDER --no_write
 """
 
 import argparse
@@ -168,10 +168,10 @@ def report(speeds: dict[tuple[str, str, str], float], num_bytes: int) -> list[st
     lines = [
         "# Files of documents",
         "",
-        f"{num_bytes / 1e6:.0f} MB of text in documents of {DOCUMENT_CHARACTERS} characters. What is measured and how: the "
-        "first lines of `benchmarks/bench_formats.py`.",
+        f"{num_bytes / 1e6:.0f} MB of text in documents of {DOCUMENT_CHARACTERS} characters. What is measured and how: "
+        "the first lines of `benchmarks/bench_formats.py`.",
         "",
-        f"{processor()}, {os.cpu_count()} shared cores, {platform.python_implementation()} {platform.python_version()}, ten million additions "
+        f"{processor()}, {os.cpu_count()} shared cores, CPython {platform.python_version()}, ten million additions "
         f"{ten_million_additions():.2f} s, pyarrow {pa.__version__}. {peers()}",
         "",
         "| format | | who | MB of text per CPU second |",
