@@ -8,7 +8,7 @@ are the limits: nothing that decompresses by gzip, or parses by orjson, can be q
 For random access each format holds --rows short rows; the time is that of a process which has the modules loaded and
 the file in the system's cache, to give one row near the end.
 
-    python benchmarks/bench_formats.py --text FOLDER      the text of the files in it; writes benchmarks/results/formats.md
+    python benchmarks/bench_formats.py --text FOLDER      of files of text; writes benchmarks/results/formats.md
     python benchmarks/bench_formats.py --text FOLDER --no_write
 """
 
