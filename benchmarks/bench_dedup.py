@@ -216,7 +216,7 @@ def datatrove_methods() -> Iterator[Method]:
                 step.get_signature(shingles)
 
     def bloom(texts: list[str]) -> None:
-        step = SingleBloomFilter(folder, BloomFilterConfig(m_bytes=1 << 20, n_grams=13))
+        step = SingleBloomFilter(folder, BloomFilterConfig(m_bytes=1 << 20, k=7, n_grams=13))
         for i, text in enumerate(texts):
             step.step(Document(text=text, id=str(i)))
 
@@ -259,6 +259,21 @@ def race(methods: list[Method], texts: list[str], rounds: int) -> dict[Method, f
 # --- the whole thing
 
 
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Inside, nothing is printed, by processes that are started neither."""
+    kept = [os.dup(number) for number in (1, 2)]
+    with open(os.devnull, "w") as nothing:
+        for number in (1, 2):
+            os.dup2(nothing.fileno(), number)
+        try:
+            yield
+        finally:
+            for number, old in zip((1, 2), kept, strict=True):
+                os.dup2(old, number)
+                os.close(old)
+
+
 def all_cpu_seconds() -> float:
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
@@ -281,7 +296,7 @@ def whole(texts: list[str], folder: Path) -> list[tuple[str, float, float, int]]
         max_removed_per_source=1.0,
         num_workers=2,
     )
-    with contextlib.redirect_stderr(open(os.devnull, "w")):
+    with silent():
         report = dedup(config).as_dict()
     results = [("marin", size, all_cpu_seconds() - start, report["kept"])]
     with contextlib.suppress(ImportError):
@@ -315,7 +330,7 @@ def datatrove_whole(documents: Path, output: Path) -> int:
     ]
     for number, (pipeline, tasks) in enumerate(stages):
         executor = LocalPipelineExecutor(pipeline, tasks=tasks, workers=2, logging_dir=f"{output}/logs/{number}")
-        with contextlib.redirect_stderr(open(os.devnull, "w")), contextlib.redirect_stdout(open(os.devnull, "w")):
+        with silent():
             executor.run()
     return sum(len(file.read_text().splitlines()) for file in Path(f"{output}/left").glob("*.jsonl"))
 

@@ -4,7 +4,9 @@ A shard is a split of the input (`marin.processing.formats`). Its documents are 
 are bad depends on the columns that are asked for, and what is written beside a shard must have its rows.
 """
 
+import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from marin.processing.pipeline import Dataset
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+WORK = "work"
 _SHOWN_BAD = 3
 
 
@@ -112,6 +115,30 @@ def run_tasks(
     work.write_jsonl(str(folder), compression=None).run(workers=0 if len(tasks) == 1 else num_workers, max_bad=0.0)
     found = {row["id"]: row["result"] for file in sorted(folder.glob("part-*")) for row in read_records(file)}
     return [decode(result_type, json.loads(found[row["id"]])) for row in rows]
+
+
+def begin_work(output: Path, identity: Any, *, owned: Sequence[str]) -> Path:
+    """A folder in `output` for what a run needs on its way; that of an interrupted run of the same identity, if any.
+
+    What else stands there is of another run, over other documents or with another config. It is removed first, with the
+    folders `owned` in `output`, for nothing of two runs may be mixed. ValueError where those are not of a run.
+    """
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    work = output / WORK / digest
+    if work.is_dir():
+        return work
+    there = [name for name in owned if (output / name).exists()]
+    if there and not (output / WORK).exists() and not (output / "report.json").exists():
+        raise ValueError(f"{output} has {', '.join(there)}, and no run has made them: write to another folder")
+    for name in (WORK, *owned):
+        shutil.rmtree(output / name, ignore_errors=True)
+    work.mkdir(parents=True)
+    return work
+
+
+def end_work(output: Path) -> None:
+    """Remove what was needed on the way."""
+    shutil.rmtree(output / WORK, ignore_errors=True)
 
 
 def files_of(shards: Sequence[Split]) -> list[tuple[str, list[int]]]:

@@ -9,6 +9,8 @@ VERBS = {
     "stats": "count rows, bytes, sources, lengths, ids that occur twice",
     "sample": "take exactly so many rows by chance",
     "filter": "keep the documents that satisfy rules, and count the others by the rule that they fail",
+    "dedup": "remove documents or paragraphs that are there twice",
+    "decontaminate": "find evaluation items in documents, and remove them",
     "funnel": "show how many documents each stage and rule of a pipeline took",
     "at-step": "show which documents a training step saw",
     "mixture": "show what a run takes from each of its sources",
