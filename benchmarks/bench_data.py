@@ -1,17 +1,17 @@
 """Every stage of data processing beside its peers, in one table, with the speed that its prototype reached.
 
 What is measured of a single stage is what the benchmark of that stage measures (`bench_extract.py`, `bench_filters.py`,
-`bench_dedup.py`, `bench_classify.py`, `bench_formats.py`), on less text; look there for how, and for more. Added here:
+`bench_dedup.py`, `bench_classify.py`, `bench_tokenize.py`, `bench_formats.py`), on less text; look there for how, and
+for more. Added here:
 
-    tokenizing     the encoder alone, its first time, with GPT-2's vocabulary, beside the library that it is checked by
     end to end     documents on disk to documents, or tokens, on disk: filters, MinHash deduplication, tokenizing; two
                    processes, start and end included, beside datatrove's pipelines on the same documents
     workers        what the same filtering costs on one worker and on two, of the engine's pool and of Ray
 
 Numbers are MB of text (or pages) a CPU second, of all processes together; wall time is nowhere, so that a busy machine
 falsifies little: shared caches and memory are all that others take from it. datatrove splits words at white space here,
-as ours do, in place of a much slower splitter. A target is what a prototype of that stage reached on one core of
-another quiet machine; of an end to end, the slower of two runs of it, whose wall time is counted on two cores.
+as ours do, in place of a much slower splitter. A target is what a prototype of that stage reached on one
+core; of an end to end, the slower of its two figures, a second of wall time counted as two CPU seconds.
 
     python -m benchmarks.bench_data                       writes benchmarks/results/data.md
     python -m benchmarks.bench_data --only dedup filters --no_write
@@ -30,7 +30,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -38,6 +37,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from benchmarks import bench_dedup
 from benchmarks.bench_dedup import all_cpu_seconds, processor, silent, ten_million_additions
 
@@ -45,7 +45,6 @@ from marin.processing.filter.config import FilterConfig
 from marin.processing.filter.presets import PRESETS
 from marin.processing.filter.run import filter_documents
 from marin.processing.tokenize.config import TokenizeConfig
-from marin.processing.tokenize.encoder import Utf8Texts, utf8_texts
 from marin.processing.tokenize.tokenize import tokenize
 from marin.processing.tokenize.tokenizer import load_tokenizer
 
@@ -155,26 +154,32 @@ def classify(size: Size) -> list[Row]:
 
 
 def encode(size: Size) -> list[Row]:
-    texts = utf8_texts(bench_dedup.read_texts(bench_dedup.default_paths(), int(size.mb * 1e6)))
-    part = texts.first(int(PEER_SHARE * size.mb * 1e6))
-    speeds: dict[str, float] = {}
-    for _ in range(size.rounds):
-        tokenizer = load_tokenizer(GPT2)  # anew: an encoder remembers the words that it has seen
-        found = tokenizer.encoders.best(part)
-        if found.reason is not None:
-            raise RuntimeError(f"the fast encoder is not in use: {found.reason}")
-        for name, encoder, given in (
-            (found.encoder.name, found.encoder, texts),
-            ("tokenizers", tokenizer.encoders.oracle, part),
-        ):
-            began = time.process_time()
-            encoder.encode(given)
-            speeds[name] = max(speeds.get(name, 0.0), _megabytes(given) / (time.process_time() - began))
-    return [Row("tokenize", f"tokenizers {version('tokenizers')}", speeds["tokenizers"], speeds["gigatoken"])]
+    from benchmarks import bench_tokenize as bench
 
-
-def _megabytes(texts: Utf8Texts) -> float:
-    return float(texts.num_bytes.sum()) / 1e6
+    texts = bench_dedup.read_texts(bench_dedup.default_paths(), int(size.mb * 1e6))
+    documents = pa.table({"id": [str(i) for i in range(len(texts))], "text": texts, "source": ["text"] * len(texts)})
+    part = bench._first(documents, PEER_SHARE * size.mb * 1e6)
+    megabytes = float(bench._texts(part).num_bytes.sum()) / 1e6
+    with tempfile.TemporaryDirectory() as folder:
+        place = bench._write_inputs(documents, part, Path(folder))["slow"]
+        tokenizer = load_tokenizer(GPT2)
+        tokenizer.save(Path(folder, "gpt2"))
+        oracle, given = tokenizer.encoders.oracle, bench._texts(part)
+        num_tokens = sum(len(row) for row in oracle.encode(given))
+        turns = {
+            "marin": lambda: bench._encode_first(str(GPT2), bench._texts(documents)),
+            f"tokenizers {version('tokenizers')}": lambda: bench._seconds(lambda: oracle.encode(given)),
+        }
+        for peer in ("tiktoken", "datatrove"):
+            with contextlib.suppress(PackageNotFoundError):
+                command = [sys.executable, str(bench.PEERS), peer, str(place), str(GPT2)]
+                command.append(str(Path(folder, "gpt2", "tokenizer.json")))
+                turns[f"{peer} {version(peer)}"] = lambda command=command: bench._peer(command, num_tokens)
+        best = dict.fromkeys(turns, float("inf"))
+        for _ in range(size.rounds):
+            best = {name: min(best[name], turn()) for name, turn in turns.items()}
+    ours = sum(len(text.encode()) for text in texts) / 1e6 / best.pop("marin")
+    return [Row("tokenize", peer, megabytes / seconds, ours) for peer, seconds in best.items()]
 
 
 def formats(size: Size) -> list[Row]:

@@ -333,16 +333,10 @@ def datatrove_whole(documents: Path, output: Path) -> int:
         ([reader, MinhashDedupFilter(f"{output}/remove"), JsonlWriter(f"{output}/left", compression=None)], 4),
     ]
     for number, (pipeline, tasks) in enumerate(stages):
-<<<<<<< HEAD
-        # of "forkserver", its default, the CPU time of workers is counted for nobody who waits
-        logs = f"{output}/logs/{number}"
-        executor = LocalPipelineExecutor(pipeline, tasks=tasks, workers=2, logging_dir=logs, start_method="fork")
-=======
         # forked from this process, for the CPU time of children of others is not ours to read
         executor = LocalPipelineExecutor(
             pipeline, tasks=tasks, workers=2, logging_dir=f"{output}/logs/{number}", start_method="fork"
         )
->>>>>>> main
         with silent():
             executor.run()
     return sum(len(file.read_text().splitlines()) for file in Path(f"{output}/left").glob("*.jsonl"))
