@@ -73,8 +73,8 @@ def default_tokenize(
 
     `dataset` is a step, a folder in one (`collected / "train"`), or a path; `tokenizer` likewise. `text_column` has a
     row's text; with `chat` the rows are conversations, and the store says which of their tokens are trained on;
-    `format` is needed for files of text. More bad rows than the share `max_bad` fail the step; `num_workers` processes share
-    the work (None: one a CPU) and change nothing.
+    `format` is needed for files of text. More bad rows than the share `max_bad` fail the step; `num_workers` processes
+    share the work (None: one a CPU) and change nothing.
     """
     return ExecutorStep(
         name=f"tokenized/{name}",
