@@ -47,6 +47,8 @@ DCLM_COUNTS: tuple[str, ...] = (
     "dclm.num_words_after",
 )
 
+_NUM_C4, _NUM_DCLM = len(C4_COUNTS), len(DCLM_COUNTS)
+
 LOREM_IPSUM, JAVASCRIPT = "lorem ipsum", "javascript"
 POLICY_PHRASES = (
     "terms of use",
@@ -139,7 +141,7 @@ def _c4(data, offsets, classes, phrases, citations, terminal_punctuation, min_wo
     kept = np.empty(len(chars) + 1, np.uint32)
     edited = np.empty(offsets[num_texts] - offsets[0], np.uint8)
     edited_offsets = np.zeros(num_texts + 1, np.int64)
-    counts = np.zeros((num_texts, 10), np.int64)
+    counts = np.zeros((num_texts, _NUM_C4), np.int64)
     for text in range(num_texts):
         num_chars = decode(data, offsets[text], offsets[text + 1], chars)
         row = counts[text]
@@ -188,7 +190,7 @@ def _dclm(data, offsets, classes, counted, substrings, max_uppercase_ratio, max_
     kept = np.empty(len(chars) + 1, np.uint32)
     edited = np.empty(offsets[num_texts] - offsets[0], np.uint8)
     edited_offsets = np.zeros(num_texts + 1, np.int64)
-    counts = np.zeros((num_texts, 9), np.int64)
+    counts = np.zeros((num_texts, _NUM_DCLM), np.int64)
     for text in range(num_texts):
         num_chars = decode(data, offsets[text], offsets[text + 1], chars)
         row = counts[text]

@@ -61,6 +61,7 @@ SIGNALS: tuple[str, ...] = (
     "fineweb.newline_word_ratio",
     "c4.num_paragraphs",
 )
+_NUM_SIGNALS = len(SIGNALS)
 # First column of each group of signals, for the functions that fill them.
 _TEXT, _GOPHER, _REPETITION, _TOP, _DUPLICATE, _FINEWEB, _C4 = 0, 4, 13, 17, 20, 26, 30
 
@@ -100,7 +101,7 @@ def _hashes_of(words: tuple[str, ...]) -> NDArray[np.uint64]:
 @numba.njit(cache=True, nogil=True)
 def _signals(data, offsets, classes, unicode_words, stop_hashes):
     num_texts = len(offsets) - 1
-    result = np.zeros((num_texts, 31))
+    result = np.zeros((num_texts, _NUM_SIGNALS))
     longest = 0
     for text in range(num_texts):
         longest = max(longest, offsets[text + 1] - offsets[text])
