@@ -13,7 +13,7 @@ WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
 UV_INSTALL = $(BIN)/uv pip install --python $(BIN)/python --constraints requirements.lock
 
-.PHONY: help quickstart test test-all check format lock docs bench bench-peers bench-executor torch clean
+.PHONY: help quickstart test test-all check format lock docs bench bench-data bench-peers bench-executor torch clean
 
 help:
 	@echo "make quickstart   raw text to a trained, verified, evaluated, reported model"
@@ -24,6 +24,7 @@ help:
 	@echo "make lock         renew requirements.lock from pyproject.toml"
 	@echo "make docs         build the documentation into site/"
 	@echo "make bench        benchmarks (need torch: make torch)"
+	@echo "make bench-data   every stage of data processing, beside the peers that are installed"
 	@echo "make bench-executor   the executor beside other workflow systems, each in an environment below .venv-bench/"
 
 $(STAMPS)/venv:
@@ -34,12 +35,12 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/run: $(STAMPS)/venv pyproject.toml requirements.lock
-	@echo "installing marin with what the quickstart needs (once; about 840 MB on the disk)"
+	@echo "installing marin with what the quickstart needs (once; about 1.2 GB on the disk)"
 	@$(UV_INSTALL) -e '.[train,data,report]'
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml requirements.lock
-	@echo "installing marin with what the tests need (once; about 1.3 GB on the disk)"
+	@echo "installing marin with what the tests need (once; about 2.5 GB on the disk)"
 	@$(UV_INSTALL) -e '.[train,data,extractors,gigatoken,onnx,report,docs,dev,ray,remote,tensorboard,wandb,trackio]'
 	@touch $@ $(STAMPS)/run
 
@@ -78,6 +79,9 @@ docs: $(STAMPS)/dev
 
 bench: $(STAMPS)/torch
 	@$(BIN)/python benchmarks/bench_train_cpu.py
+
+bench-data: $(STAMPS)/dev
+	@$(BIN)/python -m benchmarks.bench_data $(ARGS)
 
 bench-peers: $(STAMPS)/dev
 	@$(BIN)/python benchmarks/bench_executor.py --setup

@@ -430,6 +430,34 @@ def test_links_are_relative_to_the_base_of_a_page():
     ]
 
 
+def test_links_in_comments_and_scripts_are_none_and_odd_tags_are_read():
+    html = (
+        """<!-- <a href="/no"> --><script>'<a href="/no">'</script><A class=x HREF='/one?a=1&amp;b=2'>1</A>"""
+        """<a href=/two>2</a><a\n title="a > b"\n href = "/three" >3</a><a name=x>4</a><a href="">5</a><a href="/open"""
+    )
+    assert links_of(html, "http://site.example/p") == [
+        "http://site.example/one?a=1&b=2",
+        "http://site.example/two",
+        "http://site.example/three",
+        "http://site.example/p",
+    ]
+
+
+HOSTILE = ["<div>", "<a '", '<a "', "<!--", "<script>", "<a href=x>", "<a b=", "<", "<a <", "<a b='c\" "]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_the_time_for_links_grows_with_a_page_and_not_with_its_square(piece: str):
+    def cpu_s(count: int) -> float:
+        html = piece * count + '<a href="/y">y</a>'
+        before = time.process_time()
+        links_of(html, "http://site.example/")
+        return time.process_time() - before
+
+    small = min(cpu_s(20_000) for _ in range(3))
+    assert cpu_s(200_000) < 40 * small + 0.2
+
+
 def test_a_sitemap_that_is_none_has_no_links():
     assert sitemap_links(b"\x1f\x8bnot gzip", "http://site.example/") == ([], [])
     assert sitemap_links(b"<html>", "http://site.example/") == ([], [])

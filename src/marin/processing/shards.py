@@ -4,7 +4,9 @@ A shard is a split of the input (`marin.processing.formats`). Its documents are 
 are bad depends on the columns that are asked for, and what is written beside a shard must have its rows.
 """
 
+import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +25,9 @@ from marin.processing.pipeline import Dataset
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+WORK = "work"
 _SHOWN_BAD = 3
+_MOST_SHARDS = 256  # of tasks; more of them share one, for each is a file that is flushed to the disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +110,46 @@ def run_tasks(
         num_workers: Processes; None: one a CPU, 0: this one.
     """
     rows = [{"id": f"{number:06d}", "task": json.dumps(encode(task))} for number, task in enumerate(tasks)]
-    work = Dataset.from_items(rows, num_shards=len(rows)).map(
+    work = Dataset.from_items(rows, num_shards=min(len(rows), _MOST_SHARDS)).map(
         _Do(function=function, task_type=type(tasks[0]), recipe=recipe), name=function.__name__
     )
     work.write_jsonl(str(folder), compression=None).run(workers=0 if len(tasks) == 1 else num_workers, max_bad=0.0)
     found = {row["id"]: row["result"] for file in sorted(folder.glob("part-*")) for row in read_records(file)}
     return [decode(result_type, json.loads(found[row["id"]])) for row in rows]
+
+
+# Starting a worker, which loads its libraries, takes about as long as this many bytes of text.
+_SMALL_BYTES = 64 << 20
+
+
+def enough_workers(shards: Sequence[Split], num_workers: int | None) -> int | None:
+    """`num_workers`; where none is said and the files are small, 0: none but this process."""
+    sizes = {split.path: split.size for split in shards}
+    return 0 if num_workers is None and sum(sizes.values()) < _SMALL_BYTES else num_workers
+
+
+def begin_work(output: Path, identity: Any, *, owned: Sequence[str]) -> Path:
+    """A folder in `output` for what a run needs on its way; that of an interrupted run of the same identity, if any.
+
+    What else stands there is of another run, over other documents or with another config. It is removed first, with the
+    folders `owned` in `output`, for nothing of two runs may be mixed. ValueError where those are not of a run.
+    """
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    work = output / WORK / digest
+    if work.is_dir():
+        return work
+    there = [name for name in owned if (output / name).exists()]
+    if there and not (output / WORK).exists() and not (output / "report.json").exists():
+        raise ValueError(f"{output} has {', '.join(there)}, and no run has made them: write to another folder")
+    for name in (WORK, *owned):
+        shutil.rmtree(output / name, ignore_errors=True)
+    work.mkdir(parents=True)
+    return work
+
+
+def end_work(output: Path) -> None:
+    """Remove what was needed on the way."""
+    shutil.rmtree(output / WORK, ignore_errors=True)
 
 
 def files_of(shards: Sequence[Split]) -> list[tuple[str, list[int]]]:

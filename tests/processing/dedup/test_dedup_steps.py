@@ -6,13 +6,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from document_folders import read_rows
 from marin.execution.executor import InputName, run
 from marin.execution.graph import build_graph
 from marin.processing.decontaminate.api import remove_evaluation_items
 from marin.processing.decontaminate.config import EvaluationSet
+from marin.processing.dedup import minhash
+from marin.processing.dedup import run as run_of_dedup
 from marin.processing.dedup.api import deduplicate
-from marin.processing.dedup.config import ExactConfig, MinHashConfig
+from marin.processing.dedup.config import DedupConfig, ExactConfig, MinHashConfig
+from marin.processing.dedup.run import dedup
 
 
 def test_steps_read_each_others_documents(documents: Callable[..., Path], tmp_path: Path):
@@ -55,3 +60,93 @@ def test_planning_loads_no_data_library():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_the_result_does_not_depend_on_workers(documents: Callable[..., Path], tmp_path: Path):
+    texts = [" ".join(f"w{(i * i + j * j) % 41}" for j in range(60)) for i in range(30)]
+    folder = documents(*[[{"id": f"{s}-{i}", "text": text} for i, text in enumerate(texts)] for s in range(3)])
+    outputs = []
+    for num_workers in (0, 2):
+        output = tmp_path / f"out-{num_workers}"
+        dedup(
+            DedupConfig(
+                input_path=str(folder), output_path=str(output), method=MinHashConfig(), num_workers=num_workers
+            )
+        )
+        files = sorted(
+            path for path in output.rglob("*") if path.is_file() and path.suffix in (".parquet", ".npy", ".u32")
+        )
+        outputs.append({str(path.relative_to(output)): path.read_bytes() for path in files})
+        outputs[-1]["report"] = (output / "report.json").read_bytes()
+    assert outputs[0] == outputs[1]
+    assert not (tmp_path / "out-0" / "work").exists()
+
+
+def test_what_was_done_before_a_run_was_stopped_is_not_done_again(
+    documents: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = documents(*[[{"id": f"{s}", "text": f"text {s} " * 20}] for s in range(4)])
+    config = DedupConfig(
+        input_path=str(folder), output_path=str(tmp_path / "out"), method=MinHashConfig(), num_workers=0
+    )
+    link = minhash.link_range
+
+    def stop(task: minhash.LinkTask) -> minhash.Linked:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(minhash, "link_range", stop)
+    with pytest.raises(KeyboardInterrupt):
+        dedup(config)
+    signed = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("signatures.u32")}
+    assert len(signed) == 4
+    monkeypatch.setattr(minhash, "link_range", link)
+    assert dedup(config).as_dict()["documents"] == 4
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("signatures.u32")} == signed
+
+
+def test_nothing_of_a_run_over_other_documents_is_taken_over(
+    documents: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    text = " ".join(f"w{i * i % 53}" for i in range(80))
+    folder = documents(*[[{"id": f"{s}", "text": text}] for s in range(3)])
+    output = tmp_path / "out"
+    config = DedupConfig(
+        input_path=str(folder),
+        output_path=str(output),
+        method=MinHashConfig(),
+        num_workers=0,
+        max_removed_per_source=1.0,
+    )
+    cluster_sizes = run_of_dedup.cluster_sizes
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_of_dedup, "cluster_sizes", stop)
+    with pytest.raises(KeyboardInterrupt):
+        dedup(config)
+    monkeypatch.setattr(run_of_dedup, "cluster_sizes", cluster_sizes)
+    (folder / "shard-002.jsonl").unlink()
+    (folder / "shard-001.jsonl").write_text('{"id": "new", "text": "of something else, and all of it new"}\n')
+    assert dedup(config).as_dict()["removed"] == 0
+    assert sorted(path.name for path in (output / "attributes").iterdir()) == ["shard-000.parquet", "shard-001.parquet"]
+    assert not (output / "index" / "generation-000" / "shard-00002").exists()
+
+
+def test_folders_that_no_run_has_made_are_not_touched(documents: Callable[..., Path], tmp_path: Path):
+    mine = tmp_path / "out" / "attributes" / "mine.parquet"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    folder = documents([{"id": "a", "text": "text"}])
+    config = DedupConfig(input_path=str(folder), output_path=str(tmp_path / "out"), method=ExactConfig())
+    with pytest.raises(ValueError, match="has attributes, and no run has made them"):
+        dedup(config)
+    assert mine.exists()
+    inside = DedupConfig(
+        input_path=str(folder),
+        output_path=str(tmp_path / "out"),
+        method=ExactConfig(),
+        index_path=str(tmp_path / "out" / "index"),
+    )
+    with pytest.raises(ValueError, match="is in the folder that is written to"):
+        dedup(inside)

@@ -100,6 +100,14 @@ def test_an_index_of_another_method_is_refused(documents: Documents, tmp_path: P
         run(folder, tmp_path / "three", index_path=str(folder))
 
 
+def test_a_file_of_which_nothing_is_left_is_an_input_like_others(documents: Documents, tmp_path: Path):
+    folder = documents([{"id": "a", "text": "one"}], [{"id": "b", "text": "one"}], [{"id": "c", "text": "two"}])
+    run(folder, tmp_path / "one")
+    assert len(list((tmp_path / "one" / "documents").glob("*.parquet"))) == 3
+    left = run(tmp_path / "one" / "documents", tmp_path / "two")
+    assert [row["id"] for row in left] == ["a", "c"]
+
+
 def test_repeated_substrings_are_refused_with_what_to_use(documents: Documents, tmp_path: Path):
     folder = documents([{"id": "a", "text": "one"}])
     with pytest.raises(NotImplementedError, match="suffix array.*deduplicate-text-datasets"):

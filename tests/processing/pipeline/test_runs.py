@@ -3,15 +3,21 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from marin.io.atomic import write_text
+from marin.io.hashing import sha256_file
 from marin.processing.pipeline import BadRow, BatchResult, Dataset, Dropped, col
+from marin.processing.pipeline.sinks import Written
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -259,3 +265,33 @@ class Unsendable:
 
     lock: Any = dataclasses.field(default_factory=threading.Lock, compare=False)
     ending = ".txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class CountSink:
+    """Writes how many rows a shard has."""
+
+    version: ClassVar[int] = 1
+    ending = ".count"
+
+    def write(self, path: str, batches: Iterator[pa.RecordBatch], schema: pa.Schema | None = None) -> Written:
+        rows = sum(batch.num_rows for batch in batches)
+        write_text(path, str(rows))
+        return Written(rows=rows, bytes=len(str(rows)), sha256=sha256_file(path)[1], columns={})
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sink_of_ones_own_gets_the_rows_of_each_shard(corpus: str, tmp_path: Path, workers: int):
+    plan = Dataset.from_files(corpus).filter("id != '0-0'").write(tmp_path / "out", CountSink(), names="input")
+    assert plan.run(workers=workers).files == ["0.count", "1.count", "2.count"]
+    assert [(tmp_path / "out" / f"{i}.count").read_text() for i in range(3)] == ["3", "4", "4"]
+
+
+def test_making_a_plan_loads_no_arrow():
+    script = (
+        "import sys; from marin.processing.pipeline import Dataset, parse\n"
+        "Dataset.from_files('x').filter('n > 1').map(dict).write_parquet('y')\n"
+        "print({'pyarrow', 'numpy', 'numba', 'ray'} & set(sys.modules))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "set()"

@@ -87,7 +87,7 @@ def run(arguments: Namespace) -> int:
     counters = result.counters
     note(
         f"{counters['rows_in']:,} documents in, {counters['rows_out']:,} out, {counters['dropped']:,} dropped, "
-        f"{counters['bad']:,} bad; samples of each rule are in {result.path}/funnel.json"
+        f"{counters['bad']:,} bad; samples of each rule are in {result.path.rstrip('/')}/funnel.json"
     )
     return 0
 

@@ -3,6 +3,7 @@
 A question and its answer are texts of their own, so that who has one of them has all of it.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -59,26 +60,39 @@ class NgramIndex:
             texts=texts,
         )
 
-    def save(self, path: Path) -> None:
-        """Write to one .npz file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {
+            "set_names": np.array(self.set_names),
+            "item_sets": self.item_sets,
+            "item_ids": np.array(self.item_ids),
+            "text_items": self.text_items,
+            "text_sizes": self.text_sizes,
+            "hashes": self.hashes,
+            "offsets": self.offsets,
+            "texts": self.texts,
+        }
+
+    def digest(self) -> str:
+        """32 hex digits of all that is in it."""
+        digest = hashlib.sha256()
+        for name, array in self._arrays().items():
+            digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+        return digest.hexdigest()[:32]
+
+    def save(self, folder: Path) -> Path:
+        """Write to one .npz file, which is named by what is in it."""
+        path = folder / f"ngrams-{self.digest()}.npz"
         with open_atomic(path) as file:
-            np.savez(
-                file,
-                set_names=np.array(self.set_names),
-                item_sets=self.item_sets,
-                item_ids=np.array(self.item_ids),
-                text_items=self.text_items,
-                text_sizes=self.text_sizes,
-                hashes=self.hashes,
-                offsets=self.offsets,
-                texts=self.texts,
-            )
+            np.savez(file, allow_pickle=False, **self._arrays())
+        return path
 
 
 @lru_cache(maxsize=2)
 def load_index(path: str) -> tuple[NgramIndex, HashSet]:
-    """An index that was saved, and the set of its hashes; kept, for a process does many shards."""
+    """An index that was saved, and the set of its hashes; kept, for a process does many files.
+
+    Nothing stale is kept so: another index has another name.
+    """
     with np.load(path) as file:
         values = {name: file[name] for name in file.files}
     names, ids = values.pop("set_names").tolist(), values.pop("item_ids").tolist()

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from marin.processing.decontaminate.config import DecontaminateConfig
 from marin.processing.decontaminate.ngram_index import NgramIndex, load_index
 from marin.processing.dedup.sorted_records import write_array
 from marin.processing.formats.splits import Split
@@ -34,6 +33,16 @@ ATTRIBUTES = pa.schema(
     ]
 )
 _SHOWN_NGRAMS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What of a DecontaminateConfig decides what is found."""
+
+    ngram: int
+    min_words: int
+    min_paragraph_overlap: float
+    min_item_coverage: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +87,7 @@ class _Batch:
         return np.searchsorted(self.text_offsets, self.bounds[paragraphs], side="right") - 1
 
 
-def look_up(batch: pa.RecordBatch, index: NgramIndex, hashes: HashSet, config: DecontaminateConfig) -> list[Overlap]:
+def look_up(batch: pa.RecordBatch, index: NgramIndex, hashes: HashSet, config: Finding) -> list[Overlap]:
     """What every document of a batch has of the items."""
     of_batch = _Batch.of(batch, hashes, config.ngram, config.min_words)
     paragraphs = of_batch.paragraphs_of_hits()
@@ -91,7 +100,7 @@ def look_up(batch: pa.RecordBatch, index: NgramIndex, hashes: HashSet, config: D
 
 
 def _overlap(
-    batch: _Batch, text: int, paragraphs: np.ndarray, ngrams: np.ndarray, index: NgramIndex, config: DecontaminateConfig
+    batch: _Batch, text: int, paragraphs: np.ndarray, ngrams: np.ndarray, index: NgramIndex, config: Finding
 ) -> Overlap:
     """Of one text, given the paragraph and the number of every n-gram that was found in it."""
     counts = {int(p): batch.found.num_found[p] / batch.found.num_ngrams[p] for p in np.unique(paragraphs)}
@@ -139,7 +148,7 @@ def _shown(batch: _Batch, paragraphs: np.ndarray, ngrams: np.ndarray, n: int) ->
 class OverlapTask:
     """A file of documents to be looked up."""
 
-    config: DecontaminateConfig
+    config: Finding
     index: str  # file of the n-gram index
     documents: tuple[Split, ...]
     attributes: str

@@ -9,20 +9,22 @@ With `remove="attributes"` it is a report on how two data sets overlap: the item
 """
 
 import json
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from marin.config import encode
 from marin.io.atomic import open_atomic, write_text
 from marin.processing.decontaminate.config import RECIPE_VERSION, DecontaminateConfig
 from marin.processing.decontaminate.ngram_index import NgramIndex, index_items
 from marin.processing.decontaminate.overlap import (
     CountTask,
     FileOverlap,
+    Finding,
     Hit,
     OverlapTask,
     count_documents,
@@ -30,10 +32,18 @@ from marin.processing.decontaminate.overlap import (
 )
 from marin.processing.formats.splits import Split
 from marin.processing.remove import RemoveMarked, remove_marked
-from marin.processing.shards import document_shards, files_of, run_tasks, total_bad
+from marin.processing.shards import (
+    begin_work,
+    document_shards,
+    end_work,
+    enough_workers,
+    files_of,
+    run_tasks,
+    total_bad,
+)
 
 REPORT_FILE, HITS_FILE = "report.json", "hits.jsonl"
-_ATTRIBUTES, _WORK = "attributes", "work"
+_ATTRIBUTES = "attributes"
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -43,26 +53,27 @@ _SHOWN_DOCUMENTS = 5  # of each item, in the report; hits.jsonl has all
 def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
     """Find and remove evaluation items; returns what report.json has."""
     shards = document_shards(config.input_path)
+    config = replace(config, num_workers=enough_workers(shards, config.num_workers))
     output = Path(config.output_path)
     index = index_items(config.against, config.ngram, config.min_words)
-    index_file = output / _WORK / "ngrams.npz"
-    index.save(index_file)
+    sets = [config.ngram, config.min_words, index.digest()]
+    work = begin_work(output, [RECIPE_VERSION, encode(shards), sets, encode(_finding(config))], owned=(_ATTRIBUTES,))
+    index_file = index.save(work)
     common: list[dict[str, Any]] = []
     if config.max_document_share is not None:
         index, common = _without_common(config, config.max_document_share, index, index_file, shards)
-        index_file = output / _WORK / "ngrams_that_count.npz"
-        index.save(index_file)
+        index_file = index.save(work)
 
     tasks = [
         OverlapTask(
-            config=config,
+            config=_finding(config),
             index=str(index_file),
             documents=tuple(shards[number] for number in numbers),
             attributes=str(output / _ATTRIBUTES / name),
         )
         for name, numbers in files_of(shards)
     ]
-    found = _run(config, overlap_of_file, tasks, FileOverlap)
+    found = _run(config, work, overlap_of_file, tasks, FileOverlap)
     bad = total_bad(shard.bad for shard in found)
     bad.check(sum(sum(shard.documents.values()) for shard in found), config.max_bad)
     report = _report(index, found) | {"bad_rows": dict(sorted(bad.kinds.items()))} | {"common_ngrams": common}
@@ -70,14 +81,27 @@ def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
         report["written"] = _remove(config, output)
     _write_hits(output / HITS_FILE, index, [hit for shard in found for hit in shard.hits])
     write_text(output / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    shutil.rmtree(output / _WORK)
+    end_work(output)
     return report
 
 
+def _finding(config: DecontaminateConfig) -> Finding:
+    return Finding(
+        ngram=config.ngram,
+        min_words=config.min_words,
+        min_paragraph_overlap=config.min_paragraph_overlap,
+        min_item_coverage=config.min_item_coverage,
+    )
+
+
 def _run(
-    config: DecontaminateConfig, function: Callable[[Task], Result], tasks: Sequence[Task], result_type: type[Result]
+    config: DecontaminateConfig,
+    work: Path,
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    result_type: type[Result],
 ) -> list[Result]:
-    folder = Path(config.output_path) / _WORK / "tasks" / function.__name__
+    folder = work / "tasks" / function.__name__
     return run_tasks(function, tasks, result_type, folder=folder, recipe=RECIPE_VERSION, num_workers=config.num_workers)
 
 
@@ -95,7 +119,7 @@ def _without_common(
         )
         for shard, split in enumerate(shards)
     ]
-    num_documents = sum(_run(config, count_documents, tasks, int))
+    num_documents = sum(_run(config, index_file.parent, count_documents, tasks, int))
     counts = np.zeros(len(index.hashes), np.int64)
     for task in tasks:
         counts += np.load(task.counts)

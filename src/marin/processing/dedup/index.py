@@ -65,10 +65,8 @@ class Index:
 
 
 def open_index(path: str | Path, method: dict[str, Any]) -> Index:
-    """The index in a folder. ValueError where it is none, or was made by another method."""
+    """The index in a folder. ValueError where it was made by another method."""
     root = Path(path)
-    if not (root / INDEX_FILE).is_file():
-        raise ValueError(f"no {INDEX_FILE} in {root}: give the index/ folder of an earlier `dedup` with this method")
     value = json.loads((root / INDEX_FILE).read_text(encoding="utf-8"))
     if value["method"] != method:
         names = sorted(value["method"].keys() | method.keys())

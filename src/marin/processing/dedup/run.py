@@ -6,7 +6,6 @@ index/        what a later run compares its documents with
 documents/    what is left
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from marin.config import encode
 from marin.processing.dedup import bloom, exact, minhash
 from marin.processing.dedup.attributes import (
     SPAN_ATTRIBUTES,
@@ -34,19 +34,29 @@ from marin.processing.dedup.config import (
     MinHashConfig,
     SubstringConfig,
 )
-from marin.processing.dedup.index import Generation, Index, continue_index, open_index
+from marin.processing.dedup.index import INDEX_FILE, Generation, Index, continue_index, open_index
 from marin.processing.dedup.report import Report
 from marin.processing.dedup.sorted_records import count_records, write_array
 from marin.processing.formats.splits import Split
 from marin.processing.kernels.bloom import BloomFilter
 from marin.processing.remove import RemoveMarked, remove_marked
-from marin.processing.shards import BadRows, document_shards, files_of, read_shard, run_tasks, total_bad, write_shard
+from marin.processing.shards import (
+    BadRows,
+    begin_work,
+    document_shards,
+    end_work,
+    enough_workers,
+    files_of,
+    read_shard,
+    run_tasks,
+    total_bad,
+    write_shard,
+)
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_ATTRIBUTES, _DOCUMENTS = "attributes", "documents"
-_WORK = "work"  # files of no use after the run
+_ATTRIBUTES, _DOCUMENTS, _INDEX = "attributes", "documents", "index"
 
 
 def dedup(config: DedupConfig) -> Report:
@@ -56,8 +66,11 @@ def dedup(config: DedupConfig) -> Report:
     of its documents than its limit.
     """
     shards = document_shards(config.input_path)
+    config = replace(config, num_workers=enough_workers(shards, config.num_workers))
     output = Path(config.output_path)
     method = config.method
+    if config.index_path is not None and output.resolve() in Path(config.index_path).resolve().parents:
+        raise ValueError(f"the index at {config.index_path} is in the folder that is written to; choose another one")
     if isinstance(method, SubstringConfig):
         raise NotImplementedError(
             "removing repeated substrings is not implemented here: it needs a suffix array of the whole corpus. Use "
@@ -65,32 +78,47 @@ def dedup(config: DedupConfig) -> Report:
             "google-research/deduplicate-text-datasets over the documents and give the byte ranges that it reports as "
             "dedup.remove_spans."
         )
+    identity = [RECIPE_VERSION, encode(shards), encode(method), config.priority, _read_index(config)]
+    work = begin_work(output, identity, owned=(_ATTRIBUTES, _INDEX))
     if isinstance(method, BloomConfig):
-        report = _with_bloom(config, method, shards, output)
+        report = _with_bloom(config, method, shards)
     elif isinstance(method, MinHashConfig):
-        report = _with_minhash(config, method, shards, output)
+        report = _with_minhash(config, method, shards, work)
     else:
-        report = _exact(config, method, shards, output)
+        report = _exact(config, method, shards, work)
     report.write(output)
     report.check_limits(config)
     if config.write_documents:
         report = replace(report, details=report.details | {"written": _remove(config, output)})
         report.write(output)
-    shutil.rmtree(output / _WORK, ignore_errors=True)
+    end_work(output)
     return report
 
 
+def _read_index(config: DedupConfig) -> str:
+    """What the index says that the run begins with."""
+    if config.index_path is None:
+        return ""
+    path = Path(config.index_path) / INDEX_FILE
+    if not path.is_file():
+        raise ValueError(f"no {INDEX_FILE} in {path.parent}: give the index/ folder of an earlier run with this method")
+    return path.read_text(encoding="utf-8")
+
+
 def _run(
-    config: DedupConfig, function: Callable[[Task], Result], tasks: Sequence[Task], result_type: type[Result]
+    config: DedupConfig,
+    work: Path,
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    result_type: type[Result],
 ) -> list[Result]:
-    folder = Path(config.output_path) / _WORK / "tasks" / function.__name__
+    folder = work / "tasks" / function.__name__
     return run_tasks(function, tasks, result_type, folder=folder, recipe=RECIPE_VERSION, num_workers=config.num_workers)
 
 
-def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[Split], output: Path) -> Report:
-    index = continue_index(output / "index", minhash.identity_of(method), config.index_path)
+def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[Split], work: Path) -> Report:
+    index = continue_index(Path(config.output_path) / _INDEX, minhash.identity_of(method), config.index_path)
     generation = len(index.generations)
-    work = output / _WORK
     bands = [work / "bands" / f"shard-{shard:05d}.npy" for shard in range(len(shards))]
     sign_tasks = [
         minhash.SignTask(
@@ -104,14 +132,14 @@ def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[S
         )
         for shard, split in enumerate(shards)
     ]
-    signed = _run(config, minhash.sign_shard, sign_tasks, minhash.Signed)
+    signed = _run(config, work, minhash.sign_shard, sign_tasks, minhash.Signed)
     num_documents = tuple(of_shard.num_documents for of_shard in signed)
     bad = _checked(config, num_documents, [of_shard.bad for of_shard in signed])
 
     earlier = [path for number in range(generation) for path in index.leaders(number)]
     num_records = count_records([*bands, *earlier])
     link_tasks = minhash.link_tasks(method, index, generation, bands, num_records, work)
-    linked = _run(config, minhash.link_range, link_tasks, minhash.Linked)
+    linked = _run(config, work, minhash.link_range, link_tasks, minhash.Linked)
     minhash.resolve_links([Path(t.links) for t in link_tasks], index, num_documents, len(config.priority) + 1)
     details = {
         "bad_rows": bad,
@@ -121,13 +149,12 @@ def _with_minhash(config: DedupConfig, method: MinHashConfig, shards: Sequence[S
         "largest_bucket": max(of_range.largest for of_range in linked),
         "entries_without_room_to_lead": sum(of_range.num_without_room for of_range in linked),
     }
-    return _document_report(config, index, shards, num_documents, output, details)
+    return _document_report(config, index, shards, num_documents, work, details)
 
 
-def _exact(config: DedupConfig, method: ExactConfig, shards: Sequence[Split], output: Path) -> Report:
-    index = continue_index(output / "index", exact.identity_of(method), config.index_path)
+def _exact(config: DedupConfig, method: ExactConfig, shards: Sequence[Split], work: Path) -> Report:
+    index = continue_index(Path(config.output_path) / _INDEX, exact.identity_of(method), config.index_path)
     generation = len(index.generations)
-    work = output / _WORK
     hashes = [work / "hashes" / f"shard-{shard:05d}.npy" for shard in range(len(shards))]
     hash_tasks = [
         exact.HashTask(
@@ -141,24 +168,24 @@ def _exact(config: DedupConfig, method: ExactConfig, shards: Sequence[Split], ou
         )
         for shard, split in enumerate(shards)
     ]
-    hashed = _run(config, exact.hash_shard, hash_tasks, exact.Hashed)
+    hashed = _run(config, work, exact.hash_shard, hash_tasks, exact.Hashed)
     num_documents = tuple(of_shard.num_documents for of_shard in hashed)
     details = {"bad_rows": _checked(config, num_documents, [of_shard.bad for of_shard in hashed])}
     earlier = [path for number in range(generation) for path in index.leaders(number)]
     merge_tasks = exact.merge_tasks(index, generation, hashes, count_records([*hashes, *earlier]), work)
-    _run(config, exact.merge_range, merge_tasks, int)
+    _run(config, work, exact.merge_range, merge_tasks, int)
     duplicates = tuple(task.duplicates for task in merge_tasks)
     num_priorities = len(config.priority) + 1
     if method.on == "document":
         for shard in range(len(shards)):
             found = exact.duplicates_of_shard([Path(path) for path in duplicates], generation, num_priorities, shard)
             write_array(index.removed(generation, shard), exact.removed_documents(found))
-        return _document_report(config, index, shards, num_documents, output, details)
+        return _document_report(config, index, shards, num_documents, work, details)
     tasks = [
         replace(task, duplicates=duplicates, num_priorities=num_priorities)
-        for task in _attribute_tasks(index, shards, num_documents, output, "")
+        for task in _attribute_tasks(config, index, shards, num_documents, "")
     ]
-    counts = SourceCounts.total(_run(config, write_paragraph_attributes, tasks, SourceCounts))
+    counts = SourceCounts.total(_run(config, work, write_paragraph_attributes, tasks, SourceCounts))
     _finished(index, num_documents)
     return Report(counts=counts, largest_clusters=[], details=details)
 
@@ -168,22 +195,22 @@ def _document_report(
     index: Index,
     shards: Sequence[Split],
     num_documents: tuple[int, ...],
-    output: Path,
+    work: Path,
     details: dict[str, Any],
 ) -> Report:
     """Attributes of what `removed/` of the newest generation says, and the index finished."""
     generation = len(index.generations)
     numbering, sizes = cluster_sizes(index, generation, num_documents)
-    sizes_file = output / _WORK / "cluster_sizes.npy"
+    sizes_file = work / "cluster_sizes.npy"
     write_array(sizes_file, sizes)
-    tasks = _attribute_tasks(index, shards, num_documents, output, str(sizes_file))
-    counts = SourceCounts.total(_run(config, write_document_attributes, tasks, SourceCounts))
+    tasks = _attribute_tasks(config, index, shards, num_documents, str(sizes_file))
+    counts = SourceCounts.total(_run(config, work, write_document_attributes, tasks, SourceCounts))
     _finished(index, num_documents)
     return Report(counts=counts, largest_clusters=largest_clusters(index, numbering, sizes), details=details)
 
 
 def _attribute_tasks(
-    index: Index, shards: Sequence[Split], num_documents: tuple[int, ...], output: Path, sizes: str
+    config: DedupConfig, index: Index, shards: Sequence[Split], num_documents: tuple[int, ...], sizes: str
 ) -> list[AttributesTask]:
     return [
         AttributesTask(
@@ -191,7 +218,7 @@ def _attribute_tasks(
             generation=len(index.generations),
             shards=tuple(numbers),
             num_documents=num_documents,
-            path=str(output / _ATTRIBUTES / name),
+            path=str(Path(config.output_path) / _ATTRIBUTES / name),
             sizes=sizes,
         )
         for name, numbers in files_of(shards)
@@ -208,7 +235,8 @@ def _finished(index: Index, num_documents: tuple[int, ...]) -> None:
     replace(index, generations=(*index.generations, Generation(num_documents=num_documents))).write()
 
 
-def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[Split], output: Path) -> Report:
+def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[Split]) -> Report:
+    output = Path(config.output_path)
     identity = bloom.identity_of(method)
     if config.priority:
         raise ValueError("bloom keeps what comes first, and knows no priority: put the shards in the order you want")
@@ -230,8 +258,8 @@ def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[Split
             batches.append(pa.RecordBatch.from_arrays(arrays, schema=SPAN_ATTRIBUTES))
         write_shard(output / _ATTRIBUTES / name, batches, SPAN_ATTRIBUTES)
     total = SourceCounts.total(counts)
-    bloom.save_filter(output / "index", seen)
-    Index(root=str(output / "index"), method=identity, generations=()).write()
+    bloom.save_filter(output / _INDEX, seen)
+    Index(root=str(output / _INDEX), method=identity, generations=()).write()
     share = seen.share_of_bits_set()
     details = {
         "bad_rows": _checked(config, [sum(total.documents.values())], [bad]),

@@ -133,13 +133,15 @@ def _attach(operation: Attach, batches: Batches, step: Step) -> Batches:
     right = table_of(step.attached.read(reading, step.on_bad), operation.name)
     if reading.num_bad:
         raise ValueError(f"join {operation.name!r}: {reading.num_bad} rows of its right side are bad: {reading.bad}")
-    if not right.schema.names:
-        raise ValueError(f"join {operation.name!r}: the right side has no rows, so no columns are known")
-    lookup = Lookup(
-        right, on=(operation.on,), columns=operation.columns, missing=operation.missing, name=operation.name
-    )
+    lookup = None
+    if right.schema.names:
+        lookup = Lookup(
+            right, on=(operation.on,), columns=operation.columns, missing=operation.missing, name=operation.name
+        )
     for batch in batches:
-        if batch.schema.names:
+        if lookup is None and batch.num_rows:
+            raise ValueError(f"join {operation.name!r}: the right side has no rows, so no columns are known")
+        if lookup is not None and batch.schema.names:
             batch, gone = lookup.join(batch)
             step.counts.drop(f"{operation.name}: missing", int(gone.sum()))
         yield batch

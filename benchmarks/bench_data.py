@@ -1,0 +1,438 @@
+"""Every stage of data processing beside its peers, in one table, with the speed that its prototype reached.
+
+What is measured of a single stage is what the benchmark of that stage measures (`bench_extract.py`, `bench_filters.py`,
+`bench_dedup.py`, `bench_classify.py`, `bench_tokenize.py`, `bench_formats.py`), on less text; look there for how, and
+for more. Added here:
+
+    end to end     documents on disk to documents, or tokens, on disk: filters, MinHash deduplication, tokenizing; two
+                   processes, start and end included, beside datatrove's pipelines on the same documents
+    workers        what the same filtering costs on one worker and on two, of the engine's pool and of Ray
+
+Numbers are MB of text (or pages) a CPU second, of all processes together; wall time is nowhere, so that a busy machine
+falsifies little: shared caches and memory are all that others take from it. datatrove splits words at white space here,
+as ours do, in place of a much slower splitter. A target is what a prototype of that stage reached on one
+core; of an end to end, the slower of its two figures, a second of wall time counted as two CPU seconds.
+
+    python -m benchmarks.bench_data                       writes benchmarks/results/data.md
+    python -m benchmarks.bench_data --only dedup filters --no_write
+    python -m benchmarks.bench_data --mb 30 --whole_mb 32 --fasttext PROGRAM --ray PYTHON
+
+It reads public data (a folder is named by $MARIN_SHARED_DATA or stands beside the checkout). Peers that are not
+installed are left out, and said to be. PYTHON is an interpreter with Ray, if this one has none.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from benchmarks import bench_dedup
+from benchmarks.bench_dedup import all_cpu_seconds, processor, silent, ten_million_additions
+
+from marin.processing.filter.config import FilterConfig
+from marin.processing.filter.presets import PRESETS
+from marin.processing.filter.run import filter_documents
+from marin.processing.tokenize.config import TokenizeConfig
+from marin.processing.tokenize.tokenize import tokenize
+from marin.processing.tokenize.tokenizer import load_tokenizer
+
+RESULT = Path(__file__).resolve().parent / "results" / "data.md"
+DATA = bench_dedup.DATA
+GPT2 = DATA / "tokenizers" / "gpt2"
+NUM_PAGES = 80
+PEER_SHARE = 0.1  # of the text, that datatrove's filters and the reference tokenizer get
+NUM_BUCKETS = 200_000
+# What the prototypes reached, in the unit of the table.
+TARGETS = {
+    "HTML to Markdown, pages": 603.0,
+    "31 signals of Gopher, repetition, FineWeb, mC4": 43.0,
+    "C4's line edits": 35.0,
+    "MinHash": 110.0,
+    "Bloom, whole lines": 582.0,
+    "contamination, 13-grams": 103.0,
+    "score, two labels, bigrams": 96.0,
+    "tokenize": 96.0,
+    "read parquet": 711.0,
+    "write parquet": 235.0,
+    "write jsonl.gz": 27.0,
+    "end to end: filters": 32 / (2 * 3.9),
+    "end to end: MinHash": 32 / (2 * 8.1),
+    "end to end: tokenizing": 19 / 2,
+}
+
+
+class Row(NamedTuple):
+    """One stage beside one peer, both in units a CPU second; None: no such peer here."""
+
+    stage: str
+    peer: str
+    theirs: float | None
+    ours: float
+
+
+class Size(NamedTuple):
+    """How much is measured."""
+
+    mb: float
+    whole_mb: float
+    rounds: int
+    fasttext: str | None
+
+
+Measure = Callable[[Size], list[Row]]
+
+
+# --- single stages
+
+
+def extraction(size: Size) -> list[Row]:
+    from benchmarks import bench_extract
+
+    peers = ("trafilatura", "resiliparse", "readability-lxml")
+    speed, _ = bench_extract.race(["ours, Markdown", *peers], NUM_PAGES, size.rounds)
+    return [Row("HTML to Markdown, pages", peer, speed[peer], speed["ours, Markdown"]) for peer in peers]
+
+
+def filters(size: Size) -> list[Row]:
+    from benchmarks import bench_filters
+
+    texts, part = (bench_filters.read_texts(int(share * size.mb * 1e6)) for share in (1, PEER_SHARE))
+    rows = []
+    for case in bench_filters.cases():
+        if case.peer:
+            name, ours, _, theirs, _ = bench_filters.measure(case._replace(plain=None), texts, part, size.rounds)
+            rows.append(Row(name, f"datatrove {version('datatrove')}", float(theirs), float(ours)))
+    return rows
+
+
+def dedup(size: Size) -> list[Row]:
+    texts = bench_dedup.read_texts(bench_dedup.default_paths(), int(size.mb * 1e6))
+    methods = [one for one in bench_dedup.OURS if one.name == "marin"]
+    with np.errstate(over="ignore"):  # datatrove's hash family overflows
+        speeds = bench_dedup.race([*methods, *bench_dedup.others()], texts, size.rounds)
+    rows = []
+    for ours in methods:
+        peers = [one for one in speeds if one.subject == ours.subject and one != ours]
+        rows += [Row(ours.subject, peer.name, speeds[peer], speeds[ours]) for peer in peers]
+        rows += [] if peers else [Row(ours.subject, "-", None, speeds[ours])]
+    return rows
+
+
+def classify(size: Size) -> list[Row]:
+    from benchmarks import bench_classify
+
+    from marin.processing.classify.config import LinearModelConfig
+    from marin.processing.classify.fasttext_format import write_fasttext
+    from marin.processing.classify.linear import text_buffers
+
+    pieces = bench_dedup.read_texts(bench_dedup.default_paths(), int(size.mb * 1e6))
+    texts = [text.replace("\n", " ").replace("\r", " ").encode() for text in pieces]
+    labels = np.arange(len(texts)) % 2
+    config = LinearModelConfig(dim=100, word_ngrams=2, min_chars=0, max_chars=0, num_buckets=NUM_BUCKETS, min_count=1)
+    some = max(2, len(texts) // 10)  # training is not what is measured
+    arguments = argparse.Namespace(rounds=size.rounds, fasttext=size.fasttext)
+    with tempfile.TemporaryDirectory() as folder:
+        model, lines = Path(folder, "bigram.bin"), Path(folder, "texts.txt")
+        write_fasttext(bench_classify.train(texts[:some], labels[:some], config)[0], model)
+        lines.write_bytes(b"".join(text + b"\n" for text in texts))
+        name = "score, two labels, bigrams"
+        row = bench_classify.score_row(name, str(model), *text_buffers(texts), lines, arguments)
+    _, ours, theirs, *_ = (cell.strip() for cell in row.strip("| ").split("|"))
+    return [Row(name, "fastText's program", float(theirs) if size.fasttext else None, float(ours))]
+
+
+def encode(size: Size) -> list[Row]:
+    from benchmarks import bench_tokenize as bench
+
+    texts = bench_dedup.read_texts(bench_dedup.default_paths(), int(size.mb * 1e6))
+    documents = pa.table({"id": [str(i) for i in range(len(texts))], "text": texts, "source": ["text"] * len(texts)})
+    part = bench._first(documents, PEER_SHARE * size.mb * 1e6)
+    megabytes = float(bench._texts(part).num_bytes.sum()) / 1e6
+    with tempfile.TemporaryDirectory() as folder:
+        place = bench._write_inputs(documents, part, Path(folder))["slow"]
+        tokenizer = load_tokenizer(GPT2)
+        tokenizer.save(Path(folder, "gpt2"))
+        oracle, given = tokenizer.encoders.oracle, bench._texts(part)
+        num_tokens = sum(len(row) for row in oracle.encode(given))
+        turns = {
+            "marin": lambda: bench._encode_first(str(GPT2), bench._texts(documents)),
+            f"tokenizers {version('tokenizers')}": lambda: bench._seconds(lambda: oracle.encode(given)),
+        }
+        for peer in ("tiktoken", "datatrove"):
+            with contextlib.suppress(PackageNotFoundError):
+                command = [sys.executable, str(bench.PEERS), peer, str(place), str(GPT2)]
+                command.append(str(Path(folder, "gpt2", "tokenizer.json")))
+                turns[f"{peer} {version(peer)}"] = lambda command=command: bench._peer(command, num_tokens)
+        best = dict.fromkeys(turns, float("inf"))
+        for _ in range(size.rounds):
+            best = {name: min(best[name], turn()) for name, turn in turns.items()}
+    ours = sum(len(text.encode()) for text in texts) / 1e6 / best.pop("marin")
+    return [Row("tokenize", peer, megabytes / seconds, ours) for peer, seconds in best.items()]
+
+
+def formats(size: Size) -> list[Row]:
+    from benchmarks import bench_formats
+
+    with tempfile.TemporaryDirectory() as folder:
+        batches = bench_formats.documents(DATA / "text", int(size.mb * 1e6))
+        num_bytes = sum(len(text.as_py().encode()) for batch in batches for text in batch.column("text"))
+        found = bench_formats.turns(batches, Path(folder))
+        told = ("parquet", "jsonl.gz", "jsonl.zst")
+        seconds = bench_formats.race({name: turn for name, turn in found.items() if name[1] in told})
+    speed = {name: num_bytes / 1e6 / took for name, took in seconds.items()}
+    return [
+        Row(f"{direction} {format}", who, speed[direction, format, who], speed[direction, format, "marin"])
+        for direction, format, who in speed
+        if who != "marin"
+    ]
+
+
+# --- end to end
+
+
+def end_to_end(size: Size) -> list[Row]:
+    texts = bench_dedup.read_texts(bench_dedup.default_paths(), int(size.whole_mb * 1e6))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        found = {"MinHash": [result[:3] for result in bench_dedup.whole(texts, folder)]}
+        documents = folder / "documents"  # which the line above has written
+        megabytes = found["MinHash"][0][1]
+        for subject, ours, theirs in (
+            ("filters", filter_whole, datatrove_filters),
+            ("tokenizing", tokenize_whole, datatrove_tokens),
+        ):
+            ways = [("marin", ours)]
+            with contextlib.suppress(PackageNotFoundError):
+                ways.append((f"datatrove {version('datatrove')}", theirs))
+            found[subject] = [(who, megabytes, _cost(way, documents, folder / subject / who)) for who, way in ways]
+    rows = []
+    for subject, ((_, megabytes, took), *others) in found.items():
+        stage = f"end to end: {subject}"
+        rows += [Row(stage, who, of / theirs, megabytes / took) for who, of, theirs in others]
+        rows += [] if others else [Row(stage, "-", None, megabytes / took)]
+    return rows
+
+
+def _cost(way: Callable[[Path, Path], None], documents: Path, output: Path) -> float:
+    began = all_cpu_seconds()
+    with silent():
+        way(documents, output)
+    return all_cpu_seconds() - began
+
+
+def filter_whole(documents: Path, output: Path, num_workers: int = 2) -> None:
+    config = FilterConfig(
+        input_path=str(documents), output_path=str(output), filters=PRESETS["fineweb"], num_workers=num_workers
+    )
+    filter_documents(config)
+
+
+def tokenize_whole(documents: Path, output: Path) -> None:
+    config = TokenizeConfig(
+        input_path=str(documents), output_path=str(output), tokenizer=str(_saved_gpt2(output)), num_workers=2
+    )
+    tokenize(config)
+
+
+def _saved_gpt2(output: Path) -> Path:
+    """GPT-2's tokenizer in the form of a tokenizer.json, beside the output."""
+    folder = output.parent / "gpt2"
+    if not folder.exists():
+        load_tokenizer(GPT2).save(folder)
+    return folder
+
+
+def datatrove_filters(documents: Path, output: Path) -> None:
+    from benchmarks import filter_peers
+    from datatrove.pipeline.filters import (  # type: ignore[import-not-found]
+        C4QualityFilter,
+        FineWebQualityFilter,
+        GopherQualityFilter,
+        GopherRepetitionFilter,
+    )
+    from datatrove.pipeline.formatters import PIIFormatter  # type: ignore[import-not-found]
+    from datatrove.pipeline.readers import JsonlReader  # type: ignore[import-not-found]
+    from datatrove.pipeline.writers import JsonlWriter  # type: ignore[import-not-found]
+
+    filter_peers.whitespace_words()
+    pipeline = [
+        JsonlReader(str(documents)),
+        GopherRepetitionFilter(),
+        GopherQualityFilter(),
+        C4QualityFilter(filter_no_terminal_punct=False, min_num_sentences=-1),
+        FineWebQualityFilter(),
+        PIIFormatter(),
+        JsonlWriter(str(output / "documents"), compression=None),
+    ]
+    _run_datatrove(pipeline, output / "logs")
+
+
+def datatrove_tokens(documents: Path, output: Path) -> None:
+    from datatrove.pipeline.readers import JsonlReader  # type: ignore[import-not-found]
+    from datatrove.pipeline.tokens import DocumentTokenizer  # type: ignore[import-not-found]
+
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    tokenizer = DocumentTokenizer(
+        output_folder=str(output / "tokens"),
+        local_working_dir=str(output / "work"),
+        tokenizer_name_or_path=str(_saved_gpt2(output) / "tokenizer.json"),
+        eos_token="<|endoftext|>",
+        shuffle_documents=False,
+    )
+    _run_datatrove([JsonlReader(str(documents)), tokenizer], output / "logs")
+
+
+def _run_datatrove(pipeline: list, logs: Path) -> None:
+    from datatrove.executor import LocalPipelineExecutor  # type: ignore[import-not-found]
+
+    # Of "forkserver", its default, the CPU time of workers is counted for nobody who waits.
+    LocalPipelineExecutor(pipeline, tasks=4, workers=2, logging_dir=str(logs), start_method="fork").run()
+
+
+# --- workers
+
+
+def scaling(size: Size, ray: str | None) -> list[str]:
+    """A table of what filtering costs on one worker and on two."""
+    texts = bench_dedup.read_texts(bench_dedup.default_paths(), int(size.whole_mb * 1e6))
+    lines = ["| by | workers | CPU seconds of the shards' work | of all processes |", "|---|---|---|---|"]
+    with tempfile.TemporaryDirectory() as folder:
+        documents = Path(folder, "documents.jsonl")
+        rows = ({"id": str(i), "text": text, "source": "text", "metadata": {}} for i, text in enumerate(texts))
+        documents.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        backends = {"local": sys.executable} | ({"ray": ray} if ray else {})
+        for backend, python in backends.items():
+            for num_workers in (1, 2):
+                command = [python, "-m", "benchmarks.bench_data", "--workers_of", str(documents), str(num_workers)]
+                environment = {**os.environ, "MARIN_DATA_BACKEND": backend}
+                began = all_cpu_seconds()
+                done = subprocess.run(command, capture_output=True, text=True, env=environment)
+                if done.returncode:  # told, so that what was measured before is not lost
+                    print(done.stderr[-2000:], file=sys.stderr)
+                who = "the pool" if backend == "local" else "Ray"
+                work = "failed" if done.returncode else f"{float(done.stdout.split()[-1]):.2f}"
+                whole = f"{all_cpu_seconds() - began:.1f}" if backend == "local" else "not counted"
+                lines.append(f"| {who} | {num_workers} | {work} | {whole} |")
+    return lines
+
+
+def work_of_shards(documents: Path, num_workers: int) -> float:
+    """CPU seconds that the shards report of themselves, wherever they ran."""
+    output = Path(tempfile.mkdtemp(dir=documents.parent), "filtered")
+    filter_whole(documents, output, num_workers)
+    return sum(stage["cpu_s"] for stage in json.loads((output / "timing.json").read_text()))
+
+
+# --- the page
+
+
+STAGES: dict[str, Measure] = {
+    "extraction": extraction,
+    "filters": filters,
+    "dedup": dedup,
+    "classify": classify,
+    "tokenize": encode,
+    "formats": formats,
+    "whole": end_to_end,
+}
+
+
+def table(rows: list[Row]) -> list[str]:
+    lines = ["| stage | peer | peer, MB a CPU second | ours | ratio | target | met |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        target = TARGETS.get(row.stage)
+        ratio = None if row.theirs is None else row.ours / row.theirs
+        numbers = " | ".join(_number(value) for value in (row.theirs, row.ours, ratio, target))
+        lines.append(f"| {row.stage} | {row.peer} | {numbers} | {_met(row, target)} |")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _met(row: Row, target: float | None) -> str:
+    if target is None:
+        return "-"
+    return "yes" if row.ours >= target else f"no, {row.ours / target:.0%}"
+
+
+def measured(names: list[str], size: Size) -> Iterator[Row | str]:
+    """Rows, and sentences on what could not be measured."""
+    for name in names:
+        load = os.getloadavg()[0]
+        print(f"{name} (load {load:.1f})", file=sys.stderr, flush=True)
+        try:
+            yield from STAGES[name](size)
+        except (ImportError, FileNotFoundError) as error:
+            yield f"Not measured: {name} ({error})."
+
+
+def page(found: list[Row | str], workers: list[str], size: Size) -> str:
+    installed = []
+    for package in ("numpy", "numba", "pyarrow", "datatrove", "tokenizers", "gigatoken"):
+        with contextlib.suppress(PackageNotFoundError):
+            installed.append(f"{package} {version(package)}")
+    lines = ["# Data processing", "", "What is measured and how: the first lines of `benchmarks/bench_data.py`.", ""]
+    lines += table([row for row in found if isinstance(row, Row)])
+    lines += [line for note in found if isinstance(note, str) for line in ("", note)]
+    if workers:
+        lines += ["", "## Workers", "", f"FineWeb's filters over one file of {size.whole_mb:g} MB.", "", *workers]
+    lines += [
+        "",
+        f"{size.mb:g} MB of text for single stages, {size.whole_mb:g} MB end to end, best of {size.rounds} rounds "
+        "(end to end: one). "
+        f"{datetime.now(UTC):%Y-%m-%d}, {processor()}, {os.cpu_count()} shared cores, CPython "
+        f"{platform.python_version()}, ten million additions {ten_million_additions():.2f} s; load average "
+        f"{', '.join(f'{load:.1f}' for load in os.getloadavg())} at the end. {', '.join(installed)}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=[*STAGES, "workers"], default=[*STAGES, "workers"])
+    parser.add_argument("--mb", type=float, default=6.0, help="MB of text for single stages (6)")
+    parser.add_argument("--whole_mb", type=float, default=4.0, help="MB of text end to end (4)")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--fasttext", metavar="PROGRAM", help="fastText's program")
+    parser.add_argument("--ray", metavar="PYTHON", nargs="?", const=sys.executable, help="measure Ray too")
+    parser.add_argument("--no_write", action="store_true", help="print the page alone")
+    parser.add_argument("--workers_of", nargs=2, metavar=("DOCUMENTS", "N"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    if arguments.workers_of:
+        documents, num_workers = arguments.workers_of
+        print(work_of_shards(Path(documents), int(num_workers)))
+        return
+    if not DATA.is_dir():
+        parser.error(f"no data at {DATA}: name its folder with MARIN_SHARED_DATA")
+    with contextlib.suppress(ImportError):
+        from datatrove.utils.logging import logger  # type: ignore[import-not-found]
+
+        logger.remove()
+    size = Size(arguments.mb, arguments.whole_mb, arguments.rounds, arguments.fasttext)
+    found = list(measured([name for name in STAGES if name in arguments.only], size))
+    workers = scaling(size, arguments.ray) if "workers" in arguments.only else []
+    written = page(found, workers, size)
+    print(written)
+    if not arguments.no_write:
+        RESULT.write_text(written, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
