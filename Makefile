@@ -35,12 +35,12 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/run: $(STAMPS)/venv pyproject.toml requirements.lock
-	@echo "installing marin with what the quickstart needs (once; about 840 MB on the disk)"
+	@echo "installing marin with what the quickstart needs (once; about 1.2 GB on the disk)"
 	@$(UV_INSTALL) -e '.[train,data,report]'
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml requirements.lock
-	@echo "installing marin with what the tests need (once; about 1.3 GB on the disk)"
+	@echo "installing marin with what the tests need (once; about 2.5 GB on the disk)"
 	@$(UV_INSTALL) -e '.[train,data,extractors,gigatoken,onnx,report,docs,dev,ray,remote,tensorboard,wandb,trackio]'
 	@touch $@ $(STAMPS)/run
 

@@ -9,7 +9,7 @@ read less than a few MB a second get less text. What is measured:
                    their tokens made by their users' usual line: lower case, split at white space, 5 words joined
     Bloom          lines, hashed whole, seen before or not; and DCLM's rule on 13-grams
     contamination  every 13-gram looked up among those of evaluation items
-    whole          documents on disk to documents on disk with near-duplicates removed; two processes, their CPU time
+    whole          documents on disk to documents on disk with near-duplicates removed; CPU time of all processes
 
 datatrove is given white space as its word splitter, in place of a much slower one.
 
@@ -294,7 +294,6 @@ def whole(texts: list[str], folder: Path) -> list[tuple[str, float, float, int]]
         output_path=str(folder / "marin"),
         method=MinHashConfig(),
         max_removed_per_source=1.0,
-        num_workers=2,
     )
     (folder / "few").mkdir()
     (folder / "few" / "0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows[:3], *rows[:3]]))
@@ -369,7 +368,7 @@ def page(speeds: dict[Method, float], wholes: list[tuple[str, float, float, int]
         ratio = "" if method.name == "marin" else f"{ours[method.subject] / speed:,.0f} times as fast"
         lines.append(f"| {method.subject} | {method.name} | {speed:,.{2 if speed < 10 else 0}f} | {ratio} |")
     if wholes:
-        lines += ["", "## From documents to documents, two processes", ""]
+        lines += ["", "## From documents to documents", ""]
         lines += ["| by | MB | CPU seconds | documents left |", "|---|---|---|---|"]
         lines += [f"| {name} | {size:,.0f} | {took:,.1f} | {kept:,} |" for name, size, took, kept in wholes]
     installed = []

@@ -3,18 +3,19 @@
 Every format that marin writes is written and read in turns, round by round, so that whatever else the machine does
 falls on all alike; the least CPU time of all rounds counts. MB are of the documents' text, which is the same in all.
 Where datatrove is installed its readers and writers take their turns too, on files that marin wrote. The bare libraries
-are the limits: nothing that decompresses by zlib, or parses by orjson, can be quicker than these alone.
+are the limits: nothing that decompresses by gzip, or parses by orjson, can be quicker than these alone.
 
 For random access each format holds --rows short rows; the time is that of a process which has the modules loaded and
 the file in the system's cache, to give one row near the end.
 
-    python benchmarks/bench_formats.py --text FOLDER      writes benchmarks/results/formats.md; the text of the files
-    below FOLDER python benchmarks/bench_formats.py --text FOLDER --no_write
+    python benchmarks/bench_formats.py --text FOLDER      of files of text; writes benchmarks/results/formats.md
+    python benchmarks/bench_formats.py --text FOLDER --no_write
 """
 
 import argparse
 import contextlib
 import gzip
+import os
 import platform
 import tempfile
 import time
@@ -86,7 +87,7 @@ def turns(batches: list[pa.RecordBatch], folder: Path) -> dict[tuple[str, str, s
         found["write", format, "marin"] = lambda path=path, format=format: write(path, format, batches)
         found["read", format, "marin"] = lambda path=path: sum(batch.num_rows for batch in batches_of(path))
     found["read", "jsonl", "orjson alone"] = lambda: sum(1 for _ in parsed((folder / "ours.jsonl").read_bytes()))
-    found["read", "jsonl.gz", "zlib alone"] = lambda: len(gzip.decompress((folder / "ours.jsonl.gz").read_bytes()))
+    found["read", "jsonl.gz", "gzip alone"] = lambda: len(gzip.decompress((folder / "ours.jsonl.gz").read_bytes()))
     found["read", "jsonl.zst", "zstd alone"] = lambda: unpack_zstd(folder / "ours.jsonl.zst")
     found["read", "parquet", "pyarrow alone"] = lambda: read_parquet(folder / "ours.parquet")
     with contextlib.suppress(ImportError):
@@ -167,10 +168,10 @@ def report(speeds: dict[tuple[str, str, str], float], num_bytes: int) -> list[st
     lines = [
         "# Files of documents",
         "",
-        f"{num_bytes / 1e6:.0f} MB of text in documents of {DOCUMENT_CHARACTERS} characters. What is measured and how: the "
-        "first lines of `benchmarks/bench_formats.py`.",
+        f"{num_bytes / 1e6:.0f} MB of text in documents of {DOCUMENT_CHARACTERS} characters. What is measured and how: "
+        "the first lines of `benchmarks/bench_formats.py`.",
         "",
-        f"{processor()}, {platform.python_implementation()} {platform.python_version()}, ten million additions "
+        f"{processor()}, {os.cpu_count()} shared cores, CPython {platform.python_version()}, ten million additions "
         f"{ten_million_additions():.2f} s, pyarrow {pa.__version__}. {peers()}",
         "",
         "| format | | who | MB of text per CPU second |",

@@ -93,7 +93,13 @@ def report(arguments: argparse.Namespace, table: pa.Table, work: Path) -> list[s
     return _page(cases, best, {name: float(each.num_bytes.sum()) / 1e6 for name, each in texts.items()}, load, table)
 
 
-def _page(cases, best, megabytes, load: float, table: pa.Table) -> list[str]:  # noqa: ANN001 (as made above)
+def _page(
+    cases: dict[str, tuple[str, Callable[[], float]]],
+    best: dict[str, float],
+    megabytes: dict[str, float],
+    load: float,
+    table: pa.Table,
+) -> list[str]:
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("tokenizers", "gigatoken", "pyarrow")
     )
@@ -111,8 +117,8 @@ def _page(cases, best, megabytes, load: float, table: pa.Table) -> list[str]:  #
         lines.append(f"| {name} | {megabytes[size]:.1f} | {best[name]:.2f} | {megabytes[size] / best[name]:.1f} |")
     lines += [
         "",
-        f"In each way to a token store, reading the tokenizer and its digest is {load:.2f} s, once a process. All ids are "
-        "those of `tokenizers`: of ours compared on the text that the slow ones saw, of the others by their number.",
+        f"In each way to a token store, reading the tokenizer and its digest is {load:.2f} s, once a process. All ids "
+        "are those of `tokenizers`: of ours compared on what the slow ones saw, of the others by their number.",
         "",
         "`python benchmarks/bench_tokenize.py DOCUMENTS --gpt2 GPT2_FOLDER --peers_python PYTHON`",
     ]
@@ -189,12 +195,12 @@ def _machine() -> str:
     def add() -> None:
         x = 0
         for _ in range(10_000_000):
-            x += 1
+            x += 1  # noqa: SIM113 (what is timed)
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "processor")
-    cores = os.cpu_count()
-    return f"{model}, {cores} shared cores, CPython {platform.python_version()}, ten million additions {_seconds(add):.2f} s"
+    python = f"CPython {platform.python_version()}, ten million additions {_seconds(add):.2f} s"
+    return f"{model}, {os.cpu_count()} shared cores, {python}"
 
 
 if __name__ == "__main__":

@@ -29,18 +29,21 @@ def links_of(html: str, url: str) -> list[str]:
     root = None
     found: dict[str, None] = {}  # as written, each once
     for name, attributes in _linking_tags(html):
+        target = attributes.get(_LINKING[name])
         if name == "meta":
-            if attributes.get("name", "").lower() == "robots" and re.search(
-                r"\b(nofollow|none)\b", attributes.get("content", "").lower()
-            ):
+            if _forbids_following(attributes):
                 return []
         elif name == "base":
-            root = root or normalize_url(attributes.get("href", ""), url)
-        elif "nofollow" not in attributes.get("rel", "").lower().split():
-            if (target := attributes.get(_LINKING[name])) is not None:
-                found[target] = None
+            root = root or normalize_url(target or "", url)
+        elif target is not None and "nofollow" not in attributes.get("rel", "").lower().split():
+            found[target] = None
     targets = [normalize_url(target, root or url) for target in found]
     return list(dict.fromkeys(target for target in targets if target is not None))
+
+
+def _forbids_following(meta: dict[str, str]) -> bool:
+    says = meta.get("content", "").lower()
+    return meta.get("name", "").lower() == "robots" and re.search(r"\b(nofollow|none)\b", says) is not None
 
 
 def _linking_tags(html: str) -> Iterator[tuple[str, dict[str, str]]]:

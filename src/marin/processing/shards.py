@@ -118,6 +118,16 @@ def run_tasks(
     return [decode(result_type, json.loads(found[row["id"]])) for row in rows]
 
 
+# Starting a worker, which loads its libraries, takes about as long as this many bytes of text.
+_SMALL_BYTES = 64 << 20
+
+
+def enough_workers(shards: Sequence[Split], num_workers: int | None) -> int | None:
+    """`num_workers`; where none is said and the files are small, 0: none but this process."""
+    sizes = {split.path: split.size for split in shards}
+    return 0 if num_workers is None and sum(sizes.values()) < _SMALL_BYTES else num_workers
+
+
 def begin_work(output: Path, identity: Any, *, owned: Sequence[str]) -> Path:
     """A folder in `output` for what a run needs on its way; that of an interrupted run of the same identity, if any.
 

@@ -1,5 +1,6 @@
 """Splits cover their files exactly once, however they are cut; what is no row is told, with its place."""
 
+import errno
 import gzip
 import json
 import os
@@ -364,3 +365,20 @@ def test_what_describes_the_rows_of_a_folder_is_none_of_them(tmp_path: Path):
     assert [label for label, _ in find_files(tmp_path)] == ["pages/index.html"]
     (tmp_path / "pages" / "index.html").unlink()
     assert [label for label, _ in find_files(tmp_path)] == ["README.md"]
+
+
+@pytest.mark.parametrize("format", WRITERS)
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("marin.processing.formats.writing.ROW_GROUP_BYTES", 4000)
+
+    def full(self: Any, data: Any) -> int:
+        if self.size + len(bytes(data)) > 3000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.size += len(bytes(data))
+        return len(bytes(data))
+
+    monkeypatch.setattr("marin.processing.formats.writing._HashingFile.write", full)
+    with pytest.raises(OSError, match="No space left"), open_writer(tmp_path / "a", format) as writer:
+        for _ in range(20):
+            writer.write(batch_of([document(i, os.urandom(50).hex()) for i in range(100)]))
+    assert list(tmp_path.iterdir()) == []

@@ -55,7 +55,7 @@ class DecontaminateConfig:
     remove: Literal["document", "paragraph", "attributes"] = "document"
     # Largest share of rows that may be no documents before the run fails.
     max_bad: float = 0.01
-    # Processes; None: one a CPU, 0: this one. Nothing but the time depends on it.
+    # Processes; None: one a CPU, or this one for little text; 0: this one. Nothing but the time depends on it.
     num_workers: int | None = field(default=None, metadata={"version": {"exclude": True}})
 
     def __post_init__(self) -> None:

@@ -40,8 +40,8 @@ def items_of(evaluation: EvaluationSet) -> Iterator[Item]:
             yield item
     if not found:
         raise ValueError(
-            f"evaluation set {evaluation.name!r}: {evaluation.path} has no item with text. Rows of {', '.join(_ROWS)} are "
-            f"looked for, and with lines_per_item lines of {', '.join(_TEXT)}"
+            f"evaluation set {evaluation.name!r}: {evaluation.path} has no item with text. Rows of {', '.join(_ROWS)} "
+            f"are looked for, and with lines_per_item lines of {', '.join(_TEXT)}"
         )
 
 

@@ -11,6 +11,7 @@ With `remove="attributes"` it is a report on how two data sets overlap: the item
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +32,15 @@ from marin.processing.decontaminate.overlap import (
 )
 from marin.processing.formats.splits import Split
 from marin.processing.remove import RemoveMarked, remove_marked
-from marin.processing.shards import begin_work, document_shards, end_work, files_of, run_tasks, total_bad
+from marin.processing.shards import (
+    begin_work,
+    document_shards,
+    end_work,
+    enough_workers,
+    files_of,
+    run_tasks,
+    total_bad,
+)
 
 REPORT_FILE, HITS_FILE = "report.json", "hits.jsonl"
 _ATTRIBUTES = "attributes"
@@ -44,6 +53,7 @@ _SHOWN_DOCUMENTS = 5  # of each item, in the report; hits.jsonl has all
 def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
     """Find and remove evaluation items; returns what report.json has."""
     shards = document_shards(config.input_path)
+    config = replace(config, num_workers=enough_workers(shards, config.num_workers))
     output = Path(config.output_path)
     index = index_items(config.against, config.ngram, config.min_words)
     sets = [config.ngram, config.min_words, index.digest()]

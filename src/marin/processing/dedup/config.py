@@ -138,7 +138,7 @@ class DedupConfig:
     max_bad: float = 0.01
     # Whether documents/ is written, with what is left. False: attributes alone.
     write_documents: bool = True
-    # Processes; None: one a CPU, 0: this one. Nothing but the time depends on it.
+    # Processes; None: one a CPU, or this one for little text; 0: this one. Nothing but the time depends on it.
     num_workers: int | None = field(default=None, metadata={"version": {"exclude": True}})
 
     def __post_init__(self) -> None:

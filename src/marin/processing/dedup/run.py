@@ -45,6 +45,7 @@ from marin.processing.shards import (
     begin_work,
     document_shards,
     end_work,
+    enough_workers,
     files_of,
     read_shard,
     run_tasks,
@@ -65,6 +66,7 @@ def dedup(config: DedupConfig) -> Report:
     of its documents than its limit.
     """
     shards = document_shards(config.input_path)
+    config = replace(config, num_workers=enough_workers(shards, config.num_workers))
     output = Path(config.output_path)
     method = config.method
     if config.index_path is not None and output.resolve() in Path(config.index_path).resolve().parents:

@@ -21,6 +21,7 @@ _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DOMAIN = re.compile(rf"@(?:{_LABEL}\.)+{_LABEL}")
 _LOCAL = re.compile(rf"\b{_ATOM}+(?:\.{_ATOM}+)*\Z")
+EMAIL, IP4, IP6 = 1, 2, 4  # as in marin.processing.kernels.address_marks
 _MAX_LOCAL = 64  # RFC 5321, 4.5.3.1.1
 # What may stand before an address is looked at behind a match: a pattern that begins with a class is searched faster.
 _IP4 = re.compile(r"[0-9][0-9]{0,2}(?:\.[0-9]{1,3}){3}(?!\.?\d)")
@@ -51,14 +52,15 @@ class PiiMask:
         import pyarrow as pa
 
         from marin.processing.filter.columns import replaced, with_columns
-        from marin.processing.kernels.address_marks import may_have_addresses
+        from marin.processing.kernels.address_marks import address_marks
         from marin.processing.kernels.arrow_text import text_buffer
 
         texts = batch.column("text")
         num_emails, num_addresses = (np.zeros(len(texts), np.int64) for _ in range(2))
         masked: dict[int, str] = {}
-        for row in np.flatnonzero(may_have_addresses(*text_buffer(texts))).tolist():
-            text, num_emails[row], num_addresses[row] = self.mask(texts[row].as_py())
+        marks = address_marks(*text_buffer(texts))
+        for row in np.flatnonzero(marks).tolist():
+            text, num_emails[row], num_addresses[row] = self.mask(texts[row].as_py(), int(marks[row]))
             if num_emails[row] or num_addresses[row]:
                 masked[row] = text
         columns: dict[str, pa.Array | np.ndarray] = {
@@ -73,16 +75,16 @@ class PiiMask:
             columns["metadata"] = replaced(old, counted)
         return with_columns(batch, columns)
 
-    def mask(self, text: str) -> tuple[str, int, int]:
-        """(text with addresses replaced, e-mail addresses, IP addresses)."""
-        num_emails = num_addresses = 0
-        if self.emails and "@" in text:
+    def mask(self, text: str, marks: int) -> tuple[str, int, int]:
+        """(text with addresses replaced, e-mail addresses, IP addresses); `marks` are those of the text."""
+        num_emails = num_ip4 = num_ip6 = 0
+        if self.emails and marks & EMAIL:
             text, num_emails = _mask_emails(text, self.email_replacements)
-        if self.ip_addresses:
+        if self.ip_addresses and marks & IP4:
             text, num_ip4 = _mask_addresses(text, _IP4, _NUMBER_BEFORE, self.ip4_replacements)
+        if self.ip_addresses and marks & IP6:
             text, num_ip6 = _mask_addresses(text, _IP6, _WORD_BEFORE, self.ip6_replacements)
-            num_addresses = num_ip4 + num_ip6
-        return text, num_emails, num_addresses
+        return text, num_emails, num_ip4 + num_ip6
 
 
 @dataclass(frozen=True, kw_only=True)

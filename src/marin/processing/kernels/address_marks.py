@@ -1,6 +1,6 @@
 """Which texts may hold an e-mail or IP address: a quick look at bytes, before any pattern is tried.
 
-Most texts have none, and need not be decoded at all. It errs on one side: where it says no, there is none.
+Most texts have none, and need not be decoded at all. It errs on one side: where there is no mark, there is no address.
 """
 
 import re
@@ -9,6 +9,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+EMAIL, IP4, IP6 = 1, 2, 4
+
 _AT, _DOT, _COLON = ord("@"), ord("."), ord(":")
 # Of bytes: 1 a digit, 2 another hexadecimal digit, 4 another letter.
 _KINDS = np.zeros(256, np.uint8)
@@ -16,37 +18,38 @@ _KINDS[list(b"0123456789")] = 1
 _KINDS[list(b"abcdefABCDEF")] = 2
 _KINDS[list(b"ghijklmnopqrstuvwxyzGHIJKLMNOPQRSTUVWXYZ")] = 4
 
-_MARKS = re.compile(r"@[A-Za-z0-9]|[0-9]\.[0-9]{1,3}\.[0-9]|[23][0-9A-Fa-f]{3}:")
+_MARKS = {
+    EMAIL: re.compile(r"@[A-Za-z0-9]"),
+    IP4: re.compile(r"[0-9]\.[0-9]{1,3}\.[0-9]"),
+    IP6: re.compile(r"[23][0-9A-Fa-f]{3}:"),
+}
 
 
-def may_have_addresses(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """For each text, whether it has a mark of an address: what `has_address_marks` says."""
-    return _may_have_addresses(data, offsets, _KINDS)
+def address_marks(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """For each text, the kinds of address that it has marks of, as bits: what `address_marks_reference` says."""
+    return _address_marks(data, offsets, _KINDS)
 
 
-def has_address_marks(text: str) -> bool:
-    """Whether `@` stands before a letter or digit, two dots around digits, or a colon behind 2xxx or 3xxx."""
-    return _MARKS.search(text) is not None
+def address_marks_reference(text: str) -> int:
+    """`@` before a letter or digit, two dots around digits, a colon behind 2xxx or 3xxx: EMAIL, IP4, IP6."""
+    return sum(kind for kind, mark in _MARKS.items() if mark.search(text))
 
 
 @numba.njit(cache=True, nogil=True)
-def _may_have_addresses(data, offsets, kinds):
-    result = np.zeros(len(offsets) - 1, np.bool_)
+def _address_marks(data, offsets, kinds):
+    result = np.zeros(len(offsets) - 1, np.uint8)
     for text in range(len(offsets) - 1):
         start, end = offsets[text], offsets[text + 1]
         for index in range(start, end):
             byte = data[index]
             if byte == _DOT:
-                found = _between_dots(data, start, end, index, kinds)
+                if _between_dots(data, start, end, index, kinds):
+                    result[text] |= IP4
             elif byte == _AT:
-                found = index + 1 < end and kinds[data[index + 1]] != 0
-            elif byte == _COLON:
-                found = _behind_a_group(data, start, index, kinds)
-            else:
-                continue
-            if found:
-                result[text] = True
-                break
+                if index + 1 < end and kinds[data[index + 1]] != 0:
+                    result[text] |= EMAIL
+            elif byte == _COLON and _behind_a_group(data, start, index, kinds):
+                result[text] |= IP6
     return result
 
 
