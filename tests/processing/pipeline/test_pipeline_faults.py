@@ -204,7 +204,7 @@ def test_waiting_is_not_taken_for_work(tmp_path: Path):
 
 
 def test_ctrl_c_stops_at_once_and_the_next_run_goes_on(corpus: str, tmp_path: Path):
-    process = start(corpus, tmp_path / "out", 0.01)
+    process = start(corpus, tmp_path / "out", 0.05)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "out/_done").rglob("*.json")):
         assert time.monotonic() < deadline and process.poll() is None

@@ -7,8 +7,9 @@ also files of text. After an interruption the same command goes on where it was.
 
 import shlex
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 
-from marin.cli.output import note
+from marin.cli.output import note, print_json
 
 EXAMPLES = """\
   marin tokenize run documents/ --tokenizer my_tokenizer -o tokens
@@ -26,6 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--max-bad", type=float, default=0.01, metavar="SHARE", help="of rows that are none (0.01)")
     parser.add_argument("--no-round-trip", action="store_true", help="do not check that documents come back")
     parser.add_argument("--format", metavar="FORMAT", help="of the files, where their endings do not tell")
+    parser.add_argument("--json", action="store_true", help="one JSON object: what became of the rows")
 
 
 def run(arguments: Namespace) -> int:
@@ -34,7 +36,7 @@ def run(arguments: Namespace) -> int:
     from marin.processing.tokenize.tokenize import tokenize
 
     with told():
-        tokenize(
+        counts = tokenize(
             TokenizeConfig(
                 input_path=arguments.corpus,
                 output_path=arguments.output,
@@ -46,6 +48,8 @@ def run(arguments: Namespace) -> int:
                 format=arguments.format,
             )
         )
+    if arguments.json:
+        print_json({"store": arguments.output, **asdict(counts)})
     words = ["marin", "tokenize", "show", arguments.output, "0", "--tokenizer", arguments.tokenizer]
     note(f"Next: {shlex.join(words)}")
     return 0

@@ -14,8 +14,8 @@ from marin.cli.experiment import hint
 from marin.cli.output import UsageError, note, print_json
 
 EXAMPLES = """\
-  marin tokenize show tokenized/python            what is in the store
-  marin tokenize show tokenized/python 10000000   document 10,000,000, token by token
+  marin tokenize show tokenized/python/train            what is in the store
+  marin tokenize show tokenized/python/train 10000000   document 10,000,000, token by token
   marin tokenize show tokens/ 0 --text --tokenizer my_tokenizer
 """
 

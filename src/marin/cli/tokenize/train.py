@@ -4,10 +4,12 @@ CORPUS is a file, a folder or a glob of documents: JSON lines (also .gz and .zst
 also files of text. In an experiment, use `train_tokenizer` instead: a step is on record.
 """
 
+import json
 import shlex
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
-from marin.cli.output import note
+from marin.cli.output import note, print_json
 
 EXAMPLES = """\
   marin tokenize train documents/ --vocab-size 32000 -o my_tokenizer
@@ -25,6 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--max-bytes", type=int, metavar="N", help="train on the first so many bytes of text")
     parser.add_argument("--max-bad", type=float, default=0.01, metavar="SHARE", help="of rows that are none (0.01)")
     parser.add_argument("--format", metavar="FORMAT", help="of the files, where their endings do not tell")
+    parser.add_argument("--json", action="store_true", help="one JSON object: what it was trained on")
 
 
 def run(arguments: Namespace) -> int:
@@ -45,6 +48,9 @@ def run(arguments: Namespace) -> int:
                 format=arguments.format,
             )
         )
+    if arguments.json:
+        trained = json.loads((Path(arguments.output) / "training.json").read_text(encoding="utf-8"))
+        print_json({"tokenizer": arguments.output, **trained})
     words = ["marin", "tokenize", "run", arguments.corpus, "--tokenizer", arguments.output, "-o", "STORE"]
     note(f"Next: {shlex.join(words)}")
     return 0
