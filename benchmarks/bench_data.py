@@ -240,7 +240,7 @@ def write_shards(texts: list[str], folder: Path) -> Path:
 
 
 def dedup_whole(documents: Path, output: Path) -> None:
-    # Two workers are asked for: without, little text is done in this process, whose start and compiling are not counted.
+    # Two workers are asked for: else little text is done in this process, whose start and compiling are not counted.
     config = DedupConfig(
         input_path=str(documents),
         output_path=str(output),
