@@ -41,6 +41,8 @@ import pyarrow as pa
 from benchmarks import bench_dedup
 from benchmarks.bench_dedup import all_cpu_seconds, processor, silent, ten_million_additions
 
+from marin.processing.dedup.config import DedupConfig, MinHashConfig
+from marin.processing.dedup.run import dedup as remove_duplicates
 from marin.processing.filter.config import FilterConfig
 from marin.processing.filter.presets import PRESETS
 from marin.processing.filter.run import filter_documents
@@ -68,9 +70,9 @@ TARGETS = {
     "read parquet": 711.0,
     "write parquet": 235.0,
     "write jsonl.gz": 27.0,
-    "end to end: filters": 32 / (2 * 3.9),
-    "end to end: MinHash": 32 / (2 * 8.1),
-    "end to end: tokenizing": 19 / 2,
+    "end to end, 32 MB: filters": 32 / (2 * 3.9),
+    "end to end, 32 MB: MinHash": 32 / (2 * 8.1),
+    "end to end, 32 MB: tokenizing": 19 / 2,
 }
 
 
@@ -205,28 +207,51 @@ def formats(size: Size) -> list[Row]:
 
 def end_to_end(size: Size) -> list[Row]:
     texts = bench_dedup.read_texts(bench_dedup.default_paths(), int(size.whole_mb * 1e6))
+    megabytes = sum(len(text.encode()) for text in texts) / 1e6
+    rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = {"MinHash": [result[:3] for result in bench_dedup.whole(texts, folder)]}
-        documents = folder / "documents"  # which the line above has written
-        megabytes = found["MinHash"][0][1]
+        documents = write_shards(texts, folder)
+        load_tokenizer(GPT2).save(folder / "gpt2")
         for subject, ours, theirs in (
+            ("MinHash", dedup_whole, bench_dedup.datatrove_whole),
             ("filters", filter_whole, datatrove_filters),
             ("tokenizing", tokenize_whole, datatrove_tokens),
         ):
-            ways = [("marin", ours)]
-            with contextlib.suppress(PackageNotFoundError):
-                ways.append((f"datatrove {version('datatrove')}", theirs))
-            found[subject] = [(who, megabytes, _cost(way, documents, folder / subject / who)) for who, way in ways]
-    rows = []
-    for subject, ((_, megabytes, took), *others) in found.items():
-        stage = f"end to end: {subject}"
-        rows += [Row(stage, who, of / theirs, megabytes / took) for who, of, theirs in others]
-        rows += [] if others else [Row(stage, "-", None, megabytes / took)]
+            stage = f"end to end, {megabytes:.0f} MB: {subject}"
+            speed = megabytes / _cost(ours, documents, folder / f"{subject}-marin")
+            try:
+                peer = f"datatrove {version('datatrove')}"
+            except PackageNotFoundError:
+                rows.append(Row(stage, "-", None, speed))
+                continue
+            rows.append(Row(stage, peer, megabytes / _cost(theirs, documents, folder / f"{subject}-peer"), speed))
     return rows
 
 
-def _cost(way: Callable[[Path, Path], None], documents: Path, output: Path) -> float:
+def write_shards(texts: list[str], folder: Path) -> Path:
+    """The texts as documents in files of JSON lines, in a folder of that folder."""
+    documents = folder / "documents"
+    documents.mkdir()
+    rows = [{"id": str(i), "text": text, "source": "text", "metadata": {}} for i, text in enumerate(texts)]
+    for shard in range(NUM_SHARDS):
+        (documents / f"{shard}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[shard::NUM_SHARDS]))
+    return documents
+
+
+def dedup_whole(documents: Path, output: Path) -> None:
+    # Two workers are asked for: else little text is done in this process, whose start and compiling are not counted.
+    config = DedupConfig(
+        input_path=str(documents),
+        output_path=str(output),
+        method=MinHashConfig(),
+        max_removed_per_source=1.0,
+        num_workers=2,
+    )
+    remove_duplicates(config)
+
+
+def _cost(way: Callable[[Path, Path], object], documents: Path, output: Path) -> float:
     began = all_cpu_seconds()
     with silent():
         way(documents, output)
@@ -242,17 +267,9 @@ def filter_whole(documents: Path, output: Path, num_workers: int = 2) -> None:
 
 def tokenize_whole(documents: Path, output: Path) -> None:
     config = TokenizeConfig(
-        input_path=str(documents), output_path=str(output), tokenizer=str(_saved_gpt2(output)), num_workers=2
+        input_path=str(documents), output_path=str(output), tokenizer=str(output.parent / "gpt2"), num_workers=2
     )
     tokenize(config)
-
-
-def _saved_gpt2(output: Path) -> Path:
-    """GPT-2's tokenizer in the form of a tokenizer.json, beside the output."""
-    folder = output.parent / "gpt2"
-    if not folder.exists():
-        load_tokenizer(GPT2).save(folder)
-    return folder
 
 
 def datatrove_filters(documents: Path, output: Path) -> None:
@@ -288,7 +305,7 @@ def datatrove_tokens(documents: Path, output: Path) -> None:
     tokenizer = DocumentTokenizer(
         output_folder=str(output / "tokens"),
         local_working_dir=str(output / "work"),
-        tokenizer_name_or_path=str(_saved_gpt2(output) / "tokenizer.json"),
+        tokenizer_name_or_path=str(output.parent / "gpt2" / "tokenizer.json"),
         eos_token="<|endoftext|>",
         shuffle_documents=False,
     )
@@ -310,16 +327,17 @@ def scaling(size: Size, ray: str | None) -> list[str]:
     texts = bench_dedup.read_texts(bench_dedup.default_paths(), int(size.whole_mb * 1e6))
     lines = ["| by | workers | CPU seconds of the shards' work | of all processes |", "|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
-        documents = Path(folder, "documents")
-        documents.mkdir()
-        for shard in range(NUM_SHARDS):
-            rows = ({"id": f"{shard}-{i}", "text": text} for i, text in enumerate(texts[shard::NUM_SHARDS]))
-            lines_of_shard = "".join(json.dumps(row) + "\n" for row in rows)
-            (documents / f"{shard}.jsonl").write_text(lines_of_shard)
-        backends = {"local": sys.executable} | ({"ray": ray} if ray else {})
-        for backend, python in backends.items():
+        documents = write_shards(texts, Path(folder))
+        for backend in ("local", "ray") if ray else ("local",):
             for num_workers in (1, 2):
-                command = [python, "-m", "benchmarks.bench_data", "--workers_of", str(documents), str(num_workers)]
+                command = [
+                    ray or sys.executable,
+                    "-m",
+                    "benchmarks.bench_data",
+                    "--workers_of",
+                    str(documents),
+                    str(num_workers),
+                ]
                 environment = {**os.environ, "MARIN_DATA_BACKEND": backend}
                 began = all_cpu_seconds()
                 done = subprocess.run(command, capture_output=True, text=True, env=environment)
