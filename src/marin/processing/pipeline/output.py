@@ -37,6 +37,14 @@ def locked(root: str) -> Iterator[None]:
         yield
 
 
+def remove_leftovers(root: str) -> None:
+    """Remove the temporary files of workers that were killed. Nobody may be writing."""
+    for path in _files(root):
+        if _LEFTOVER.search(path):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
 def prepare(root: str, stages: Sequence["Planned"]) -> None:
     """Remove what a killed run left half done, and what was made by another plan.
 
@@ -59,13 +67,11 @@ def prepare(root: str, stages: Sequence["Planned"]) -> None:
                 os.unlink(file)
     if removed:
         print(f"{root}: removed {removed} outputs of an earlier, different plan", file=sys.stderr)
+    remove_leftovers(root)
     strangers = []
     for path in _files(root):
         name = os.path.relpath(path, root)
-        if _LEFTOVER.search(name):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-        elif name.endswith(tuple(ENDINGS.values())) and name not in outputs and not _is_ours(name):
+        if name.endswith(tuple(ENDINGS.values())) and name not in outputs and not _is_ours(name):
             strangers.append(name)
     if strangers:
         shown = ", ".join(sorted(strangers)[:_SHOWN])

@@ -19,7 +19,14 @@ from marin.processing.pipeline.dataset import Dataset
 from marin.processing.pipeline.execution import Step, apply
 from marin.processing.pipeline.manifest import WORK_FOLDER, Manifest, is_done, read_manifest
 from marin.processing.pipeline.operations import Attach, FlatMapRows, MapRows, Operation
-from marin.processing.pipeline.output import locked, log_attempt, prepare, remove_empty_folders, unfinish
+from marin.processing.pipeline.output import (
+    locked,
+    log_attempt,
+    prepare,
+    remove_empty_folders,
+    remove_leftovers,
+    unfinish,
+)
 from marin.processing.pipeline.planning import Planned, plan, shards_of
 from marin.processing.pipeline.pool import Events, run_in_processes
 from marin.processing.pipeline.progress import Progress
@@ -77,6 +84,7 @@ def run(
             failures = _do(planned, pending, workers, backend, address, retries, said)
             if failures:
                 raise RuntimeError(_told(planned, failures))
+        remove_leftovers(root)
         remove_empty_folders(root)
         manifests = [[_manifest(planned, task.name) for task in planned.tasks] for planned in stages]
         manifests[-1] = agree_on_columns(stages[-1], manifests[-1])
