@@ -358,7 +358,7 @@ def work_of_shards(documents: Path, num_workers: int) -> float:
         ray.init(num_cpus=num_workers, include_dashboard=False, log_to_driver=False)
     output = Path(tempfile.mkdtemp(dir=documents.parent), "filtered")
     filter_whole(documents, output, num_workers)
-    return sum(stage["cpu_s"] for stage in json.loads((output / "timing.json").read_text()))
+    return sum(stage["cpu_s"] for stage in json.loads((output / "_timing.json").read_text()))
 
 
 # --- the page

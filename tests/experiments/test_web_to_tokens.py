@@ -89,8 +89,8 @@ def digests(places: dict[str, Path]) -> dict[str, str]:
     for name, folder in places.items():
         for file in sorted(folder.rglob("*")):
             place = file.relative_to(folder)
-            is_data = file.suffix in (".parquet", ".zst", ".bin", ".npy") or file.name in ("funnel.json", "store.json")
-            if file.is_file() and is_data and not any(part[0] in "._" for part in place.parts):
+            is_data = file.suffix in (".parquet", ".zst", ".bin", ".npy") or file.name in ("_funnel.json", "store.json")
+            if file.is_file() and is_data and not any(part[0] in "._" for part in place.parts[:-1]):
                 found[f"{name}/{place}"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
 

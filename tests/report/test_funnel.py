@@ -61,7 +61,7 @@ def test_each_stage_says_what_came_in_what_each_rule_took_and_what_is_left(pipel
 def test_stages_that_are_not_one_behind_the_other_have_no_funnel(pipeline, tmp_path: Path):
     with pytest.raises(ValueError, match=r"'filtered' read 10 documents .* 'tokens' before it wrote"):
         read_funnel({"tokens": pipeline["tokens"], "filtered": pipeline["filtered"]})
-    with pytest.raises(FileNotFoundError, match=r"has no funnel.json and no tokenize.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no _funnel.json and no tokenize.json"):
         read_funnel({"nothing": str(tmp_path)})
 
 

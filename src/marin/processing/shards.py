@@ -113,7 +113,9 @@ def run_tasks(
     work = Dataset.from_items(rows, num_shards=min(len(rows), _MOST_SHARDS)).map(
         _Do(function=function, task_type=type(tasks[0]), recipe=recipe), name=function.__name__
     )
-    work.write_jsonl(str(folder), compression=None).run(workers=0 if len(tasks) == 1 else num_workers, max_bad=0.0)
+    label = function.__name__.replace("_", " ")
+    workers = 0 if len(tasks) == 1 else num_workers
+    work.write_jsonl(str(folder), compression=None).run(workers=workers, max_bad=0.0, label=label)
     found = {row["id"]: row["result"] for file in sorted(folder.glob("part-*")) for row in read_records(file)}
     return [decode(result_type, json.loads(found[row["id"]])) for row in rows]
 

@@ -1,7 +1,7 @@
 """How many documents a pipeline began with, which rule took how many, and how many are left: by stage, adding up.
 
-The numbers are those that the stages wrote beside their outputs (funnel.json, and tokenize.json of a token store), so a
-stage that was killed and gone on with counts nothing twice. What one stage wrote must be what the next one read, in
+The numbers are those that the stages wrote beside their outputs (_funnel.json, and tokenize.json of a token store), so
+a stage that was killed and gone on with counts nothing twice. What one stage wrote must be what the next one read, in
 documents and bytes; where it is not, somebody's numbers are of other documents, and there is no report.
 """
 
@@ -153,10 +153,10 @@ def _share(part: int, whole: int) -> str:
 def _read_stage(name: str, path: Path) -> Stage:
     if (path / "tokenize.json").is_file():
         return _token_store(name, path)
-    file = path / "funnel.json"
+    file = path / "_funnel.json"
     if not file.is_file():
         raise FileNotFoundError(
-            f"stage {name!r}: {path} has no funnel.json and no tokenize.json; name the output folder of a stage that "
+            f"stage {name!r}: {path} has no _funnel.json and no tokenize.json; name the output folder of a stage that "
             "writes documents, or of a token store"
         )
     given = json.loads(file.read_text(encoding="utf-8"))

@@ -59,7 +59,7 @@ def test_rules_over_several_attributes_decide_and_the_numbers_add_up(tmp_path: P
     ]
     dropped = {rule: n for counts in result.funnel for rule, n in counts.dropped.items()}
     assert sorted(dropped.values()) == [3, 4] and result.counters["rows_in"] == 10 == 3 + sum(dropped.values())
-    assert "words >= 4" in (tmp_path / "out" / "funnel.json").read_text()
+    assert "words >= 4" in (tmp_path / "out" / "_funnel.json").read_text()
 
 
 def test_no_order_of_criteria_changes_what_stays(tmp_path: Path):
@@ -171,7 +171,7 @@ def test_a_sample_and_the_attributes_are_written_where_that_is_asked_for(tmp_pat
     kept = ids_in(tmp_path / "out")
     assert 70 <= len(kept) <= 130
     assert "x" in pq.read_schema(next((tmp_path / "out").glob("*.parquet"))).names
-    funnel = json.loads((tmp_path / "out" / "funnel.json").read_text())
+    funnel = json.loads((tmp_path / "out" / "_funnel.json").read_text())
     assert funnel
 
 

@@ -67,7 +67,7 @@ def test_every_document_is_kept_or_counted_by_the_rule_that_it_failed(documents:
         "c4": {"c4.curly_bracket": 1},
     }
     assert result.counters["rows_in"] == 5 and result.counters["dropped"] == 4 and result.counters["rows_out"] == 1
-    funnel = json.loads((tmp_path / "out" / "funnel.json").read_text())
+    funnel = json.loads((tmp_path / "out" / "_funnel.json").read_text())
     quality = next(one for one in funnel["sections"][0]["operations"] if one["name"] == "gopher_quality")
     [sample] = quality["samples"]["gopher_quality.few_words"]
     assert (sample["id"], sample["numbers"]) == ("short", {"gopher.num_words": 22})
@@ -81,7 +81,7 @@ def test_the_output_does_not_depend_on_the_number_of_processes(documents: Path, 
             FilterConfig(input_path=str(documents), output_path=output, filters=filters, num_workers=workers)
         )
     assert rows_of(tmp_path / "out-0") == rows_of(tmp_path / "out-2") != []
-    assert (tmp_path / "out-0/funnel.json").read_text() == (tmp_path / "out-2/funnel.json").read_text()
+    assert (tmp_path / "out-0/_funnel.json").read_text() == (tmp_path / "out-2/_funnel.json").read_text()
 
 
 def test_edits_change_what_later_filters_see_and_what_is_written(documents: Path, tmp_path: Path):

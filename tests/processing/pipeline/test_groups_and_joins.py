@@ -240,7 +240,7 @@ def test_groups_and_joins_are_the_same_with_workers(documents: Path, tmp_path: P
     outputs = []
     for workers in (0, 2):
         result = plan.write_parquet(str(tmp_path / f"out-{workers}")).run(workers=workers)
-        outputs.append([(tmp_path / f"out-{workers}" / name).read_bytes() for name in (*result.files, "funnel.json")])
+        outputs.append([(tmp_path / f"out-{workers}" / name).read_bytes() for name in (*result.files, "_funnel.json")])
     assert outputs[0] == outputs[1]
     assert json.loads(outputs[0][-1])["counters"]["rows_out"] == len(
         {int(f"{n}{i}") for n in range(2) for i in range(40)}

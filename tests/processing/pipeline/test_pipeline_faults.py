@@ -68,7 +68,7 @@ def outputs(out: Path) -> dict[str, bytes]:
 
 
 def without_timing(files: dict[str, bytes]) -> dict[str, bytes]:
-    return {name: data for name, data in files.items() if name != "timing.json"}
+    return {name: data for name, data in files.items() if name != "_timing.json"}
 
 
 def children(pid: int) -> list[int]:

@@ -40,7 +40,7 @@ def corpus(tmp_path: Path) -> str:
 
 
 def outputs(folder: Path, files: list[str]) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in [*files, "funnel.json"]]
+    return [(folder / name).read_bytes() for name in [*files, "_funnel.json"]]
 
 
 def test_the_same_bytes_come_out_on_a_cluster(nodes: Nodes, corpus: str, tmp_path: Path):

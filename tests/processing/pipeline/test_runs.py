@@ -91,7 +91,7 @@ def test_the_same_bytes_come_out_for_any_number_of_workers(corpus: str, tmp_path
         folder = tmp_path / f"out-{workers}"
         plan.write_parquet(str(folder)).run(workers=workers, max_bad=1)
         files = [
-            file for file in sorted(folder.iterdir()) if file.suffix in (".parquet",) or file.name == "funnel.json"
+            file for file in sorted(folder.iterdir()) if file.suffix in (".parquet",) or file.name == "_funnel.json"
         ]
         outputs.append({file.name: file.read_bytes() for file in files})
     assert outputs[0] == outputs[1] == outputs[2]
@@ -295,3 +295,9 @@ def test_making_a_plan_loads_no_arrow():
     )
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "set()"
+
+
+def test_other_programs_read_the_folder_of_an_output_as_it_is(tmp_path: Path):
+    rows = [{"id": str(n), "text": "a"} for n in range(5)]
+    Dataset.from_items(rows, num_shards=2).write_parquet(str(tmp_path / "out")).run(workers=0)
+    assert pq.read_table(tmp_path / "out").column("id").to_pylist() == [row["id"] for row in rows]

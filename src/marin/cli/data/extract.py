@@ -2,7 +2,7 @@
 
 INPUT is a file, a folder with all below, or a glob in quotes: crawl archives (.warc, .warc.gz), files of HTML, and rows
 (JSON lines, parquet, Arrow) with a column of HTML. OUTPUT becomes a folder of parquet files with id, text, source and
-metadata (url, title, date, language, method), and funnel.json, which tells what became of every page. The same command
+metadata (url, title, date, language, method), and _funnel.json, which tells what became of every page. The same command
 again goes on where it was stopped.
 
 ours is the default method; resiliparse, trafilatura and readability need the extra `extractors`.

@@ -1,7 +1,7 @@
 """Keeps the documents that satisfy every rule of the filters, and counts the others by the first rule that they fail.
 
 INPUT is a file, a folder of shards, a glob in quotes, or a step's address; OUTPUT a folder, which gets parquet files
-and funnel.json. Filters apply in the order in which they are given. A filter of your own is named module:Class, and
+and _funnel.json. Filters apply in the order in which they are given. A filter of your own is named module:Class, and
 found in the current folder. Run the same command again after an interruption: what is finished is kept.
 
 With --measure nothing is dropped: OUTPUT gets the signals of every document, for --attributes of later commands, which
@@ -87,7 +87,7 @@ def run(arguments: Namespace) -> int:
     counters = result.counters
     note(
         f"{counters['rows_in']:,} documents in, {counters['rows_out']:,} out, {counters['dropped']:,} dropped, "
-        f"{counters['bad']:,} bad; samples of each rule are in {result.path.rstrip('/')}/funnel.json"
+        f"{counters['bad']:,} bad; samples of each rule are in {result.path.rstrip('/')}/_funnel.json"
     )
     return 0
 

@@ -29,7 +29,7 @@ class ConsolidateConfig:
 
     # Folder with documents, or one file or glob of them.
     input_path: str
-    # Folder that gets the documents that stay (parquet), and funnel.json: what each rule dropped, with samples.
+    # Folder that gets the documents that stay (parquet), and _funnel.json: what each rule dropped, with samples.
     output_path: str
     # Folders with attributes of these documents: signals, scores, duplicates, overlaps.
     attributes: tuple[str, ...]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def consolidate(config: ConsolidateConfig) -> "Result":
-    """Write the documents that stay; the result has the funnel, which is in OUTPUT/funnel.json too.
+    """Write the documents that stay; the result has the funnel, which is in OUTPUT/_funnel.json too.
 
     Raises ValueError for a document without attributes (unless `missing` says what it means), and for an attribute that
     is not there, with the nearest one.

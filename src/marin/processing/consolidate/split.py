@@ -21,7 +21,7 @@ class SplitConfig:
 
     # Folder with documents, or one file or glob of them.
     input_path: str
-    # Folder that gets PART/part-*.jsonl.zst and PART/funnel.json for each part.
+    # Folder that gets PART/part-*.jsonl.zst and PART/_funnel.json for each part.
     output_path: str
     # Part -> share of the documents; together 1.
     parts: Mapping[str, float]

@@ -34,7 +34,7 @@ class FilterConfig:
 
     # Folder with documents, or one file or glob of them.
     input_path: str
-    # Folder that gets the documents that stay (parquet), and funnel.json: what each rule dropped, with samples.
+    # Folder that gets the documents that stay (parquet), and _funnel.json: what each rule dropped, with samples.
     output_path: str
     # In the order in which they are asked and edit; each sees what the ones before left.
     filters: tuple[Filter, ...] = ()

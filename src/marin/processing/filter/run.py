@@ -84,7 +84,7 @@ def measure_signals(config: SignalsConfig) -> "Result":
 
 
 def filter_documents(config: FilterConfig) -> "Result":
-    """Write the documents that stay; the result has the funnel, which is in OUTPUT/funnel.json too.
+    """Write the documents that stay; the result has the funnel, which is in OUTPUT/_funnel.json too.
 
     Raises ValueError where a rule's column is not there, naming the nearest one.
     """

@@ -17,8 +17,8 @@ from marin.processing.pipeline.stage import output_path
 if TYPE_CHECKING:
     from marin.processing.pipeline.planning import Planned
 
-FUNNEL = "funnel.json"
-TIMING = "timing.json"
+FUNNEL = "_funnel.json"
+TIMING = "_timing.json"
 ATTEMPTS = "attempts.jsonl"
 _LOCK = "lock"
 _LEFTOVER = re.compile(r"\.[0-9a-f]{12}\.tmp$")

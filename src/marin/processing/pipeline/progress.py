@@ -17,8 +17,8 @@ _EVERY_S = 10.0
 class Progress:
     """Counts what is read; a line now and then. The time left is told by the share of the input that is done."""
 
-    def __init__(self, root: str, stages: "list[Planned]", *, shown: bool):
-        self._root, self._shown = root, shown
+    def __init__(self, root: str, stages: "list[Planned]", *, shown: bool, label: str | None):
+        self._root, self._shown, self._label = root, shown, label
         self._total = sum(_size(task) for planned in stages for task in planned.tasks)
         self._num_shards = sum(len(planned.tasks) for planned in stages)
         self._done = self._num_done = 0
@@ -49,7 +49,8 @@ class Progress:
         """All is done."""
         if self._shown and self._rows:
             self._say()
-            print(f"{self._root}: {result.summary()}", file=sys.stderr)
+            if self._label is None:
+                print(f"{self._root}: {result.summary()}", file=sys.stderr)
 
     def _report(self) -> None:
         report_progress(self._done / 1e6, self._total / 1e6, "MB")
@@ -57,6 +58,9 @@ class Progress:
     def _say(self) -> None:
         self._told = now = time.monotonic()
         if not self._shown:
+            return
+        if self._label is not None:
+            print(f"{self._label}: {self._num_done}/{self._num_shards} done", file=sys.stderr)
             return
         elapsed_s = max(now - self._began, 1e-9)
         left = ""

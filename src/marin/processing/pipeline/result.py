@@ -1,7 +1,7 @@
 """What became of the rows: read from the manifests of all shards, checked to add up, and written beside the output.
 
-`funnel.json` has no clock in it and is the same file however often the run was killed; what depends on the machine is
-in `timing.json`.
+`_funnel.json` has no clock in it and is the same file however often the run was killed; what depends on the machine is
+in `_timing.json`.
 """
 
 import json

@@ -47,6 +47,7 @@ def run(
     max_bad: float = 0.01,
     retries: int = 2,
     progress: bool = True,
+    label: str | None = None,
     verify: bool = False,
 ) -> Result:
     """Do the work of a plan, or what is left of it, and return what became of the rows.
@@ -55,7 +56,8 @@ def run(
     does not depend on it, nor on the backend; "ray" uses the cluster at `address` (None: RAY_ADDRESS, or the one on
     this machine), whose machines share the folders; None is what MARIN_DATA_BACKEND says, or "local". `max_bad`: the
     largest share of rows that may be bad. `retries`: how often a shard is tried again whose process died. `progress`:
-    lines on stderr. `verify`: hash the outputs of finished shards, instead of comparing their sizes.
+    lines on stderr; with `label` they tell shards alone, under that name. `verify`: hash the outputs of finished
+    shards, instead of comparing their sizes.
 
     Raises RuntimeError naming the shards that failed, once all others are done, and ValueError where more than the
     share `max_bad` of the rows was bad. Call it again after an interruption: finished shards are kept.
@@ -72,7 +74,7 @@ def run(
     root = stages[-1].stage.root
     with locked(root):
         prepare(root, stages)
-        said = Progress(root, stages, shown=progress)
+        said = Progress(root, stages, shown=progress, label=label)
         needed = _needed(stages, verify)
         if needed:
             unfinish(root)
