@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from marin.processing.pipeline import Dataset, Dropped, parse
@@ -71,6 +71,7 @@ def test_a_plan_gives_what_plain_python_gives_in_any_number_of_shards(rows: list
 
 
 @given(rows_strategy, st.lists(st.sampled_from(sorted(OPERATIONS)), max_size=4), st.integers(1, 3))
+@example([{"n": 20, "text": "", "metadata": {"a": [1]}}], ["copies", "refuse"], 1)  # more bad rows than were read
 @settings(max_examples=15)
 def test_the_numbers_of_a_run_add_up(tmp_path_factory, rows: list[Row], names: list[str], shards: int):
     plan = Dataset.from_items([{"id": str(i), **row} for i, row in enumerate(rows)], num_shards=shards)

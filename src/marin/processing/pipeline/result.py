@@ -117,7 +117,7 @@ def _summed(timings: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def _check_bad(root: str, result: Result, max_bad: float) -> None:
-    bad, rows = result.counters["bad"], result.counters["rows_in"]
+    bad, rows = result.counters["bad"], result.counters["rows_in"] + result.counters["expanded"]
     if bad > max_bad * rows:
         kinds: dict[str, int] = {}
         for counts in result.funnel:
