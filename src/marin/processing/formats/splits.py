@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from marin.io.compression import DamagedError, compression_of, content_chunks, find_blocks
+from marin.processing.formats.finished import DONE_FOLDER, check_finished
 
 SPLIT_BYTES = 128 << 20
 
@@ -152,17 +153,34 @@ def find_files(paths: str | Path | Sequence[str | Path], *, format: str | None =
 
     A folder means the files below it whose ending is known (with `format`: all files): those that hold rows or a crawl;
     where there are none, the pages; where there are none of these either, the texts. So a README beside the files of a
-    set is no part of it. Two files of one label, from two folders, are labelled by their whole path.
+    set is no part of it. A label is the path below the folder that was named, with "/", and never absolute; files of
+    one label, from two folders, have as many of the folders above them before it as tell them apart.
+
+    Raises FileNotFoundError where a path or glob has no file, ValueError where files are of a run of the data engine
+    that has not ended.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
         raise ValueError("no input: name files, folders or globs")
-    found: dict[str, str] = {}  # path -> label
+    found: dict[str, tuple[str, str]] = {}  # absolute path -> (label, path)
     for path in given:
         for label, file in _files_of(os.fspath(path), format):
-            found.setdefault(file, label)
-    uses = Counter(found.values())
-    return sorted((label if uses[label] == 1 else file, file) for file, label in found.items())
+            found.setdefault(os.path.abspath(file), (label, file))
+    check_finished(os.path.dirname(file) for file in found)
+    labels = _told_apart({absolute: label for absolute, (label, _) in found.items()})
+    return sorted((labels[absolute], file) for absolute, (_, file) in found.items())
+
+
+def _told_apart(labels: dict[str, str]) -> dict[str, str]:
+    """The labels by absolute path, those that are equal with folders before them until none are."""
+    labels = dict(labels)
+    while len(uses := Counter(labels.values())) < len(labels):
+        for path, label in labels.items():
+            folders = path.strip(os.sep).split(os.sep)
+            depth = label.count("/") + 2
+            if uses[label] > 1 and depth <= len(folders):
+                labels[path] = "/".join(folders[-depth:])
+    return labels
 
 
 def _files_of(path: str, format: str | None) -> Iterator[tuple[str, str]]:
@@ -171,11 +189,15 @@ def _files_of(path: str, format: str | None) -> Iterator[tuple[str, str]]:
         return
     if os.path.isdir(path):
         pattern, root = os.path.join(glob.escape(path), "**"), path
+        found = list(glob.iglob(pattern, recursive=True))
+        check_finished([path, *(os.path.dirname(one) for one in found if os.path.basename(one) == DONE_FOLDER)])
     elif glob.has_magic(path):
         pattern, root = path, _folder_before_magic(path)
+        found = list(glob.iglob(pattern, recursive=True))
+        check_finished(filter(os.path.isdir, glob.iglob(os.path.dirname(pattern), recursive=True)))
     else:
         raise FileNotFoundError(f"no file or folder at {os.path.abspath(path)}")
-    names = (os.path.relpath(file, root) for file in glob.iglob(pattern, recursive=True) if os.path.isfile(file))
+    names = (os.path.relpath(file, root) for file in found if os.path.isfile(file))
     visible = [name for name in names if not any(part[0] in "._" for part in name.split(os.sep))]
     if os.path.isdir(path) and format is None:
         visible = _of_one_kind([name for name in visible if name.endswith(tuple(FORMATS))])

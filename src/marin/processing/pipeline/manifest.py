@@ -17,11 +17,11 @@ from typing import Any
 
 from marin.io.atomic import make_folder, write_text
 from marin.io.hashing import sha256_file
+from marin.processing.formats.finished import DONE_FOLDER
 from marin.processing.pipeline import counts as counting
 from marin.processing.pipeline.counts import Counts
 
 FORMAT_VERSION = 1
-DONE_FOLDER = "_done"
 BAD_FOLDER = "_bad"
 WORK_FOLDER = "_work"  # what passes between stages
 

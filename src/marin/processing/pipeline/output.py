@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from marin.io.atomic import append, make_folder
-from marin.processing.pipeline.manifest import BAD_FOLDER, DONE_FOLDER, bad_path, manifest_path, read_manifest
+from marin.processing.formats.finished import DONE_FOLDER, FUNNEL
+from marin.processing.pipeline.manifest import BAD_FOLDER, bad_path, manifest_path, read_manifest
 from marin.processing.pipeline.sinks import ENDINGS
 from marin.processing.pipeline.stage import output_path
 
 if TYPE_CHECKING:
     from marin.processing.pipeline.planning import Planned
 
-FUNNEL = "_funnel.json"
 TIMING = "_timing.json"
 ATTEMPTS = "attempts.jsonl"
 _LOCK = "lock"
@@ -86,14 +86,6 @@ def unfinish(root: str) -> None:
     for name in (FUNNEL, TIMING):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(root, name))
-
-
-def check_finished(folder: str) -> None:
-    """ValueError for an output folder of a run that has not ended, or not well: it may lack rows."""
-    if os.path.isdir(os.path.join(folder, DONE_FOLDER)) and not os.path.exists(os.path.join(folder, FUNNEL)):
-        raise ValueError(
-            f"{folder}: the run that writes there has not finished, so rows may be missing; run it to its end first"
-        )
 
 
 def _is_ours(name: str) -> bool:

@@ -16,7 +16,6 @@ from marin.processing.pipeline.identity import digest_of, identity_of
 from marin.processing.pipeline.join import Chained, Joined
 from marin.processing.pipeline.manifest import WORK_FOLDER
 from marin.processing.pipeline.operations import Attach, Operation, columns_needed
-from marin.processing.pipeline.output import check_finished
 from marin.processing.pipeline.reduce import Groups
 from marin.processing.pipeline.shuffle import Spills, SpillSink
 from marin.processing.pipeline.sinks import Sink
@@ -194,8 +193,6 @@ def _file_shards(part: Part, files: FilesInput, number: int, *, by_file: bool, r
 
     Where other files are attached by name, a shard is of one file. `root` is the output folder, which cannot be read.
     """
-    for path in files.paths:
-        check_finished(path)
     splits = plan_splits(files.paths, format=files.format, split_bytes=files.split_bytes)
     if root is not None:
         _check_outside(root, splits)
@@ -275,6 +272,11 @@ def _names(shards: list[_Shard], *, by_file: bool) -> list[str]:
         if not shard.label:
             raise ValueError("names='input' names shards by the files that are read, and some rows come from no file")
         name = stem(shard.label)
+        if any(not part or part[0] in "._" for part in name.split("/")):  # absolute, "..", or passed over by readers
+            raise ValueError(
+                f"names='input': {shard.label} would become {name!r}, and readers of the output pass over names that "
+                "begin with '.' or '_': name a folder above it as the input, or move the file"
+            )
         if name in names:
             raise ValueError(f"names='input': {names[name]} and {shard.label} would both become {name}")
         names[name] = shard.label

@@ -46,7 +46,10 @@ class FileParts:
         return sum(split_bytes(split) for split in self.splits)
 
     def inputs(self) -> list[dict[str, Any]]:
-        return [split_input(split) for split in self.splits]
+        """Each split, and what is read of it: which columns, and as which types where files have several."""
+        columns = None if self.columns is None else list(self.columns)
+        casts = [[name, str(type_)] for name, type_ in self.casts]
+        return [{**split_input(split), "columns": columns, "casts": casts} for split in self.splits]
 
     def read(self, counts: Counts, on_bad: OnBad) -> Iterator[pa.RecordBatch]:
         def bad(record: BadRecord) -> None:
