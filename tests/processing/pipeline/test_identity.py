@@ -1,7 +1,11 @@
 """What makes an operation another one, and what does not."""
 
 import dataclasses
+import datetime
+import enum
 import functools
+import json
+import logging
 import os
 import re
 import subprocess
@@ -9,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from marin.processing.pipeline import col
@@ -109,8 +115,17 @@ def test_what_cannot_be_told_is_refused():
 def test_hashes_of_strings_do_not_matter(tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(
+        "import dataclasses, enum, re\n"
         "from marin.processing.pipeline.identity import digest_of\n"
-        "print(digest_of(lambda row: row['a'] in {'x', 'y', 'z', 'w'}), digest_of({'p', 'q', 'r'}))\n"
+        "WORDS = {'p', 'q', 'r', re.compile('x'), len, dataclasses.replace}\n"
+        "class Color(enum.Enum):\n    RED = frozenset('abc')\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Operation:\n"
+        "    words: object = frozenset('xyz')\n"
+        "    def __call__(self, row): return self.other(row) in WORDS\n"
+        "    def other(self, row): return row in {'x', 'y', 'z'} or Color.RED\n"
+        "print(digest_of(lambda row: row['a'] in {'x', 'y', 'z', 'w'} | WORDS), digest_of({'p', 'q', 'r'}))\n"
+        "print(digest_of(Operation()), digest_of(lambda row: Operation()), digest_of(Operation))\n"
     )
     said = {
         subprocess.run(
@@ -123,3 +138,237 @@ def test_hashes_of_strings_do_not_matter(tmp_path: Path):
         for seed in ("1", "2", "3")
     }
     assert len(said) == 1
+
+
+WORDS = {"a", "b"}
+LIMITS = {"lines": [3, 4]}
+ORDER = ["x"]
+PATTERN = re.compile("a+")
+TABLE = np.arange(3)
+SCHEMA = pa.schema([pa.field("a", pa.int64())])
+DAY = datetime.date(2024, 1, 1)
+LOGGER = logging.getLogger("a logger")
+CACHE: dict[str, int] | None = None
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+class Counter:
+    """No dataclass."""
+
+    step = 1
+
+    def __init__(self, start: int):
+        self.start = start
+
+    def next(self) -> int:
+        return self.start + self.step
+
+
+COUNTER = Counter(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleaner:
+    """Helps an operation; not one itself."""
+
+    word: str
+
+    def clean(self, text: str) -> str:
+        return text.replace(self.word, "")
+
+    @property
+    def size(self) -> int:
+        return len(self.word)
+
+
+CLEANER = Cleaner("a")
+
+
+@functools.cache
+def cached(x: int) -> int:
+    return helper(x)
+
+
+def uses_words(x: str) -> bool:
+    return x in WORDS
+
+
+def uses_limits(x: str) -> Any:
+    return [LIMITS[key] for key in x]
+
+
+def uses_order(x: str) -> Any:
+    return lambda: ORDER + [x]
+
+
+def uses_pattern(x: str) -> Any:
+    return PATTERN.match(x)
+
+
+def uses_table(x: int) -> Any:
+    return TABLE[x]
+
+
+def uses_schema(x: Any) -> Any:
+    return x.cast(SCHEMA)
+
+
+def uses_day(x: Any) -> bool:
+    return x < DAY
+
+
+def uses_enum(x: int) -> bool:
+    return x == Color.RED.value
+
+
+def uses_class(x: int) -> int:
+    return Counter(x).next()
+
+
+def uses_object(x: int) -> int:
+    return COUNTER.next() + x
+
+
+def uses_cleaner(x: str) -> str:
+    return CLEANER.clean(x)
+
+
+def uses_cached(x: int) -> int:
+    return cached(x)
+
+
+def uses_logger(x: int) -> int:
+    LOGGER.info("a row")
+    return x
+
+
+def fills_cache(x: str) -> int:
+    global CACHE
+    if CACHE is None:
+        CACHE = {}
+    return CACHE.setdefault(x, 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "other"),
+    [
+        (uses_words, "WORDS", {"a", "c"}),
+        (uses_limits, "LIMITS", {"lines": [3, 5]}),
+        (uses_order, "ORDER", ["y"]),
+        (uses_pattern, "PATTERN", re.compile("a+", re.IGNORECASE)),
+        (uses_table, "TABLE", np.arange(3) * 2),
+        (uses_schema, "SCHEMA", pa.schema([pa.field("a", pa.int32())])),
+        (uses_day, "DAY", datetime.date(2024, 1, 2)),
+        (uses_enum, "Color", enum.Enum("Color", {"RED": 2})),
+        (uses_object, "COUNTER", Counter(2)),
+        (uses_cleaner, "CLEANER", Cleaner("b")),
+        (uses_class, "helper", None),
+        (uses_cached, "LIMIT", 4),
+        (uses_logger, "LOGGER", logging.getLogger("another logger")),
+    ],
+)
+def test_values_of_the_module_count_for_the_functions_that_use_them(
+    monkeypatch: pytest.MonkeyPatch, function: Any, name: str, other: Any
+):
+    before = digest_of(function)
+    assert digest_of(function) == before
+    monkeypatch.setattr(sys.modules[__name__], name, other)
+    is_seen = name not in ("helper", "LOGGER")  # what it does not use; what counts by its type
+    assert (digest_of(function) != before) == is_seen
+
+
+def test_classes_of_the_module_count_with_their_methods_and_attributes(monkeypatch: pytest.MonkeyPatch):
+    before = {function: digest_of(function) for function in (uses_class, uses_object)}
+    with monkeypatch.context() as changed:
+        changed.setattr(Counter, "step", 2)
+        assert all(digest_of(function) != said for function, said in before.items())
+    with monkeypatch.context() as changed:
+        changed.setattr(Counter, "next", lambda self: self.start)
+        assert all(digest_of(function) != said for function, said in before.items())
+    assert all(digest_of(function) == said for function, said in before.items())
+
+
+def test_a_helper_object_that_a_function_holds_counts_with_its_code(monkeypatch: pytest.MonkeyPatch):
+    cleaner = Cleaner("a")
+    holding: list[Any] = [
+        uses_cleaner,
+        lambda text: cleaner.clean(text),
+        cleaner.clean,
+        functools.partial(map, cleaner.clean),
+    ]
+    before = [digest_of(one) for one in holding]
+    monkeypatch.setattr(Cleaner, "size", property(lambda self: 0))
+    assert all(digest_of(one) != said for one, said in zip(holding, before, strict=True))
+
+
+def test_what_a_function_sets_itself_is_state(monkeypatch: pytest.MonkeyPatch):
+    before = digest_of(fills_cache)
+    monkeypatch.setattr(sys.modules[__name__], "CACHE", {"a": 1})
+    assert digest_of(fills_cache) == before
+
+
+OPERATION = """
+import dataclasses
+class Base:
+    def base(self, x): return x {base}
+@dataclasses.dataclass(frozen=True)
+class Operation(Base):
+    field: int = {default}
+    limit = {limit}
+    def __call__(self, x): return self.helper(x) + self.base(x)
+    def helper(self, x): return x {helper}
+    @staticmethod
+    def other(x): return x {other}
+"""
+
+
+def operation_of(**changes: Any) -> Any:
+    said = {"base": "+ 1", "default": 1, "limit": 1, "helper": "+ 1", "other": "+ 1", **changes}
+    return made_of(OPERATION.format(**said) + "f = Operation(5)")
+
+
+def test_methods_that_call_each_other_are_all_part_of_an_operation():
+    before = digest_of(operation_of())
+    assert digest_of(operation_of()) == before
+    assert digest_of(operation_of(default=2)) == before  # the field is what counts
+    for name, change in [("base", "+ 2"), ("limit", 2), ("helper", "- 1"), ("other", "+ 2")]:
+        assert digest_of(operation_of(**{name: change})) != before, name
+
+
+class Stricter(Rule):
+    """It inherits a version, which says nothing of it."""
+
+    def __call__(self, row: Any) -> Any:
+        return row[:2]
+
+
+def test_a_version_that_is_inherited_does_not_hide_a_change(monkeypatch: pytest.MonkeyPatch):
+    before = digest_of(Stricter(0.5))
+    monkeypatch.setattr(Stricter, "__call__", lambda self, row: row[:3])
+    assert digest_of(Stricter(0.5)) != before
+
+
+def test_helpers_that_share_helpers_are_told_once():
+    lines = ["def f0(x): return x"]
+    lines += [f"def f{n}(x): return f{n - 1}(x) + f{n - 1}(-x) + f{max(n - 2, 0)}(x)" for n in range(1, 60)]
+    deep = made_of("\n".join([*lines, "def f(x): return f59(x)"]))
+    changed = made_of("\n".join([lines[0] + " + 1", *lines[1:], "def f(x): return f59(x)"]))
+    assert digest_of(deep) != digest_of(changed)
+
+
+def test_functions_that_are_made_by_one_maker_are_told_apart_by_what_they_hold():
+    assert digest_of(made_of("def f(x): return g(x)", g=adder(1))) == digest_of(
+        made_of("def f(x): return g(x)", g=adder(1))
+    )
+    assert digest_of(made_of("def f(x): return g(x)", g=adder(1))) != digest_of(
+        made_of("def f(x): return g(x)", g=adder(2))
+    )
+
+
+def test_what_is_imported_counts_by_its_name():
+    one = digest_of(made_of("def f(x): return g(x)", g=json.dumps))
+    assert one != digest_of(made_of("def f(x): return g(x)", g=json.loads))
+    assert one == digest_of(made_of("def f(x): return g(x)", g=json.dumps))
