@@ -289,6 +289,18 @@ def test_anybodys_parquet_is_read_as_documents(tmp_path: Path):
     assert (bad.position, bad.kind) == ("a.parquet:2", "no text")
 
 
+def test_metadata_that_is_no_json_object_makes_a_bad_row(tmp_path: Path):
+    texts = ['{"u": 1}', "CC-BY 4.0", "[1]", None, "", "null", '{"u": ']
+    ids = [str(i) for i in range(len(texts))]
+    pq.write_table(pa.table({"id": ids, "text": ids, "metadata": texts}), tmp_path / "a.parquet")
+    rows, bad = rows_and_bad(tmp_path / "a.parquet")
+    assert [(row["id"], row["metadata"]) for row in rows] == [("0", '{"u": 1}'), ("3", "{}"), ("4", "{}"), ("5", "{}")]
+    assert [(one.position, one.kind) for one in bad] == [
+        (f"a.parquet:{number}", "metadata is no object") for number in (2, 3, 7)
+    ]
+    assert "'CC-BY 4.0'" in bad[0].reason
+
+
 def test_strings_of_parquet_that_are_no_utf8_are_bad(tmp_path: Path):
     raw = pa.array([b"good", b"\xff\xfe", b"more"], pa.binary())
     text = pa.Array.from_buffers(pa.string(), 3, raw.buffers())

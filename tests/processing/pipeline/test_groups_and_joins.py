@@ -245,3 +245,93 @@ def test_groups_and_joins_are_the_same_with_workers(documents: Path, tmp_path: P
     assert json.loads(outputs[0][-1])["counters"]["rows_out"] == len(
         {int(f"{n}{i}") for n in range(2) for i in range(40)}
     )
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=20),
+    st.integers(1, 5),
+)
+def test_keys_that_are_equal_as_numbers_are_one_group(
+    tmp_path_factory: pytest.TempPathFactory, keys: list[tuple[int, bool]], shards: int
+):
+    folder = tmp_path_factory.mktemp("mixed")
+    whole = [key for key, is_float in keys if not is_float]
+    floats = [-0.0 if key == 0 else float(key) for key, is_float in keys if is_float]
+    for name, values, kind in (("a", whole, pa.int64()), ("b", floats, pa.float64())):
+        ids = pa.array([f"{name}{i}" for i in range(len(values))], pa.string())
+        pq.write_table(pa.table({"id": ids, "key": pa.array(values, kind)}), folder / f"{name}.parquet")
+    parts = [Dataset.from_files(folder / f"{name}.parquet").map(dict, name="same") for name in ("a", "b")]
+    counted = Dataset.concat(parts).group_by("key", Count(), num_shards=shards)
+    counted.write_parquet(folder / "out").run(workers=0, progress=False)
+    assert {row["key"]: row["count"] for row in rows_of(folder / "out")} == Counter(float(key) for key, _ in keys)
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_a_join_finds_partners_of_another_type_of_number(tmp_path: Path, shards: int):
+    left = Dataset.from_items([{"id": f"l{n}", "key": n} for n in range(20)])
+    right = Dataset.from_items([{"id": f"r{n}", "key": -0.0 if n == 0 else float(n)} for n in range(20)])
+    joined = left.join(right.with_columns({"n": "key"}).select(["key", "n"]), on="key", num_shards=shards)
+    joined.write_parquet(tmp_path / "out").run(workers=0)
+    assert {row["id"]: row["n"] for row in rows_of(tmp_path / "out")} == {f"l{n}": float(n) for n in range(20)}
+
+
+# -- rows of two files that are in step -------------------------------------------------------------------------------
+
+
+def joined_files(tmp_path: Path, left: list[str], right: list[tuple[str, int]], *, rows_per_shard: int = 100) -> Any:
+    """The values that rows with these ids get from a file of the same name."""
+    for name, table in {
+        "left": pa.table({"id": pa.array(left, pa.string())}),
+        "right": pa.table({"id": [key for key, _ in right], "value": [value for _, value in right]}),
+    }.items():
+        (tmp_path / name).mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / name / "x.parquet", row_group_size=rows_per_shard)
+    data = Dataset.from_files(tmp_path / "left", split_bytes=1)
+    joined = data.join(Dataset.from_files(tmp_path / "right"), strategy="files")
+    joined.write_parquet(tmp_path / "out").run(workers=0, progress=False)
+    return [(row["id"], row["value"]) for row in rows_of(tmp_path / "out")]
+
+
+def test_an_id_twice_with_other_values_is_an_error_though_the_rows_begin_in_step(tmp_path: Path):
+    with pytest.raises(RuntimeError, match="id 'a' is twice on the right side, with other values"):
+        joined_files(tmp_path, ["a", "b"], [("a", 1), ("b", 2), ("a", 3)])
+    with pytest.raises(RuntimeError, match="id 'a' is twice"):
+        joined_files(tmp_path, ["b", "a"], [("a", 1), ("b", 2), ("a", 3)])
+    with pytest.raises(RuntimeError, match="id 'a' is twice"):
+        joined_files(tmp_path, ["a"], [("b", 2), ("a", 1), ("a", 3)])
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.sampled_from("abcde"), min_size=1, max_size=30), st.integers(5, 12))
+def test_rows_with_ids_of_others_get_their_own_values_or_none_at_all(
+    tmp_path_factory: pytest.TempPathFactory, ids: list[str], rows_per_shard: int
+):
+    right = [(name, number) for number, name in enumerate(ids)]
+    try:
+        made = joined_files(tmp_path_factory.mktemp("step"), ids, right, rows_per_shard=rows_per_shard)
+    except RuntimeError as error:
+        assert "is twice on the right side" in str(error) and len(ids) > rows_per_shard
+    else:
+        assert made == right
+
+
+@pytest.mark.parametrize("num_rows", [1000, 5000])
+def test_shards_of_one_file_read_the_file_beside_it_once(tmp_path: Path, num_rows: int):
+    ids = [f"{n:05d}" for n in range(num_rows)]
+    log = tmp_path / "log"
+
+    def note(batch: pa.RecordBatch) -> pa.RecordBatch:
+        with log.open("a") as file:
+            file.write(f"{batch.num_rows}\n")
+        return batch
+
+    for name, table in {"left": pa.table({"id": ids}), "right": pa.table({"id": ids, "n": range(num_rows)})}.items():
+        (tmp_path / name).mkdir()
+        pq.write_table(table, tmp_path / name / "x.parquet", row_group_size=100)
+    right = Dataset.from_files(tmp_path / "right").map_batches(note)
+    plan = Dataset.from_files(tmp_path / "left", split_bytes=1).join(right, strategy="files")
+    result = plan.write_parquet(tmp_path / "out").run(workers=0)
+    assert len(result.files) == num_rows // 100
+    assert [row["n"] for row in rows_of(tmp_path / "out")] == list(range(num_rows))
+    assert sum(map(int, log.read_text().split())) == num_rows

@@ -301,3 +301,18 @@ def test_other_programs_read_the_folder_of_an_output_as_it_is(tmp_path: Path):
     rows = [{"id": str(n), "text": "a"} for n in range(5)]
     Dataset.from_items(rows, num_shards=2).write_parquet(str(tmp_path / "out")).run(workers=0)
     assert pq.read_table(tmp_path / "out").column("id").to_pylist() == [row["id"] for row in rows]
+
+
+def test_metadata_of_anybodys_file_that_is_no_json_does_not_fail_its_shard(tmp_path: Path):
+    texts = ['{"i": 2}', "not json", '{"i": 1}']
+    table = pa.table({"id": ["a", "b", "c"], "text": ["x"] * 3, "metadata": texts})
+    pq.write_table(table, tmp_path / "a.parquet")
+    plan = Dataset.from_files(tmp_path / "a.parquet").map(shout).write_jsonl(tmp_path / "out", compression=None)
+    result = plan.run(workers=0, max_bad=0.5)
+    assert result.funnel[0].bad == {"metadata is no object": 1} and result.counters["rows_out"] == 2
+
+
+def test_an_operation_that_makes_metadata_no_json_is_told_with_the_row(tmp_path: Path):
+    data = Dataset.from_items([{"id": "a", "other": "no json"}]).with_columns({"metadata": "other"})
+    with pytest.raises(RuntimeError, match="row 'a': column 'metadata' must hold JSON, .* 'no json'"):
+        data.map(dict).write_parquet(tmp_path / "out").run(workers=0)

@@ -12,7 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from marin.processing.formats.record import JSON_COLUMN, ROW, BadRecord, OnBad, check_columns
+from marin.processing.formats.record import JSON_COLUMN, ROW, SHOWN_CHARACTERS, BadRecord, OnBad, check_columns
 from marin.processing.formats.splits import FormatError, Split, is_arrow_file
 
 
@@ -85,6 +85,9 @@ def _settled(
         is_json = name == "metadata"
         if name == "text":
             bad.update(_without_text(values))
+        if is_json and name in stored and _is_only_text(fields[name]):
+            values, unfit = _objects(values)
+            bad.update(unfit)
         bad.update(_not_unicode(name, values))
         metadata = JSON_COLUMN if is_json else fields[name].metadata if name in fields else None
         made.append(pa.field(name, values.type, metadata=metadata))
@@ -134,6 +137,27 @@ def _metadata(values: pa.Array, split: Split) -> pa.Array:
     if pa.types.is_struct(values.type) or pa.types.is_map(values.type):
         values = pa.array([None if value is None else dump_object(value) for value in values.to_pylist()], pa.string())
     return _string("metadata", values, split).fill_null("{}")
+
+
+def _is_only_text(field: pa.Field) -> bool:
+    """Whether a column is stored as strings of which nobody has said that they are JSON."""
+    return not pa.types.is_nested(field.type) and dict(field.metadata or {}) != JSON_COLUMN
+
+
+def _objects(values: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+    """Metadata as JSON objects, empty ones as `{}`, and why others are none."""
+    texts, bad = values.to_pylist(), {}
+    for i, text in enumerate(texts):
+        try:
+            value = orjson.loads(text or "{}")
+        except ValueError:
+            bad[i] = f"metadata is no object: it is no JSON: {text[:SHOWN_CHARACTERS]!r}"
+            continue
+        if value is not None and type(value) is not dict:
+            bad[i] = f"metadata is no object: it is {type(value).__name__}"
+        elif not value:
+            texts[i] = "{}"
+    return pa.array(texts, pa.string()), bad
 
 
 def dump_object(value: Any) -> str:

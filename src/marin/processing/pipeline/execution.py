@@ -19,7 +19,7 @@ from marin.processing.pipeline.batch import SHOWN_CHARACTERS, BadRow, BatchResul
 from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.evaluate import check_columns, evaluate
 from marin.processing.pipeline.expressions import Expression
-from marin.processing.pipeline.join import Lookup, table_of
+from marin.processing.pipeline.join import Chained, Lookup, RightSide, table_of
 from marin.processing.pipeline.operations import (
     Attach,
     FilterRows,
@@ -33,9 +33,10 @@ from marin.processing.pipeline.operations import (
     WithColumns,
 )
 from marin.processing.pipeline.rows import RowsToBatches, plain, samples_of, shown_row, text_bytes, to_rows
-from marin.processing.pipeline.sources import Source
 
 Batches = Iterator[pa.RecordBatch]
+# By the name of an Attach, the right side that the shard before was joined with: the next is often of the same file.
+Kept = dict[str, tuple[Attach, Chained, RightSide]]
 TIMEOUT = "timeout"  # the kind of rows that took too long
 
 # Told before each row of a function with a time limit: the row's number and the limit in CPU seconds; at the end -1, 0.
@@ -60,7 +61,8 @@ class Step:
     counts: Counts
     on_bad: Callable[[str, BadRow], None]  # (operation, row)
     watch: Watch = lambda row, limit_s: None
-    attached: Source | None = None  # the other data set's rows, for Attach
+    attached: Chained | None = None  # the other data set's rows, for Attach
+    kept: "Kept" = field(default_factory=dict)
     too_slow: frozenset[int] = frozenset()  # rows, by their number at this operation, that were stopped before
     seconds: float = field(default=0.0)  # CPU time up to and with this operation
 
@@ -129,15 +131,8 @@ def _narrow(transform: "Transform", operation: Any, batches: Batches, step: Step
 def _attach(operation: Attach, batches: Batches, step: Step) -> Batches:
     """Join with the file of the same name, whose rows are read first."""
     assert step.attached is not None
-    reading = Counts(name=f"{operation.name}: read")
-    right = table_of(step.attached.read(reading, step.on_bad), operation.name)
-    if reading.num_bad:
-        raise ValueError(f"join {operation.name!r}: {reading.num_bad} rows of its right side are bad: {reading.bad}")
-    lookup = None
-    if right.schema.names:
-        lookup = Lookup(
-            right, on=(operation.on,), columns=operation.columns, missing=operation.missing, name=operation.name
-        )
+    right = _right_side(operation, step.attached, step)
+    lookup = None if right is None else Lookup(right, missing=operation.missing, part=step.attached.part)
     for batch in batches:
         if lookup is None and batch.num_rows:
             raise ValueError(f"join {operation.name!r}: the right side has no rows, so no columns are known")
@@ -145,6 +140,26 @@ def _attach(operation: Attach, batches: Batches, step: Step) -> Batches:
             batch, gone = lookup.join(batch)
             step.counts.drop(f"{operation.name}: missing", int(gone.sum()))
         yield batch
+    if lookup is not None:
+        lookup.finish()
+
+
+def _right_side(operation: Attach, attached: Chained, step: Step) -> RightSide | None:
+    """The rows that are attached, in memory; None where there are none and no columns are known."""
+    kept = step.kept.pop(operation.name, None)
+    if kept is not None and kept[0] == operation and kept[1].is_of_same_rows(attached):
+        step.kept[operation.name] = kept
+        return kept[2]
+    del kept  # two of them need not fit into memory
+    reading = Counts(name=f"{operation.name}: read")
+    table = table_of(attached.read(reading, step.on_bad), operation.name)
+    if reading.num_bad:
+        raise ValueError(f"join {operation.name!r}: {reading.num_bad} rows of its right side are bad: {reading.bad}")
+    if not table.schema.names:
+        return None
+    right = RightSide(table, on=(operation.on,), columns=operation.columns, name=operation.name)
+    step.kept[operation.name] = (operation, attached, right)
+    return right
 
 
 def _may_expand(operation: Operation) -> bool:

@@ -283,12 +283,15 @@ def _members(kind: type) -> Iterator[tuple[str, Any]]:
     for name, member in vars(kind).items():
         is_special = name.startswith("__") and name.endswith("__")
         function = getattr(member, "__func__", member)
-        if name in fields or name.startswith("_abc_") or (is_special and not isinstance(function, types.FunctionType)):
+        if name in fields or name.startswith("_abc_"):
             continue
         if issubclass(kind, enum.Enum) and not isinstance(function, types.FunctionType | property):
             continue  # its values, told apart, and the tables that are made of them
-        if is_special and has_given_methods and function.__code__.co_filename in _GENERATED_IN and name != "__call__":
-            continue
+        if is_special:
+            if not isinstance(function, types.FunctionType):
+                continue
+            if has_given_methods and name != "__call__" and function.__code__.co_filename in _GENERATED_IN:
+                continue
         yield name, member
 
 

@@ -1,3 +1,4 @@
+# pyright: reportAttributeAccessIssue=false
 """Columns of another data set for the rows with the same key.
 
 Two ways, one result. Where the other data set has files of the same names (attributes of documents), each file is
@@ -6,15 +7,18 @@ of the right side is held in memory. The rows of the left side stay what they ar
 the right.
 
 A key that is twice on the right with the same values is taken once: documents with equal texts have equal ids. With
-other values it is an error, for which of them was meant cannot be known.
+other values it is an error, for which of them was meant cannot be known; unless the file on the right has all rows of
+its namesake in their order, as what is written beside documents has.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc  # its functions are made when it is imported, unknown to type checkers
 
 from marin.processing.formats.reading import BATCH_ROWS
 from marin.processing.pipeline.counts import Counts
@@ -26,82 +30,144 @@ from marin.processing.pipeline.shuffle import Spills
 from marin.processing.pipeline.sources import OnBad, Source
 
 
-class Lookup:
-    """The right side of a join, in memory."""
+@dataclass(frozen=True, kw_only=True)
+class PartOfFile:
+    """Which part of its file those rows are that are joined with the file of the same name."""
 
-    def __init__(
-        self, table: pa.Table, *, on: Sequence[str], columns: Sequence[str] | None, missing: Missing, name: str
-    ):
-        self._name, self._missing = name, missing
-        self._on = tuple(on)
-        check_columns(self._on, table.schema.names, f"join {name!r} (its right side)")
-        chosen = [c for c in table.schema.names if c not in self._on] if columns is None else list(columns)
+    is_first: bool
+    is_last: bool
+
+
+class RightSide:
+    """The right side of a join, in memory: the keys, and the values for them. It may serve several shards."""
+
+    def __init__(self, table: pa.Table, *, on: Sequence[str], columns: Sequence[str] | None, name: str):
+        self.on, self.name = tuple(on), name
+        check_columns(self.on, table.schema.names, f"join {name!r} (its right side)")
+        chosen = [c for c in table.schema.names if c not in self.on] if columns is None else list(columns)
         check_columns(tuple(chosen), table.schema.names, f"join {name!r} (its right side)")
-        self._keys = table.select(list(self._on)).combine_chunks()
-        self._values = table.select(chosen).combine_chunks()
-        self._index: dict[Any, int] | None = None
-        self._next = 0  # the row of the right side that follows the one found last
-        self.used = np.zeros(table.num_rows, bool)
+        self.keys = table.select(list(self.on)).combine_chunks()
+        self.values = table.select(chosen).combine_chunks()
+        self.is_distinct = self.keys.group_by(list(self.on)).aggregate([]).num_rows == self.keys.num_rows
+
+    @cached_property
+    def index(self) -> dict[Any, int]:
+        """The first row with each key."""
+        index: dict[Any, int] = {}
+        for place, key in enumerate(_keys_of(self.keys, self.on)):
+            index.setdefault(key, place)
+        return index
+
+    @cached_property
+    def conflict(self) -> str | None:
+        """Of a key that is there twice with other values, an error message; None if there is none."""
+        if self.is_distinct:
+            return None
+        for place, key in enumerate(_keys_of(self.keys, self.on)):
+            first = self.index[key]
+            if first != place and not self.values.slice(first, 1).equals(self.values.slice(place, 1)):
+                return (
+                    f"join {self.name!r}: {' and '.join(self.on)} {key!r} is twice on the right side, with other "
+                    "values; which is meant can be told only where a file on the right has the rows of its namesake "
+                    "on the left, all of them in their order"
+                )
+        return None
+
+    def is_at(self, place: int, batch: pa.RecordBatch) -> bool:
+        """Whether the rows from `place` on have the keys of a batch."""
+        return place + batch.num_rows <= self.keys.num_rows and all(
+            batch.column(name).equals(self.keys.column(name).slice(place, batch.num_rows).combine_chunks())
+            for name in self.on
+        )
+
+    def places_of(self, batch: pa.RecordBatch) -> list[int]:
+        """All places from which on the rows have the keys of a batch."""
+        name = self.on[0]
+        first = batch.column(name)[0]
+        column = self.keys.column(name)
+        if not first.is_valid or column.type != first.type:
+            return []
+        places = np.flatnonzero(pc.equal(column, first).to_numpy(zero_copy_only=False))
+        return [place for place in places.tolist() if self.is_at(place, batch)]
+
+
+class Lookup:
+    """Finds the rows of a right side for the batches of one shard.
+
+    `part`: of which file the shard is a part, where the right side is the file of the same name; a key that is on it
+    twice with other values is an error unless all rows of the two are in step. Of other right sides it always is.
+    """
+
+    def __init__(self, right: RightSide, *, missing: Missing, part: PartOfFile | None = None):
+        self._right, self._missing, self._part = right, missing, part
+        self._next: int | None = None  # the row of the right side that follows the one found last
+        self.used = np.zeros(right.keys.num_rows, bool)
+        if part is None:
+            self._refuse_conflict()
 
     def join(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, np.ndarray]:
         """The batch with the columns of the right side, and which of its rows (before) are to be left out.
 
         ValueError for a row that has no partner where that is an error, and for columns that are on both sides.
         """
-        check_columns(self._on, batch.schema.names, f"join {self._name!r}")
-        both = [name for name in self._values.schema.names if name in batch.schema.names]
+        right = self._right
+        check_columns(right.on, batch.schema.names, f"join {right.name!r}")
+        both = [name for name in right.values.schema.names if name in batch.schema.names]
         if both:
             raise ValueError(
-                f"join {self._name!r}: column {both[0]!r} is on both sides; choose those of the right side "
+                f"join {right.name!r}: column {both[0]!r} is on both sides; choose those of the right side "
                 "with columns=[...]"
             )
         places = self._places(batch)
         found = places >= 0
         self.used[places[found]] = True
         if self._missing == "error" and not found.all():
-            key = self._key(batch, int(np.argmin(found)))
+            key = _keys_of(batch.slice(int(np.argmin(found)), 1), right.on)[0]
             raise ValueError(
-                f"join {self._name!r}: nothing has {' and '.join(self._on)} {key!r} on the right side; say "
+                f"join {right.name!r}: nothing has {' and '.join(right.on)} {key!r} on the right side; say "
                 "missing='drop' or missing='keep' where that may be"
             )
         gone = ~found if self._missing == "drop" else np.zeros(len(found), bool)
         if gone.any():
             batch, places = batch.filter(pa.array(~gone)), places[~gone]
-        taken = self._values.take(pa.array(places, mask=places < 0))
+        taken = right.values.take(pa.array(places, mask=places < 0))
         columns = [column.combine_chunks() for column in taken.columns]
         arrays = [*batch.columns, *(c.chunk(0) if isinstance(c, pa.ChunkedArray) else c for c in columns)]
         schema = pa.schema([*batch.schema, *taken.schema])
         return pa.RecordBatch.from_arrays(arrays, schema=schema), gone
 
+    def finish(self) -> None:
+        """ValueError where a key stood for several rows, and the rows were not in step to the end."""
+        if self._part is not None and self._part.is_last and self._next not in (None, self._right.keys.num_rows):
+            self._refuse_conflict()
+
     def _places(self, batch: pa.RecordBatch) -> np.ndarray:
         """For each row the row of the right side with its key, -1 where there is none."""
-        size, begin = batch.num_rows, self._next
-        if begin + size <= self._keys.num_rows and all(
-            batch.column(name).equals(self._keys.column(name).slice(begin, size).combine_chunks()) for name in self._on
-        ):
-            self._next += size  # in step, as files of attributes are
+        size = batch.num_rows
+        if size == 0:
+            return np.zeros(0, np.int64)
+        begin = self._begin(batch) if self._next is None else self._next
+        if begin is not None and self._right.is_at(begin, batch):
+            self._next = begin + size  # in step, as files of attributes are
             return np.arange(begin, begin + size)
-        if self._index is None:
-            self._index = self._indexed()
-        keys = _keys_of(batch, self._on)
-        places = np.array([self._index.get(key, -1) for key in keys], np.int64)
-        if size and places[-1] >= 0:
-            self._next = int(places[-1]) + 1
+        self._refuse_conflict()
+        index = self._right.index
+        places = np.array([index.get(key, -1) for key in _keys_of(batch, self._right.on)], np.int64)
+        self._next = int(places[-1]) + 1 if places[-1] >= 0 else (self._next or 0)
         return places
 
-    def _indexed(self) -> dict[Any, int]:
-        index: dict[Any, int] = {}
-        for place, key in enumerate(_keys_of(self._keys, self._on)):
-            first = index.setdefault(key, place)
-            if first != place and not self._values.slice(first, 1).equals(self._values.slice(place, 1)):
-                raise ValueError(
-                    f"join {self._name!r}: {' and '.join(self._on)} {key!r} is twice on the right side, "
-                    "with other values"
-                )
-        return index
+    def _begin(self, batch: pa.RecordBatch) -> int | None:
+        """Where the first batch is on the right side; None where its rows are not there in their order."""
+        if self._right.is_distinct or self._right.conflict is None:
+            return next(iter(self._right.places_of(batch)), None) if self._right.is_distinct else 0
+        if self._part is not None and self._part.is_first:
+            return 0
+        places = self._right.places_of(batch)
+        return places[0] if len(places) == 1 else None  # None: it could be any of them
 
-    def _key(self, batch: pa.RecordBatch, row: int) -> Any:
-        return _keys_of(batch.slice(row, 1), self._on)[0]
+    def _refuse_conflict(self) -> None:
+        if self._right.conflict is not None:
+            raise ValueError(self._right.conflict)
 
 
 def _keys_of(table: pa.Table | pa.RecordBatch, on: Sequence[str]) -> list[Any]:
@@ -129,13 +195,19 @@ class Chained:
 
     source: Source
     operations: tuple[Operation, ...]
+    part: PartOfFile = PartOfFile(is_first=True, is_last=True)  # on the left side, whose rows they are joined with
 
     @property
     def num_bytes(self) -> int:
         return self.source.num_bytes
 
     def inputs(self) -> list[dict[str, Any]]:
-        return [{**one, "then": identity_of(self.operations)} for one in self.source.inputs()]
+        then = identity_of(self.operations)
+        return [{**one, "then": then} for one in self.source.inputs()]
+
+    def is_of_same_rows(self, other: "Chained") -> bool:
+        """Whether another one, of the same stage, has the same rows."""
+        return self.source == other.source and identity_of(self.operations) == identity_of(other.operations)
 
     def read(self, counts: Counts, on_bad: OnBad) -> Iterator[pa.RecordBatch]:
         from marin.processing.pipeline.execution import Step, apply
@@ -173,7 +245,8 @@ class Joined:
         if tables:
             right = pa.concat_tables(tables)
             counts.rows_in += right.num_rows
-            lookup = Lookup(right, on=self.on, columns=self.columns, missing=self.missing, name=self.name)
+            side = RightSide(right, on=self.on, columns=self.columns, name=self.name)
+            lookup = Lookup(side, missing=self.missing)
         for table in self.left.sorted():
             for batch in table.to_batches(BATCH_ROWS):
                 counts.rows_in += batch.num_rows

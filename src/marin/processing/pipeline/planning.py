@@ -13,7 +13,7 @@ from marin.processing.pipeline.aligned import by_files, files_of, stem
 from marin.processing.pipeline.columns import casts_of
 from marin.processing.pipeline.dataset import Dataset, FilesInput, GroupInput, ItemsInput, JoinInput, Part
 from marin.processing.pipeline.identity import digest_of, identity_of
-from marin.processing.pipeline.join import Chained, Joined
+from marin.processing.pipeline.join import Chained, Joined, PartOfFile
 from marin.processing.pipeline.manifest import WORK_FOLDER
 from marin.processing.pipeline.operations import Attach, Operation, columns_needed
 from marin.processing.pipeline.reduce import Groups
@@ -43,7 +43,7 @@ class _Shard:
     part: int
     source: Source
     source_name: str = "read"
-    attached: tuple[Source, ...] = ()
+    attached: tuple[Chained, ...] = ()
     label: str = ""  # of its one file, "" where it has several or none
 
 
@@ -57,7 +57,7 @@ def plan(dataset: Dataset) -> list[Planned]:
     return planner.stages
 
 
-def shards_of(dataset: Dataset) -> Iterator[tuple[Part, Source, tuple[Source, ...]]]:
+def shards_of(dataset: Dataset) -> Iterator[tuple[Part, Source, tuple[Chained, ...]]]:
     """The shards of a plan that need not end with writing, and what is attached to them."""
     dataset = by_files(dataset)
     planner = _Planner(None)
@@ -204,22 +204,24 @@ def _file_shards(part: Part, files: FilesInput, number: int, *, by_file: bool, r
     else:
         groups = [[split] for split in splits] if part.others else _packed(splits)
     attached = _attachments(part, root)
+    last = {split.label: split for split in splits}
     shards = []
     for group in groups:
         labels = {split.label for split in group}
         label = labels.pop() if len(labels) == 1 else ""
+        of_file = PartOfFile(is_first=group[0].start == 0, is_last=bool(label) and group[-1] is last[label])
         shards.append(
             _Shard(
                 part=number,
                 source=FileParts(splits=tuple(group), columns=columns, casts=casts),
-                attached=tuple(sources[stem(label)] for sources in attached),
+                attached=tuple(replace(sources[stem(label)], part=of_file) for sources in attached),
                 label=label,
             )
         )
     return shards
 
 
-def _attachments(part: Part, root: str | None) -> list[dict[str, Source]]:
+def _attachments(part: Part, root: str | None) -> list[dict[str, Chained]]:
     """For each join of files, the right side's rows by the name of their file."""
     found = []
     joins = [operation for operation in part.operations if isinstance(operation, Attach)]
@@ -228,7 +230,7 @@ def _attachments(part: Part, root: str | None) -> list[dict[str, Source]]:
         wanted = None if join.columns is None else tuple(dict.fromkeys([join.on, *join.columns]))
         assert isinstance(right.input, FilesInput)
         files = right.input if right.operations or wanted is None else replace(right.input, columns=wanted)
-        sources: dict[str, Source] = {}
+        sources: dict[str, Chained] = {}
         for shard in _file_shards(replace(right, input=files), files, 0, by_file=True, root=root):
             sources[stem(shard.label)] = Chained(source=shard.source, operations=right.operations)
         found.append(sources)

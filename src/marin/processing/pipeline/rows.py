@@ -24,13 +24,23 @@ def is_json(field: pa.Field) -> bool:
 
 
 def to_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """The rows as dicts; a column of JSON as what it stands for."""
+    """The rows as dicts; a column of JSON as what it stands for. ValueError names a row where it is none."""
     rows = batch.to_pylist()
     for name in [field.name for field in batch.schema if is_json(field)]:
         for row in rows:
             if row[name] is not None:
-                row[name] = {} if row[name] == "{}" else orjson.loads(row[name])
+                row[name] = {} if row[name] == "{}" else _parsed(row, name)
     return rows
+
+
+def _parsed(row: Mapping[str, Any], name: str) -> Any:
+    try:
+        return orjson.loads(row[name])
+    except ValueError as error:  # of a reader it would be a bad row; so an operation has made it
+        shown = row[name][:SHOWN_CHARACTERS]
+        raise ValueError(
+            f"row {row.get('id')!r}: column {name!r} must hold JSON, and an operation has put {shown!r} there"
+        ) from error
 
 
 class RowsToBatches:

@@ -16,7 +16,7 @@ from marin.processing.pipeline.agree import agree_on_columns
 from marin.processing.pipeline.batch import BadRow
 from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.dataset import Dataset
-from marin.processing.pipeline.execution import Step, apply
+from marin.processing.pipeline.execution import Kept, Step, apply
 from marin.processing.pipeline.manifest import WORK_FOLDER, Manifest, is_done, read_manifest
 from marin.processing.pipeline.operations import Attach, FlatMapRows, MapRows, Operation
 from marin.processing.pipeline.output import (
@@ -227,13 +227,13 @@ def _told(planned: Planned, failures: dict[str, str]) -> str:
 
 def iter_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """The rows of a plan that ends with no writing, in this process."""
-
+    kept: Kept = {}
     for part, source, attached in shards_of(dataset):
         batches = source.read(Counts(name="read"), _pass_over)
         others = iter(attached)
         for operation in part.operations:
             other = next(others) if isinstance(operation, Attach) else None
-            step = Step(counts=Counts(name=operation.name), on_bad=_pass_over, attached=other)
+            step = Step(counts=Counts(name=operation.name), on_bad=_pass_over, attached=other, kept=kept)
             batches = apply(operation, batches, step)
         for batch in batches:
             yield from to_rows(batch)

@@ -39,7 +39,7 @@ _PARTITION = "__partition"
 class SpillSink:
     """Writes rows by partition of their keys."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     keys: tuple[str, ...]
     order_by: tuple[str, ...]
     num_partitions: int
@@ -139,9 +139,22 @@ def partition_of(table: pa.Table | pa.RecordBatch, keys: Sequence[str], num_part
             index = column.is_null().to_pylist().index(True)
             row_id = shown_row(table.slice(index, 1).to_batches()[0], 0)[0] if isinstance(table, pa.Table) else ""
             raise ValueError(f"row {row_id!r} has no value in {name!r}, by which rows are brought together")
-        of_column = [xxhash.xxh3_64_intdigest((v if type(v) is str else repr(v)).encode()) for v in column.to_pylist()]
+        values = column.to_pylist()
+        texts = values if pa.types.is_string(column.type) else [repr(_plain_number(value)) for value in values]
+        of_column = [xxhash.xxh3_64_intdigest(text.encode()) for text in texts]
         hashes = hashes * np.uint64(0x9E3779B97F4A7C15) ^ np.array(of_column, np.uint64)
     return (hashes % np.uint64(num_partitions)).astype(np.int32)
+
+
+def _plain_number(value: Any) -> Any:
+    """The same for values that are equal in columns of other types of number: 1 and 1.0, 0.0 and -0.0."""
+    if type(value) is float:
+        return int(value) if value.is_integer() else value
+    if type(value) is list:
+        return [_plain_number(item) for item in value]
+    if type(value) is dict:
+        return {name: _plain_number(item) for name, item in value.items()}
+    return value
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +19,8 @@ import pyarrow as pa
 from marin.io.atomic import make_folder, open_atomic
 from marin.processing.pipeline.batch import BadRow
 from marin.processing.pipeline.counts import Counts
-from marin.processing.pipeline.execution import Step, apply
+from marin.processing.pipeline.execution import Kept, Step, apply
+from marin.processing.pipeline.join import Chained
 from marin.processing.pipeline.manifest import Manifest, bad_path, manifest_path, write_manifest
 from marin.processing.pipeline.operations import Attach, Operation
 from marin.processing.pipeline.rows import SchemaWidened
@@ -39,6 +40,7 @@ class Stage:
     folder: str  # below it, where the shards' outputs are; "" for the last stage
     chains: tuple[tuple[Operation, ...], ...]  # a shard goes through one of them
     sink: Sink
+    kept: Kept = field(default_factory=dict, compare=False, repr=False)  # in a process, between its shards
 
     def make(self, task: "Task", *, too_slow: TooSlow, watchers: "Watchers") -> None:
         """What a worker process does with a task."""
@@ -53,7 +55,7 @@ class Task:
     chain: int
     source: Source
     source_name: str = "read"  # what counts call the reading
-    attached: tuple[Source, ...] = ()  # for each Attach of the chain, the rows of the other data set
+    attached: tuple[Chained, ...] = ()  # for each Attach of the chain, the rows of the other data set
     key: str = ""  # what shard this is: stage, operations, inputs
 
     def inputs(self) -> list[dict[str, Any]]:
@@ -120,6 +122,7 @@ def _attempt(
                 on_bad=bad_rows.add,
                 watch=lambda row, limit_s, number=number: watchers.row(number, row, limit_s),
                 attached=next(attached) if isinstance(operation, Attach) else None,
+                kept=stage.kept,
                 too_slow=frozenset(too_slow.get(number, ())),
             )
             steps.append(step)
