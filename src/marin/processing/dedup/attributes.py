@@ -90,12 +90,13 @@ def _of_documents(index: Index, keys: np.ndarray, column: str) -> list[str]:
     """A column of the documents with these keys, wherever they are."""
     parts = parts_of(keys)
     values = [""] * len(keys)
-    places = list(zip(parts["generation"].tolist(), parts["shard"].tolist(), strict=True))
-    for place in sorted(set(places)):
-        here = [i for i, other in enumerate(places) if other == place]
-        documents = index.documents(*place)
+    order = np.lexsort((parts["shard"], parts["generation"]))
+    places = np.stack([parts["generation"][order], parts["shard"][order]])
+    borders = np.flatnonzero((places[:, 1:] != places[:, :-1]).any(axis=0)) + 1
+    for here in np.split(order, borders) if len(order) else ():
+        documents = index.documents(int(parts["generation"][here[0]]), int(parts["shard"][here[0]]))
         found = documents[column].take(pa.array(parts["row"][here])).to_pylist()
-        for i, value in zip(here, found, strict=True):
+        for i, value in zip(here.tolist(), found, strict=True):
             values[i] = value
     return values
 
