@@ -8,7 +8,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -33,6 +33,11 @@ class UrlSignals:
     # (kind, path, SHA-256) of each list.
     lists: tuple[tuple[str, str, str], ...]
     allow_missing: bool
+
+    def of_column(self, column: str) -> "UrlSignals":
+        """What measures this column alone: that of a list depends on no other list."""
+        kind = column.removeprefix("url.num_")
+        return replace(self, lists=tuple(listed for listed in self.lists if listed[0] == kind))
 
     def adds(self) -> tuple[str, ...]:
         return tuple(f"url.num_{kind}" for kind in (*_KINDS, "missing"))
