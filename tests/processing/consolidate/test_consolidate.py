@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from marin.processing.consolidate.config import ConsolidateConfig, KeepFraction
 from marin.processing.consolidate.fractions import Border, find_border
 from marin.processing.consolidate.run import consolidate
-from marin.processing.consolidate.spans import RemoveSpans, remove
+from marin.processing.remove import RemoveSpans, remove
 
 
 def write(folder: Path, rows: list[dict[str, Any]], *, files: int = 2) -> str:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from marin.processing.consolidate.config import ConsolidateConfig
 from marin.processing.consolidate.fractions import find_border
-from marin.processing.consolidate.spans import RemoveSpans
 from marin.processing.filter.run import DropColumns
 from marin.processing.pipeline import Dataset
+from marin.processing.remove import RemoveSpans
 
 if TYPE_CHECKING:
     from marin.processing.pipeline.result import Result
