@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from marin.processing.attributes import join_attributes
 from marin.processing.filter.apply_rules import ApplyRules
 from marin.processing.filter.config import FilterConfig, SignalsConfig
 from marin.processing.filter.filters import Filter, Operation, merge, name_of
@@ -98,25 +99,19 @@ def filter_documents(config: FilterConfig) -> "Result":
     documents = Dataset.from_files(config.input_path).map_batches(RefuseLongTexts(), name="length")
     known: dict[str, Any] = {}
     for path in config.attributes:
-        attributes = Dataset.from_files(path)
-        documents = documents.join(attributes, on="id")
+        documents, columns = join_attributes(documents, path)
         measured = read_measured(path)
-        known |= {name: measured.get(name) for name in _columns(attributes)}
+        known |= {name: measured.get(name) for name in columns}
     chain = steps(config.filters, known=known)
     _tell_of_others(known, chain)
     for step in chain:
         documents = documents.map_batches(step.operation, name=step.name)
     for rule in config.rules:
         documents = documents.filter(rule)
-    added = known.keys() - {"id"} | set(_added(chain))
+    added = known.keys() | set(_added(chain))
     if added and not config.keep_signals:
         documents = documents.map_batches(DropColumns(tuple(sorted(added))), name="without signals")
     return documents.write_parquet(config.output_path).run(workers=config.num_workers, max_bad=config.max_bad)
-
-
-def _columns(attributes: Dataset) -> set[str]:
-    """Names of the columns, by the first row."""
-    return {name for row in attributes.take(1) for name in row}
 
 
 def _tell_of_others(known: Mapping[str, Any], chain: Sequence["Step"]) -> None:
