@@ -239,6 +239,59 @@ def test_sitemaps_are_read_where_wanted(site: Site, tmp_path: Path):
     assert set(site.paths()) == {"/maps.xml", "/map.gz", "/", "/lone?a=1&b=2"}
 
 
+def test_a_sitemap_is_asked_for_as_politely_as_a_page(site: Site, tmp_path: Path):
+    robots = f"User-agent: *\nCrawl-delay: 0.2\nDisallow: /closed\nSitemap: file:///etc/hostname\nSitemap: /rel.xml\n\
+Sitemap: {site.url}/closed.xml\nSitemap: http://elsewhere.example/map.xml\nSitemap: {site.url}/moved.xml\n"
+    site.pages |= {"/robots.txt": robots.encode(), "/": b"<p>", "/a": b"<p>", "/b": b"<p>"}
+    site.pages["/rel.xml"] = f"<urlset><url><loc>{site.url}/a</loc></url></urlset>".encode()
+    site.pages["/moved.xml"] = (301, {"Location": "/there.xml"}, b"")
+    site.pages["/there.xml"] = f"<urlset><url><loc>{site.url}/b</loc></url></urlset>".encode()
+    summary = crawl(config(site, tmp_path, use_sitemaps=True))
+    assert set(site.paths()) == {"/rel.xml", "/moved.xml", "/there.xml", "/", "/a", "/b"}
+    times = [moment for moment, _ in site.asked]
+    assert min(later - earlier for earlier, later in zip(times, times[1:], strict=False)) >= 0.2
+    assert paths_in(tmp_path, site) == ["/", "/a", "/b"] and summary["num_pages"] == 3
+    assert summary["sitemaps"] == {
+        f"{site.url}/rel.xml": "status 200",
+        f"{site.url}/closed.xml": "refused: robots.txt",
+        "http://elsewhere.example/map.xml": "refused: not one of the crawl's hosts",
+        f"{site.url}/moved.xml": "status 301",
+        f"{site.url}/there.xml": "status 200",
+    }
+
+
+def test_a_sitemap_on_another_host_of_the_crawl_is_asked_for_by_that_hosts_rules(site: Site, tmp_path: Path):
+    other = Site()
+    try:
+        site.pages["/robots.txt"] = f"Sitemap: {other.url}/open.xml\nSitemap: {other.url}/closed.xml\n".encode()
+        site.pages |= {"/": b"<p>", "/a": b"<p>", "/b": b"<p>"}
+        other.pages["/robots.txt"] = b"User-agent: *\nDisallow: /closed.xml\n"
+        for path, page in (("/open.xml", "/a"), ("/closed.xml", "/b")):
+            locations = f"<url><loc>{site.url}{page}</loc></url><url><loc>{other.url}/not-its-own</loc></url>"
+            other.pages[path] = f"<urlset>{locations}</urlset>".encode()
+        crawl(config(site, tmp_path, use_sitemaps=True))
+    finally:
+        other.close()
+    assert [path for _, path in other.asked] == ["/robots.txt", "/open.xml", "/sitemap.xml"]  # the last: its own
+    assert site.paths() == ["/", "/a"]
+
+
+def test_answers_that_are_failures_count_as_pages_of_the_limit(site: Site, tmp_path: Path):
+    site.links("/", *(f"/{number}" for number in range(20)))
+    site.rule = lambda path, count: None if path in ("/", "/robots.txt") else (503, {}, b"down")
+    assert crawl(config(site, tmp_path, attempts=1, max_pages=5))["num_pages"] == 5
+    assert len(archived(tmp_path)) == 5
+    assert crawl(config(site, tmp_path, attempts=1, max_pages=8))["num_pages"] == 8
+    assert len(archived(tmp_path)) == 8
+
+
+def test_a_failure_that_is_to_pass_after_hours_is_archived_as_the_last_answer(site: Site, tmp_path: Path):
+    site.pages["/"] = (503, {"Retry-After": "90000"}, b"see you tomorrow")
+    summary = crawl(config(site, tmp_path))
+    assert summary["failed"] == {"status 503, to be asked again in 90000 s": 1}
+    assert [page.problem for page in archived(tmp_path)] == ["status: 503"] and summary["num_pages"] == 1
+
+
 def test_an_answer_that_is_too_big_is_cut_off_and_marked(site: Site, tmp_path: Path):
     site.pages["/"] = b"x" * 5000
     crawl(config(site, tmp_path, max_bytes=1000))
@@ -410,6 +463,21 @@ def test_the_most_specific_rule_of_the_own_group_wins(path: str, allowed: bool):
 def test_an_empty_rule_forbids_nothing_and_nonsense_is_passed_over():
     robots = parse_robots("User-agent: *\nDisallow:\nnonsense\nCrawl-delay: soon\n\x00: \xff\n", "x")
     assert robots.allows("http://site.example/a") and robots.crawl_delay_s is None
+
+
+@given(st.text(alphabet="/*$ab", max_size=12), st.text(alphabet="/ab$", max_size=12))
+def test_a_wildcard_fits_where_a_regular_expression_says_so(pattern: str, path: str):
+    pieces = [re.escape(piece) for piece in f"/{pattern}".removesuffix("$").split("*")]
+    fits = re.match(".*".join(pieces) + (r"\Z" if pattern.endswith("$") else ""), f"/{path}") is not None
+    robots = parse_robots(f"User-agent: *\nDisallow: /{pattern}\n", "x")
+    assert robots.allows(f"http://site.example/{path}") is not fits
+
+
+def test_a_rule_of_many_wildcards_takes_no_time():
+    robots = parse_robots("User-agent: *\nDisallow: /" + "*a" * 400 + "*b$\n", "x")
+    began = time.process_time()
+    assert robots.allows("http://site.example/" + "a" * 1900)
+    assert time.process_time() - began < 0.5
 
 
 @given(st.text(max_size=200), st.text(alphabet="/*$ab?%", max_size=20))

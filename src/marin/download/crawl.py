@@ -6,7 +6,11 @@ contact that the caller must give. Nothing is fetched twice under two spellings 
 goes on where it was (frontier.py, archive.py).
 
 The decision: every answer is archived, with its request and how it was found, also a redirect and a 404, so that the
-archive says what was seen. Pages are not rendered, so what a script would add is not there.
+archive says what was seen; of an address that was asked again after a failure, the last. Pages are not rendered, so
+what a script would add is not there.
+
+Sitemaps are asked for like pages: at their host's pace, if its robots.txt allows it and it is one of the crawl's hosts.
+They are no pages, so they are not archived and do not count; crawl.json says what became of each.
 """
 
 import contextlib
@@ -18,6 +22,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
+from collections import defaultdict, deque
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -70,7 +76,8 @@ class CrawlConfig:
     max_depth: int | None = None
     """Links from the start; None: no limit."""
     use_sitemaps: bool = False
-    """Whether addresses that a host's sitemaps name are taken too, as if linked from the start."""
+    """Whether addresses that a host's sitemaps name are taken too, as if linked from the start. A host's sitemap may
+    lie on another host, if that is one of `hosts`."""
     delay_s: float = field(default=1.0, metadata={"version": {"exclude": True}})
     """Seconds between two requests to a host, at least; more where its robots.txt says so."""
     max_bytes: int = 20 << 20
@@ -146,8 +153,17 @@ class _Host:
     robots: Robots | None = None
     next_time: float = 0.0
     is_busy: bool = False
+    sitemaps: deque["_Sitemap"] = field(default_factory=deque)  # that are still to be asked for at this host
     failures: int = 0  # attempts at its robots.txt
     refusal: str = "robots.txt"  # why pages of it are not asked for
+
+
+@dataclass(frozen=True)
+class _Sitemap:
+    """A sitemap, which may name pages of the host that it was declared for; that need not be the one it lies on."""
+
+    url: str
+    of_host: str
 
 
 class _Crawl:
@@ -164,7 +180,8 @@ class _Crawl:
         frontier.add([(url, host_of(url)) for url in starts], depth=0, via="")
         frontier.commit()
         self._waiting = dict.fromkeys(frontier.hosts())  # hosts, in the order in which they came up
-        self._num_done = frontier.num_done()
+        self._num_answered = frontier.num_answered()
+        self._sitemaps: defaultdict[str, set[str]] = defaultdict(set)  # those known, by the host they are for
         self._number, self._length = frontier.fact("archive") or (0, 0)
         self._archive: ArchiveWriter | None = None
 
@@ -181,7 +198,7 @@ class _Crawl:
         self._frontier.note("config", what)
 
     def run(self) -> dict[str, Any]:
-        running: dict[Future[Any], tuple[_Host, Queued | None, str]] = {}
+        running: dict[Future[Any], tuple[_Host, Queued | _Sitemap | None, str]] = {}
         with ThreadPoolExecutor(self._config.num_workers) as pool:
             try:
                 while True:
@@ -206,7 +223,7 @@ class _Crawl:
         now = time.time()
         soonest: float | None = None
         for name in list(self._waiting):
-            if self._num_done + len(running) >= self._config.max_pages:
+            if self._num_answered + len(running) >= self._config.max_pages:
                 break
             host = self._hosts.setdefault(name, _Host())
             if host.is_busy:
@@ -216,12 +233,12 @@ class _Crawl:
                     host.is_busy = True
                     running[pool.submit(self._fetch_robots, name)] = (host, None, name)
                     continue
-                page = self._next_allowed(name, host, now)
-                if page is not None:
+                asked = self._next_sitemap(host) or self._next_allowed(name, host, now)
+                if asked is not None:
                     host.is_busy = True
-                    running[pool.submit(self._fetch, page.url)] = (host, page, name)
+                    running[pool.submit(self._fetch, asked.url)] = (host, asked, name)
                     continue
-            due = self._frontier.soonest_of(name)
+            due = now if host.sitemaps else self._frontier.soonest_of(name)
             if due is None:
                 del self._waiting[name]
                 continue
@@ -238,14 +255,26 @@ class _Crawl:
             self._frontier.settle(page.url, REFUSED, host.refusal)
         return None
 
+    def _next_sitemap(self, host: _Host) -> _Sitemap | None:
+        """The host's next sitemap that its robots.txt allows; those that it does not are noted as refused."""
+        assert host.robots is not None
+        while host.sitemaps:
+            sitemap = host.sitemaps.popleft()
+            if host.robots.allows(sitemap.url):
+                return sitemap
+            self._frontier.note(f"sitemap {sitemap.url}", f"refused: {host.refusal}")
+        return None
+
     # --- what came back
 
-    def _take(self, host: _Host, page: Queued | None, name: str, result: Any) -> None:
+    def _take(self, host: _Host, page: Queued | _Sitemap | None, name: str, result: Any) -> None:
         host.is_busy = False
         delay = host.robots.crawl_delay_s if host.robots and host.robots.crawl_delay_s else 0.0
         host.next_time = time.time() + max(delay, self._config.delay_s)
         if page is None:
             self._take_robots(host, name, result)
+        elif isinstance(page, _Sitemap):
+            self._take_sitemap(host, page, result)
         elif isinstance(result, _Failure):
             self._try_later(host, page, result.reason, None)
         elif result.status == 429 or result.status >= 500:
@@ -253,7 +282,7 @@ class _Crawl:
         else:
             self._keep(page, result)
 
-    def _take_robots(self, host: _Host, name: str, found: "tuple[Robots, list[str]] | _Failure") -> None:
+    def _take_robots(self, host: _Host, name: str, found: "Robots | _Failure") -> None:
         if isinstance(found, _Failure):
             host.failures += 1
             if host.failures < self._config.attempts:
@@ -261,48 +290,80 @@ class _Crawl:
                 return
             host.robots, host.refusal = ALLOWS_NOTHING, f"no robots.txt: {found.reason}"
             return
-        host.robots, pages = found
-        self._frontier.begin()
-        wanted = [url for url in pages if self._in_scope(url) and host_of(url) == name]
-        self._queue(wanted, depth=0, via=f"{name}/robots.txt")
-        self._frontier.commit()
+        host.robots = found
+        host.next_time = max(host.next_time, time.time() + (found.crawl_delay_s or 0.0))
+        if self._config.use_sitemaps:
+            self._queue_sitemaps(found.sitemaps or ("/sitemap.xml",), base=f"{name}/robots.txt", of_host=name)
+
+    def _queue_sitemaps(self, places: Iterable[str], *, base: str, of_host: str) -> None:
+        """Have sitemaps asked for, each at its own host; those of other hosts than the crawl's are noted and left."""
+        known = self._sitemaps[of_host]
+        for place in places:
+            url = normalize_url(place, base)
+            if url is None or url in known or len(known) >= _MAX_SITEMAPS:
+                continue
+            known.add(url)
+            if not self._is_allowed_host(url):
+                self._frontier.note(f"sitemap {url}", "refused: not one of the crawl's hosts")
+                continue
+            name = host_of(url)
+            self._hosts.setdefault(name, _Host()).sitemaps.append(_Sitemap(url, of_host))
+            self._waiting.setdefault(name)
+
+    def _take_sitemap(self, host: _Host, sitemap: _Sitemap, answer: "_Answer | _Failure") -> None:
+        """Queue what a sitemap names; one that cannot be had is not asked for again."""
+        outcome = answer.reason if isinstance(answer, _Failure) else f"status {answer.status}"
+        self._frontier.note(f"sitemap {sitemap.url}", outcome)
+        if isinstance(answer, _Failure):
+            return
+        if answer.status == 429 or answer.status >= 500:
+            asked = retry_after_s(answer.header("retry-after")) or 0.0
+            host.next_time = max(host.next_time, time.time() + min(asked, _LONGEST_WAIT_S))
+        elif 300 <= answer.status < 400:
+            target = answer.header("location") or ""
+            self._queue_sitemaps((target,), base=sitemap.url, of_host=sitemap.of_host)
+        elif answer.status == 200:
+            pages, further = sitemap_links(_unpacked(answer, self._config.max_bytes), sitemap.url)
+            wanted = [url for url in pages if self._in_scope(url) and host_of(url) == sitemap.of_host]
+            self._frontier.begin()
+            self._queue(wanted, depth=0, via=sitemap.url)
+            self._frontier.commit()
+            self._queue_sitemaps(further, base=sitemap.url, of_host=sitemap.of_host)
 
     def _try_later(self, host: _Host, page: Queued, reason: str, answer: _Answer | None) -> None:
-        if page.attempts + 1 >= self._config.attempts:
-            if answer is not None:
-                self._keep(page, answer, state=FAILED)
-            else:
-                self._frontier.settle(page.url, FAILED, reason)
-            return
         asked = retry_after_s(answer.header("retry-after")) if answer is not None else None
         pause = max(self._backoff(page.attempts + 1), asked or 0.0)
-        if pause > _LONGEST_WAIT_S:
-            self._frontier.settle(page.url, FAILED, f"{reason}, to be asked again in {pause:.0f} s")
-            pause = 0.0
-        else:
+        if page.attempts + 1 < self._config.attempts and pause <= _LONGEST_WAIT_S:
             self._frontier.again(page.url, time.time() + pause, reason)
+        else:
+            if page.attempts + 1 < self._config.attempts:
+                reason, pause = f"{reason}, to be asked again in {pause:.0f} s", 0.0
+            if answer is None:
+                self._frontier.settle(page.url, FAILED, reason)
+            else:
+                self._keep(page, answer, state=FAILED, outcome=reason)
         if asked is not None or (answer is not None and answer.status == 429):
             host.next_time = max(host.next_time, time.time() + min(pause, _LONGEST_WAIT_S))
 
     def _backoff(self, attempt: int) -> float:
         return max(self._config.delay_s, 0.05) * 2**attempt
 
-    def _keep(self, page: Queued, answer: _Answer, *, state: str = DONE) -> None:
+    def _keep(self, page: Queued, answer: _Answer, *, state: str = DONE, outcome: str = "") -> None:
         """Archive an answer and queue what it leads to, in one transaction."""
         archive = self._archive = self._archive or self._open_archive()
         length = archive.append(_records(page, answer, self._user_agent))
         found = self._targets(page, answer)
         targets = [url for url in found if self._in_scope(url)]
         self._frontier.begin()
-        self._frontier.settle(page.url, state, f"status {answer.status}")
+        self._frontier.settle(page.url, state, outcome or f"status {answer.status}")
         if self._config.max_depth is None or page.depth < self._config.max_depth:
             self._queue(targets, depth=page.depth + 1, via=page.url)
         if page.depth == 0 and 300 <= answer.status < 400 and not targets:
             self._frontier.note(f"outside {page.url}", found[0] if found else "")
         self._frontier.note("archive", [self._number, length])
         self._frontier.commit()
-        self._num_done += state == DONE
-        report_progress(self._num_done, self._config.max_pages, "pages")
+        self._num_answered += 1
+        report_progress(self._num_answered, self._config.max_pages, "pages")
         if length >= self._config.file_bytes:
             self._finish_archive()
 
@@ -322,11 +383,12 @@ class _Crawl:
         charset = re.search(r"charset=([^\s;]+)", declared)
         return links_of(decode_html(body, declared=charset[1] if charset else None)[0], page.url)
 
-    def _in_scope(self, url: str) -> bool:
+    def _is_allowed_host(self, url: str) -> bool:
         host = urllib.parse.urlsplit(url).hostname or ""
-        if not any(
-            host == name.lstrip(".") or (name.startswith(".") and host.endswith(name)) for name in self._allowed
-        ):
+        return any(host == name.lstrip(".") or (name.startswith(".") and host.endswith(name)) for name in self._allowed)
+
+    def _in_scope(self, url: str) -> bool:
+        if not self._is_allowed_host(url):
             return False
         if self._config.prefixes and not url.startswith(self._config.prefixes):
             return False
@@ -372,10 +434,11 @@ class _Crawl:
         summary = {
             "start_urls": list(self._config.start_urls),
             "user_agent": self._user_agent,
-            "num_pages": self._num_done,
+            "num_pages": self._num_answered,
             "left": counts.pop("queued", {}).get("", 0),
             **{state: counts.get(state, {}) for state in (DONE, FAILED, REFUSED)},
             "outside": self._frontier.facts("outside "),
+            "sitemaps": self._frontier.facts("sitemap "),
             "archives": sorted(path.name for path in self._output.glob("crawl-*.warc.gz")),
         }
         write_text(self._output / SUMMARY, json.dumps(summary, indent=1) + "\n")
@@ -412,8 +475,8 @@ class _Crawl:
             reason = getattr(error, "reason", None) or error
             return _Failure(reason=f"no answer: {type(reason).__name__}: {reason}")
 
-    def _fetch_robots(self, name: str) -> "tuple[Robots, list[str]] | _Failure":
-        """(the rules of a host, the pages that its sitemaps name)."""
+    def _fetch_robots(self, name: str) -> "Robots | _Failure":
+        """The rules of a host."""
         url = f"{name}/robots.txt"
         for _ in range(_MAX_REDIRECTS + 1):
             answer = self._fetch(url, max_bytes=MAX_BYTES)
@@ -426,26 +489,8 @@ class _Crawl:
         if answer.status >= 500 or answer.status == 429:
             return _Failure(reason=f"robots.txt: status {answer.status}")
         if answer.status != 200:
-            return ALLOWS_ALL, self._sitemap_pages((f"{name}/sitemap.xml",)) if self._config.use_sitemaps else []
-        robots = parse_robots(_unpacked(answer, MAX_BYTES).decode("utf-8-sig", errors="replace"), AGENT)
-        places = robots.sitemaps or (f"{name}/sitemap.xml",)
-        return robots, self._sitemap_pages(places) if self._config.use_sitemaps else []
-
-    def _sitemap_pages(self, places: tuple[str, ...]) -> list[str]:
-        waiting, pages = list(dict.fromkeys(places)), []
-        seen = set(waiting)
-        while waiting and len(seen) <= _MAX_SITEMAPS:
-            url = waiting.pop(0)
-            time.sleep(self._config.delay_s)
-            answer = self._fetch(url)
-            if isinstance(answer, _Failure) or answer.status != 200:
-                continue
-            found, further = sitemap_links(_unpacked(answer, self._config.max_bytes), url)
-            pages += found
-            fresh = [place for place in further if place not in seen]
-            waiting += fresh
-            seen.update(fresh)
-        return pages
+            return ALLOWS_ALL
+        return parse_robots(_unpacked(answer, MAX_BYTES).decode("utf-8-sig", errors="replace"), AGENT)
 
 
 _IDENTITY = ("start_urls", "hosts", "prefixes", "exclude", "max_depth", "use_sitemaps", "max_bytes")

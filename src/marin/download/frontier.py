@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS pages (
     DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS next_page ON pages (host, state, depth);
+CREATE INDEX IF NOT EXISTS soonest_page ON pages (host, state, not_before);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
@@ -127,6 +128,7 @@ class Frontier:
             found.setdefault(state, {})[outcome] = count
         return found
 
-    def num_done(self) -> int:
-        """Addresses that were answered."""
-        return self._database.execute("SELECT COUNT(*) FROM pages WHERE state = ?", (DONE,)).fetchone()[0]
+    def num_answered(self) -> int:
+        """Addresses of which an answer is kept, also one that is a failure."""
+        query = "SELECT COUNT(*) FROM pages WHERE state IN (?, ?) AND outcome GLOB 'status *'"
+        return self._database.execute(query, (DONE, FAILED)).fetchone()[0]

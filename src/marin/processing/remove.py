@@ -1,89 +1,142 @@
-"""The pass that removes: documents and the attributes beside them, to what is left of the documents."""
+"""Removal by attributes: documents that one marks, and of their texts the spans that another names."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from marin.processing.filter.run import DropColumns
 from marin.processing.paragraphs import without_spans
-from marin.processing.pipeline import Dataset
-from marin.processing.pipeline.batch import SAMPLES_PER_RULE, SHOWN_CHARACTERS, BatchResult, Sample
+from marin.processing.pipeline import BadRow, BatchResult, Dataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-EMPTIED = "nothing left"
+EMPTIED = "nothing left of the text"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoveMarked:
-    """Leaves out the documents that an attribute marks, and of the others the spans that another one names."""
+class DropMarked:
+    """Leaves out the documents of which a column is true."""
 
     version: ClassVar[int] = 1
     rule: str  # what it is called that a document is marked
-    drop_column: str | None  # true of documents that go; None: none does
-    spans_column: str | None  # [start, end) in bytes of the text: what goes of the others; None: nothing does
+    column: str
     shown_columns: tuple[str, ...] = ()  # what is told of the samples
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The attributes that it looks at."""
-        return tuple(name for name in (self.drop_column, self.spans_column, *self.shown_columns) if name is not None)
-
     def __call__(self, batch: "pa.RecordBatch") -> BatchResult:
-        """What is left of documents with their attributes, without these. A text that is emptied goes too."""
         import pyarrow as pa
 
-        rules: list[str | None] = [None] * len(batch)
-        if self.drop_column is not None:
-            rules = [self.rule if is_marked else None for is_marked in batch.column(self.drop_column).to_pylist()]
-        documents = batch.select([name for name in batch.schema.names if name not in self.columns])
-        if self.spans_column is not None:
-            texts = batch.column("text").to_pylist()
-            for row, spans in enumerate(batch.column(self.spans_column).to_pylist()):
-                if rules[row] is None and spans:
-                    left = without_spans(texts[row].encode("utf-8"), [(span["start"], span["end"]) for span in spans])
-                    texts[row] = left.decode("utf-8")
-                    rules[row] = None if left.strip() else EMPTIED
-            place, field = batch.schema.get_field_index("text"), batch.schema.field("text")
-            documents = documents.set_column(place, field, pa.array(texts, field.type))
-        dropped = Counter(rule for rule in rules if rule is not None)
-        samples = {rule: self._samples(batch, [i for i, r in enumerate(rules) if r == rule]) for rule in dropped}
+        from marin.processing.pipeline.rows import samples_of
+
+        marked = [bool(value) for value in batch.column(self.column).to_pylist()]
+        rows = [row for row, is_marked in enumerate(marked) if is_marked]
+        if not rows:
+            return BatchResult(batch)
         return BatchResult(
-            documents.filter(pa.array([rule is None for rule in rules])), dropped=dropped, samples=samples
+            batch.filter(pa.array([not is_marked for is_marked in marked])),
+            dropped={self.rule: len(rows)},
+            samples={self.rule: samples_of(batch, rows, self.shown_columns)},
         )
 
-    def _samples(self, batch: "pa.RecordBatch", rows: Sequence[int]) -> list[Sample]:
-        samples = []
-        for row in rows[:SAMPLES_PER_RULE]:
-            values = {name: batch.column(name)[row].as_py() for name in ("id", "source", "text", *self.shown_columns)}
-            samples.append(
-                Sample(
-                    id=values.pop("id"),
-                    source=values.pop("source"),
-                    text=values.pop("text")[:SHOWN_CHARACTERS],
-                    numbers=values,
-                )
-            )
-        return samples
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveSpans:
+    """Removes from each text the union of the spans in these columns, [start, end) in bytes of UTF-8.
+
+    A text of which only white space is left is dropped; a span that is none of its text, or would cut a character,
+    makes its row a bad one.
+    """
+
+    version: ClassVar[int] = 1
+
+    columns: tuple[str, ...]
+    shown_columns: tuple[str, ...] = ()  # what is told of the samples, beside the spans
+
+    def __call__(self, batch: "pa.RecordBatch") -> BatchResult:
+        import pyarrow as pa
+
+        from marin.processing.pipeline.rows import samples_of
+
+        lists = [batch.column(name).to_pylist() for name in self.columns]
+        spans_of = [[span for spans in row if spans for span in spans] for row in zip(*lists, strict=True)]
+        if not any(spans_of):
+            return BatchResult(batch)
+        texts: list[str | None] = batch.column("text").to_pylist()
+        ids = batch.column("id").to_pylist()
+        bad: list[BadRow] = []
+        emptied: list[int] = []
+        for row, spans in enumerate(spans_of):
+            if spans:
+                text = texts[row] or ""
+                try:
+                    texts[row] = remove(text, spans)
+                except ValueError as error:
+                    bad.append(BadRow(id=ids[row], reason=str(error), text=text[:200]))
+                    texts[row] = None
+                else:
+                    emptied += [] if (texts[row] or "").strip() else [row]
+        gone = {row for row, text in enumerate(texts) if text is None} | set(emptied)
+        field = batch.schema.field("text")
+        changed = batch.set_column(batch.schema.get_field_index("text"), field, pa.array(texts, field.type))
+        return BatchResult(
+            changed.filter(pa.array([row not in gone for row in range(batch.num_rows)])),
+            dropped={EMPTIED: len(emptied)} if emptied else {},
+            bad=bad,
+            samples={EMPTIED: samples_of(batch, emptied, (*self.columns, *self.shown_columns))} if emptied else {},
+        )
+
+
+def remove(text: str, spans: Sequence[Mapping[str, Any]]) -> str:
+    """The text without its spans. Raises ValueError where one is not of this text, or would cut a character."""
+    data = text.encode("utf-8")
+    for span in spans:
+        if not 0 <= span["start"] <= span["end"] <= len(data):
+            raise ValueError(f"span beyond the text: [{span['start']}, {span['end']}) of {len(data)} bytes")
+    try:
+        return without_spans(data, [(span["start"], span["end"]) for span in spans]).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"span within a character: at byte {error.start}") from error
 
 
 def remove_marked(
-    documents: str, attributes: Path, output: Path, remove: RemoveMarked, *, max_bad: float, num_workers: int | None
+    documents: str,
+    attributes: Path,
+    output: Path,
+    *,
+    rule: str,
+    drop_column: str | None,
+    spans_column: str | None,
+    shown_columns: tuple[str, ...],
+    max_bad: float,
+    num_workers: int | None,
 ) -> dict[str, int]:
     """Write what is left of documents, a file for each of theirs: rows in, out, and by which rule the others went.
 
-    `attributes` has a file of the same name for each, with its rows in the same order.
+    Args:
+        documents: Folder or file.
+        attributes: Folder with a file of the same name for each, its rows in the same order.
+        output: Folder of what is left.
+        rule: What it is called that a document goes.
+        drop_column: Attribute that is true of documents that go; None: none does.
+        spans_column: Attribute with the spans that go of the others; None: nothing does.
+        shown_columns: Attributes that are told of the samples of what goes.
+        max_bad: Largest share of bad rows.
+        num_workers: Processes; None: one a CPU, 0: this one.
     """
-    marked = Dataset.from_files(documents).join(
-        Dataset.from_files(str(attributes)), columns=list(remove.columns), strategy="files", name="attributes"
+    columns = tuple(name for name in (drop_column, spans_column, *shown_columns) if name is not None)
+    left = Dataset.from_files(documents).join(
+        Dataset.from_files(str(attributes)), columns=list(columns), strategy="files", name="attributes"
     )
-    result = (
-        marked.map_batches(remove, name=remove.rule)
-        .write_parquet(str(output), names="input")
-        .run(workers=num_workers, max_bad=max_bad)
-    )
+    if drop_column is not None:
+        marked = DropMarked(rule=rule, column=drop_column, shown_columns=shown_columns)
+        left = left.map_batches(marked, name=rule)
+    if spans_column is not None:
+        spans = RemoveSpans(columns=(spans_column,), shown_columns=shown_columns)
+        left = left.map_batches(spans, name="remove spans")
+    left = left.map_batches(DropColumns(columns), name="without attributes")
+    result = left.write_parquet(str(output), names="input").run(workers=num_workers, max_bad=max_bad)
     by_rule = Counter[str]()
     for counts in result.funnel:
         by_rule.update(counts.dropped)

@@ -149,6 +149,14 @@ def begin_work(output: Path, identity: Any, *, owned: Sequence[str]) -> Path:
     return work
 
 
+def check_apart(output: Path, shards: Sequence[Split], *, owned: Sequence[str]) -> None:
+    """ValueError where documents that are read lie in a folder that `begin_work` would remove."""
+    for folder in ((output / name).resolve() for name in owned):
+        inside = [split.path for split in shards if folder in Path(split.path).resolve().parents]
+        if inside:
+            raise ValueError(f"{inside[0]} is to be read, and {folder} is written anew: write to another folder")
+
+
 def end_work(output: Path) -> None:
     """Remove what was needed on the way."""
     shutil.rmtree(output / WORK, ignore_errors=True)

@@ -66,6 +66,20 @@ def test_separable_texts_have_a_finite_answer():
     assert np.isfinite(many.scale)
 
 
+def test_scores_that_say_nothing_or_the_contrary_are_refused():
+    with pytest.raises(ValueError, match="say nothing of the 4 held-out texts, 2 of them with the first label"):
+        fit_calibration(np.array([[-5.0], [-4.0], [4.0], [5.0]]), np.array([0, 0, 1, 1]))
+    with pytest.raises(ValueError, match="scale is -1"):
+        Calibration(scale=-1.0)
+
+
+@given(st.lists(st.floats(-30, 30), min_size=2, max_size=20), st.floats(0.1, 5), st.floats(-5, 5))
+def test_of_two_labels_the_order_of_texts_stays(log_odds: list, scale: float, offset: float):
+    ordered = np.sort(np.array(log_odds))[:, None]
+    calibrated = Calibration(scale=scale, offset=offset).probabilities(ordered)[:, 0]
+    assert (np.diff(calibrated) >= 0).all()
+
+
 def test_no_text_at_all_is_refused():
     with pytest.raises(ValueError, match="no held-out texts to calibrate on"):
         fit_calibration(np.zeros((0, 1)), np.zeros(0, np.int64))

@@ -71,6 +71,26 @@ def test_a_model_that_changed_since_the_work_was_planned_is_refused(tmp_path: Pa
         ScoreBatch(name="x", scorer=scorer, digest="0" * 64)(documents(["a"]))
 
 
+def test_a_model_that_was_replaced_is_loaded_anew(tmp_path: Path):
+    model = load_classifier(LANGUAGES)
+    texts = ["Das Brot muss ruhen", "the path"]
+    given = {"name": "x", "scorer": LinearScorer(model=str(tmp_path), label="de")}
+    found = []
+    for rows in (model.rows, -model.rows):
+        save_classifier(replace(model, rows=rows), tmp_path)
+        digest = given["scorer"].digest()
+        found.append(ScoreBatch(**given, digest=digest)(documents(texts)).column("quality.x").to_pylist())
+        expected = load_classifier(tmp_path).probabilities(*text_buffers(texts))[:, model.labels.index("de")]
+        assert found[-1] == pytest.approx(expected.tolist(), rel=1e-6)
+        languages = IdentifyLanguage(model=str(tmp_path), digest=digest)(documents(texts))
+        assert languages.column("language").to_pylist() == identify(str(tmp_path), *text_buffers(texts))[0]
+    assert found[0] != found[1]
+    save_classifier(model, tmp_path)
+    for operation in (ScoreBatch(**given, digest=digest), IdentifyLanguage(model=str(tmp_path), digest=digest)):
+        with pytest.raises(ValueError, match="the model has changed meanwhile"):
+            operation(documents(texts))
+
+
 def test_the_language_of_each_document_is_its_likeliest_with_its_probability():
     operation = IdentifyLanguage(model=LANGUAGES, digest=classifier_digest(LANGUAGES))
     found = operation(documents(["the library is open", "Das Brot muss", "川に 沿って"]))

@@ -60,6 +60,12 @@ def test_the_digest_of_an_onnx_model_follows_its_weights(tiny: OnnxScorer, tmp_p
     assert tiny.digest() != before
 
 
+def test_an_onnx_model_that_was_replaced_is_loaded_anew(tiny: OnnxScorer, tmp_path: Path):
+    before = tiny(TEXTS)
+    write_tiny_onnx(tmp_path / "tiny", EMBEDDING + 1, HEAD)
+    assert not np.allclose(tiny(TEXTS)[:, 0], before[:, 0])
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="has no model.onnx; an ONNX scorer is a folder with model.onnx and tokenizer"):
         OnnxScorer(model=str(tmp_path), max_tokens=8).digest()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from marin.processing.consolidate.config import ConsolidateConfig, KeepFraction
 from marin.processing.consolidate.fractions import Border, find_border
 from marin.processing.consolidate.run import consolidate
-from marin.processing.consolidate.spans import RemoveSpans, remove
+from marin.processing.remove import RemoveSpans, remove
 
 
 def write(folder: Path, rows: list[dict[str, Any]], *, files: int = 2) -> str:
@@ -92,6 +92,34 @@ def test_a_share_is_exact_whatever_ties_there_are(tmp_path_factory, values, shar
     assert not inside or not outside or min(inside) >= max(outside)
     backwards = write(tmp_path_factory.mktemp("backwards"), rows[::-1], files=1)
     assert find_border(keep, (backwards,), missing="error") == border
+
+
+def test_a_share_that_ends_between_documents_of_one_id_is_refused(tmp_path: Path):
+    rows = [{"id": name, "x": 1.0} for name in ("a", "b", "b", "b")]
+    path = write(tmp_path / "attributes", rows)
+    for kept in range(1, 5):
+        keep = KeepFraction(column="x", share=kept / 4)
+        try:
+            border = find_border(keep, (path,), missing="error")
+        except ValueError as error:
+            assert "ends between documents with the id 'b'" in str(error)
+        else:
+            assert border(pa.RecordBatch.from_pylist(rows)).batch.num_rows == kept
+    with pytest.raises(ValueError, match="'b'"):
+        find_border(KeepFraction(column="x", share=0.5), (path,), missing="error")
+
+
+def test_attributes_may_be_json_lines(tmp_path: Path):
+    write(tmp_path / "documents", documents(6))
+    for name, column in (("signals", "words"), ("scores", "quality.hq")):
+        (tmp_path / name).mkdir()
+        lines = [json.dumps({"id": f"d{n}", column: n}) + "\n" for n in range(6)]
+        (tmp_path / name / "part.jsonl").write_text("".join(lines))
+    given = [str(tmp_path / "signals"), str(tmp_path / "scores")]
+    run(tmp_path, given, rules=("words >= 3", "quality.hq < 5"), keep_attributes=True)
+    (file,) = (tmp_path / "out").glob("*.parquet")
+    assert ids_in(tmp_path / "out") == ["d3", "d4"]
+    assert pq.read_table(file).column_names == ["id", "text", "source", "metadata", "words", "quality.hq"]
 
 
 @given(

@@ -108,7 +108,7 @@ def test_only_the_contaminated_paragraphs_go_where_that_is_asked(documents: Docu
     report = run(documents(rows), tmp_path / "out", items, remove="paragraph")
     left = read_rows(tmp_path / "out" / "documents")
     assert [(row["id"], row["text"]) for row in left] == [("a", f"{filler(1)}\n\n{filler(2)}")]
-    assert report["written"] == {"rows_in": 2, "rows_out": 1, "bad": 0, "nothing left": 1}
+    assert report["written"] == {"rows_in": 2, "rows_out": 1, "bad": 0, "nothing left of the text": 1}
 
 
 def test_a_report_alone_writes_no_documents(documents: Documents, tmp_path: Path, items):
@@ -117,6 +117,14 @@ def test_a_report_alone_writes_no_documents(documents: Documents, tmp_path: Path
     assert not (tmp_path / "out" / "documents").exists()
     hits = [json.loads(line) for line in (tmp_path / "out" / "hits.jsonl").read_text().splitlines()]
     assert hits == [{"set": "sums", "item": "items.jsonl:1", "document": "a", "coverage": 1.0}]
+
+
+def test_documents_of_an_earlier_run_do_not_stay_beside_a_report_alone(documents: Documents, tmp_path: Path, items):
+    folder = documents([{"id": "a", "text": QUESTION}, {"id": "b", "text": filler(1)}])
+    run(folder, tmp_path / "out", items)
+    assert (tmp_path / "out" / "documents").exists()
+    run(folder, tmp_path / "out", items, remove="attributes")
+    assert not (tmp_path / "out" / "documents").exists()
 
 
 def test_phrases_of_many_documents_do_not_count_where_that_is_asked(documents: Documents, tmp_path: Path, items):

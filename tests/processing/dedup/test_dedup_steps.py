@@ -1,6 +1,7 @@
 """Deduplication and decontamination as steps: documents of one are the input of the other."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,6 +132,56 @@ def test_nothing_of_a_run_over_other_documents_is_taken_over(
     assert dedup(config).as_dict()["removed"] == 0
     assert sorted(path.name for path in (output / "attributes").iterdir()) == ["shard-000.parquet", "shard-001.parquet"]
     assert not (output / "index" / "generation-000" / "shard-00002").exists()
+
+
+def test_what_was_done_on_another_index_of_as_many_documents_is_done_again(
+    documents: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    given = {"method": ExactConfig(), "num_workers": 0, "max_removed_per_source": 1.0}
+    for name in ("x", "y"):
+        (earlier / f"{name}.jsonl").write_text(json.dumps({"id": name, "text": f"text {name}"}) + "\n")
+        dedup(DedupConfig(input_path=str(earlier / f"{name}.jsonl"), output_path=str(tmp_path / name), **given))
+    folder = documents([{"id": "a", "text": "text x"}, {"id": "b", "text": "text y"}])
+    index = tmp_path / "index"
+    shutil.copytree(tmp_path / "x" / "index", index)
+    config = DedupConfig(input_path=str(folder), output_path=str(tmp_path / "out"), index_path=str(index), **given)
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_of_dedup, "cluster_sizes", stop)
+        with pytest.raises(KeyboardInterrupt):
+            dedup(config)
+    shutil.rmtree(index)
+    shutil.copytree(tmp_path / "y" / "index", index)
+    dedup(config)
+    assert [row["id"] for row in read_rows(tmp_path / "out" / "documents")] == ["a"]
+
+
+def test_documents_of_an_earlier_run_do_not_stay_where_none_are_written(
+    documents: Callable[..., Path], tmp_path: Path
+):
+    folder = documents([{"id": "a", "text": "text"}, {"id": "b", "text": "text"}])
+    given = {"input_path": str(folder), "output_path": str(tmp_path / "out"), "num_workers": 0}
+    given |= {"method": ExactConfig(), "max_removed_per_source": 1.0}
+    dedup(DedupConfig(**given))
+    assert len(read_rows(tmp_path / "out" / "documents")) == 1
+    dedup(DedupConfig(**given, write_documents=False))
+    assert not (tmp_path / "out" / "documents").exists()
+
+
+def test_documents_that_would_be_removed_before_they_are_read_are_refused(
+    documents: Callable[..., Path], tmp_path: Path
+):
+    folder = documents([{"id": "a", "text": "text"}])
+    folder = folder.rename(tmp_path / "documents")
+    config = DedupConfig(input_path=str(folder), output_path=str(tmp_path), method=ExactConfig(), num_workers=0)
+    with pytest.raises(ValueError, match="is to be read, and .* is written anew"):
+        dedup(config)
+    assert (folder / "shard-000.jsonl").exists()
 
 
 def test_folders_that_no_run_has_made_are_not_touched(documents: Callable[..., Path], tmp_path: Path):

@@ -1,5 +1,6 @@
 """The same text stays once: where the priority of sources says, else where it is first."""
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from document_folders import read_rows
 from marin.processing.dedup.config import DedupConfig, ExactConfig, SubstringConfig
+from marin.processing.dedup.report import TooMuchRemovedError
 from marin.processing.dedup.run import dedup
 
 Documents = Callable[..., Path]
@@ -73,6 +75,20 @@ def test_short_paragraphs_stay_however_often_they_come(documents: Documents, tmp
     folder = documents([{"id": "a", "text": "}\n\n}\n\n}"}, {"id": "b", "text": "}\n\nmore"}])
     left = run(folder, tmp_path / "out", method=ExactConfig(on="paragraph"))
     assert [row["text"] for row in left] == ["}\n\n}\n\n}", "}\n\nmore"]
+
+
+def test_a_source_of_which_most_bytes_go_is_held_to_its_limit(documents: Documents, tmp_path: Path):
+    notice = "This notice stands at the end of every page, and says nothing of what is on it. " * 9
+    rows = [{"id": str(i), "text": f"Page {i}.\n\n{notice}", "source": "web"} for i in range(20)]
+    settings = {"method": ExactConfig(on="paragraph"), "min_documents_for_limit": 10}
+    with pytest.raises(TooMuchRemovedError, match="0 and 13,.* of 14,.* bytes removed, 9"):
+        run(documents(rows), tmp_path / "out", max_removed_per_source=0.8, **settings)
+    assert not (tmp_path / "out" / "documents").exists()
+    assert len(run(documents(rows), tmp_path / "out", max_removed_of={"web": 0.95}, **settings)) == 20
+    (report,) = json.loads((tmp_path / "out" / "report.json").read_text())["sources"].values()
+    size = len(notice) + len("Page 0.\n\n")
+    assert report["text_bytes"] == 20 * size + 10 and report["removed"] == 0
+    assert report["share_removed"] == round(report["removed_bytes"] / report["text_bytes"], 6) > 0.9
 
 
 @pytest.mark.parametrize("on", ["document", "paragraph"])

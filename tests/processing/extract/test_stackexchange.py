@@ -8,7 +8,7 @@ from xml.sax.saxutils import quoteattr
 
 import pytest
 
-from marin.processing.extract.config import StackExchangeConfig, ThreadFormat
+from marin.processing.extract.config import ReadingOptions, StackExchangeConfig, ThreadFormat
 from marin.processing.extract.run import extract_stackexchange
 from marin.processing.extract.stackexchange import ThreadOfJson, ThreadOfPage, ThreadOfPosts, read_posts
 from marin.processing.pipeline import Dropped
@@ -72,7 +72,7 @@ def test_all_forms_give_the_same_document(tmp_path: Path):
     made = [
         document(ThreadOfJson()(API)),
         document(ThreadOfPage()({"html": PAGE, "url": API["link"]})),
-        document(ThreadOfPosts(site="https://mills.example")("1", posts)),
+        document(ThreadOfPosts(site="https://mills.example")(("", "1"), posts)),
     ]
     assert [one["text"] for one in made] == [TEXT] * 3
     assert len({one["id"] for one in made}) == 1
@@ -122,6 +122,26 @@ def test_a_dump_becomes_documents_with_the_lost_counted(tmp_path: Path):
     rows = [row for file in result.files for row in pq.read_table(tmp_path / "out" / file).to_pylist()]
     assert [row["text"] for row in rows] == [TEXT]
     assert {rule: num for counts in result.funnel for rule, num in counts.dropped.items()} == {"no question": 1}
+
+
+def test_threads_of_several_dumps_with_the_same_ids_stay_apart(tmp_path: Path):
+    import pyarrow.parquet as pq
+
+    for site in ("mills", "tides"):
+        (tmp_path / "dumps" / site).mkdir(parents=True)
+        file = posts_file(tmp_path / "dumps" / site / "Posts.xml")
+        file.write_text(file.read_text().replace("With a rope", f"With a rope of {site}"))
+    given = {"input_path": str(tmp_path / "dumps"), "form": "posts", "format": ThreadFormat()}
+    config = StackExchangeConfig(output_path=str(tmp_path / "out"), reading=ReadingOptions(num_workers=0), **given)
+    result = extract_stackexchange(config)
+    rows = [row for file in result.files for row in pq.read_table(tmp_path / "out" / file).to_pylist()]
+    assert {json.loads(row["metadata"])["dump"]: row["text"] for row in rows} == {
+        site: TEXT.replace("With a rope", f"With a rope of {site}") for site in ("mills", "tides")
+    }
+    with pytest.raises(ValueError, match="has 2 dumps"):
+        extract_stackexchange(
+            StackExchangeConfig(output_path=str(tmp_path / "out2"), site="https://mills.example", **given)
+        )
 
 
 def test_a_dump_is_read_in_constant_memory(tmp_path: Path):

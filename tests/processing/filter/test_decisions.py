@@ -274,8 +274,8 @@ def test_a_list_that_changes_or_is_empty_is_an_error(tmp_path: Path):
 
 def test_an_address_on_a_list_drops_its_document(tmp_path: Path):
     lists = {
-        "domains": "bad.example\nb\u00fccher.example\n",
-        "urls": "https://www.fine.example/bad-page/\n",
+        "domains": "bad.example\nhttps://Listed.example/\n.below.example\nb\u00fccher.example\n",
+        "urls": "https://www.fine.example/bad-page/\nwww.other.example/page/\nthird.example/?to=http://x.example/\n",
         "words": "casino\n",
         "soft_words": "free\nwin\nbet\n",
         "substrings": "badword\n",
@@ -290,6 +290,12 @@ def test_an_address_on_a_list_drops_its_document(tmp_path: Path):
         "//BAD.example": "domains",
         "fine.example/bad-page": "urls",
         "https://fine.example/bad-page/2": None,
+        "https://listed.example/x": "domains",
+        "https://a.below.example/x": "domains",
+        "http://other.example/page": "urls",
+        "https://www.other.example/page/": "urls",
+        "https://third.example/?to=http://x.example": "urls",
+        "http://x.example": None,
         "https://fine.example/the-casino/": "words",
         "https://fine.example/casinos/": None,
         "https://fine.example/free/win": "soft_words",
@@ -304,6 +310,12 @@ def test_an_address_on_a_list_drops_its_document(tmp_path: Path):
             {f"url_lists.{kind}"} if kind else set()
         ), url
     assert decisions(given, [""], url=["https://bad.example"])["url_lists.domains"] == [False]
+
+
+def test_an_address_among_domains_is_refused(tmp_path: Path):
+    (tmp_path / "domains").write_text("bad.example/page\n")
+    with pytest.raises(ValueError, match="'bad.example/page' is an address, .*: list it under urls"):
+        decisions(UrlLists(domains=str(tmp_path / "domains")), [""], url=["https://bad.example"])
 
 
 def test_a_document_without_an_address_is_what_one_says_it_is(tmp_path: Path):

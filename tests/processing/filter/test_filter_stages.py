@@ -14,6 +14,7 @@ from marin.execution.executor import InputName, run
 from marin.execution.graph import build_graph
 from marin.processing.filter.api import filter_documents as filter_step
 from marin.processing.filter.api import measure_signals as signals_step
+from marin.processing.filter.bad_words import BadWords
 from marin.processing.filter.c4 import C4
 from marin.processing.filter.compression import CompressionRatio
 from marin.processing.filter.config import FilterConfig, SignalsConfig
@@ -22,6 +23,7 @@ from marin.processing.filter.gopher import GopherQuality, GopherRepetition
 from marin.processing.filter.pii import MaskPii
 from marin.processing.filter.presets import PRESETS, filters_named
 from marin.processing.filter.run import MAX_TEXT_BYTES, filter_documents, measure_signals, steps
+from marin.processing.filter.url_lists import UrlLists
 from marin.processing.kernels.text_signals_reference import text_signals_reference
 
 PROSE = (
@@ -128,6 +130,50 @@ def test_thresholds_over_signals_that_were_measured_decide_as_measuring_again(do
     assert {one.name: one.dropped for one in joined.funnel if one.dropped} == (
         {one.name: one.dropped for one in direct.funnel if one.dropped}
     )
+
+
+def test_signals_are_taken_only_where_they_were_measured_by_the_same_settings(
+    documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    listed, moved, other = (tmp_path / name for name in ("listed.txt", "moved.txt", "other.txt"))
+    listed.write_text("xyzzy\n")
+    moved.write_text("xyzzy\n")
+    other.write_text("plugh\n")
+    urls = tmp_path / "urls.txt"
+    urls.write_text("blocked.example\n")
+    signals = str(tmp_path / "signals")
+    given = {"input_path": str(documents), "num_workers": 0}
+
+    def filters(listing: Path, *, split: str = "whitespace", level: int | None = None, **lists: str) -> tuple:
+        found = (GopherQuality(min_words=1, min_stop_words=0, words=split), CompressionRatio(level=level, min_ratio=None, max_ratio=None))
+        return (*found, BadWords(path=str(listing)), UrlLists(domains=str(urls), missing_url="keep", **lists))
+
+    measure_signals(SignalsConfig(output_path=signals, filters=(*filters(listed), FineWebQuality()), **given))
+
+    def measured_again(*chain: Any) -> set[str]:
+        """What is measured with the signals at hand; the documents that stay are those without them."""
+        (with_them, without), results = (tmp_path / "with", tmp_path / "without"), []
+        for output, attributes in ((with_them, (signals,)), (without, ())):
+            config = FilterConfig(
+                output_path=str(output), filters=chain, attributes=attributes, keep_signals=True, **given
+            )
+            results.append(filter_documents(config))
+        names = list(rows_of(without)[0])
+        assert [{name: row[name] for name in names} for row in rows_of(with_them)] == rows_of(without) != []
+        measures = {"TextSignals", "CompressionSignal", "BadWordsSignal", "UrlSignals"}
+        return {one.name for one in results[0].funnel} & measures
+
+    assert measured_again(*filters(listed)) == measured_again(*filters(moved)) == set()
+    assert "measured again" not in capsys.readouterr().err
+    assert measured_again(*filters(other)) == {"BadWordsSignal"}
+    assert "measured again" in (told := capsys.readouterr().err) and "bad_words.num_found" in told
+    assert measured_again(*filters(listed, split="unicode")) == {"TextSignals"}
+    assert measured_again(*filters(listed, level=9)) == {"CompressionSignal"}
+    assert measured_again(*filters(listed, words=str(listed))) == {"UrlSignals"}
+    urls.write_text("other.example\n")
+    assert measured_again(*filters(listed)) == {"UrlSignals"}
+    (tmp_path / "signals" / "_measured.json").unlink()
+    assert len(measured_again(*filters(listed))) == 4
 
 
 def test_signals_of_other_documents_are_an_error(documents: Path, tmp_path: Path):

@@ -94,6 +94,26 @@ def test_files_of_text_are_documents_where_the_format_says_so(tmp_path: Path, to
     assert [contents(store)[i][2] for i in range(2)] == [[*b"one\n\ntwo", 256], [*b"three", 256]]
 
 
+def test_the_same_files_read_as_another_format_are_another_store(tmp_path: Path, tokenizer: Path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.txt").write_text("one\ntwo\n\nthree")
+    numbers = {}
+    for format in ("text", "text-lines", "text-paragraphs", "text"):
+        numbers[format] = run(folder, tmp_path / "store", tokenizer, format=format).num_documents
+    assert numbers == {"text": 1, "text-lines": 3, "text-paragraphs": 2}
+
+
+def test_a_file_of_text_that_is_none_is_a_bad_row(tmp_path: Path, tokenizer: Path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a:2.txt").write_bytes(b"caf\xe9")
+    (folder / "b.txt").write_text("fine")
+    store = run(folder, tmp_path / "store", tokenizer, format="text", max_bad=0.5)
+    (bad,) = [json.loads(line) for file in (tmp_path / "store/_bad").iterdir() for line in file.open()]
+    assert store.num_documents == 1 and (bad["file"], bad["line"]) == ("a:2.txt", 1)
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_big_file_is_several_shards_that_make_the_same_stream(
     tmp_path: Path, tokenizer: Path, format: str, monkeypatch

@@ -47,6 +47,20 @@ def test_the_number_of_workers_is_no_part_of_the_identity_and_max_bad_is(documen
     assert digest(max_bad=0.5) != digest(max_bad=0.01)
 
 
+def test_the_format_of_the_files_is_that_of_the_step(documents: str, tmp_path: Path):
+    lines = tmp_path / "lines"
+    lines.mkdir()
+    (lines / "a.txt").write_text("one\ntwo\n")
+    tokenizer = tokenized_steps(documents)[0]
+    stores = {}
+    for format in ("text", "text-lines"):
+        step = default_tokenize(f"of-{format}", InputName.hardcoded(str(lines)), tokenizer, format=format)
+        outcome = run([step], prefix=tmp_path / "store")
+        assert outcome.is_ok
+        stores[format] = TokenStore.open(outcome.output_path(step)).num_documents
+    assert stores == {"text": 1, "text-lines": 2}
+
+
 def test_a_failed_run_of_the_step_finds_its_complete_shards_again(documents: str, tmp_path: Path):
     damaged = Path(documents) / "documents-00001.jsonl.gz"
     whole = damaged.read_bytes()

@@ -2,7 +2,10 @@
 
 A classifier that was trained to the end is too sure of itself. One number puts most of that right (temperature, Guo et
 al. 2017); with two labels a second moves the point of even odds (Platt 1999). Both are fitted on texts that training
-did not see. No order of texts by score changes, so no filter by quantile does; thresholds by value get their meaning.
+did not see. Thresholds by value get their meaning; the likeliest of three labels or more stays the likeliest.
+
+With two labels the order of texts by score stays as well, so no filter by quantile changes. With more it does not: a
+label's probability depends on how far all others lie behind, which the temperature weighs anew.
 """
 
 from dataclasses import dataclass
@@ -16,6 +19,10 @@ class Calibration:
 
     scale: float = 1.0
     offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ValueError(f"scale is {self.scale}; it is above 0, or scores would be turned around")
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """float64 (texts, labels) of logits (texts, labels), or of the log odds of the first of two (texts, 1)."""
@@ -32,7 +39,8 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
 
     logits: float64 (texts, labels) or (texts, 1) as of `LinearClassifier.logits`; labels: int (texts,). With two labels
     the targets are Platt's: (n1 + 1) / (n1 + 2) and 1 / (n0 + 2), so that separable texts have a finite answer too.
-    Raises ValueError where there are no texts.
+    Raises ValueError where there are no texts, and where the scores of two labels say nothing of these texts, or the
+    contrary: the best scale is then not above 0.
     """
     if len(logits) == 0:
         raise ValueError("no held-out texts to calibrate on; raise calibration_fraction or give more documents")
@@ -63,6 +71,11 @@ def _fit_platt(log_odds: np.ndarray, is_first: np.ndarray) -> Calibration:
         parameters = parameters - length * step
         if np.abs(length * step).max() < 1e-9:
             break
+    if not parameters[0] > 0:
+        raise ValueError(
+            f"the scores say nothing of the {len(log_odds)} held-out texts, {num_first} of them with the first label: "
+            f"the best scale for them is {parameters[0]:.3g}, and must be above 0. Train longer, or give more documents"
+        )
     return Calibration(scale=float(parameters[0]), offset=float(parameters[1]))
 
 

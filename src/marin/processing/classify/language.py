@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from marin.processing.classify.config import LANGUAGE_VERSION, LanguageConfig
-from marin.processing.classify.scorers import loaded_classifier
+from marin.processing.classify.scorers import LinearScorer, check_digest, loaded_classifier
 from marin.processing.kernels.arrow_text import text_buffer
 
 if TYPE_CHECKING:
@@ -28,12 +28,13 @@ class IdentifyLanguage:
 
     # Folder of a classifier whose labels are languages, or a fastText file.
     model: str
-    # What the model was when the work was planned.
+    # What the model was when the work was planned; another one is refused, so that no output mixes two.
     digest: str
 
     version = LANGUAGE_VERSION
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        check_digest(LinearScorer(model=self.model, label=""), self.digest)
         languages, scores = identify(self.model, *text_buffer(batch.column("text")))
         return pa.RecordBatch.from_pydict(
             {

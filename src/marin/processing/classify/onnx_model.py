@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from marin.io.hashing import sha256_file
-from marin.processing.classify.scorers import OnnxScorer
+from marin.processing.classify.scorers import FileStates, OnnxScorer, file_states
 
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -29,7 +29,9 @@ def model_digest(folder: str | Path) -> str:
 
 def onnx_scores(scorer: OnnxScorer, texts: Sequence[str]) -> np.ndarray:
     """float64 (texts, columns) as `OnnxScorer.columns` says."""
-    session, tokenizer, pad_id = _loaded(scorer.model, scorer.max_tokens, scorer.num_threads)
+    session, tokenizer, pad_id = _loaded(
+        scorer.model, scorer.max_tokens, scorer.num_threads, file_states(scorer.model)
+    )
     encodings = tokenizer.encode_batch_fast(list(texts))
     lengths = np.array([len(encoding.ids) for encoding in encodings], np.int64)
     columns = np.zeros((len(texts), len(scorer.columns)))
@@ -68,8 +70,8 @@ def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.nda
 
 
 @lru_cache(maxsize=2)
-def _loaded(folder: str, max_tokens: int, num_threads: int) -> tuple[Any, Any, int]:
-    """(session, tokenizer that cuts at max_tokens, id of padding), made once a process."""
+def _loaded(folder: str, max_tokens: int, num_threads: int, states: FileStates) -> tuple[Any, Any, int]:
+    """(session, tokenizer that cuts at max_tokens, id of padding), made once a process for each state of the files."""
     try:
         import onnxruntime
     except ImportError as error:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from marin.processing.classify.config import SCORE_VERSION, ScoreConfig
-from marin.processing.classify.scorers import FunctionScorer, LinearScorer, OnnxScorer, Scorer
+from marin.processing.classify.scorers import FunctionScorer, LinearScorer, OnnxScorer, check_digest
 from marin.processing.kernels.arrow_text import text_buffer
 
 if TYPE_CHECKING:
@@ -55,17 +55,3 @@ def score(config: ScoreConfig) -> "Result":
 def score_column(values: np.ndarray) -> pa.Array:
     """float32, null where a text has no score."""
     return pa.array(values.astype(np.float32), mask=np.isnan(values))
-
-
-_checked: dict[Scorer, str] = {}
-
-
-def check_digest(scorer: Scorer, expected: str) -> None:
-    """ValueError where a scorer's model has changed since the work was planned; looked at once a process."""
-    if scorer not in _checked:
-        _checked[scorer] = scorer.digest()
-    if _checked[scorer] != expected:
-        raise ValueError(
-            f"{scorer}: its digest is {_checked[scorer][:12]}..., {expected[:12]}... when the work was planned; the "
-            "model has changed meanwhile: run the step again"
-        )

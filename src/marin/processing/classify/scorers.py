@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -138,12 +139,45 @@ class FunctionScorer:
         return values
 
 
-@lru_cache(maxsize=4)
+FileStates = tuple[tuple[str, int, int], ...]
+
+
+def file_states(path: str) -> FileStates:
+    """(name, size, mtime_ns) of a model's file, or of the files in its folder: what tells a changed model from before.
+
+    What is kept in a process is kept by these, not by the path, behind which another model may lie by now.
+    """
+    entries = sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
+    stats = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
 def loaded_classifier(path: str) -> Any:
-    """The classifier at a path, loaded once a process."""
+    """The classifier at a path, loaded once a process as long as its files stay as they are."""
+    return _loaded_classifier(path, file_states(path))
+
+
+@lru_cache(maxsize=4)
+def _loaded_classifier(path: str, states: FileStates) -> Any:
     from marin.processing.classify.linear import load_classifier
 
     return load_classifier(path)
+
+
+def check_digest(scorer: Scorer, expected: str) -> None:
+    """ValueError where a scorer's model has changed since the work was planned; looked at once for each state of it."""
+    model = getattr(scorer, "model", None)
+    found = _digest(scorer, () if model is None else file_states(model))
+    if found != expected:
+        raise ValueError(
+            f"{scorer}: its digest is {found[:12]}..., {expected[:12]}... when the work was planned; the model has "
+            "changed meanwhile: run the step again"
+        )
+
+
+@lru_cache(maxsize=16)
+def _digest(scorer: Scorer, states: FileStates) -> str:
+    return scorer.digest()
 
 
 def _shown(labels: Sequence[str]) -> str:

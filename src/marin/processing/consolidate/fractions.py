@@ -3,6 +3,7 @@
 The values of all documents are read into memory once, 8 bytes each (800 MB for a hundred million documents), where a
 sketch would be smaller and wrong by some documents. Documents whose value is the one at the border are ordered by a
 hash of their ids, so that exactly the number that was asked for stays, and which ones depends on no order of files.
+Documents of one id cannot be told apart so: where the border falls between two of them, that is an error.
 """
 
 from collections.abc import Iterator
@@ -54,9 +55,11 @@ class Border:
 def find_border(keep: KeepFraction, paths: tuple[str, ...], *, missing: str) -> Border:
     """The border of a share, found in the attributes. `missing` says what a document without a value means.
 
-    Raises ValueError where no attribute has the column, it holds no numbers, or values are missing and must not be.
+    Raises ValueError where no attribute has the column, it holds no numbers, or values are missing and must not be; and
+    where the border falls between documents of one id.
     """
     import numpy as np
+    import pyarrow as pa
 
     sign = 1 if keep.highest else -1
     values = sign * np.concatenate([np.empty(0), *(values_of(column) for _, column in _columns(keep, paths))])
@@ -77,7 +80,15 @@ def find_border(keep: KeepFraction, paths: tuple[str, ...], *, missing: str) -> 
     num_tied_kept = num_kept - int((values > border).sum())
     tied = [hashes_of(ids)[sign * values_of(column) == border] for ids, column in _columns(keep, paths)]
     hashes = np.sort(np.concatenate(tied))
-    return Border(**known, value=float(border), largest_hash=int(hashes[num_tied_kept - 1]))
+    largest = hashes[num_tied_kept - 1]
+    if num_tied_kept < len(hashes) and hashes[num_tied_kept] == largest:
+        ids = (ids.filter(pa.array(hashes_of(ids) == largest)) for ids, _ in _columns(keep, paths))
+        [document_id, *_] = (one for part in ids for one in part.to_pylist())
+        raise ValueError(
+            f"{rule} ends between documents with the id {document_id!r}, so it cannot be said which of them stay: give "
+            "documents ids of their own, or deduplicate first"
+        )
+    return Border(**known, value=float(border), largest_hash=int(largest))
 
 
 def values_of(column: "pa.Array") -> "NDArray[np.float64]":

@@ -7,11 +7,12 @@ what it means.
 
 from typing import TYPE_CHECKING
 
+from marin.processing.attributes import join_attributes
 from marin.processing.consolidate.config import ConsolidateConfig
 from marin.processing.consolidate.fractions import find_border
-from marin.processing.consolidate.spans import RemoveSpans
 from marin.processing.filter.run import DropColumns
 from marin.processing.pipeline import Dataset
+from marin.processing.remove import RemoveSpans
 
 if TYPE_CHECKING:
     from marin.processing.pipeline.result import Result
@@ -26,9 +27,9 @@ def consolidate(config: ConsolidateConfig) -> "Result":
     documents = Dataset.from_files(config.input_path)
     added: list[str] = []
     for path in config.attributes:
-        attributes = Dataset.from_files(path)
-        documents = documents.join(attributes, on="id", missing=config.missing, name=f"attributes of {_last(path)}")
-        added += [name for name in _columns_of(path) if name not in (*added, "id")]
+        name = f"attributes of {_last(path)}"
+        documents, columns = join_attributes(documents, path, missing=config.missing, name=name)
+        added += columns
     for rule in config.rules:
         documents = documents.filter(rule, missing=config.missing)
     for keep in config.keep_fractions:
@@ -46,9 +47,3 @@ def consolidate(config: ConsolidateConfig) -> "Result":
 def _last(path: str) -> str:
     """The last name of a path: what it is called in counts."""
     return path.rstrip("/").rpartition("/")[2]
-
-
-def _columns_of(path: str) -> tuple[str, ...]:
-    from marin.processing.formats.splits import column_names, plan_splits
-
-    return tuple(column_names(plan_splits(path)[0]))

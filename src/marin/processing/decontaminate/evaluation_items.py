@@ -3,17 +3,16 @@
 import bz2
 import gzip
 import io
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from marin.io.records import SUFFIXES as JSONL
 from marin.io.records import read_records
 from marin.processing.decontaminate.config import EvaluationSet
+from marin.processing.formats.rows import rows
 from marin.processing.formats.splits import find_files
 
 _ROWS = (*JSONL, ".parquet", ".arrow")
@@ -91,15 +90,10 @@ def _texts(value: Any) -> Iterator[str]:
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if path.name.endswith(JSONL):
         yield from read_records(path)
-    elif path.name.endswith(".parquet"):
-        for batch in pq.ParquetFile(path).iter_batches(2048):
-            yield from batch.to_pylist()
-    elif path.name.endswith(".arrow"):
-        with pa.memory_map(str(path)) as source:
-            is_file = source.read(6) == b"ARROW1"
-            source.seek(0)
-            table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source).read_all()
-            yield from table.to_pylist()
+    elif path.name.endswith((".parquet", ".arrow")):
+        for _, row in rows(path, 0, sys.maxsize):
+            assert isinstance(row, dict)  # a table has no bad rows
+            yield row
     else:
         raise ValueError(f"{path}: no rows of {', '.join(_ROWS)}, and no text of {', '.join(_TEXT)}")
 

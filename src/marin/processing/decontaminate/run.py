@@ -31,9 +31,10 @@ from marin.processing.decontaminate.overlap import (
     overlap_of_file,
 )
 from marin.processing.formats.splits import Split
-from marin.processing.remove import RemoveMarked, remove_marked
+from marin.processing.remove import remove_marked
 from marin.processing.shards import (
     begin_work,
+    check_apart,
     document_shards,
     end_work,
     enough_workers,
@@ -43,7 +44,7 @@ from marin.processing.shards import (
 )
 
 REPORT_FILE, HITS_FILE = "report.json", "hits.jsonl"
-_ATTRIBUTES = "attributes"
+_ATTRIBUTES, _DOCUMENTS = "attributes", "documents"
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -57,7 +58,9 @@ def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
     output = Path(config.output_path)
     index = index_items(config.against, config.ngram, config.min_words)
     sets = [config.ngram, config.min_words, index.digest()]
-    work = begin_work(output, [RECIPE_VERSION, encode(shards), sets, encode(_finding(config))], owned=(_ATTRIBUTES,))
+    owned = (_ATTRIBUTES, _DOCUMENTS)
+    check_apart(output, shards, owned=owned)
+    work = begin_work(output, [RECIPE_VERSION, encode(shards), sets, encode(_finding(config))], owned=owned)
     index_file = index.save(work)
     common: list[dict[str, Any]] = []
     if config.max_document_share is not None:
@@ -189,17 +192,14 @@ def _write_hits(path: Path, index: NgramIndex, hits: Sequence[Hit]) -> None:
 
 def _remove(config: DecontaminateConfig, output: Path) -> dict[str, int]:
     by_paragraph = config.remove == "paragraph"
-    remove = RemoveMarked(
+    return remove_marked(
+        config.input_path,
+        output / _ATTRIBUTES,
+        output / _DOCUMENTS,
         rule="contaminated",
         drop_column=None if by_paragraph else "decontamination.contaminated",
         spans_column="decontamination.remove_spans" if by_paragraph else None,
         shown_columns=("decontamination.max_overlap",),
-    )
-    return remove_marked(
-        config.input_path,
-        output / _ATTRIBUTES,
-        output / "documents",
-        remove,
         max_bad=config.max_bad,
         num_workers=config.num_workers,
     )

@@ -14,7 +14,7 @@ A method leaves out the columns that it does not fill.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +54,14 @@ class SourceCounts:
     removed: dict[str, int]
     spans: dict[str, int] = field(default_factory=dict)  # removed from documents that stay
     span_bytes: dict[str, int] = field(default_factory=dict)
+    # UTF-8 bytes of the texts, and of those of them that go, with spans; nothing where only whole documents go
+    text_bytes: dict[str, int] = field(default_factory=dict)
+    removed_bytes: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def total(cls, parts: Iterable["SourceCounts"]) -> "SourceCounts":
         """All of them together."""
-        counts = {name: Counter[str]() for name in ("documents", "removed", "spans", "span_bytes")}
+        counts = {one.name: Counter[str]() for one in fields(cls)}
         for part in parts:
             for name, counter in counts.items():
                 counter.update(getattr(part, name))
@@ -172,19 +175,34 @@ def _paragraph_attributes(task: AttributesTask, shard: int) -> tuple[pa.Table, S
         pa.array((gone / np.maximum(lengths, 1)).astype(np.float32)),
         pa.array([[{"start": int(a), "end": int(b)} for a, b in of_row] for of_row in spans], SPANS),
     ]
-    counts = source_counts(sources, duplicate.tolist(), [[(int(a), int(b)) for a, b in of_row] for of_row in spans])
+    pairs = [[(int(a), int(b)) for a, b in of_row] for of_row in spans]
+    counts = source_counts(sources, lengths.tolist(), duplicate.tolist(), pairs)
     return pa.Table.from_arrays(columns, schema=SPAN_ATTRIBUTES), counts
 
 
 def source_counts(
-    sources: Sequence[str], duplicate: Sequence[bool], spans: Sequence[Sequence[tuple[int, int]]]
+    sources: Sequence[str],
+    num_bytes: Sequence[int],
+    duplicate: Sequence[bool],
+    spans: Sequence[Sequence[tuple[int, int]]],
 ) -> SourceCounts:
-    """The counts of documents of which some go, and of others some bytes."""
-    removed, num_spans, span_bytes = Counter[str](), Counter[str](), Counter[str]()
-    for source, is_duplicate, of_document in zip(sources, duplicate, spans, strict=True):
+    """The counts of documents of so many bytes, of which some go, and of others disjoint spans of bytes."""
+    removed, num_spans, span_bytes, text_bytes, removed_bytes = (Counter[str]() for _ in range(5))
+    for source, size, is_duplicate, of_document in zip(sources, num_bytes, duplicate, spans, strict=True):
+        text_bytes[source] += size
         if is_duplicate:
             removed[source] += 1
+            removed_bytes[source] += size
         else:
+            gone = sum(end - start for start, end in of_document)
             num_spans[source] += len(of_document)
-            span_bytes[source] += sum(end - start for start, end in of_document)
-    return SourceCounts(documents=Counter(sources), removed=removed, spans=num_spans, span_bytes=span_bytes)
+            span_bytes[source] += gone
+            removed_bytes[source] += gone
+    return SourceCounts(
+        documents=Counter(sources),
+        removed=removed,
+        spans=num_spans,
+        span_bytes=span_bytes,
+        text_bytes=text_bytes,
+        removed_bytes=removed_bytes,
+    )

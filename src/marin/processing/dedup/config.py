@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 # Part of the identity of a step: raised when the same input would give another output.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,8 @@ class DedupConfig:
     priority: tuple[str, ...] = ()
     # The index of an earlier run with the same method: its documents come first, and this run removes none of them.
     index_path: str | None = None
-    # Larger share of the documents of any source that would be removed: the run fails, with its report written.
+    # Larger share of any source that would be removed, of its documents or, where passages go too, of its bytes: the
+    # run fails, with its report written.
     max_removed_per_source: float = 0.8
     # Other limits, by source.
     max_removed_of: dict[str, float] = field(default_factory=dict)

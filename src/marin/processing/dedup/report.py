@@ -17,7 +17,7 @@ REPORT_FILE = "report.json"
 
 
 class TooMuchRemovedError(ValueError):
-    """A source would lose a larger share of its documents than its limit."""
+    """A source would lose a larger share of its documents, or of their bytes, than its limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Report:
     details: dict[str, Any]  # what else the method counted
 
     def as_dict(self) -> dict[str, Any]:
-        """As in report.json; sources by the share of their documents that goes, the largest first."""
+        """As in report.json; sources by the share of them that goes, the largest first."""
         documents = sum(self.counts.documents.values())
         removed = sum(self.counts.removed.values())
         sources = sorted(self.counts.documents, key=lambda source: (-self.share(source), source))
@@ -44,6 +44,7 @@ class Report:
                     "share_removed": round(self.share(source), 6),
                     "spans": self.counts.spans.get(source, 0),
                     "span_bytes": self.counts.span_bytes.get(source, 0),
+                    **self._bytes(source),
                 }
                 for source in sources
             },
@@ -51,9 +52,22 @@ class Report:
             "details": self.details,
         }
 
+    def _bytes(self, source: str) -> dict[str, int]:
+        if source not in self.counts.text_bytes:
+            return {}
+        return {
+            "text_bytes": self.counts.text_bytes[source],
+            "removed_bytes": self.counts.removed_bytes.get(source, 0),
+        }
+
     def share(self, source: str) -> float:
-        """Of the source's documents, how many go."""
-        return self.counts.removed.get(source, 0) / self.counts.documents[source]
+        """What of the source goes, as a share of its documents, or of its bytes, if that is more and they were counted.
+
+        A method that cuts passages can leave every document, and of each next to nothing.
+        """
+        of_documents = self.counts.removed.get(source, 0) / self.counts.documents[source]
+        num_bytes = self.counts.text_bytes.get(source, 0)
+        return max(of_documents, self.counts.removed_bytes.get(source, 0) / num_bytes if num_bytes else 0.0)
 
     def write(self, folder: Path) -> None:
         """Write report.json."""
@@ -70,10 +84,12 @@ class Report:
             return
         lines = []
         for source, limit in too_much:
-            removed, documents = self.counts.removed[source], self.counts.documents[source]
+            removed, documents = self.counts.removed.get(source, 0), self.counts.documents[source]
+            num_bytes = self.counts.text_bytes.get(source)
+            of_bytes = "" if num_bytes is None else f" and {self.counts.removed_bytes[source]:,} of {num_bytes:,} bytes"
             lines.append(
                 f"source {source!r} would keep {documents - removed:,} of {documents:,} documents: "
-                f"{removed:,} removed, {self.share(source):.1%}, and the limit is {limit:.1%}"
+                f"{removed:,}{of_bytes} removed, {self.share(source):.1%}, and the limit is {limit:.1%}"
             )
         clusters = [cluster for cluster in self.largest_clusters if cluster["source"] in {s for s, _ in too_much}]
         shown = "".join(f" The largest cluster has {c['documents']:,}, for {c['id']}." for c in clusters[:1])

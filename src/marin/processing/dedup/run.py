@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from marin.config import encode
+from marin.io.hashing import sha256_file
 from marin.processing.dedup import bloom, exact, minhash
 from marin.processing.dedup.attributes import (
     SPAN_ATTRIBUTES,
@@ -38,11 +39,13 @@ from marin.processing.dedup.index import INDEX_FILE, Generation, Index, continue
 from marin.processing.dedup.report import Report
 from marin.processing.dedup.sorted_records import count_records, write_array
 from marin.processing.formats.splits import Split
+from marin.processing.kernels.arrow_text import text_buffer
 from marin.processing.kernels.bloom import BloomFilter
-from marin.processing.remove import RemoveMarked, remove_marked
+from marin.processing.remove import remove_marked
 from marin.processing.shards import (
     BadRows,
     begin_work,
+    check_apart,
     document_shards,
     end_work,
     enough_workers,
@@ -71,6 +74,8 @@ def dedup(config: DedupConfig) -> Report:
     method = config.method
     if config.index_path is not None and output.resolve() in Path(config.index_path).resolve().parents:
         raise ValueError(f"the index at {config.index_path} is in the folder that is written to; choose another one")
+    owned = (_ATTRIBUTES, _INDEX, _DOCUMENTS)
+    check_apart(output, shards, owned=owned)
     if isinstance(method, SubstringConfig):
         raise NotImplementedError(
             "removing repeated substrings is not implemented here: it needs a suffix array of the whole corpus. Use "
@@ -79,7 +84,7 @@ def dedup(config: DedupConfig) -> Report:
             "dedup.remove_spans."
         )
     identity = [RECIPE_VERSION, encode(shards), encode(method), config.priority, _read_index(config)]
-    work = begin_work(output, identity, owned=(_ATTRIBUTES, _INDEX))
+    work = begin_work(output, identity, owned=owned)
     if isinstance(method, BloomConfig):
         report = _with_bloom(config, method, shards)
     elif isinstance(method, MinHashConfig):
@@ -95,14 +100,15 @@ def dedup(config: DedupConfig) -> Report:
     return report
 
 
-def _read_index(config: DedupConfig) -> str:
-    """What the index says that the run begins with."""
+def _read_index(config: DedupConfig) -> dict[str, str]:
+    """The index that the run begins with, by the SHA-256 of each of its files; empty where there is none."""
     if config.index_path is None:
-        return ""
+        return {}
     path = Path(config.index_path) / INDEX_FILE
     if not path.is_file():
         raise ValueError(f"no {INDEX_FILE} in {path.parent}: give the index/ folder of an earlier run with this method")
-    return path.read_text(encoding="utf-8")
+    files = sorted(file for file in path.parent.rglob("*") if file.is_file())
+    return {file.relative_to(path.parent).as_posix(): sha256_file(file)[1] for file in files}
 
 
 def _run(
@@ -251,7 +257,9 @@ def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[Split
         batches = []
         for batch in (batch for number in numbers for batch in read_shard(shards[number], bad)):
             found = bloom.look_up(batch, seen, method)
-            counts.append(source_counts(batch.column("source").to_pylist(), found.removed.tolist(), found.spans))
+            _, offsets = text_buffer(batch.column("text"))
+            sources, num_bytes = batch.column("source").to_pylist(), np.diff(offsets).tolist()
+            counts.append(source_counts(sources, num_bytes, found.removed.tolist(), found.spans))
             spans = [[{"start": start, "end": end} for start, end in of_text] for of_text in found.spans]
             columns = [batch.column("id"), found.removed, found.contained, spans]
             arrays = [pa.array(c, f.type) for c, f in zip(columns, SPAN_ATTRIBUTES, strict=True)]
@@ -272,17 +280,14 @@ def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[Split
 
 def _remove(config: DedupConfig, output: Path) -> dict[str, int]:
     has_spans = isinstance(config.method, BloomConfig) or getattr(config.method, "on", None) == "paragraph"
-    remove = RemoveMarked(
-        rule="duplicate",
-        drop_column="dedup.duplicate",
-        spans_column="dedup.remove_spans" if has_spans else None,
-        shown_columns=("dedup.contained",) if has_spans else ("dedup.duplicate_of", "dedup.similarity"),
-    )
     return remove_marked(
         config.input_path,
         output / _ATTRIBUTES,
         output / _DOCUMENTS,
-        remove,
+        rule="duplicate",
+        drop_column="dedup.duplicate",
+        spans_column="dedup.remove_spans" if has_spans else None,
+        shown_columns=("dedup.contained",) if has_spans else ("dedup.duplicate_of", "dedup.similarity"),
         max_bad=config.max_bad,
         num_workers=config.num_workers,
     )

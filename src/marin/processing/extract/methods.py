@@ -22,7 +22,7 @@ OURS_VERSION = 1
 # Likewise of what stands around the libraries of the other methods.
 ADAPTER_VERSION = 1
 # Likewise of the transforms of Wikipedia, ar5iv and StackExchange, which have no other library than the parser.
-TRANSFORM_VERSION = 1
+TRANSFORM_VERSION = 2
 TRANSFORM_LIBRARIES = ("selectolax",)
 
 

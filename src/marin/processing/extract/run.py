@@ -5,7 +5,8 @@ rows that are no page are dropped by a named rule; pages that would take too lon
 """
 
 import glob
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -83,9 +84,12 @@ class ExtractPage:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadPosts:
-    """Shard function: the posts of the dump files that rows name in `path`, in batches of bounded size."""
+    """Shard function: the posts of the dump files that rows name in `path`, in batches of bounded size.
 
-    version: ClassVar[int] = 1
+    Each post has the name of its dump (`dump`), since threads of two sites have the same ids.
+    """
+
+    version: ClassVar[int] = 2
     name: ClassVar[str] = "read posts"
 
     def __call__(self, batches: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
@@ -93,16 +97,16 @@ class ReadPosts:
 
         schema = pa.schema(
             [
-                *(pa.field(name, pa.string()) for name in ("thread", "id", "body", "title", "accepted", "date")),
+                *(pa.field(name, pa.string()) for name in ("dump", "thread", "id", "body", "title", "accepted", "date")),
                 pa.field("is_question", pa.bool_()),
                 pa.field("score", pa.int64()),
                 pa.field("tags", pa.list_(pa.string())),
             ]
         )
         for batch in batches:
-            for path in batch.column("path").to_pylist():
-                for posts in _in_lots(read_posts(path), _POSTS_A_BATCH):
-                    yield pa.RecordBatch.from_pylist(posts, schema=schema)
+            for file in batch.to_pylist():
+                for posts in _in_lots(read_posts(file["path"]), _POSTS_A_BATCH):
+                    yield pa.RecordBatch.from_pylist([{"dump": file["dump"], **post} for post in posts], schema=schema)
 
 
 def extract(config: ExtractConfig) -> "Result":
@@ -132,16 +136,24 @@ def extract_ar5iv(config: Ar5ivConfig) -> "Result":
 
 
 def extract_stackexchange(config: StackExchangeConfig) -> "Result":
-    """Documents of threads."""
+    """Documents of threads. Raises ValueError where `site` is given for several dumps, of which it would be but one's."""
     if config.form != "posts":
         rows = ThreadOfJson if config.form == "api" else ThreadOfPage
         operation = rows(format=config.format, source=config.source)
         return _documents_of_rows(config.input_path, operation, config.output_path, config.reading)
     files = posts_files(config.input_path)
+    if config.site and len(files) > 1:
+        raise ValueError(
+            f"site is {config.site!r}, and {config.input_path} has {len(files)} dumps ({files[0]}, {files[1]}, ...): "
+            "extract each by itself, with its own site, or give no site"
+        )
     # size and time of a file say whether it is the one that was read before
-    items = [{"path": str(file), "size": (stat := file.stat()).st_size, "mtime_ns": stat.st_mtime_ns} for file in files]
+    items = [
+        {"path": str(file), "dump": dump, "size": (stat := file.stat()).st_size, "mtime_ns": stat.st_mtime_ns}
+        for file, dump in zip(files, names_of_dumps(files), strict=True)
+    ]
     posts = Dataset.from_items(items, num_shards=len(items)).map_shard(ReadPosts())
-    threads = posts.group_by("thread", ThreadOfPosts(format=config.format, source=config.source, site=config.site))
+    threads = posts.group_by(("dump", "thread"), ThreadOfPosts(format=config.format, source=config.source, site=config.site))
     return threads.write_parquet(config.output_path).run(
         workers=config.reading.num_workers, max_bad=config.reading.max_bad
     )
@@ -157,6 +169,15 @@ def posts_files(path: str) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"no Posts.xml at {path}: unpack a dump (7z x NAME.7z Posts.xml), and name it here")
     return files
+
+
+def names_of_dumps(files: Sequence[Path]) -> list[str]:
+    """What tells the dumps apart: each file's path below the folder of all, a name Posts.xml left out; "" for one."""
+    if len(files) == 1:
+        return [""]
+    common = os.path.commonpath([file.parent for file in files])
+    paths = [file.relative_to(common) for file in files]
+    return [(path.parent if path.name == "Posts.xml" else path).as_posix() for path in paths]
 
 
 def _documents_of_rows(

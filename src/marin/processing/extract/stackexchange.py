@@ -50,6 +50,7 @@ class Thread:
     tags: tuple[str, ...] = ()
     url: str = ""
     date: str = ""
+    dump: str = ""  # which of several dumps it is from: ids of threads are those of a site
 
 
 def thread_document(thread: Thread, format: ThreadFormat, source: str) -> dict[str, Any] | Dropped:
@@ -83,6 +84,7 @@ def thread_document(thread: Thread, format: ThreadFormat, source: str) -> dict[s
         "score": thread.question.score,
         "num_answers": len(answers),
         "tags": list(thread.tags),
+        "dump": thread.dump,
         "method": f"stackexchange {TRANSFORM_VERSION}",
     }
     return document_row(valid_unicode("\n\n".join(filter(None, parts))), source, metadata)
@@ -232,7 +234,7 @@ def _post_row(element: ElementTree.Element) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class ThreadOfPosts:
-    """Reducer: the posts of one thread to a document, dropped where the question is missing.
+    """Reducer: the posts of one thread, by (dump, thread), to a document, dropped where the question is missing.
 
     `site` (https://physics.stackexchange.com) gives documents their address.
     """
@@ -242,7 +244,7 @@ class ThreadOfPosts:
     source: str = "stackexchange"
     site: str = ""
 
-    def __call__(self, key: str, posts: Iterable[dict[str, Any]]) -> dict[str, Any] | Dropped:
+    def __call__(self, key: tuple[str, str], posts: Iterable[dict[str, Any]]) -> dict[str, Any] | Dropped:
         posts = list(posts)
         asked = next((post for post in posts if post["is_question"]), None)
         if asked is None:  # the question was deleted
@@ -265,6 +267,7 @@ class ThreadOfPosts:
             tags=tuple(asked["tags"]),
             url=f"{self.site}/questions/{asked['id']}" if self.site else "",
             date=asked["date"],
+            dump=key[0],
         )
         return thread_document(thread, self.format, self.source)
 

@@ -1,7 +1,7 @@
 """C4's last filter: texts with a word of a list. The list is yours to bring; C4's was LDNOOBW's."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from marin.processing.filter.filters import Operation
@@ -21,7 +21,7 @@ class BadWordsSignal:
     version: ClassVar[int] = 1
     edits_text: ClassVar[bool] = False
 
-    path: str
+    path: str = field(compare=False)  # the digest says what is in it
     sha256: str
     spaces_between_words: bool
 

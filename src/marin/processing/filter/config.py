@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from marin.processing.filter.filters import Filter
 
 # Part of the identity of both stages: raised when the same input and the same filters would give another output.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,8 @@ class FilterConfig:
     filters: tuple[Filter, ...] = ()
     # Further rules, asked last: expressions over columns, like "gopher.num_words >= 50".
     rules: tuple[str, ...] = ()
-    # Folders of signals of the documents as they are in input_path, made by `measure_signals` or by scoring. Filters
-    # that only look are then not measured again, up to the first one that edits texts.
+    # Folders of signals of the documents as they are in input_path, made by `measure_signals` or by scoring. Up to the
+    # first filter that edits texts, what `measure_signals` measured with the same settings is not measured again.
     attributes: tuple[str, ...] = ()
     # Whether the columns of signals and attributes are written with the documents.
     keep_signals: bool = False

@@ -2,16 +2,20 @@
 
 The order of a chain is kept: a rule sees what the filters before it left, and an edit changes what those behind it see.
 Filters that only look are measured in one pass as early as that allows, since one visit of the text costs the same
-for one signal as for all.
+for one signal as for all. What stands in attributes is not measured again, if it was measured as it would be here.
 """
 
-from collections.abc import Collection, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from marin.processing.attributes import join_attributes
 from marin.processing.filter.apply_rules import ApplyRules
 from marin.processing.filter.config import FilterConfig, SignalsConfig
 from marin.processing.filter.filters import Filter, Operation, merge, name_of
+from marin.processing.filter.measured import forget_measured, made_by, read_measured, write_measured
 from marin.processing.pipeline import BadRow, BatchResult, Dataset
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 # A longer text is a bad row: what is kept of a text while it is measured is some twenty times its size.
 MAX_TEXT_BYTES = 32 << 20
+_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,10 @@ def measure_signals(config: SignalsConfig) -> "Result":
         documents = documents.map_batches(step.operation, name=step.name)
     signals = documents.select(["id", *_added(measures)])
     plan = signals.write_parquet(config.output_path, names="input")
-    return plan.run(workers=config.num_workers, max_bad=config.max_bad)
+    forget_measured(config.output_path)
+    result = plan.run(workers=config.num_workers, max_bad=config.max_bad)
+    write_measured(config.output_path, [step.operation for step in measures])
+    return result
 
 
 def filter_documents(config: FilterConfig) -> "Result":
@@ -89,25 +97,38 @@ def filter_documents(config: FilterConfig) -> "Result":
     Raises ValueError where a rule's column is not there, naming the nearest one.
     """
     documents = Dataset.from_files(config.input_path).map_batches(RefuseLongTexts(), name="length")
-    known: set[str] = set()
+    known: dict[str, Any] = {}
     for path in config.attributes:
-        attributes = Dataset.from_files(path)
-        documents = documents.join(attributes, on="id")
-        known |= _columns(attributes)
+        documents, columns = join_attributes(documents, path)
+        measured = read_measured(path)
+        known |= {name: measured.get(name) for name in columns}
     chain = steps(config.filters, known=known)
+    _tell_of_others(known, chain)
     for step in chain:
         documents = documents.map_batches(step.operation, name=step.name)
     for rule in config.rules:
         documents = documents.filter(rule)
-    added = known - {"id"} | set(_added(chain))
+    added = known.keys() | set(_added(chain))
     if added and not config.keep_signals:
         documents = documents.map_batches(DropColumns(tuple(sorted(added))), name="without signals")
     return documents.write_parquet(config.output_path).run(workers=config.num_workers, max_bad=config.max_bad)
 
 
-def _columns(attributes: Dataset) -> set[str]:
-    """Names of the columns, by the first row."""
-    return {name for row in attributes.take(1) for name in row}
+def _tell_of_others(known: Mapping[str, Any], chain: Sequence["Step"]) -> None:
+    """Say on stderr which columns are measured again, because the attributes have them by other settings or unknown."""
+    others = []
+    for step in chain:
+        if isinstance(step.operation, ApplyRules):
+            continue
+        if step.operation.edits_text:
+            break
+        others += [name for name in step.operation.adds() if name in known]
+    if others:
+        shown = ", ".join(others[:_SHOWN]) + (" ..." if len(others) > _SHOWN else "")
+        print(
+            f"filter: measured again, since the attributes have them by other settings or do not say how: {shown}",
+            file=sys.stderr,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,18 +139,19 @@ class Step:
     operation: Operation | ApplyRules
 
 
-def steps(filters: Sequence[Filter], *, known: Collection[str] = ()) -> list[Step]:
+def steps(filters: Sequence[Filter], *, known: Mapping[str, Any] = MappingProxyType({})) -> list[Step]:
     """What a chain does, in order: measures, edits, and the rules of each filter.
 
-    Before the first edit, what adds known columns alone is left out.
+    `known` has the columns that are there, with what made them (`made_by`). Before the first edit, an operation is left
+    out whose columns are there as it would make them.
     """
     found: list[Step] = []
     last: int | None = None  # the measure or edit in `found` that came last
     for each in filters:
         for operation in each.operations():
             if operation.edits_text:
-                known = ()
-            elif known and set(operation.adds()) <= set(known):
+                known = {}
+            elif known and all(known.get(name) == made_by(operation, name) for name in operation.adds()):
                 continue
             together = None if last is None else merge(found[last].operation, operation)
             if last is not None and together is not None:

@@ -39,6 +39,10 @@ class TextSignals:
             return None
         return replace(self, groups=tuple(dict.fromkeys((*self.groups, *other.groups))))
 
+    def of_column(self, column: str) -> "TextSignals":
+        """What measures this column alone."""
+        return replace(self, groups=(column.partition(".")[0],))
+
     def adds(self) -> tuple[str, ...]:
         from marin.processing.kernels.text_signals import SIGNALS
 

@@ -8,7 +8,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -19,6 +19,7 @@ from marin.processing.filter.rules import Rule, bounded
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_SCHEME = re.compile(r"^(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
 _NOT_ALPHANUMERIC = re.compile(r"[^a-z0-9]+")
 _KINDS = ("domains", "urls", "words", "soft_words", "substrings")
 
@@ -27,12 +28,17 @@ _KINDS = ("domains", "urls", "words", "soft_words", "substrings")
 class UrlSignals:
     """Adds `url.num_...`: how many entries of each list apply to the address, and whether there is none."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     edits_text: ClassVar[bool] = False
 
     # (kind, path, SHA-256) of each list.
     lists: tuple[tuple[str, str, str], ...]
     allow_missing: bool
+
+    def of_column(self, column: str) -> "UrlSignals":
+        """What measures this column alone: that of a list depends on no other list."""
+        kind = column.removeprefix("url.num_")
+        return replace(self, lists=tuple(listed for listed in self.lists if listed[0] == kind))
 
     def adds(self) -> tuple[str, ...]:
         return tuple(f"url.num_{kind}" for kind in (*_KINDS, "missing"))
@@ -62,7 +68,7 @@ class UrlSignals:
 class UrlLists:
     """Documents whose address is on none of the lists. Each list is a file of entries, one a line, or None."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     # Domains: `example.com` is also `www.example.com`.
     domains: str | None = None
@@ -107,7 +113,12 @@ class UrlLists:
 
 @functools.cache
 def prepared(kind: str, listed: frozenset[str]) -> frozenset[str]:
-    """The entries of a list as `matches` compares them."""
+    """The entries of a list as `matches` compares them. ValueError for an address among domains."""
+    if kind == "domains":
+        addresses = sorted(entry for entry in listed if "/" in _SCHEME.sub("", entry).rstrip("/"))
+        if addresses:
+            raise ValueError(f"{addresses[0]!r} is an address, and would block no domain: list it under urls")
+        return frozenset((domains_of(entry.lstrip(".")) or [entry])[0] for entry in listed)
     if kind == "urls":
         return frozenset(map(bare, listed))
     return frozenset(_NOT_ALPHANUMERIC.sub("", entry) for entry in listed) if kind == "substrings" else listed
@@ -142,7 +153,7 @@ def domains_of(url: str) -> list[str]:
 
 def bare(url: str) -> str:
     """An address without scheme, `www.` and a slash at the end."""
-    return url.partition("://")[2].removeprefix("www.").rstrip("/") if "://" in url else url.rstrip("/")
+    return _SCHEME.sub("", url).removeprefix("www.").rstrip("/")
 
 
 def _urls(batch: "pa.RecordBatch") -> list[str | None]:

@@ -86,6 +86,7 @@ def default_tokenize(
             max_bad=max_bad,
             check_round_trip=check_round_trip,
             num_workers=num_workers,
+            format=format,
             text_column=text_column,
             chat=chat,
         ),

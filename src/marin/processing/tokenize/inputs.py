@@ -5,7 +5,7 @@ shard is made again exactly when its text has changed. The price is that every b
 """
 
 import hashlib
-import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,13 @@ def is_whole(split: Split) -> bool:
 
 
 def identity_of_split(split: Split) -> dict[str, Any]:
-    """What a shard's manifest says of its input: where it is, and the size and sha256 of its bytes."""
+    """What a shard's manifest says of its input: where it is, how it is read, and the size and sha256 of its bytes."""
     digest, size = hashlib.sha256(), 0
     for chunk in _bytes_of(split):
         digest.update(chunk)
         size += len(chunk)
     part = {} if is_whole(split) else {"start": split.start, "end": split.end}
-    return {"path": split.label, **part, "size": size, "sha256": digest.hexdigest()}
+    return {"path": split.label, "format": split.format, **part, "size": size, "sha256": digest.hexdigest()}
 
 
 def _bytes_of(split: Split) -> Iterator[bytes | memoryview]:
@@ -112,5 +112,5 @@ def _arrow_bytes(split: Split) -> Iterator[memoryview]:
 
 def stored_bytes(splits: list[Split]) -> list[int]:
     """About how many bytes of its file each split has: an even share."""
-    parts = [split.path for split in splits]
-    return [os.path.getsize(split.path) // parts.count(split.path) for split in splits]
+    num_parts = Counter(split.path for split in splits)
+    return [split.size // num_parts[split.path] for split in splits]

@@ -245,7 +245,7 @@ class _BadRows:
 
     def of_file(self, record: "BadRecord") -> None:
         self.num_of_file += 1
-        line = int(record.position.rpartition(":")[2])
+        line = int(record.position.removeprefix(self._label).removeprefix(":") or 1)  # a whole file is its only row
         self.rows.append({"file": self._label, "line": line, "reason": record.reason, "text": record.text})
 
     def of_kind(self, line: int, reason: str, beginning: str) -> None:
