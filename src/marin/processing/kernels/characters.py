@@ -53,28 +53,30 @@ def code_points(ranges: str) -> list[int]:
     return found
 
 
-def _is_word_character(character: str) -> bool:
-    return character.isalnum() or unicodedata.category(character) in ("Mn", "Mc", "Me", "Pc")
-
-
-_OF_STR = {
-    SPACE: str.isspace,
-    ALPHA: str.isalpha,
-    UPPER: str.isupper,
-    LOWER: str.islower,
-    DIGIT: str.isdigit,
-    DECIMAL: str.isdecimal,
-    WORD: _is_word_character,
+_OF_STR = {  # numpy's are those of str, for all code points at once
+    SPACE: np.strings.isspace,
+    ALPHA: np.strings.isalpha,
+    UPPER: np.strings.isupper,
+    LOWER: np.strings.islower,
+    DIGIT: np.strings.isdigit,
+    DECIMAL: np.strings.isdecimal,
+    WORD: np.strings.isalnum,
 }
+# Marks and connectors are among these: the others are ideographs, unassigned or private.
+_MARKED = (range(0x20000), range(0xE0000, 0xE1000))
 
 
 @functools.cache
 def character_classes() -> NDArray[np.uint16]:
     """The table (0x110000,): code point -> its classes, as bits."""
-    characters = [chr(point) for point in range(sys.maxunicode + 1)]
+    characters = np.arange(sys.maxunicode + 1, dtype=np.uint32).view("<U1")
     table = np.zeros(len(characters), np.uint16)
     for bit, belongs in _OF_STR.items():
-        table[np.fromiter(map(belongs, characters), bool, len(characters))] |= bit
+        table[belongs(characters)] |= bit
+    for block in _MARKED:
+        others = block.start + np.flatnonzero(table[block.start : block.stop] & WORD == 0)
+        marks = [point for point in others.tolist() if unicodedata.category(chr(point)) in ("Mn", "Mc", "Me", "Pc")]
+        table[marks] |= WORD
     table[[ord(character) for character in LINE_ENDS]] |= LINE_END
     table[code_points(_TERMINALS)] |= TERMINAL | SYMBOL
     table[code_points(_OTHER_SYMBOLS)] |= SYMBOL

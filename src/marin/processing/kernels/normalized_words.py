@@ -37,6 +37,7 @@ _CODE_POINT = 0x1FFFFF
 _NUM_CODE_POINTS = sys.maxunicode + 1
 # The others are unassigned or private: no letters, and no step changes them.
 _LOOKED_AT = (range(0x33480), range(0xE0000, 0xE1000))
+_ROW = 64  # of them that are looked at together; it divides the blocks
 _WITHOUT_SPACES = (
     range(0x0E00, 0x0F00),  # Thai, Lao
     range(0x1000, 0x10A0),  # Myanmar
@@ -118,9 +119,14 @@ def _tables() -> _Tables:
     table = np.arange(_NUM_CODE_POINTS, dtype=np.uint32)
     expansions: list[int] = []
     for block in _LOOKED_AT:
-        for code_point in block:
-            if not 0xD800 <= code_point < 0xE000:
-                table[code_point] = _entry(chr(code_point), expansions)
+        for start in range(block.start, block.stop, _ROW):
+            row = "".join(map(chr, range(start, start + _ROW)))
+            if row.isalpha() and row == row.lower() == unicodedata.normalize("NFD", row):  # most: no step changes them
+                table[start : start + _ROW] |= _LETTER
+                continue
+            for character in row:
+                if unicodedata.category(character) not in ("Cn", "Co", "Cs"):
+                    table[ord(character)] = _entry(character, expansions)
     for block in _WITHOUT_SPACES:
         part = table[block.start : block.stop]
         part[part < _SEVERAL] |= _ALONE
