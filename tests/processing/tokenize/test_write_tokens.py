@@ -13,6 +13,7 @@ from marin.data.store import BYTE_LENGTHS, LEDGER, TokenStore
 from marin.processing.pipeline import Dataset
 from marin.processing.tokenize.config import TokenizeConfig
 from marin.processing.tokenize.tokenize import tokenize
+from marin.processing.tokenize.tokenizer import load_tokenizer
 from marin.testing.tiny import tiny_documents, write_byte_tokenizer, write_documents
 
 
@@ -122,6 +123,22 @@ def test_shards_of_files_that_are_gone_leave_the_store(documents: Path, tmp_path
     (documents / "a.jsonl.gz").unlink()
     plan.run(workers=0, max_bad=0.5)
     assert len(list(out.glob("shard-*"))) == len(TokenStore.open(out, verify=True).shards) == num_shards - 1
+
+
+def test_another_tokenizer_in_the_same_folder_makes_another_store(documents: Path, tmp_path: Path):
+    folder, out = write_byte_tokenizer(tmp_path / "tokenizer"), tmp_path / "store"
+    data = Dataset.from_files(documents)
+    old = data.write_tokens(out, tokenizer=folder)
+    old.run(workers=0, max_bad=0.5)
+    made = len(attempts(out))
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        path = folder / file
+        path.write_text(path.read_text().replace("<|endoftext|>", "<|end|>"))
+    data.write_tokens(out, tokenizer=folder).run(workers=0, max_bad=0.5)
+    assert len(attempts(out)) == 2 * made
+    assert TokenStore.open(out, verify=True).tokenizer_digest == load_tokenizer(folder).digest
+    with pytest.raises(RuntimeError, match="the tokenizer has changed since the plan was made"):
+        old.run(workers=0, max_bad=0.5)
 
 
 def fail_on_x(row: dict[str, Any]) -> dict[str, Any]:

@@ -98,12 +98,7 @@ class TokenSink:
         )
 
     def _tokenizer(self) -> "Tokenizer":
-        tokenizer = _loaded(self.tokenizer)
-        if tokenizer.digest != self.digest:
-            raise ValueError(
-                f"{self.tokenizer}: the tokenizer has changed since the plan was made; make the plan again"
-            )
-        return tokenizer
+        return _loaded(self.tokenizer, self.digest)
 
 
 def token_sink(tokenizer: str, *, encoder: str, check_round_trip: bool) -> TokenSink:
@@ -123,11 +118,14 @@ def token_sink(tokenizer: str, *, encoder: str, check_round_trip: bool) -> Token
 
 
 @lru_cache(maxsize=1)
-def _loaded(folder: str) -> "Tokenizer":
-    """A tokenizer, kept for all shards that a process makes."""
+def _loaded(folder: str, digest: str) -> "Tokenizer":
+    """A tokenizer, kept for all shards that a process makes. ValueError where it is not the one of the plan."""
     from marin.processing.tokenize.tokenizer import load_tokenizer
 
-    return load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.digest != digest:
+        raise ValueError(f"{folder}: the tokenizer has changed since the plan was made; make the plan again")
+    return tokenizer
 
 
 def _none_is_bad(line: int, reason: str, beginning: str) -> None:
