@@ -26,15 +26,17 @@ import sys, time
 from marin.processing.pipeline import Dataset, Dropped
 from marin.processing.pipeline.reducers import KeepFirst
 
-pause_s = [float(sys.argv[3])]
+pause_s = float(sys.argv[3])
 
 def slowly(row):
-    time.sleep(pause_s[0])
+    time.sleep(pause_s)
     if row["n"] % 10 == 3:
         return Dropped("three")
     if row["n"] % 10 == 4:
         raise ValueError("four: bad")
     return {**row, "n": row["n"] * 2}
+
+slowly.version = 1  # the pause makes it no other function
 
 plan = Dataset.from_files(sys.argv[1], split_bytes=1000).map(slowly).group_by("key", KeepFirst(), num_shards=3)
 plan.map(slowly, name="again").write_parquet(sys.argv[2]).run(workers=2, max_bad=1, retries=50)

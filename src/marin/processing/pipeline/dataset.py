@@ -8,7 +8,7 @@ expressions likewise.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from marin.processing.pipeline.expressions import Expression, parse
 from marin.processing.pipeline.operations import (
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from marin.processing.pipeline.run import Result
 
 SPLIT_BYTES = 128 << 20
+# How shards are called, and which there are: "part" packs small files, "input" has one shard a file of its name, and
+# "shard" one a part of a file, as token stores do.
+Names: TypeAlias = Literal["part", "input", "shard"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ class Target:
 
     path: str
     sink: Sink
-    names: Literal["part", "input"]
+    names: Names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,6 +299,25 @@ class Dataset:
         """Write JSON lines, compressed with zstd or gzip (several times slower) in blocks that can be found again."""
         return self._to(path, FileSink(format=f"jsonl.{compression}" if compression else "jsonl"), names)
 
+    def write_tokens(
+        self,
+        path: str | PathLike[str],
+        *,
+        tokenizer: str | PathLike[str],
+        encoder: Literal["auto", "tokenizers", "gigatoken"] = "auto",
+        check_round_trip: bool = True,
+    ) -> "Dataset":
+        """Write a token store, as `tokenize` makes it: of the same files the same shards, byte for byte.
+
+        Rows are documents (columns `id`, `text` and, if there is one, `source`); those without text are dropped as
+        "empty". `tokenizer` is its folder, loaded here and again by the workers. The run raises ValueError where no
+        document is left, and fails a shard whose first texts do not come back from their tokens (`check_round_trip`).
+        """
+        from marin.processing.tokenize.sink import OnlyDocuments, token_sink
+
+        sink = token_sink(fspath(tokenizer), encoder=encoder, check_round_trip=check_round_trip)
+        return self.map_batches(OnlyDocuments(), name="documents")._to(path, sink, "shard")
+
     def write(self, path: str | PathLike[str], sink: Sink, *, names: Literal["part", "input"] = "part") -> "Dataset":
         """Write each shard with a sink of one's own."""
         return self._to(path, sink, names)
@@ -330,9 +352,9 @@ class Dataset:
             parts.append(replace(part, operations=(*part.operations, named)))
         return replace(self, parts=tuple(parts))
 
-    def _to(self, path: str | PathLike[str], sink: Sink, names: Literal["part", "input"]) -> "Dataset":
+    def _to(self, path: str | PathLike[str], sink: Sink, names: Names) -> "Dataset":
         self._check_open("write")
-        if names not in ("part", "input"):
+        if names not in ("part", "input", "shard"):
             raise ValueError(f"names is {names!r}; 'part' or 'input' is expected")
         return replace(self, target=Target(path=fspath(path), sink=sink, names=names))
 

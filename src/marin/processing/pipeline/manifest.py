@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from marin.io.atomic import make_folder, write_text
-from marin.io.hashing import sha256_file
 from marin.processing.formats.finished import DONE_FOLDER
 from marin.processing.pipeline import counts as counting
 from marin.processing.pipeline.counts import Counts
+from marin.processing.pipeline.sinks import sha256_of_output, size_of_output
 
 FORMAT_VERSION = 1
 BAD_FOLDER = "_bad"
@@ -35,7 +35,7 @@ class Manifest:
     key: str
     inputs: list[dict[str, Any]]
     operations: list[Counts]  # the first is the reading
-    output: dict[str, Any]  # path below the output folder, rows, bytes, sha256, columns
+    output: dict[str, Any]  # path below the output folder, rows, bytes, sha256, columns, details
     timing: dict[str, Any]  # cpu_s, by operation too, and host: what depends on the machine
 
     @property
@@ -90,8 +90,8 @@ def is_done(root: str, manifest: Manifest | None, key: str, *, verify: bool = Fa
         return False
     path = os.path.join(root, manifest.output["path"])
     try:
-        if os.path.getsize(path) != manifest.output["bytes"]:
+        if size_of_output(path) != manifest.output["bytes"]:
             return False
-        return not verify or sha256_file(path)[1] == manifest.output["sha256"]
+        return not verify or sha256_of_output(path) == manifest.output["sha256"]
     except OSError:
         return False

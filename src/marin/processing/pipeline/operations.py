@@ -35,7 +35,10 @@ class FlatMapRows:
 
 @dataclass(frozen=True, kw_only=True)
 class MapBatches:
-    """A function of a record batch. `expanding`: it may return more rows than it got."""
+    """A function of a record batch. `expanding`: it may return more rows than it got.
+
+    A function with an attribute `columns_read` looks at these columns alone, and returns none of the others.
+    """
 
     version: ClassVar[int] = 1
     name: str
@@ -113,7 +116,7 @@ Operation: TypeAlias = (
 def columns_needed(operations: tuple[Operation, ...]) -> tuple[str, ...] | None:
     """The columns that must be read from files for these operations, None where all must.
 
-    What a function looks at cannot be told, so only what comes before the first function counts.
+    What a function looks at cannot be told unless it says so, so only what comes before the first function counts.
     """
     needed: dict[str, None] = {}
     made: set[str] = set()
@@ -124,6 +127,9 @@ def columns_needed(operations: tuple[Operation, ...]) -> tuple[str, ...] | None:
             looked_at = tuple(name for _, expression in operation.columns for name in expression.columns())
         elif isinstance(operation, SampleRows):
             looked_at = (operation.on,)
+        elif isinstance(operation, MapBatches) and hasattr(operation.function, "columns_read"):
+            needed.update((name, None) for name in operation.function.columns_read if name not in made)
+            return tuple(needed)
         elif isinstance(operation, Select):
             needed.update((name, None) for name in operation.columns if name not in made)
             return tuple(needed)

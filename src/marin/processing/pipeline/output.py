@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -38,11 +39,12 @@ def locked(root: str) -> Iterator[None]:
 
 
 def remove_leftovers(root: str) -> None:
-    """Remove the temporary files of workers that were killed. Nobody may be writing."""
-    for path in _files(root):
-        if _LEFTOVER.search(path):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+    """Remove the temporary files and folders of workers that were killed. Nobody may be writing."""
+    for folder, folders, names in os.walk(root):
+        for name in (*folders, *names):
+            if _LEFTOVER.search(name):
+                _remove(os.path.join(folder, name))
+        folders[:] = [name for name in folders if not _LEFTOVER.search(name)]
 
 
 def prepare(root: str, stages: Sequence["Planned"]) -> None:
@@ -59,8 +61,7 @@ def prepare(root: str, stages: Sequence["Planned"]) -> None:
             continue  # a changed key is seen when the shard is asked for
         path = None if manifest is None else manifest.output["path"]
         if path is not None and path not in outputs:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(root, path))
+            _remove(os.path.join(root, path))
             removed += 1
         for file in (manifest_path(root, stage, shard), bad_path(root, stage, shard)):
             with contextlib.suppress(FileNotFoundError):
@@ -71,7 +72,8 @@ def prepare(root: str, stages: Sequence["Planned"]) -> None:
     strangers = []
     for path in _files(root):
         name = os.path.relpath(path, root)
-        if name.endswith(tuple(ENDINGS.values())) and name not in outputs and not _is_ours(name):
+        is_data = name.endswith(tuple(ENDINGS.values()))
+        if is_data and name not in outputs and os.path.dirname(name) not in outputs and not _is_ours(name):
             strangers.append(name)
     if strangers:
         shown = ", ".join(sorted(strangers)[:_SHOWN])
@@ -86,6 +88,15 @@ def unfinish(root: str) -> None:
     for name in (FUNNEL, TIMING):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(root, name))
+
+
+def _remove(path: str) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _is_ours(name: str) -> bool:

@@ -11,7 +11,7 @@ from itertools import groupby
 from marin.processing.formats.splits import Split, plan_splits
 from marin.processing.pipeline.aligned import by_files, files_of, stem
 from marin.processing.pipeline.columns import casts_of
-from marin.processing.pipeline.dataset import Dataset, FilesInput, GroupInput, ItemsInput, JoinInput, Part
+from marin.processing.pipeline.dataset import Dataset, FilesInput, GroupInput, ItemsInput, JoinInput, Names, Part
 from marin.processing.pipeline.identity import digest_of, identity_of
 from marin.processing.pipeline.join import Chained, Joined, PartOfFile
 from marin.processing.pipeline.manifest import WORK_FOLDER
@@ -53,7 +53,7 @@ def plan(dataset: Dataset) -> list[Planned]:
     if target is None:
         raise ValueError("the plan does not say where the rows go: end it with write_parquet(folder) or write_jsonl")
     planner = _Planner(target.path)
-    planner.add(dataset, "write", target.sink, folder="", by_file=target.names == "input", feeds=None)
+    planner.add(dataset, "write", target.sink, folder="", names=target.names, feeds=None)
     return planner.stages
 
 
@@ -62,7 +62,7 @@ def shards_of(dataset: Dataset) -> Iterator[tuple[Part, Source, tuple[Chained, .
     dataset = by_files(dataset)
     planner = _Planner(None)
     for number, part in enumerate(dataset.parts):
-        for shard in planner.shards(part, number, by_file=False, stage=""):
+        for shard in planner.shards(part, number, names="part", stage=""):
             yield part, shard.source, shard.attached
 
 
@@ -74,7 +74,7 @@ class _Planner:
         self.stages: list[Planned] = []
 
     def add(
-        self, dataset: Dataset, kind: str, sink: Sink, *, folder: str | None, by_file: bool, feeds: str | None
+        self, dataset: Dataset, kind: str, sink: Sink, *, folder: str | None, names: Names, feeds: str | None
     ) -> Planned:
         """Plan the stage that carries out a data set, after those that it needs."""
         assert self._root is not None
@@ -83,7 +83,7 @@ class _Planner:
         shards = [
             shard
             for number, part in enumerate(dataset.parts)
-            for shard in self.shards(part, number, by_file=by_file, stage=name)
+            for shard in self.shards(part, number, names=names, stage=name)
         ]
         stage = Stage(
             name=name,
@@ -100,19 +100,19 @@ class _Planner:
                 source_name=shard.source_name,
                 attached=shard.attached,
             )
-            for task_name, shard in zip(_names(shards, by_file=by_file), shards, strict=True)
+            for task_name, shard in zip(_names(shards, names), shards, strict=True)
         ]
         planned = Planned(stage=stage, tasks=_keyed(stage, tasks), feeds=feeds)
         self.stages.append(planned)
         return planned
 
-    def shards(self, part: Part, number: int, *, by_file: bool, stage: str) -> list[_Shard]:
+    def shards(self, part: Part, number: int, *, names: Names, stage: str) -> list[_Shard]:
         """The shards of one part of a data set."""
         given = part.input
         if isinstance(given, ItemsInput):
             return [_Shard(part=number, source=source) for source in _item_shards(given)]
         if isinstance(given, FilesInput):
-            return _file_shards(part, given, number, by_file=by_file, root=self._root)
+            return _file_shards(part, given, number, names=names, root=self._root)
         if self._root is None:
             raise ValueError(
                 f"{given.name}: a group or join puts rows on the disk on their way, so it cannot be iterated: end the "
@@ -154,7 +154,7 @@ class _Planner:
     ) -> list[Spills]:
         """The partitions of a data set, which another stage writes."""
         sink = SpillSink(keys=keys, order_by=order_by, num_partitions=size)
-        planned = self.add(dataset, kind, sink, folder=None, by_file=False, feeds=feeds)
+        planned = self.add(dataset, kind, sink, folder=None, names="part", feeds=feeds)
         assert self._root is not None
         return [
             Spills(
@@ -188,8 +188,8 @@ def _item_shards(items: ItemsInput) -> Iterator[Items]:
         yield Items(first=shard * size, rows=items.rows[shard * size : (shard + 1) * size])
 
 
-def _file_shards(part: Part, files: FilesInput, number: int, *, by_file: bool, root: str | None) -> list[_Shard]:
-    """Shards of files: large ones split, small ones packed, or with `by_file` one a file.
+def _file_shards(part: Part, files: FilesInput, number: int, *, names: Names, root: str | None) -> list[_Shard]:
+    """Shards of files: large ones split, small ones packed; named by the input one a file, of a whole none packed.
 
     Where other files are attached by name, a shard is of one file. `root` is the output folder, which cannot be read.
     """
@@ -199,10 +199,12 @@ def _file_shards(part: Part, files: FilesInput, number: int, *, by_file: bool, r
     columns = columns_needed(part.operations)
     columns = files.columns if columns is None else columns
     casts = casts_of(splits, columns)
-    if by_file:
+    if names == "input":
         groups = [list(group) for _, group in groupby(splits, lambda split: split.label)]
+    elif names == "shard" or part.others:
+        groups = [[split] for split in splits]
     else:
-        groups = [[split] for split in splits] if part.others else _packed(splits)
+        groups = _packed(splits)
     attached = _attachments(part, root)
     last = {split.label: split for split in splits}
     shards = []
@@ -231,7 +233,7 @@ def _attachments(part: Part, root: str | None) -> list[dict[str, Chained]]:
         assert isinstance(right.input, FilesInput)
         files = right.input if right.operations or wanted is None else replace(right.input, columns=wanted)
         sources: dict[str, Chained] = {}
-        for shard in _file_shards(replace(right, input=files), files, 0, by_file=True, root=root):
+        for shard in _file_shards(replace(right, input=files), files, 0, names="input", root=root):
             sources[stem(shard.label)] = Chained(source=shard.source, operations=right.operations)
         found.append(sources)
     return found
@@ -266,9 +268,11 @@ def _num_partitions(datasets: list[Dataset]) -> int:
     return max(1, -(-size // PARTITION_BYTES))
 
 
-def _names(shards: list[_Shard], *, by_file: bool) -> list[str]:
-    if not by_file:
+def _names(shards: list[_Shard], by: Names) -> list[str]:
+    if by == "part":
         return [f"part-{number:05d}-of-{len(shards):05d}" for number in range(len(shards))]
+    if by == "shard":
+        return [f"shard-{number:05d}" for number in range(len(shards))]
     names: dict[str, str] = {}
     for shard in shards:
         if not shard.label:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from marin.io.atomic import write_text
+from marin.processing.formats.finished import FUNNEL
 from marin.processing.pipeline import counts as counting
 from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.manifest import BAD_FOLDER, Manifest
-from marin.processing.pipeline.output import FUNNEL, TIMING
+from marin.processing.pipeline.output import TIMING
+from marin.processing.pipeline.sinks import WholeSink
 
 if TYPE_CHECKING:
     from marin.processing.pipeline.planning import Planned
@@ -53,6 +55,9 @@ def conclude(root: str, stages: Sequence["Planned"], manifests: Sequence[Sequenc
     counters = _counters(sections, manifests)
     result = Result(path=root, files=[one.output["path"] for one in manifests[-1]], funnel=funnel, counters=counters)
     _check_bad(root, result, max_bad)
+    sink = stages[-1].stage.sink
+    if isinstance(sink, WholeSink):
+        sink.finish(root, [one.output["details"] for one in manifests[-1]])
     _write(root, result, sections, manifests)
     return result
 

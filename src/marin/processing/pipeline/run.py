@@ -32,6 +32,7 @@ from marin.processing.pipeline.pool import Events, run_in_processes
 from marin.processing.pipeline.progress import Progress
 from marin.processing.pipeline.result import Result, conclude
 from marin.processing.pipeline.rows import to_rows
+from marin.processing.pipeline.sinks import WholeSink
 from marin.processing.pipeline.stage import Watchers, run_task
 from marin.processing.pipeline.worker import reason_of
 
@@ -78,6 +79,9 @@ def run(
         needed = _needed(stages, verify)
         if needed:
             unfinish(root)
+            sink = stages[-1].stage.sink
+            if isinstance(sink, WholeSink):
+                sink.begin(root)
         for planned in needed:
             pending = [task for task in planned.tasks if not _is_done(planned, task.name, task.key, verify)]
             said.begin(planned, pending)

@@ -1,11 +1,16 @@
-"""Where the rows of a shard go. A sink says what it is, and opens a writer for one shard.
+"""Where the rows of a shard go. A sink says what it is, and writes one shard, as a file or a folder of files.
 
-A new kind of output (a token store, say) is a frozen dataclass with these three members.
+A new kind of output is a frozen dataclass with the members of `Sink`. One whose shards are parts of a whole, which
+somebody must put together at the end, has those of `WholeSink`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from marin.io.hashing import sha256_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,9 +29,10 @@ class Written:
     """What a sink made of the rows of a shard."""
 
     rows: int
-    bytes: int
-    sha256: str
+    bytes: int  # of a folder: of all its files
+    sha256: str  # of a folder: `sha256_of_files`
     columns: dict[str, str]  # name -> type, as text
+    details: dict[str, Any] = field(default_factory=dict)  # what a WholeSink needs to know at the end, as JSON
 
 
 class Sink(Protocol):
@@ -43,6 +49,39 @@ class Sink(Protocol):
         `schema` is that of all batches where it is known already. Raises SchemaWidened where it turns out too late.
         """
         ...
+
+
+@runtime_checkable
+class WholeSink(Sink, Protocol):
+    """A sink whose shards make up one thing."""
+
+    def begin(self, root: str) -> None:
+        """Take away what says that the whole is complete; shards will be made."""
+        ...
+
+    def finish(self, root: str, details: Sequence[Mapping[str, Any]]) -> None:
+        """Complete the whole; `details` are those of all shards, in order. Called again, it writes the same."""
+        ...
+
+
+def size_of_output(path: str) -> int:
+    """Bytes of a file, or of all files of a folder. OSError where there is none."""
+    if os.path.isdir(path):
+        return sum(entry.stat().st_size for entry in os.scandir(path))
+    return os.path.getsize(path)
+
+
+def sha256_of_output(path: str) -> str:
+    """Of a file, or of all files of a folder. OSError where there is none."""
+    if os.path.isdir(path):
+        return sha256_of_files({entry.name: sha256_file(entry.path)[1] for entry in os.scandir(path)})
+    return sha256_file(path)[1]
+
+
+def sha256_of_files(digests: Mapping[str, str]) -> str:
+    """Of a folder whose files, by their names, have these."""
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

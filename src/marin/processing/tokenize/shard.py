@@ -4,13 +4,14 @@ A shard is made in a temporary folder and renamed when complete, with a manifest
 made. Rows = documents + empty + bad is checked; bad rows are kept beside the store with where they are and why.
 """
 
+import contextlib
 import itertools
 import json
 import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,8 @@ from marin.processing.tokenize.rows import EncodedBatch, RowBatch, Rows, TextRow
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from marin.processing.formats.record import BadRecord
     from marin.processing.pipeline.stage import Watchers
 
@@ -137,23 +140,33 @@ def tokenize_shard(job: ShardJob, tokenizer: Tokenizer, report: Report) -> str |
     Raises OSError with the shard's path where the disk is full.
     """
     output = Path(job.output_path)
-    temporary = output / f"{TEMPORARY}{job.name}-{os.urandom(4).hex()}"
+    with publishing(output / job.name) as folder:
+        return _write_shard(job, tokenizer, report, folder)
+
+
+@contextlib.contextmanager
+def publishing(final: Path) -> Iterator[Path]:
+    """A temporary folder beside `final`, which takes its name once all its files are on the disk; or leaves nothing.
+
+    Raises OSError with the path `final` where the disk is full.
+    """
+    temporary = final.parent / f"{TEMPORARY}{final.name}.{os.urandom(6).hex()}.tmp"
     temporary.mkdir()
     try:
-        shard, reason = _write_shard(job, tokenizer, report, temporary)
-        for name in (*shard.files.values(), MANIFEST):
-            _fsync(temporary / name)
+        yield temporary
+        for file in sorted(temporary.iterdir()):
+            _fsync(file)
         fsync_directory(temporary)
-        _publish(temporary, output / job.name)
+        if final.exists():  # an outdated one
+            shutil.rmtree(final)
+        temporary.rename(final)
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise
-        # a failed write does not know its file
-        raise OSError(error.errno, os.strerror(error.errno), str(output / job.name)) from error
+        raise OSError(error.errno, os.strerror(error.errno), str(final)) from error  # a failed write knows no file
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    fsync_directory(output)
-    return reason
+    fsync_directory(final.parent)
 
 
 def _kind_of_rows(job: ShardJob, tokenizer: Tokenizer) -> Rows:
@@ -164,17 +177,13 @@ def _kind_of_rows(job: ShardJob, tokenizer: Tokenizer) -> Rows:
     return ChatRows(ChatTemplate(job.chat, tokenizer))
 
 
-def _write_shard(job: ShardJob, tokenizer: Tokenizer, report: Report, folder: Path) -> tuple[ShardInfo, str | None]:
+def _write_shard(job: ShardJob, tokenizer: Tokenizer, report: Report, folder: Path) -> str | None:
     """Write the shard's files and its manifest into `folder`, and its bad rows into the quarantine."""
     from marin.processing.formats.reading import read_split
 
     kind = _kind_of_rows(job, tokenizer)
     bad = _BadRows(job.split.label)
     source = identity_of_split(job.split)
-    rows = empty = 0
-    encoder: Encoder | None = None
-    reason: str | None = None
-    check = _RoundTripCheck(tokenizer, ROUND_TRIP_DOCUMENTS if job.check_round_trip else 0)
     batches = read_split(
         job.split,
         columns=kind.columns(column_names(job.split)),
@@ -182,33 +191,18 @@ def _write_shard(job: ShardJob, tokenizer: Tokenizer, report: Report, folder: Pa
         batch_bytes=BATCH_BYTES,
         on_bad=bad.of_file,
     )
-    with ShardWriter(
+    shard, rows, empty, reason = write_rows(
+        batches,
+        kind,
+        tokenizer,
         folder,
         name=job.name,
-        vocab_size=tokenizer.vocab_size,
-        eos_id=tokenizer.eos_id,
+        encoder=job.encoder,
+        check_round_trip=job.check_round_trip,
+        report=report,
+        on_bad=bad.of_kind,
         has_loss_mask=job.chat is not None,
-    ) as writer:
-        for batch in batches:
-            rows += batch.num_rows
-            picked = kind.pick(batch, bad.of_kind)
-            empty += picked.num_empty
-            if not picked.document_ids:
-                continue
-            if encoder is None:
-                encoder, reason = _encoder(job, tokenizer, picked.sample())
-            encoded = picked.encode(encoder)
-            check(picked, encoded)
-            writer.add_batch(
-                encoded.ids,
-                encoded.offsets,
-                document_ids=picked.document_ids,
-                sources=picked.sources,
-                num_bytes=encoded.num_bytes,
-                loss_masks=encoded.loss_masks,
-            )
-            report(sum(encoded.num_bytes))
-        shard = writer.close()
+    )
     counts = ShardCounts(
         rows=rows + bad.num_of_file,
         documents=shard.num_documents,
@@ -221,15 +215,62 @@ def _write_shard(job: ShardJob, tokenizer: Tokenizer, report: Report, folder: Pa
     manifest = {"recipe": job.recipe, "input": source, "counts": asdict(counts), "shard": shard.to_json()}
     bad.write(Path(job.output_path) / BAD_FOLDER / f"{job.name}.jsonl")
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return shard, reason
+    return reason
 
 
-def _encoder(job: ShardJob, tokenizer: Tokenizer, sample: Utf8Texts) -> tuple[Encoder, str | None]:
-    """What encodes the shard, and why it is the slow library where that was not asked for."""
-    if job.encoder == "tokenizers":
+def write_rows(
+    batches: "Iterable[pa.RecordBatch]",
+    kind: Rows,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    name: str,
+    encoder: str,
+    check_round_trip: bool,
+    report: Report = lambda num_bytes: None,
+    on_bad: Callable[[int, str, str], None],
+    has_loss_mask: bool = False,
+) -> tuple[ShardInfo, int, int, str | None]:
+    """Encode rows and write them as the files of a shard into `folder`.
+
+    Returns the shard, the rows that came, those of them without text, and why the slow library encoded, None where it
+    did not or was asked for. `on_bad` is told of rows that are not of this kind: (line from 1, reason, beginning).
+    """
+    rows = empty = 0
+    chosen: Encoder | None = None
+    reason: str | None = None
+    check = _RoundTripCheck(tokenizer, ROUND_TRIP_DOCUMENTS if check_round_trip else 0)
+    with ShardWriter(
+        folder, name=name, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, has_loss_mask=has_loss_mask
+    ) as writer:
+        for batch in batches:
+            rows += batch.num_rows
+            picked = kind.pick(batch, on_bad)
+            empty += picked.num_empty
+            if not picked.document_ids:
+                continue
+            if chosen is None:
+                chosen, reason = _encoder(encoder, tokenizer, picked.sample())
+            encoded = picked.encode(chosen)
+            check(picked, encoded)
+            writer.add_batch(
+                encoded.ids,
+                encoded.offsets,
+                document_ids=picked.document_ids,
+                sources=picked.sources,
+                num_bytes=encoded.num_bytes,
+                loss_masks=encoded.loss_masks,
+            )
+            report(sum(encoded.num_bytes))
+        return writer.close(), rows, empty, reason
+
+
+def _encoder(asked: str, tokenizer: Tokenizer, sample: Utf8Texts) -> tuple[Encoder, str | None]:
+    """What encodes a shard, and why it is the slow library where that was not asked for."""
+    if asked == "tokenizers":
         return tokenizer.encoders.oracle, None
     choice = tokenizer.encoders.best(sample)
-    if job.encoder == "gigatoken" and choice.reason is not None:
+    if asked == "gigatoken" and choice.reason is not None:
         raise ValueError(f"encoder is 'gigatoken', and that cannot be: {choice.reason}. Use encoder='auto'.")
     return choice.encoder, choice.reason
 
@@ -295,13 +336,6 @@ class _RoundTripCheck:
                 f"document {document_id!r} has {num_bytes} bytes, its tokens stand for {counted}; the tokenizer's "
                 "byte lengths are wrong"
             )
-
-
-def _publish(temporary: Path, final: Path) -> None:
-    """Give a complete shard its name, in place of an outdated one."""
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
 
 
 def _fsync(path: Path) -> None:
