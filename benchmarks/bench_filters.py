@@ -7,12 +7,13 @@ the least. The peer is datatrove with words split at whitespace, as ours are by 
 no sentences counted. It sees a part of the texts, since it is slow; neither has a start-up in its time. "All of
 fineweb" is the whole preset, from record batches to what stays.
 
-Decisions are compared rule by rule, each rule alone. What C4 makes of a text is compared as text.
+Decisions are compared rule by rule, each rule alone. What C4 makes of a text is compared as text. Its count of
+sentences has no one definition, so it is compared where it decides: on whole texts, and on pieces near the threshold.
 
     python benchmarks/bench_filters.py                writes benchmarks/results/filters.md
     python benchmarks/bench_filters.py --no_write
 
-It needs datatrove==0.10.1 beside this package.
+It needs datatrove==0.10.1 and spacy beside this package.
 """
 
 import argparse
@@ -52,6 +53,7 @@ from marin.processing.pipeline.evaluate import evaluate
 
 RESULT = Path(__file__).resolve().parent / "results" / "filters.md"
 SHARED = Path(os.environ.get("MARIN_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+PIECE_CHARS = 700
 BATCH_BYTES = 4 << 20
 
 
@@ -208,6 +210,24 @@ def agreement(texts: list[str]) -> list[list[str]]:
     return rows
 
 
+def sentences(texts: list[str]) -> list[list[str]]:
+    """Rows on C4's count of sentences: whole texts, and pieces of them with about as many sentences as are asked for."""
+    min_sentences = C4().min_sentences
+    assert min_sentences is not None
+    pieces = [text[start : start + PIECE_CHARS] for text in texts for start in range(0, len(text), PIECE_CHARS)]
+    rows = []
+    for name, part in (("", texts), (f", of {len(pieces):,} pieces of {PIECE_CHARS} characters", pieces)):
+        measured = operations(C4())(pa.record_batch({"id": [str(row) for row in range(len(part))], "text": part}))
+        ours = measured.column("c4.num_sentences").to_pylist()
+        theirs = [filter_peers.num_sentences(text) for text in measured.column("text").to_pylist()]
+        pairs = [(one < min_sentences, other < min_sentences) for one, other in zip(ours, theirs, strict=True)]
+        counts = [pairs.count(pair) for pair in ((True, True), (True, False), (False, True))]
+        rows.append([f"c4.few_sentences{name}", *(f"{count:,}" for count in counts)])
+        if not name:
+            rows.append([f"sentences counted: {sum(ours):,} by marin, {sum(theirs):,} by datatrove", "", "", ""])
+    return rows
+
+
 def machine() -> str:
     def count() -> int:
         x = 0
@@ -245,9 +265,10 @@ def main() -> None:
         f"## Megabytes a CPU second, one core\n\n{len(texts):,} texts, {size:.1f} MB.",
         table(["", "marin", "plain Python", "datatrove", "ratio"], speed),
         "## Decisions\n\nTexts that a rule alone drops.",
-        table(["rule", "both drop", "only marin", "only datatrove"], agreement(texts)),
+        table(["rule", "both drop", "only marin", "only datatrove"], agreement(texts) + sentences(texts)),
         "Hash signs and ellipses share one setting in datatrove: where there are too many of both, it names the first. "
-        "Its C4 counts no sentences here, for which it needs NLTK or spaCy.\n\n"
+        "Sentences of English are counted there by the rules of spaCy's sentencizer, here by ours, which asks whether a "
+        "capital letter follows.\n\n"
         f"Machine: {machine()}",
     ]
     text = "\n\n".join(pages) + "\n"

@@ -82,6 +82,14 @@ def datatrove_rules() -> dict[str, Callable[..., object]]:
     }
 
 
+def num_sentences(text: str) -> int:
+    """Sentences of the lines of a text, as datatrove's C4 filter counts them for English: by spaCy's sentencizer."""
+    from datatrove.utils.text import split_into_sentences
+    from datatrove.utils.typeshelper import Languages
+
+    return sum(len(split_into_sentences(line, Languages.english)) for line in text.splitlines())
+
+
 def decision(peer: object, text: str) -> bool | str:
     """True if datatrove's filter keeps the text, else its reason."""
     result = peer.filter(Document(text=text, id=""))  # type: ignore[attr-defined]

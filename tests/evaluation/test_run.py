@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -309,6 +311,18 @@ def test_lines_that_are_no_documents_are_counted(folders: Path, tmp_path: Path):
 
 def test_a_folder_without_documents_is_an_error_that_names_it(folders: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    rows = [{"id": row["id"], "text": row["text"]} for row in long_documents(4, seed=3)]
+    pq.write_table(pa.Table.from_pylist([*rows[:2], {"id": "bad", "text": None}]), tables / "a.parquet")
+    with pa.OSFile(str(tables / "b.arrow"), "wb") as file:
+        table = pa.Table.from_pylist(rows[2:])
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    for path, size in ((tables, 4), (tables / "a.parquet", 2)):
+        held_out = held_out_documents(config(folders, tmp_path, documents_path=str(path)))
+        assert held_out.num_bad == 1
+        assert sorted(held_out.documents) == sorted((row["id"], row["text"]) for row in rows[:size])
     with pytest.raises(FileNotFoundError, match="no documents in .*empty: expected files that end in"):
         held_out_documents(config(folders, tmp_path, documents_path=str(tmp_path / "empty")))
 

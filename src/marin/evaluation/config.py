@@ -12,7 +12,7 @@ class EvaluationConfig:
     model_path: str
     """Folder of the exported model: config.json, weights, tokenizer, parity.json."""
     documents_path: str
-    """Folder of held-out documents, `documents-*.jsonl[.gz|.zst]`."""
+    """Folder of held-out documents: files of JSON lines (.jsonl, .gz, .zst), parquet or Arrow with `id` and `text`."""
     train_documents_path: str
     """Folder of the documents that the model was trained on; the n-gram baseline learns from them."""
     output_path: str

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marin.evaluation.baselines import NgramByteModel, UniformByteModel
 from marin.evaluation.config import EvaluationConfig
@@ -42,7 +42,11 @@ from marin.export.hf import LoadedModel
 from marin.inference.generate import generate
 from marin.io.records import LineReader, find_record_files
 from marin.processing.document import BadRow, Document, parse_documents
+from marin.processing.formats.splits import Split, plan_splits
 from marin.processing.tokenize.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from marin.processing.formats.record import BadRecord
 
 __all__ = ["EvaluationConfig", "run"]
 
@@ -138,14 +142,44 @@ def held_out_documents(config: EvaluationConfig) -> HeldOut:
     return HeldOut(documents=tuple(chosen), num_all=len(documents), num_bad=num_bad)
 
 
-def _rows(folder: str) -> Iterator[Document | BadRow]:
-    """Every row of the record files in a folder, in the order of their names."""
-    files = find_record_files(folder)
-    if not files:
-        raise FileNotFoundError(f"no documents in {folder}: expected files that end in .jsonl, .jsonl.gz or .jsonl.zst")
+_TABLES = ("parquet", "arrow")
+
+
+def _rows(path: str) -> Iterator[Document | BadRow]:
+    """Every row of the files of documents at a path: JSON lines in the order of their names, then tables in theirs."""
+    tables = _tables(path)
+    files = [file for file in find_record_files(path) if not file.name.endswith(_TABLES)]
+    if not files and not tables:
+        raise FileNotFoundError(
+            f"no documents in {path}: expected files that end in .jsonl, .jsonl.gz, .jsonl.zst, .parquet or .arrow"
+        )
     for file in files:
         with LineReader(file) as lines:
             yield from parse_documents(lines, file=file.name)
+    for split in tables:
+        yield from _rows_of_table(split)
+
+
+def _tables(path: str) -> list[Split]:
+    try:
+        return [split for split in plan_splits(path) if split.format in _TABLES]
+    except FileNotFoundError:  # nothing that could be documents; a path that is none is told by who looks for lines
+        return []
+
+
+def _rows_of_table(split: Split) -> Iterator[Document | BadRow]:
+    from marin.processing.formats.reading import read_split  # JSON lines need no Arrow
+
+    bad: list[BadRow] = []
+
+    def on_bad(record: "BadRecord") -> None:
+        line = int(record.position.removeprefix(f"{split.label}:"))
+        bad.append(BadRow(line=line, reason=record.reason, text=record.text))
+
+    for batch in read_split(split, columns=("id", "text"), on_bad=on_bad):
+        for document_id, text in zip(batch.column("id").to_pylist(), batch.column("text").to_pylist(), strict=True):
+            yield Document(id=document_id, text=text)
+    yield from bad
 
 
 def cut_at_line_end(text: str, max_bytes: int | None) -> str:

@@ -50,6 +50,34 @@ def test_headings_and_leads_before_the_content_are_kept():
     assert text(page).startswith(f"Title\n\n{lead}\n\n{FIRST}")
 
 
+BANNER = "<div><a href='/'><img alt='logo'></a><div>Small. Fast. Ours.</div><div class='menu'><a href='/a'>A</a></div></div>"
+
+
+@pytest.mark.parametrize("loose", [f"<p>{FIRST}</p><p>{SECOND}</p>", f"<p>{FIRST}</p><h2>More</h2><p>{SECOND}</p>"])
+def test_what_stands_in_a_box_with_menus_on_top_of_loose_paragraphs_is_left_out(loose: str):
+    assert text(f"<body>{BANNER}{loose}</body>") == text(f"<body>{loose}</body>") != ""
+    assert text(f"<body>{BANNER}</body>") == ""
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "<div><h1>A title</h1><div class='menu'><a href='/a'>A</a></div></div>",
+        "<div>Version 3, of May</div>",
+        f"<div>{FIRST}<div class='menu'><a href='/a'>A</a></div></div>",
+        f"<ul>{''.join(f'<li>short item {n}</li>' for n in range(20))}<li class='menu'><a href='/a'>A</a></li></ul>",
+    ],
+)
+def test_titles_prose_and_boxes_without_menus_on_top_are_kept(kept: str):
+    assert text(f"<body>{kept}<p>{FIRST}</p><p>{SECOND}</p></body>").endswith(BOTH)
+    assert text(f"<body>{kept}<p>{FIRST}</p><p>{SECOND}</p></body>") != BOTH
+
+
+def test_a_box_with_a_menu_behind_the_first_paragraph_is_kept():
+    box = "<div>A short note.<div class='menu'><a href='/a'>A</a></div></div>"
+    assert "A short note." in text(f"<body><p>{FIRST}</p>{box}<p>{SECOND}</p></body>")
+
+
 def test_headings_with_nothing_behind_them_are_cut_from_the_end():
     assert text(f"<article><h2>One</h2>{ARTICLE}<h3>Related</h3><p><a href='/'>Elsewhere</a></p></article>") == (
         f"One\n\n{BOTH}"

@@ -55,6 +55,17 @@ def test_decisions_are_those_of_datatrove(given: Filter, texts: list[str], batch
         assert not different, f"{name}: {[(texts[index][:60], ours[index]) for index in different[:3]]}"
 
 
+def test_few_sentences_are_few_for_datatrove_too_but_near_the_threshold(texts: list[str]):
+    pytest.importorskip("spacy", reason="datatrove counts sentences with spaCy: pip install spacy")
+    pieces = [text[start : start + 700] for text in texts[:60] for start in range(0, len(text), 700)]
+    ids = [str(row) for row in range(len(pieces))]
+    edited = C4().operations()[0](pa.record_batch({"id": ids, "text": pieces}))
+    ours = [count < 5 for count in edited.column("c4.num_sentences").to_pylist()]
+    theirs = [filter_peers.num_sentences(text) < 5 for text in edited.column("text").to_pylist()]
+    assert 0 < sum(not few for few in theirs)
+    assert sum(one != other for one, other in zip(ours, theirs, strict=True)) <= 0.02 * len(pieces)
+
+
 def test_the_lines_that_c4_keeps_are_those_of_datatrove(texts: list[str], batch: pa.RecordBatch):
     edited = C4().operations()[0](batch).column("text").to_pylist()
     assert edited == [filter_peers.c4_text(text) for text in texts]

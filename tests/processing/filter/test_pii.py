@@ -17,7 +17,7 @@ assert isinstance(OPERATION, PiiMask)
 
 
 def masked(text: str) -> tuple[str, int, int]:
-    return OPERATION.mask(text, EMAIL | IP4 | IP6)
+    return OPERATION.mask(text, EMAIL | IP4 | IP6)[:3]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ ADDRESSES = st.lists(
 def test_texts_without_marks_have_nothing_to_mask_and_marks_are_those_of_the_plain_form(texts: list[str]):
     found = address_marks(*text_buffer(pa.array(texts, pa.string()))).tolist()
     assert found == [address_marks_reference(text) for text in texts]
-    assert [OPERATION.mask(text, marks) for text, marks in zip(texts, found, strict=True)] == list(map(masked, texts))
+    assert [OPERATION.mask(text, marks)[:3] for text, marks in zip(texts, found, strict=True)] == list(map(masked, texts))
     batch = pa.record_batch({"id": [str(row) for row in range(len(texts))], "text": pa.array(texts, pa.string())})
     assert OPERATION(batch).column("text").to_pylist() == [masked(text)[0] for text in texts]
 
@@ -93,6 +93,54 @@ def test_counts_are_in_columns_and_in_the_metadata_of_masked_texts():
 def test_what_is_masked_can_be_chosen():
     [emails] = MaskPii(ip_addresses=False, email_replacements=("<email>",)).operations()
     assert isinstance(emails, PiiMask)
-    assert emails.mask("a@b.org 8.8.8.8", EMAIL | IP4) == ("<email> 8.8.8.8", 1, 0)
+    assert emails.mask("a@b.org 8.8.8.8", EMAIL | IP4) == ("<email> 8.8.8.8", 1, 0, 0)
     with pytest.raises(ValueError, match="email_replacements is empty"):
         MaskPii(email_replacements=())
+
+
+def phones_masked(*texts: str) -> list[str]:
+    [mask] = MaskPii(phone_numbers=True, phone_replacements=("<phone>",)).operations()
+    return mask(pa.record_batch({"id": [str(i) for i in range(len(texts))], "text": texts})).column("text").to_pylist()
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        *("+49 30 1234567", "+442079460123", "+33 1 23 45 67 89", "+41-44-668-18-00", "+1 (415) 200-3456"),
+        *("(415) 200-3456", "415-200-3456", "415.200.3456", "1-415-200-3456", "+7 (495) 123-45-67"),
+    ],
+)
+def test_telephone_numbers_are_masked_where_that_is_asked_for(number: str):
+    text = f"Call {number}, or {number}."
+    assert phones_masked(text, f"{number}", "none") == ["Call <phone>, or <phone>.", "<phone>", "none"]
+    assert masked(text) == (text, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("4152003456", "ISBN 978-3-16-148410-0", "2024-10-11", "x+123456789", "a +1000000 b", "115-200-3456"),
+        *("415-100-3456", "5-415-200-3456-1", "ABC-415-200-3456x", "202-555-0123", "+1 202 555 0199", "+1 115 200 3456"),
+        *("+12", "1.415.200.3456.7", "3.14159265358979", "0.415-200-34567"),
+    ],
+)
+def test_other_numbers_and_those_of_fiction_stay(text: str):
+    assert phones_masked(f"{text} is it", text) == [f"{text} is it", text]
+
+
+@pytest.mark.parametrize("text", ["+1" * 100_000, "1-" * 100_000, "(415) " * 50_000, "+1 1" * 60_000, "9" * 300_000])
+def test_looking_for_telephone_numbers_takes_no_time(text: str):
+    started = time.process_time()
+    phones_masked(text)
+    assert time.process_time() - started < 5
+
+
+def test_telephone_numbers_are_counted_and_their_replacements_are_nobodys():
+    [mask] = MaskPii(phone_numbers=True).operations()
+    batch = pa.record_batch({"id": ["a"], "text": ["415-200-3456 and +49 30 1234567 and x@y.org"], "metadata": ["{}"]})
+    [row] = mask(batch).to_pylist()
+    assert row["text"] == "202-555-0100 and 202-555-0101 and email@example.com"
+    assert (row["pii.num_phone_numbers"], row["pii.num_emails"]) == (2, 1)
+    assert json.loads(row["metadata"])["pii"] == {"emails": 1, "ip_addresses": 0, "phone_numbers": 2}
+    again = mask(pa.record_batch({"id": ["a"], "text": [row["text"]]})).column("pii.num_phone_numbers")
+    assert again.to_pylist() == [0]

@@ -26,6 +26,8 @@ WHOLE = 16  # a whole article or page, so that nothing else that its names say c
 MAIN_SHARE = 0.75
 # Prose before the content, within its ancestors, that is a lead, in characters.
 LEAD_CHARS = 60
+# What is left of a box with navigation on top of the content goes with it if it has fewer characters.
+BANNER_CHARS = 100
 # Share of a page's text from which on a part is not away, whatever it is named.
 MOST_OF_A_PAGE = 0.4
 # An element that is about the text is cut if it has fewer characters, and less prose, than these.
@@ -89,6 +91,7 @@ def main_content(tree: LexborHTMLParser) -> Element:
         return Element("article", {}, [])
     whole = _without_away(body)
     leads, main = _main_part(whole)
+    _cut_banners(main)
     article = Element("article", {}, [prune(part) for part in [*leads, main] if _is_kept(part) or part is main])
     _cut_last_headings(article)
     if main.value and not _has_text(article):  # prose in a list full of links, as in indexes of documentation
@@ -205,6 +208,30 @@ def _main_part(whole: Element) -> tuple[list[Element], Element]:
 
 def _value(element: Element) -> int:
     return element.value
+
+
+def _cut_banners(main: Element) -> None:
+    """Cut what stands before the first heading or prose of the content, in parts that held navigation, and is short.
+
+    Where the paragraphs of a page lie loose in its body, so does what is put on top of every page: a logo, a slogan
+    and menus in one box. The menus are left out by their names; a slogan has no name that could tell.
+    """
+    kept = main.children
+    for child in main.children:
+        if isinstance(child, str) or not child.chars:
+            continue
+        if child.value or _has_heading(child):
+            break
+        if child.num_left_out and child.chars < BANNER_CHARS:
+            kept = [other for other in kept if other is not child]
+    main.children = kept
+
+
+def _has_heading(element: Element) -> bool:
+    """Whether there is a heading that is not itself a link elsewhere, such as a site's name."""
+    if element.tag in HEADINGS:
+        return element.link_chars * 2 <= element.chars
+    return any(_has_heading(child) for child in element.children if not isinstance(child, str))
 
 
 def _is_lead(element: Element) -> bool:

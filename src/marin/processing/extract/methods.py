@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from marin.processing.extract.markdown import Style
 
 # Raised when the same page would give another text by our own code.
-OURS_VERSION = 1
+OURS_VERSION = 2
 # Likewise of what stands around the libraries of the other methods.
 ADAPTER_VERSION = 1
 # Likewise of the transforms of Wikipedia, ar5iv and StackExchange, which have no other library than the parser.

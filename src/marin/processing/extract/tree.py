@@ -75,10 +75,11 @@ class Element:
 
     `block`: it starts a line of its own, as does an inline element that holds a block. `chars` counts the characters
     of its text, `link_chars` those of them in links, `value` those that read like prose: of runs of text that are long
-    and not mostly links. `marks` are what the judge of the walk said of it.
+    and not mostly links. `marks` are what the judge of the walk said of it, `num_left_out` how many elements below it
+    the judge left out.
     """
 
-    __slots__ = ("attributes", "block", "chars", "children", "link_chars", "marks", "tag", "value")
+    __slots__ = ("attributes", "block", "chars", "children", "link_chars", "marks", "num_left_out", "tag", "value")
 
     def __init__(
         self,
@@ -90,6 +91,7 @@ class Element:
         link_chars: int = 0,
         value: int = 0,
         marks: int = 0,
+        num_left_out: int = 0,
     ):
         self.tag = tag
         self.attributes = attributes
@@ -99,6 +101,7 @@ class Element:
         self.link_chars = link_chars
         self.value = value
         self.marks = marks
+        self.num_left_out = num_left_out
 
 
 def parse(html: str) -> LexborHTMLParser:
@@ -198,7 +201,7 @@ def _copy(
     if levels == 0:
         raise TooDeep(f"nested too deep: at most {MAX_DEPTH} levels of elements are read")
     children: list[str | Element] = []
-    chars = link_chars = value = 0
+    chars = link_chars = value = num_left_out = 0
     run = run_links = 0  # characters since the last block
     block = tag in BLOCKS
     for child in node.iter(include_text=True, skip_empty=tag in _WITHOUT_TEXT):
@@ -234,6 +237,7 @@ def _copy(
         if (given or name in TELLING) and judge is not None and not verbatim:
             said = judge(child, name, given)
             if said is None:
+                num_left_out += 1
                 continue
         if name == "math":
             below = _formula(child, given)
@@ -251,6 +255,7 @@ def _copy(
         children.append(below)
         chars += below.chars
         link_chars += below.link_chars
+        num_left_out += below.num_left_out
         if below.block:
             block = True
             if run >= PROSE_CHARS and run_links * 2 <= run and not linked:
@@ -264,7 +269,7 @@ def _copy(
         link_chars = chars
     elif block and run >= PROSE_CHARS and run_links * 2 <= run:
         value += run - run_links
-    return Element(tag, attributes, children, block, chars, link_chars, value, marks)
+    return Element(tag, attributes, children, block, chars, link_chars, value, marks, num_left_out)
 
 
 def _formula(node: LexborNode, attributes: Attributes) -> Element:

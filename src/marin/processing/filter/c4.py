@@ -1,7 +1,8 @@
 """The filters of C4 (Raffel et al. 2020, arXiv:1910.10683, section 2.2) and mC4: lines that are sentences, and enough.
 
-Sentences are counted by a rule of ours (`line_edits_reference.num_sentences`), where C4 has NLTK's Punkt: what both
-find differs in abbreviations, and decides only near the threshold.
+Sentences are counted by a rule of ours (`line_edits_reference.num_sentences`), where C4 has NLTK's Punkt and datatrove
+spaCy's sentencizer: what they find differs in abbreviations and initials, and decides only near the threshold (how
+often: benchmarks/results/filters.md).
 """
 
 from dataclasses import dataclass

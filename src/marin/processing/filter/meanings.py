@@ -70,6 +70,7 @@ MEANINGS: dict[str, str] = {
     "compression.zlib": "bytes of a zlib stream of the text / bytes of the text",
     "pii.num_emails": "e-mail addresses replaced",
     "pii.num_ip_addresses": "public IP addresses replaced",
+    "pii.num_phone_numbers": "telephone numbers replaced, where that is asked for",
     "language": "code of the language, written by language identification",
     "language_score": "its probability",
 }

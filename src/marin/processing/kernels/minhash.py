@@ -157,6 +157,12 @@ def jaccard(a: np.ndarray, b: np.ndarray, bound: int = 1 << 32) -> float:
     return len(of_a & of_b) / max(len(of_a | of_b), 1)
 
 
+def containment(a: np.ndarray, b: np.ndarray, bound: int = 1 << 32) -> float:
+    """The share of the first set, sorted uint32, that is in the second, by what is below `bound`; 0 of an empty one."""
+    of_a, of_b = set(a[a < bound].tolist()), set(b[b < bound].tolist())
+    return len(of_a & of_b) / max(len(of_a), 1)
+
+
 MEASURES = ("signature", "jaccard", "containment")
 
 
