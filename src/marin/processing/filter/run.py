@@ -5,6 +5,7 @@ Filters that only look are measured in one pass as early as that allows, since o
 for one signal as for all.
 """
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -80,7 +81,7 @@ def measure_signals(config: SignalsConfig) -> "Result":
         documents = documents.map_batches(step.operation, name=step.name)
     signals = documents.select(["id", *_added(measures)])
     plan = signals.write_parquet(config.output_path, names="input")
-    return plan.run(workers=config.num_workers, max_bad=config.max_bad)
+    return plan.run(workers=_workers(config), max_bad=config.max_bad)
 
 
 def filter_documents(config: FilterConfig) -> "Result":
@@ -102,7 +103,15 @@ def filter_documents(config: FilterConfig) -> "Result":
     added = known - {"id"} | set(_added(chain))
     if added and not config.keep_signals:
         documents = documents.map_batches(DropColumns(tuple(sorted(added))), name="without signals")
-    return documents.write_parquet(config.output_path).run(workers=config.num_workers, max_bad=config.max_bad)
+    return documents.write_parquet(config.output_path).run(workers=_workers(config), max_bad=config.max_bad)
+
+
+def _workers(config: SignalsConfig | FilterConfig) -> int | None:
+    from marin.processing.formats.splits import find_files
+    from marin.processing.shards import enough_workers
+
+    sizes = [os.path.getsize(path) for _, path in find_files(config.input_path)]
+    return enough_workers(sum(sizes), config.num_workers)
 
 
 def _columns(attributes: Dataset) -> set[str]:
