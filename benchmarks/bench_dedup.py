@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from benchmarks.whole import datatrove_dedup, prepare_datatrove
 
 from marin.processing.dedup.bloom import look_up, units_of
 from marin.processing.dedup.config import BloomConfig, DedupConfig, MinHashConfig
@@ -68,13 +69,6 @@ class Method(NamedTuple):
     name: str
     share: float  # of the text that it gets
     work: Work
-
-
-class Whitespace:
-    """A word splitter for datatrove."""
-
-    def word_tokenize(self, text: str) -> list[str]:
-        return text.split()
 
 
 _WHOLE = (
@@ -184,19 +178,6 @@ def others() -> Iterator[Method]:
 def spaced_shingles(text: str) -> list[str]:
     words = text.lower().split()
     return [" ".join(words[i : i + 5]) for i in range(len(words) - 4)]
-
-
-def prepare_datatrove() -> None:
-    """Give datatrove another word splitter, wherever it would load its own, and hashes of text, not of bytes alone."""
-    import xxhash
-    from datatrove.pipeline.decont import n_grams  # type: ignore[import-not-found]
-    from datatrove.pipeline.dedup import bloom_filter, minhash  # type: ignore[import-not-found]
-    from datatrove.utils.hashes import xxhash as hashes  # type: ignore[import-not-found]
-
-    for module in (n_grams, bloom_filter, minhash):
-        module.load_word_tokenizer = lambda language: Whitespace()
-    hashes.xxhash32 = lambda text: xxhash.xxh32_intdigest(text.encode())
-    hashes.xxhash64 = lambda text: xxhash.xxh64_intdigest(text.encode())
 
 
 def datatrove_methods() -> Iterator[Method]:
@@ -310,41 +291,12 @@ def whole(texts: list[str], folder: Path) -> list[tuple[str, float, float, int]]
     results = [("marin", size, all_cpu_seconds() - start, report["kept"])]
     with contextlib.suppress(ImportError):
         start = all_cpu_seconds()
-        kept = datatrove_whole(documents, folder / "datatrove")
+        with silent():
+            datatrove_dedup(documents, folder / "datatrove")
+        left = (folder / "datatrove" / "left").glob("*.jsonl")
+        kept = sum(len(file.read_text().splitlines()) for file in left)
         results.append((f"datatrove {version('datatrove')}", size, all_cpu_seconds() - start, kept))
     return results
-
-
-def datatrove_whole(documents: Path, output: Path) -> int:
-    from datatrove.executor import LocalPipelineExecutor  # type: ignore[import-not-found]
-    from datatrove.pipeline.dedup.minhash import (  # type: ignore[import-not-found]
-        MinhashConfig,
-        MinhashDedupBuckets,
-        MinhashDedupCluster,
-        MinhashDedupFilter,
-        MinhashDedupSignature,
-    )
-    from datatrove.pipeline.readers import JsonlReader  # type: ignore[import-not-found]
-    from datatrove.pipeline.writers import JsonlWriter  # type: ignore[import-not-found]
-
-    prepare_datatrove()
-    config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
-    sign = MinhashDedupSignature(f"{output}/signatures", config)
-    reader = JsonlReader(str(documents))
-    stages = [
-        ([reader, sign], 4),
-        ([MinhashDedupBuckets(f"{output}/signatures", f"{output}/buckets", config=config)], 14),
-        ([MinhashDedupCluster(f"{output}/buckets", f"{output}/remove", config=config)], 1),
-        ([reader, MinhashDedupFilter(f"{output}/remove"), JsonlWriter(f"{output}/left", compression=None)], 4),
-    ]
-    for number, (pipeline, tasks) in enumerate(stages):
-        # forked from this process, for the CPU time of children of others is not ours to read
-        executor = LocalPipelineExecutor(
-            pipeline, tasks=tasks, workers=2, logging_dir=f"{output}/logs/{number}", start_method="fork"
-        )
-        with silent():
-            executor.run()
-    return sum(len(file.read_text().splitlines()) for file in Path(f"{output}/left").glob("*.jsonl"))
 
 
 # --- the page

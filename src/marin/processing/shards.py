@@ -124,10 +124,14 @@ def run_tasks(
 _SMALL_BYTES = 64 << 20
 
 
-def enough_workers(shards: Sequence[Split], num_workers: int | None) -> int | None:
-    """`num_workers`; where none is said and the files are small, 0: none but this process."""
-    sizes = {split.path: split.size for split in shards}
-    return 0 if num_workers is None and sum(sizes.values()) < _SMALL_BYTES else num_workers
+def enough_workers(num_bytes: int, num_workers: int | None) -> int | None:
+    """`num_workers`; where none is said and the files, of so many bytes, are small, 0: none but this process."""
+    return 0 if num_workers is None and num_bytes < _SMALL_BYTES else num_workers
+
+
+def bytes_of(shards: Sequence[Split]) -> int:
+    """The size of the files that these are parts of."""
+    return sum({split.path: split.size for split in shards}.values())
 
 
 def begin_work(output: Path, identity: Any, *, owned: Sequence[str]) -> Path:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from marin.processing.pipeline import BatchResult, Dataset
+from marin.processing.pipeline.pool import kept_workers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,6 +58,7 @@ class TakePart:
         return BatchResult(batch.filter(pa.array(stays, pa.bool_())), dropped=dropped)
 
 
+@kept_workers()
 def split_documents(config: SplitConfig) -> dict[str, int]:
     """Write the documents of each part; returns how many each got. Raises ValueError where one got none."""
     counts = {}

@@ -31,9 +31,11 @@ from marin.processing.decontaminate.overlap import (
     overlap_of_file,
 )
 from marin.processing.formats.splits import Split
+from marin.processing.pipeline.pool import kept_workers
 from marin.processing.remove import remove_marked
 from marin.processing.shards import (
     begin_work,
+    bytes_of,
     check_apart,
     document_shards,
     end_work,
@@ -51,10 +53,11 @@ Result = TypeVar("Result")
 _SHOWN_DOCUMENTS = 5  # of each item, in the report; hits.jsonl has all
 
 
+@kept_workers()
 def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
     """Find and remove evaluation items; returns what report.json has."""
     shards = document_shards(config.input_path)
-    config = replace(config, num_workers=enough_workers(shards, config.num_workers))
+    config = replace(config, num_workers=enough_workers(bytes_of(shards), config.num_workers))
     output = Path(config.output_path)
     index = index_items(config.against, config.ngram, config.min_words)
     sets = [config.ngram, config.min_words, index.digest()]

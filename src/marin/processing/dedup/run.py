@@ -41,10 +41,12 @@ from marin.processing.dedup.sorted_records import count_records, write_array
 from marin.processing.formats.splits import Split
 from marin.processing.kernels.arrow_text import text_buffer
 from marin.processing.kernels.bloom import BloomFilter
+from marin.processing.pipeline.pool import kept_workers
 from marin.processing.remove import remove_marked
 from marin.processing.shards import (
     BadRows,
     begin_work,
+    bytes_of,
     check_apart,
     document_shards,
     end_work,
@@ -62,6 +64,7 @@ Result = TypeVar("Result")
 _ATTRIBUTES, _DOCUMENTS, _INDEX = "attributes", "documents", "index"
 
 
+@kept_workers()
 def dedup(config: DedupConfig) -> Report:
     """Find duplicates among documents, and write what is left.
 
@@ -69,7 +72,7 @@ def dedup(config: DedupConfig) -> Report:
     of its documents than its limit.
     """
     shards = document_shards(config.input_path)
-    config = replace(config, num_workers=enough_workers(shards, config.num_workers))
+    config = replace(config, num_workers=enough_workers(bytes_of(shards), config.num_workers))
     output = Path(config.output_path)
     method = config.method
     if config.index_path is not None and output.resolve() in Path(config.index_path).resolve().parents:

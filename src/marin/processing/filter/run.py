@@ -5,6 +5,7 @@ Filters that only look are measured in one pass as early as that allows, since o
 for one signal as for all. What stands in attributes is not measured again, if it was measured as it would be here.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -86,7 +87,7 @@ def measure_signals(config: SignalsConfig) -> "Result":
     signals = documents.select(["id", *_added(measures)])
     plan = signals.write_parquet(config.output_path, names="input")
     forget_measured(config.output_path)
-    result = plan.run(workers=config.num_workers, max_bad=config.max_bad)
+    result = plan.run(workers=_workers(config), max_bad=config.max_bad)
     write_measured(config.output_path, [step.operation for step in measures])
     return result
 
@@ -111,7 +112,15 @@ def filter_documents(config: FilterConfig) -> "Result":
     added = known.keys() | set(_added(chain))
     if added and not config.keep_signals:
         documents = documents.map_batches(DropColumns(tuple(sorted(added))), name="without signals")
-    return documents.write_parquet(config.output_path).run(workers=config.num_workers, max_bad=config.max_bad)
+    return documents.write_parquet(config.output_path).run(workers=_workers(config), max_bad=config.max_bad)
+
+
+def _workers(config: SignalsConfig | FilterConfig) -> int | None:
+    from marin.processing.formats.splits import find_files
+    from marin.processing.shards import enough_workers
+
+    sizes = [os.path.getsize(path) for _, path in find_files(config.input_path)]
+    return enough_workers(sum(sizes), config.num_workers)
 
 
 def _tell_of_others(known: Mapping[str, Any], chain: Sequence["Step"]) -> None:

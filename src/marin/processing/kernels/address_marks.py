@@ -5,9 +5,10 @@ Most texts have none, and need not be decoded at all. It errs on one side: where
 
 import re
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from marin.processing.kernels.compiled import compiled, inner
 
 EMAIL, IP4, IP6 = 1, 2, 4
 
@@ -35,7 +36,7 @@ def address_marks_reference(text: str) -> int:
     return sum(kind for kind, mark in _MARKS.items() if mark.search(text))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _address_marks(data, offsets, kinds):
     result = np.zeros(len(offsets) - 1, np.uint8)
     for text in range(len(offsets) - 1):
@@ -53,7 +54,7 @@ def _address_marks(data, offsets, kinds):
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _between_dots(data, start, end, dot, kinds):
     """Whether one to three digits stand between this dot and another, and digits around both."""
     if dot == start or kinds[data[dot - 1]] != 1:
@@ -64,7 +65,7 @@ def _between_dots(data, start, end, dot, kinds):
     return index > dot + 1 and index + 1 < end and data[index] == _DOT and kinds[data[index + 1]] == 1
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _behind_a_group(data, start, colon, kinds):
     """Whether four hexadecimal digits stand before the colon, the first of them 2 or 3."""
     if colon - 4 < start or (data[colon - 4] != 50 and data[colon - 4] != 51):

@@ -5,7 +5,7 @@ import pyarrow as pa
 
 
 def text_buffer(column: pa.Array, *, name: str = "text") -> tuple[np.ndarray, np.ndarray]:
-    """(data, offsets) of a column of strings: uint8 (num_bytes,) and int64 (num_texts + 1,).
+    """(data, offsets) of a column of strings: uint8 (num_bytes,), read-only, and int64 (num_texts + 1,).
 
     Text i is data[offsets[i]:offsets[i + 1]]. ValueError if the column is no text or has nulls.
     """
@@ -16,7 +16,9 @@ def text_buffer(column: pa.Array, *, name: str = "text") -> tuple[np.ndarray, np
         raise ValueError(f"column {name!r} is null in {column.null_count} rows, first in row {row} of a batch")
     _, offset_bytes, data = column.buffers()
     if offset_bytes is None or data is None or not len(column):
-        return np.zeros(0, np.uint8), np.zeros(len(column) + 1, np.int64)
+        return np.frombuffer(b"", np.uint8), np.zeros(len(column) + 1, np.int64)
     width = np.dtype(np.int64 if pa.types.is_large_string(column.type) else np.int32)
     offsets = np.frombuffer(offset_bytes, width, len(column) + 1, column.offset * width.itemsize)
-    return np.frombuffer(data, np.uint8), offsets.astype(np.int64)
+    text = np.frombuffer(data, np.uint8)
+    text.flags.writeable = False  # Arrow says so of some buffers alone, and to numba these are two types
+    return text, offsets.astype(np.int64)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from marin.processing.kernels.compiled import compiled, inner
 
 VERSION = "bloom 1"
 
@@ -69,7 +70,7 @@ class BloomFilter:
         return float(np.bitwise_count(self.bits).sum() / (64 * len(self.bits)))
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _seen(unit: Any, bits: Any, num_probes: int) -> bool:
     h = (unit ^ (unit >> np.uint64(33))) * np.uint64(_MIX_H)
     g = (unit ^ (unit >> np.uint64(29))) * np.uint64(_MIX_G) | np.uint64(1)
@@ -83,7 +84,7 @@ def _seen(unit: Any, bits: Any, num_probes: int) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _add(unit: Any, bits: Any, num_probes: int) -> None:
     h = (unit ^ (unit >> np.uint64(33))) * np.uint64(_MIX_H)
     g = (unit ^ (unit >> np.uint64(29))) * np.uint64(_MIX_G) | np.uint64(1)
@@ -94,13 +95,13 @@ def _add(unit: Any, bits: Any, num_probes: int) -> None:
         h += g
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _add_all(units: Any, bits: Any, num_probes: int) -> None:
     for i in range(units.size):
         _add(units[i], bits, num_probes)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _contains_all(units: Any, bits: Any, num_probes: int, found: Any) -> None:
     for i in range(units.size):
         found[i] = _seen(units[i], bits, num_probes)
@@ -134,7 +135,7 @@ def drop_seen(
     return contained, dropped
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _drop_seen(
     units: Any,
     paragraph_offsets: Any,
@@ -179,7 +180,7 @@ def hash_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nda
     return hashes
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _hash_spans(data: Any, starts: Any, ends: Any, hashes: Any) -> None:
     for span in range(starts.size):
         i = starts[span]

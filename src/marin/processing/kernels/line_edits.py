@@ -6,7 +6,6 @@ form, with regular expressions, is `line_edits_reference`.
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from marin.processing.kernels.characters import (
     WORD,
     character_classes,
 )
+from marin.processing.kernels.compiled import compiled, inner
 from marin.processing.kernels.text_signals import decode
 
 C4_COUNTS: tuple[str, ...] = (
@@ -126,7 +126,7 @@ def dclm_lines(
     return EditedTexts(*edited)
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _longest(offsets):
     longest = 0
     for text in range(len(offsets) - 1):
@@ -134,7 +134,7 @@ def _longest(offsets):
     return longest
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _c4(data, offsets, classes, phrases, citations, terminal_punctuation, min_words, max_word_chars, remove_citations):
     num_texts = len(offsets) - 1
     chars = np.empty(_longest(offsets), np.uint32)
@@ -183,7 +183,7 @@ def _c4(data, offsets, classes, phrases, citations, terminal_punctuation, min_wo
     return edited[: edited_offsets[num_texts]], edited_offsets, counts
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _dclm(data, offsets, classes, counted, substrings, max_uppercase_ratio, max_digit_ratio, min_words):
     num_texts = len(offsets) - 1
     chars = np.empty(_longest(offsets), np.uint32)
@@ -237,7 +237,7 @@ def _dclm(data, offsets, classes, counted, substrings, max_uppercase_ratio, max_
 # --- of one line
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _stripped(chars, start, end, classes):
     while start < end and classes[chars[start]] & SPACE:
         start += 1
@@ -246,7 +246,7 @@ def _stripped(chars, start, end, classes):
     return start, end
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _count_words(chars, start, end, classes):
     """(words, characters of the longest)."""
     num_words = longest = length = 0
@@ -260,7 +260,7 @@ def _count_words(chars, start, end, classes):
     return num_words, longest
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _copy_without_citations(chars, start, end, kept, position, classes, citations, remove):
     """Write a line into `kept`, without [1], [], [edit], [citation needed]; returns where it ends there."""
     while start < end:
@@ -286,7 +286,7 @@ def _copy_without_citations(chars, start, end, kept, position, classes, citation
     return position
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _match(chars, start, end, phrase, any_case):
     """Length of the phrase if it stands there, else 0."""
     index = 0
@@ -302,14 +302,14 @@ def _match(chars, start, end, phrase, any_case):
     return index
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _small(char):
     if 65 <= char <= 90:
         return np.uint32(char + np.uint32(32))
     return np.uint32(107) if char == _KELVIN else char
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _phrases_in(chars, start, end, phrases):
     """Bit i is set where phrase i, in small or capital letters, occurs."""
     found = 0
@@ -323,7 +323,7 @@ def _phrases_in(chars, start, end, phrases):
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _contains(chars, start, end, char):
     found = False
     for index in range(start, end):
@@ -331,7 +331,7 @@ def _contains(chars, start, end, char):
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _ends_a_sentence(chars, start, end):
     if start == end:
         return False
@@ -341,7 +341,7 @@ def _ends_a_sentence(chars, start, end):
     return last == 63 or last == 33 or last == 34 or last == 39  # ? ! " '
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _count_sentences(chars, start, end, classes):
     """Sentences of a line: see `line_edits_reference.num_sentences`."""
     num_sentences = 0
@@ -370,7 +370,7 @@ def _count_sentences(chars, start, end, classes):
     return num_sentences + open_sentence
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _is_initial(chars, start, dot, classes):
     """Whether a single capital stands before the dot."""
     if dot == start or not classes[chars[dot - 1]] & UPPER:
@@ -378,7 +378,7 @@ def _is_initial(chars, start, dot, classes):
     return dot - 1 == start or classes[chars[dot - 2]] & SPACE != 0
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _is_counter(chars, start, end, classes, counted):
     """Whether the line is nothing but a number of likes, views and such."""
     while start < end and not classes[chars[start]] & WORD:
@@ -403,7 +403,7 @@ def _is_counter(chars, start, end, classes, counted):
     return False
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _without_substrings(line, start, end, classes, substrings):
     """(end of the line, substrings taken out): 'items in cart' anywhere, 'read more...' behind, 'sign-in' before."""
     num_removed = 0
@@ -439,7 +439,7 @@ def _without_substrings(line, start, end, classes, substrings):
     return end, num_removed
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _encode(chars, start, end, data, position):
     """Write code points as UTF-8 into `data`; returns where they end."""
     for index in range(start, end):

@@ -11,8 +11,8 @@ so that equal seeds give equal bits; fastText's own threads race. `sgd_epoch_ref
 import math
 
 import numpy as np
-from numba import njit
 
+from marin.processing.kernels.compiled import compiled
 from marin.processing.kernels.ngram_features import Vocabulary, feature_rows, make_scratch, room_for_rows, text_rows
 
 
@@ -48,7 +48,7 @@ def sgd_epoch_reference(
     return loss / len(order)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sgd_epoch(data, offsets, labels, order, vocabulary, rows, outputs, first_rate, last_rate, ids):
     num_labels, width = outputs.shape
     scratch = make_scratch(vocabulary)

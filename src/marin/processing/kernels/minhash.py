@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from marin.processing.kernels.compiled import compiled, inner
 
 VERSION = "minhash 1"
 
@@ -86,7 +87,7 @@ def signatures(words: np.ndarray, offsets: np.ndarray, n: int, family: HashFamil
 _UNROLLED = 4
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _signatures(words: Any, offsets: Any, n: int, multipliers: Any, increments: Any, result: Any, scratch: Any) -> None:
     num_hashes = multipliers.size
     least = np.empty(num_hashes, np.uint64)
@@ -233,7 +234,7 @@ def link_to_leaders(
         capacity = num_links
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _similarity(
     a: int, b: int, signature_rows: Any, shingle_hashes: Any, offsets: Any, bounds: Any, measure: int
 ) -> float:
@@ -264,7 +265,7 @@ def _similarity(
     return common / max(of_a, 1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _link_to_leaders(
     buckets: Any,
     members: Any,
@@ -323,7 +324,7 @@ def resolve(members: np.ndarray, canonicals: np.ndarray, removed: np.ndarray) ->
     return chosen
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _resolve(members: Any, canonicals: Any, removed: Any, chosen: Any) -> None:
     for link in range(members.size):
         member = members[link]

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from marin.processing.kernels.compiled import compiled, inner
 
 VERSION = 1
 
@@ -195,14 +196,14 @@ _END_HASH = fnv1a(END_OF_TEXT)
 _LABEL = np.frombuffer(LABEL_PREFIX, np.uint8)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _absorb(value, byte):
     """One step of FNV-1a, the value in 64 bits of which the upper half is 0."""
     signed = np.uint64(byte) if byte < 128 else np.uint64(byte) | np.uint64(0xFFFFFF00)
     return ((value ^ signed) * np.uint64(_FNV_PRIME)) & np.uint64(_MASK32)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fill_slots(pool, starts, slots):
     mask = slots.size - 1
     for place in range(starts.size - 1):
@@ -215,7 +216,7 @@ def _fill_slots(pool, starts, slots):
         slots[slot] = value << np.uint64(32) | np.uint64(place + 1)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _is_at(data, begin, end, pool, first, last):
     """Whether data[begin:end] is pool[first:last]."""
     if end - begin != last - first:
@@ -226,7 +227,7 @@ def _is_at(data, begin, end, pool, first, last):
     return True
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _place_of(data, begin, end, value, pool, starts, slots):
     """Where in the dictionary the word data[begin:end] with this hash is; -1 where it is not."""
     mask = slots.size - 1
@@ -239,7 +240,7 @@ def _place_of(data, begin, end, value, pool, starts, slots):
     return np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _split(data, at, end, begins, ends, hashes):
     """Words of data[at:end] until there is no more room: (how many, where to go on, whether the text has ended)."""
     num_words, begin, value = 0, at, np.uint64(_FNV_OFFSET)
@@ -261,7 +262,7 @@ def _split(data, at, end, begins, ends, hashes):
     return num_words, at, True
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _is_label(data, begin, end, place, num_words):
     """Whether the word data[begin:end], at this place of the dictionary or at none, is a label."""
     if place >= 0:
@@ -269,7 +270,7 @@ def _is_label(data, begin, end, place, num_words):
     return data[begin] == _LABEL[0] and _is_at(data, begin, min(end, begin + _LABEL.size), _LABEL, 0, _LABEL.size)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _look_up(data, begins, ends, hashes, num_found, pool, starts, slots, num_words, places):
     """Write places of words (-1: outside the dictionary) and close up over labels; returns how many words stay."""
     num_kept = 0
@@ -284,7 +285,7 @@ def _look_up(data, begins, ends, hashes, num_found, pool, starts, slots, num_wor
     return num_kept
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _row_of_bucket(value, num_words, num_buckets, kept):
     """The row of the n-gram with this hash; -1 where its bucket was pruned."""
     bucket = np.int64(value % np.uint64(num_buckets))
@@ -295,7 +296,7 @@ def _row_of_bucket(value, num_words, num_buckets, kept):
     return num_words + bucket
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _word_ngram_rows(hashes, count, ngrams, num_open, word_ngrams, num_words, num_buckets, kept, ids, num_ids):
     """Write the rows of the n-grams that end with these words; returns (n-grams that go on, how many rows wait).
 
@@ -318,7 +319,7 @@ def _word_ngram_rows(hashes, count, ngrams, num_open, word_ngrams, num_words, nu
     return num_open, num_ids
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _add_rows(ids, num_ids, matrix, total):
     if matrix.shape[1] == 1:
         single = 0.0
@@ -332,7 +333,7 @@ def _add_rows(ids, num_ids, matrix, total):
             total[column] += matrix[row, column]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _character_rows(
     data,
     begin,
@@ -388,7 +389,7 @@ def _character_rows(
     return num_ids, num_written
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _text_rows(data, begin, end, vocabulary, scratch, ids, matrix, total):
     """Write the rows of data[begin:end] to `ids`; returns (how many wait there, how many there were in all).
 
@@ -441,7 +442,7 @@ def _text_rows(data, begin, end, vocabulary, scratch, ids, matrix, total):
     return num_ids, num_all
 
 
-@njit(cache=True, nogil=True)
+@inner
 def make_scratch(vocabulary):
     """What `text_rows` works in, for compiled callers; one is enough for any number of texts."""
     return (
@@ -480,7 +481,7 @@ def _word_sums(num_bytes: int, width: int) -> _WordSums:
     )
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _sum_words(data, scratch, num_found, vocabulary, known, ids, matrix, fresh, total):
     """Add the rows of words and their character n-grams to `total`, and close up over labels.
 
@@ -544,7 +545,7 @@ def _sum_words(data, scratch, num_found, vocabulary, known, ids, matrix, fresh, 
     return num_kept, num_rows
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _sum_text(data, begin, end, vocabulary, scratch, known, ids, matrix, fresh, total):
     """Add all rows of data[begin:end] to `total`; returns how many there were. For vocabularies of characters."""
     kept, num_words, num_buckets = vocabulary.kept, vocabulary.num_words, vocabulary.num_buckets
@@ -574,7 +575,7 @@ def _sum_text(data, begin, end, vocabulary, scratch, known, ids, matrix, fresh, 
     return num_all
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sum_rows(data, offsets, vocabulary, known, matrix, totals, counts):
     scratch = make_scratch(vocabulary)
     ids = np.empty(max(_ROWS_AT_ONCE, (_WORDS_AT_ONCE + 1) * vocabulary.word_ngrams), np.int32)
@@ -604,7 +605,7 @@ def sum_rows(
     return totals, counts
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _count_rows(data, offsets, vocabulary, counts):
     scratch = make_scratch(vocabulary)
     ids = np.empty(max(_ROWS_AT_ONCE, (_WORDS_AT_ONCE + 1) * vocabulary.word_ngrams), np.int32)
@@ -627,7 +628,7 @@ def room_for_rows(data: np.ndarray, offsets: np.ndarray, vocabulary: Vocabulary)
     return int(count_rows(data, offsets, vocabulary).max(initial=0)) + (_WORDS_AT_ONCE + 1) * vocabulary.word_ngrams
 
 
-@njit(cache=True, nogil=True)
+@inner
 def text_rows(data, begin, end, vocabulary, scratch, ids):
     """Write the rows of data[begin:end] to `ids`, of `room_for_rows`, and return how many; for compiled callers."""
     num_ids, _ = _text_rows(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from marin.processing.kernels.compiled import compiled, inner
 
 VERSION = "ngrams 1"
 
@@ -45,13 +46,13 @@ def hash_ngrams(words: np.ndarray, offsets: np.ndarray, n: int) -> tuple[np.ndar
     return hashes, ngram_offsets
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _mixed(value: Any) -> Any:
     value = (value ^ (value >> np.uint64(32))) * np.uint64(_MIX)
     return max(value ^ (value >> np.uint64(29)), np.uint64(1))
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _power(n: int) -> Any:
     value = np.uint64(1)
     for _ in range(n):
@@ -59,7 +60,7 @@ def _power(n: int) -> Any:
     return value
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _hash_ngrams(words: Any, offsets: Any, n: int, hashes: Any) -> None:
     leaving = _power(n)
     # the length counts as a word before the first, which never leaves
@@ -105,7 +106,7 @@ class HashSet:
         return found
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fill(hashes: Any, keys: Any, indices: Any, bitmap: Any, shift: int) -> None:
     mask = np.uint64(keys.size - 1)
     for i in range(hashes.size):
@@ -118,7 +119,7 @@ def _fill(hashes: Any, keys: Any, indices: Any, bitmap: Any, shift: int) -> None
         indices[slot] = i
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _index_of(value: Any, keys: Any, indices: Any, bitmap: Any, shift: int) -> int:
     bit = value >> np.uint64(shift)
     if not (bitmap[bit >> np.uint64(6)] >> (bit & np.uint64(63))) & np.uint64(1):
@@ -132,7 +133,7 @@ def _index_of(value: Any, keys: Any, indices: Any, bitmap: Any, shift: int) -> i
     return -1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _find(hashes: Any, keys: Any, indices: Any, bitmap: Any, shift: int, found: Any) -> None:
     for i in range(hashes.size):
         found[i] = _index_of(hashes[i], keys, indices, bitmap, shift)
@@ -182,7 +183,7 @@ def find_ngrams(words: np.ndarray, offsets: np.ndarray, n: int, shortest: int, n
         capacity = num_hits
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _find_ngrams(
     words: Any,
     offsets: Any,

@@ -20,7 +20,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from marin.processing.kernels.compiled import compiled, inner
 
 VERSION = f"words 1, unicode {unicodedata.unidata_version}"
 
@@ -183,7 +184,7 @@ def words_of(data: np.ndarray, text_offsets: np.ndarray, *, spans: bool = False)
     return Words(hashes=hashes[cut], offsets=offsets, starts=starts[cut], ends=ends[cut])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _finish(value: Any, has_letter: bool) -> Any:
     value ^= value >> np.uint64(32)
     value *= np.uint64(_MIX)
@@ -191,7 +192,7 @@ def _finish(value: Any, has_letter: bool) -> Any:
     return value | np.uint64(1) if has_letter else value & np.uint64(0xFFFFFFFFFFFFFFFE)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _scan(
     data: Any,
     text_offsets: Any,

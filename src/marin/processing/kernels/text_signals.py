@@ -12,7 +12,6 @@ only at places where shorter ones were found twice. Text that repeats itself thr
 import functools
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +25,7 @@ from marin.processing.kernels.characters import (
     WORD,
     character_classes,
 )
+from marin.processing.kernels.compiled import compiled, inner
 
 # Column of the result -> name of the signal. What each means is written in `text_signals_reference`.
 SIGNALS: tuple[str, ...] = (
@@ -94,11 +94,19 @@ def text_signals(
 
 @functools.cache
 def _hashes_of(words: tuple[str, ...]) -> NDArray[np.uint64]:
-    hashes = [_hash_of(np.array([ord(character) for character in word], np.uint32)) for word in words]
-    return np.array(hashes, np.uint64)
+    return np.array([_hash_of(word) for word in words], np.uint64)
 
 
-@numba.njit(cache=True, nogil=True)
+def _hash_of(word: str) -> int:
+    """What `_words` makes of the word."""
+    value = int(_SEED)
+    for character in word:
+        value = (value ^ ord(character)) * int(_MULTIPLIER) & 0xFFFF_FFFF_FFFF_FFFF
+        value ^= value >> int(_HALF)
+    return value
+
+
+@compiled
 def _signals(data, offsets, classes, unicode_words, stop_hashes):
     num_texts = len(offsets) - 1
     result = np.zeros((num_texts, _NUM_SIGNALS))
@@ -106,8 +114,8 @@ def _signals(data, offsets, classes, unicode_words, stop_hashes):
     for text in range(num_texts):
         longest = max(longest, offsets[text + 1] - offsets[text])
     chars = np.empty(longest, np.uint32)
-    words = _word_arrays(1024)
-    table = _new_table(1024)
+    words = _word_arrays(np.int64(1024))
+    table = _new_table(np.int64(1024))
     for text in range(num_texts):
         row = result[text]
         num_bytes = offsets[text + 1] - offsets[text]
@@ -128,7 +136,7 @@ def _signals(data, offsets, classes, unicode_words, stop_hashes):
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def decode(data, start, end, chars):
     """Code points of the UTF-8 `data[start:end]` into `chars`; returns how many."""
     num_chars = 0
@@ -157,13 +165,13 @@ def decode(data, start, end, chars):
 # --- words
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _word_arrays(size):
     """(hash, characters before, scratch for n-grams: slot, whether repeated) of each word."""
     return np.empty(size, np.uint64), np.empty(size, np.int64), np.empty(size, np.int32), np.empty(size, np.int32)
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _count_word_starts(chars, num_chars, classes, unicode_words):
     """How many words there are; where Unicode's rules find them, at most."""
     count = 0
@@ -176,7 +184,7 @@ def _count_word_starts(chars, num_chars, classes, unicode_words):
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _words(chars, num_chars, classes, unicode_words, stop_hashes, words, row):
     """Fill hashes and character counts of the words; write what filters ask of them. Returns how many there are."""
     hashes, chars_before = words[0], words[1]
@@ -241,24 +249,18 @@ def _words(chars, num_chars, classes, unicode_words, stop_hashes, words, row):
         row[_GOPHER + 2] = num_hashes / num_words
         row[_GOPHER + 3] = num_ellipses / num_words
         row[_GOPHER + 6] = num_alpha / num_words
-    row[_GOPHER + 7] = np.sum(seen)
+    num_seen = 0  # np.sum would load scipy
+    for stop in range(len(seen)):
+        num_seen += seen[stop]
+    row[_GOPHER + 7] = num_seen
     row[_GOPHER + 8] = num_stop
     return num_words
-
-
-@numba.njit(cache=True, nogil=True)
-def _hash_of(chars):
-    value = _SEED
-    for char in chars:
-        value = (value ^ np.uint64(char)) * _MULTIPLIER
-        value ^= value >> _HALF
-    return value
 
 
 # --- lines and paragraphs
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _lines(chars, num_chars, classes, row):
     """Of the lines that str.splitlines finds: how many, and which share begins with a bullet or ends in an ellipsis."""
     num_lines = num_bullets = num_ellipses = 0
@@ -287,7 +289,7 @@ def _lines(chars, num_chars, classes, row):
     row[_GOPHER + 5] = num_ellipses / num_lines
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _count_newlines(chars, num_chars):
     count = 0
     for index in range(num_chars):
@@ -296,7 +298,7 @@ def _count_newlines(chars, num_chars):
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _newline_lines(chars, num_chars, classes, num_words, table, row):
     """Of the pieces between newlines: repeated ones, short ones, those that end a sentence."""
     stamp = _clear(table)
@@ -342,7 +344,7 @@ def _newline_lines(chars, num_chars, classes, num_words, table, row):
     row[_C4] = num_long
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _paragraphs(chars, num_chars, classes, table, row):
     """Of the pieces between two or more newlines, of the stripped text: those repeated."""
     first, last = 0, num_chars
@@ -376,7 +378,7 @@ def _paragraphs(chars, num_chars, classes, table, row):
 # --- n-grams
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _ngrams(words, num_words, num_chars, table, row):
     hashes, chars_before, slots, run = words
     for index in range(num_words):
@@ -396,7 +398,7 @@ def _ngrams(words, num_words, num_chars, table, row):
             row[_DUPLICATE + n - 5] = _duplicate_ngram_chars(hashes, chars_before, run, num_words, n, table) / num_chars
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _top_ngram_chars(hashes, chars_before, slots, run, num_words, n, table):
     """Characters of the most frequent n-gram (of those, the first), its spaces too, times its number.
 
@@ -425,7 +427,7 @@ def _top_ngram_chars(hashes, chars_before, slots, run, num_words, n, table):
     return most * (chars_before[first + n] - chars_before[first] + n - 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _duplicate_ngram_chars(hashes, chars_before, run, num_words, n, table):
     """Characters, without spaces, of n-grams that were met before; behind such a one the search goes on."""
     stamp = _clear(table)
@@ -440,7 +442,7 @@ def _duplicate_ngram_chars(hashes, chars_before, run, num_words, n, table):
     return repeated_chars
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _ngram_hash(hashes, index, n):
     value = _SEED
     for word in range(index, index + n):
@@ -452,14 +454,14 @@ def _ngram_hash(hashes, index, n):
 # --- a set of hashes that is emptied at no cost: each entry holds the number of the set that it belongs to
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _new_table(size):
     """(entries: 48 bits of hash, 16 of stamp; count and first place of each; [stamp])."""
     entries = np.zeros(size, np.uint64)
     return entries, np.empty(size, np.int32), np.empty(size, np.int32), np.zeros(1, np.uint64)
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _table_for(table, num_items):
     """The table, or a larger one where it would be more than half full."""
     size = len(table[0])
@@ -470,7 +472,7 @@ def _table_for(table, num_items):
     return _new_table(size)
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _clear(table):
     """Begin a new set; returns its stamp."""
     entries, stamps = table[0], table[3]
@@ -481,7 +483,7 @@ def _clear(table):
     return stamps[0]
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _find(table, stamp, value):
     """(slot, whether it is new) of a hash, which is put there."""
     entries = table[0]
@@ -497,6 +499,6 @@ def _find(table, stamp, value):
         slot = (slot + _ONE) & mask
 
 
-@numba.njit(cache=True, nogil=True)
+@inner
 def _seen_before(table, stamp, value):
     return not _find(table, stamp, value)[1]

@@ -28,7 +28,7 @@ from marin.processing.pipeline.output import (
     unfinish,
 )
 from marin.processing.pipeline.planning import Planned, plan, shards_of
-from marin.processing.pipeline.pool import Events, run_in_processes
+from marin.processing.pipeline.pool import Events, kept_workers, run_in_processes
 from marin.processing.pipeline.progress import Progress
 from marin.processing.pipeline.result import Result, conclude
 from marin.processing.pipeline.rows import to_rows
@@ -53,12 +53,14 @@ def run(
 ) -> Result:
     """Do the work of a plan, or what is left of it, and return what became of the rows.
 
-    `workers`: processes, None for one a CPU, 0 for none but this one (and one where rows have a time limit). The result
-    does not depend on it, nor on the backend; "ray" uses the cluster at `address` (None: RAY_ADDRESS, or the one on
-    this machine), whose machines share the folders; None is what MARIN_DATA_BACKEND says, or "local". `max_bad`: the
-    largest share of rows that may be bad. `retries`: how often a shard is tried again whose process died. `progress`:
-    lines on stderr; with `label` they tell shards alone, under that name. `verify`: hash the outputs of finished
-    shards, instead of comparing their sizes.
+    `workers`: processes, None for up to one a CPU while shards wait, 0 for none but this one (and one where rows have a
+    time limit). The result does not depend on it, nor on the backend, with one exception: `hash` of a string, and the
+    order in which a function goes through a set of them, are the same in all worker processes, but with 0 they are
+    those of this process, which differ from run to run unless it was started with PYTHONHASHSEED=0.
+    "ray" uses the cluster at `address` (None: RAY_ADDRESS, or the one on this machine), whose machines share the
+    folders; None is what MARIN_DATA_BACKEND says, or "local". `max_bad`: the largest share of rows that may be bad.
+    `retries`: how often a shard is tried again whose process died. `progress`: lines on stderr; with `label` they tell
+    shards alone, under that name. `verify`: hash the outputs of finished shards, instead of comparing their sizes.
 
     Raises RuntimeError naming the shards that failed, once all others are done, and ValueError where more than the
     share `max_bad` of the rows was bad. Call it again after an interruption: finished shards are kept.
@@ -73,7 +75,7 @@ def run(
         raise ValueError(f"workers is {workers}; a number of processes, 0 or None is expected")
     stages = plan(dataset)
     root = stages[-1].stage.root
-    with locked(root):
+    with locked(root), kept_workers():
         prepare(root, stages)
         said = Progress(root, stages, shown=progress, label=label)
         needed = _needed(stages, verify)
@@ -158,7 +160,9 @@ def _do(
         failures = _on_ray(stage_data, tasks, watched, workers, address, retries, events)
     else:
         num_workers = num_cpus() if workers is None else max(1, workers)
-        failures = run_in_processes(stage_data, tasks, workers=num_workers, retries=retries, events=events)
+        failures = run_in_processes(
+            stage_data, tasks, workers=num_workers, retries=retries, events=events, few_first=workers is None
+        )
     return {names[index]: reason for index, reason in sorted(failures.items())}
 
 

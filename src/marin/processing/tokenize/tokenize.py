@@ -11,7 +11,6 @@ Nothing is dropped in silence. Rows = documents + empty + bad, checked for every
 
 import contextlib
 import json
-import os
 import pickle
 import re
 import shutil
@@ -204,8 +203,11 @@ def _run(
     jobs: list[ShardJob], config: TokenizeConfig, tokenizer: Tokenizer, progress: "_Progress"
 ) -> list[tuple[ShardJob, str]]:
     """Do the jobs here or in worker processes; returns those that failed, with the reason."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_workers = min(config.num_workers or available, len(jobs))
+    from marin.processing.pipeline.run import num_cpus
+    from marin.processing.shards import bytes_of, enough_workers
+
+    enough = enough_workers(bytes_of([job.split for job in jobs]), config.num_workers)
+    num_workers = min(num_cpus() if enough is None else enough, len(jobs))
     if num_workers > 1:
         return _run_in_processes(jobs, config, num_workers, progress)
     failures = []
@@ -230,6 +232,7 @@ def _run_in_processes(
         [(job.name, pickle.dumps(job)) for job in jobs],
         workers=num_workers,
         retries=WORKER_RETRIES,
+        few_first=config.num_workers is None,
         events=Events(
             progress=lambda num_bytes, num_rows: progress.advance(num_bytes),
             done=lambda index: progress.shard_done(jobs[index]),
