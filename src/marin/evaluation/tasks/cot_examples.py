@@ -1,6 +1,6 @@
 """Worked examples that belong to a task: data, not prose of ours.
 
-GSM8K: the eight of Wei et al., "Chain-of-Thought Prompting Elicits Reasoning in Large Language Models", 2022, appendix G,
+GSM8K: the eight of Wei et al., "Chain-of-Thought Prompting Elicits Reasoning in Large Language Models", 2022, app. G,
 in the wording of lm-evaluation-harness 0.4.13 (MIT).
 """
 
