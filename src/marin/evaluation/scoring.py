@@ -1,10 +1,10 @@
 """Log-probabilities from a model: rows of tokens in whole batches, and (context, continuation) requests on top.
 
-A model is seen here as one function from (tokens, targets) to log-probabilities, so everything above it is tested
-with models whose answers are known. Rows are sorted and padded into a few lengths, each compiled once; padding stands
-to the right, where a causal model cannot see it. What a row scores therefore depends on its own tokens only (to
-rounding), and the order of requests changes nothing at all. The price: a context shared by four choices is read four
-times.
+Whole rows are scored by one function from (tokens, targets) to log-probabilities, so everything above it is tested with
+models whose answers are known. Rows are sorted and padded into a few lengths, each compiled once; padding stands to the
+right, where a causal model cannot see it. Requests of a real model go another way, `ScoredModel.request_scorer`, which
+reads what they share once (`marin.evaluation.engine`); a model that is only a function reads a row for each. Either
+way, what a request scores depends on its own tokens only (to rounding), and the order of requests changes nothing.
 """
 
 import dataclasses
@@ -47,6 +47,7 @@ class Encoder(Protocol):
     def encode_batch(self, texts: list[str]) -> list[Int32[np.ndarray, " tokens"]]: ...
 
 
+@runtime_checkable
 class RequestScorer(Protocol):
     """Scores what requests ask for and no more."""
 
