@@ -6,7 +6,8 @@ For each task the harness's own definition is run over the very rows that marin 
 the task's source; the only thing changed in the definition is where its rows are). Compared are
 
 1. the words: context and continuation of every request of every row, at the shots of CORE_TASKS and their like, which
-   covers prompts, delimiters, example sampling and order of candidates. No model is needed for this.
+   covers prompts, delimiters, example sampling and order of candidates. No model is needed for this. Examples of a
+   row depend on all rows before it, so the first `--rows` say nearly as much as all.
 2. the answers: log-likelihoods, acc, acc_norm, exact match of the first rows on one GPT-2 with random weights, read by
    marin from the same folder, against the harness's `hf` backend (torch on the CPU, float32).
 
@@ -154,11 +155,11 @@ def write_task(work: Path, data: TaskData, name: str, shots: int) -> None:
     (work / "lm_eval" / f"{file_name(name, shots)}.yaml").write_text(json.dumps(config), encoding="utf-8")
 
 
-def our_arguments(data: TaskData, name: str, shots: int) -> list[list[list[str]]]:
+def our_arguments(data: TaskData, name: str, shots: int, limit: int | None) -> list[list[list[str]]]:
     """[context, continuation] of each request of each row; of a task that writes, the prompt."""
     task = TASKS[name]
     between = task.delimiter if task.kind == "multiple_choice" else ""
-    questions = prompted(task, data.load(task, shots), num_fewshot=shots, seed=FEWSHOT_SEED)
+    questions = prompted(task, data.load(task, shots), num_fewshot=shots, seed=FEWSHOT_SEED, limit=limit)
     if task.kind == "generation":
         return [[[question.prompts[0]]] for question in questions]
     return [
@@ -174,9 +175,9 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def compare_words(work: Path, data: TaskData, name: str, shots: int) -> Compared:
+def compare_words(work: Path, data: TaskData, name: str, shots: int, limit: int | None) -> Compared:
     theirs = [row["arguments"] for row in read(work / "requests" / f"{file_name(name, shots)}.jsonl")]
-    ours = our_arguments(data, name, shots)
+    ours = our_arguments(data, name, shots, limit)
     if TASKS[name].kind == "generation":
         theirs = [[arguments[0][:1]] for arguments in theirs]
     differing = [index for index, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b]
@@ -261,11 +262,11 @@ def markdown(compared: list[Compared], limit: int, command: str) -> str:
     lines = [
         "# Scores beside lm-evaluation-harness 0.4.13",
         "",
-        f"`{command}`; what is compared and how: the first lines of the script. Weights: one GPT-2 with random weights",
-        f"(2 layers, width 48, 1,024 positions, the whole vocabulary), float32, CPU. Answers: the first {limit} rows of "
+        f"`{command}`; what is compared and how: the first lines of the script. Weights: one GPT-2 with random",
+        f"weights (2 layers, width 48, 1,024 positions, the whole vocabulary), float32, CPU. Answers: the first {limit} rows of "
         "each task.",
         "",
-        "| task | shots | rows | other words | answers compared | largest difference, nats | margin, nats | theirs = ours |",
+        "| task | shots | rows | other words | answers | largest difference, nats | margin, nats | theirs = ours |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for each in compared:
@@ -278,8 +279,8 @@ def markdown(compared: list[Compared], limit: int, command: str) -> str:
         margin = "-" if each.margin is None else f"{each.margin:.2g}"
         largest = f"{each.largest:.1e}" if each.answered and each.largest else "-"
         lines.append(
-            f"| {each.name} | {each.shots} | {each.rows:,} | {each.other_words} | {each.answered} | {largest} | {margin} "
-            f"| {scores} |"
+            f"| {each.name} | {each.shots} | {each.rows:,} | {each.other_words} | {each.answered} | {largest} "
+            f"| {margin} | {scores} |"
         )
     differing = [f"- {each.name} at {each.shots}: {words}" for each in compared for words in each.differing]
     lines += ["", "## Rows that differ", "", *(differing or ["None."])]
@@ -292,6 +293,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of evaluation data")
     parser.add_argument("--tokenizer", required=True, help="folder of GPT-2's tokenizer")
     parser.add_argument("--limit", type=int, default=0, help="rows of each task that are scored; 0: compare words only")
+    parser.add_argument("--rows", type=int, default=0, help="rows of each task whose words are compared (all)")
     parser.add_argument("--tasks", nargs="+", help="only these")
     parser.add_argument("--work", help="folder for what is made on the way (a temporary one)")
     parser.add_argument("--threads", type=int, default=1)
@@ -327,6 +329,7 @@ def run(arguments: argparse.Namespace, work: Path) -> str:
         "seed": 0,
         "threads": arguments.threads,
         "limit": arguments.limit,
+        "rows": arguments.rows or None,
         "batch_size": 2,
         "tasks": [file_name(*case) for case in cases],
     }
@@ -337,7 +340,7 @@ def run(arguments: argparse.Namespace, work: Path) -> str:
         started = time.monotonic()
         subprocess.run([arguments.peer, str(HERE / "peers" / "lm_eval_peer.py"), str(work)], check=True)
         print(f"lm-eval: {time.monotonic() - started:.0f} s", flush=True)
-    compared = [compare_words(work, data, *case) for case in cases]
+    compared = [compare_words(work, data, *case, arguments.rows or None) for case in cases]
     if arguments.limit:
         load_tokenizer(arguments.tokenizer).save(model)
         exported = open_export(model, 2048, allow_unverified=True)
@@ -346,7 +349,7 @@ def run(arguments: argparse.Namespace, work: Path) -> str:
             scores = evaluate_tasks(exported, [EvalTaskConfig(name, shots)], data=data, limit=arguments.limit)
             compared[index] = compare_answers(work, compared[index], list(scores.samples))
         print(f"marin: {time.monotonic() - started:.0f} s", flush=True)
-    command = f"python benchmarks/eval_parity.py --limit {arguments.limit}"
+    command = f"python benchmarks/eval_parity.py --rows {arguments.rows} --limit {arguments.limit}"
     return markdown(compared, arguments.limit, command)
 
 

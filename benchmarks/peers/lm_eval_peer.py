@@ -43,13 +43,13 @@ def write(path: Path, rows: list) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def dump_requests(work: Path, names: list[str], manager: TaskManager) -> None:
+def dump_requests(work: Path, names: list[str], manager: TaskManager, limit: int | None) -> None:
     """What each task asks of all its rows, at the shots of its file and the harness's default seed."""
     loaded = manager.load(names)["tasks"] if hasattr(manager, "load") else lm_eval.tasks.get_task_dict(names, manager)
     for name in names:
         task = loaded[name]
         task.set_fewshot_seed(1234)
-        task.build_all_requests()
+        task.build_all_requests(limit=limit)
         rows: dict[int, dict] = {}
         for instance in task.instances:
             row = rows.setdefault(instance.doc_id, {"doc_id": instance.doc_id, "arguments": []})
@@ -65,7 +65,7 @@ def main() -> None:
         return
     torch.set_num_threads(plan["threads"])
     manager = TaskManager(include_defaults=False, include_path=str(work / "lm_eval"))
-    dump_requests(work, plan["tasks"], manager)
+    dump_requests(work, plan["tasks"], manager, plan["rows"])
     if not plan["limit"]:
         return
     model = HFLM(pretrained=plan["model"], dtype="float32", device="cpu", batch_size=plan["batch_size"])
