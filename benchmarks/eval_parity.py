@@ -21,8 +21,10 @@ import json
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -185,7 +187,7 @@ def compare_words(work: Path, data: TaskData, name: str, shots: int, limit: int 
     return Compared(name=name, shots=shots, rows=len(ours), other_words=len(differing), differing=shown)
 
 
-def compare_answers(work: Path, words: Compared, samples: list[dict]) -> Compared:
+def compare_answers(work: Path, words: Compared, samples: Sequence[Mapping[str, Any]]) -> Compared:
     theirs = read(work / "answers" / f"{file_name(words.name, words.shots)}.jsonl")
     kind = TASKS[words.name].kind
     if kind == "generation":
@@ -210,7 +212,7 @@ def compare_answers(work: Path, words: Compared, samples: list[dict]) -> Compare
     return _with(words, theirs, samples, metrics, largest, min(margins, default=None), differing)
 
 
-def _compare_texts(words: Compared, theirs: list[dict], samples: list[dict]) -> Compared:
+def _compare_texts(words: Compared, theirs: list[dict], samples: Sequence[Mapping[str, Any]]) -> Compared:
     ours = {row["doc_id"]: row for row in samples}
     strict = [row for row in theirs if row["filter"] == "strict-match"]
     differing = [
@@ -263,8 +265,8 @@ def markdown(compared: list[Compared], limit: int, command: str) -> str:
         "# Scores beside lm-evaluation-harness 0.4.13",
         "",
         f"`{command}`; what is compared and how: the first lines of the script. Weights: one GPT-2 with random",
-        f"weights (2 layers, width 48, 1,024 positions, the whole vocabulary), float32, CPU. Answers: the first {limit} rows of "
-        "each task.",
+        "weights (2 layers, width 48, 1,024 positions, the whole vocabulary), float32, CPU. Answers: the first "
+        f"{limit} rows of each task.",
         "",
         "| task | shots | rows | other words | answers | largest difference, nats | margin, nats | theirs = ours |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -295,7 +297,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="rows of each task that are scored; 0: compare words only")
     parser.add_argument("--rows", type=int, default=0, help="rows of each task whose words are compared (all)")
     parser.add_argument("--tasks", nargs="+", help="only these")
-    parser.add_argument("--work", help="folder for what is made on the way (a temporary one)")
+    parser.add_argument("--work", help="folder for what is made on the way, which is not made again (a temporary one)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no_write", action="store_true", help="print, and leave the results file as it is")
     arguments = parser.parse_args()
@@ -347,7 +349,7 @@ def run(arguments: argparse.Namespace, work: Path) -> str:
         started = time.monotonic()
         for index, (name, shots) in enumerate(cases):
             scores = evaluate_tasks(exported, [EvalTaskConfig(name, shots)], data=data, limit=arguments.limit)
-            compared[index] = compare_answers(work, compared[index], list(scores.samples))
+            compared[index] = compare_answers(work, compared[index], scores.samples)
         print(f"marin: {time.monotonic() - started:.0f} s", flush=True)
     command = f"python benchmarks/eval_parity.py --rows {arguments.rows} --limit {arguments.limit}"
     return markdown(compared, arguments.limit, command)

@@ -4,7 +4,7 @@
 
 WORK/plan.json says what to do, WORK/lm_eval/*.yaml are the tasks: each includes the harness's own definition and only
 names other files. Writes WORK/requests/NAME.jsonl, what it would ask of every row, and WORK/answers/NAME.jsonl, what it
-scored on the first rows.
+scored on the first rows; a file that is there is not made again.
 """
 
 import json
@@ -47,6 +47,8 @@ def dump_requests(work: Path, names: list[str], manager: TaskManager, limit: int
     """What each task asks of all its rows, at the shots of its file and the harness's default seed."""
     loaded = manager.load(names)["tasks"] if hasattr(manager, "load") else lm_eval.tasks.get_task_dict(names, manager)
     for name in names:
+        if (work / "requests" / f"{name}.jsonl").exists():
+            continue
         task = loaded[name]
         task.set_fewshot_seed(1234)
         task.build_all_requests(limit=limit)
@@ -70,6 +72,8 @@ def main() -> None:
         return
     model = HFLM(pretrained=plan["model"], dtype="float32", device="cpu", batch_size=plan["batch_size"])
     for name in plan["tasks"]:
+        if (work / "answers" / f"{name}.jsonl").exists():
+            continue
         started = time.process_time()
         results = lm_eval.simple_evaluate(
             model=model,

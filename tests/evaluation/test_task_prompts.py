@@ -1,6 +1,8 @@
 """A question is asked in the words, and with the examples, that its task says."""
 
 import random
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +17,9 @@ def located(*values: int) -> list[LocatedRow]:
     return [LocatedRow(row={"x": value}, where=f"line {index}") for index, value in enumerate(values)]
 
 
-def questions(name: str, *rows: dict, pool: tuple[dict, ...] | None = None, shots: int = 0) -> list[PromptedQuestion]:
+def questions(
+    name: str, *rows: dict, pool: Sequence[Mapping[str, Any]] | None = None, shots: int = 0
+) -> list[PromptedQuestion]:
     """The questions of source rows, with examples from pool (None: the rows themselves)."""
     asked = [LocatedRow(row=row, where=f"line {number}") for number, row in enumerate(rows, 1)]
     others = asked if pool is None else [LocatedRow(row=row, where=f"pool {n}") for n, row in enumerate(pool, 1)]

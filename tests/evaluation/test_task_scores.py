@@ -77,6 +77,7 @@ def test_a_uniform_model_of_one_byte_tokens_costs_log2_of_its_vocabulary(vocab: 
 def test_perplexity_is_the_exponential_of_the_mean_with_its_error():
     rows = [{"log_likelihood": value, "group": ""} for value in (-1.0, -2.0, -6.0)]
     measured, mean = estimate("perplexity", rows), mean_estimate([1.0, 2.0, 6.0])
+    assert mean.stderr is not None and mean.ci95 is not None
     assert measured.value == pytest.approx(math.exp(3.0))
     assert measured.stderr == pytest.approx(math.exp(3.0) * mean.stderr)
     assert measured.ci95 == pytest.approx(tuple(math.exp(end) for end in mean.ci95))
@@ -104,6 +105,7 @@ def test_the_core_average_subtracts_guessing_and_is_named_by_its_tasks():
     average, centred = core_score({"a": (a, 0.5), "b": (b, 0.25)})
     assert centred["a"]["centred"] == pytest.approx(0.2) and centred["b"]["centred"] == pytest.approx(0.0)
     assert average.value == pytest.approx(0.1) and average.num_clusters == 2
+    assert a.stderr is not None and b.stderr is not None
     assert average.stderr == pytest.approx(math.hypot(a.stderr / 0.5, b.stderr / 0.75) / 2)
 
 

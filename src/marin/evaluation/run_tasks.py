@@ -119,10 +119,11 @@ def evaluate_tasks(
     """The model's scores on tasks and groups; with `output_path`, results.json and samples.jsonl there.
 
     `limit` asks the first so many questions of each task, and the scores say so. `seed` draws solved examples.
-    `metrics` "core" adds the CORE average of DataComp-LM (`scores.core_score`) over those of its 22 tasks that are asked
-    and have data: there, candidates are compared by mean loss over their tokens. `mutual_information` adds acc_mutual_info, for a second, short request
-    for each candidate. `definitions` are tasks beside those of the catalog, by name. A run that was stopped and is
-    started again with the same output_path, model and arguments goes on behind the last task that was done.
+    `metrics` "core" adds the CORE average of DataComp-LM (`scores.core_score`) over those of its 22 tasks that are
+    asked and have data, where candidates are compared by mean loss over their tokens. `mutual_information` adds
+    acc_mutual_info, for a second, short request for each candidate. `definitions` are tasks beside those of the
+    catalog, by name. A run that was stopped and is started again with the same output_path, model and arguments goes on
+    behind the last task that was done.
 
     Raises ValueError for an unknown task (with near misses), a broken row (with file and line), too few rows for the
     examples asked for, and a tokenizer that does not fit the model or gives none of the task's texts back.

@@ -111,7 +111,7 @@ def _row(task: TaskDefinition) -> tuple[str, ...]:
     )
 
 
-_NUM_CHOICES = dict.fromkeys(("arc_easy", "arc_challenge", "hellaswag", "openbookqa"), 4)
+_NUM_CHOICES: dict[str, int] = dict.fromkeys(("arc_easy", "arc_challenge", "hellaswag", "openbookqa"), 4)
 _NUM_CHOICES |= dict.fromkeys(("boolq", "copa", "piqa", "wsc273", "winogrande"), 2)
 _NUM_CHOICES |= dict.fromkeys(("commonsense_qa", "agieval_lsat_ar"), 5)
 """Candidates of a question of the task's own source; a few rows of ARC have another number."""
