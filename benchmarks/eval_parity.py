@@ -20,7 +20,6 @@ import argparse
 import json
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -335,22 +334,23 @@ def run(arguments: argparse.Namespace, work: Path) -> str:
         "batch_size": 2,
         "tasks": [file_name(*case) for case in cases],
     }
-    for make in (True, False):
-        if make and (model / "model.safetensors").is_file():
-            continue
-        (work / "plan.json").write_text(json.dumps(plan | {"make_model": make}))
-        started = time.monotonic()
+    if not (model / "model.safetensors").is_file():
+        (work / "plan.json").write_text(json.dumps(plan | {"make_model": True}))
         subprocess.run([arguments.peer, str(HERE / "peers" / "lm_eval_peer.py"), str(work)], check=True)
-        print(f"lm-eval: {time.monotonic() - started:.0f} s", flush=True)
+    load_tokenizer(arguments.tokenizer).save(model)
+    (work / "plan.json").write_text(json.dumps(plan | {"make_model": False}))
+    with subprocess.Popen([arguments.peer, str(HERE / "peers" / "lm_eval_peer.py"), str(work)]) as peer:
+        scores = {}
+        if arguments.limit:
+            exported = open_export(model, 2048, allow_unverified=True)
+            for name, shots in cases:
+                asked = [EvalTaskConfig(name, shots)]
+                scores[name, shots] = evaluate_tasks(exported, asked, data=data, limit=arguments.limit).samples
+    if peer.returncode != 0:
+        raise SystemExit(f"lm-eval ended with {peer.returncode}")
     compared = [compare_words(work, data, *case, arguments.rows or None) for case in cases]
     if arguments.limit:
-        load_tokenizer(arguments.tokenizer).save(model)
-        exported = open_export(model, 2048, allow_unverified=True)
-        started = time.monotonic()
-        for index, (name, shots) in enumerate(cases):
-            scores = evaluate_tasks(exported, [EvalTaskConfig(name, shots)], data=data, limit=arguments.limit)
-            compared[index] = compare_answers(work, compared[index], scores.samples)
-        print(f"marin: {time.monotonic() - started:.0f} s", flush=True)
+        compared = [compare_answers(work, each, scores[each.name, each.shots]) for each in compared]
     command = f"python benchmarks/eval_parity.py --rows {arguments.rows} --limit {arguments.limit}"
     return markdown(compared, arguments.limit, command)
 
