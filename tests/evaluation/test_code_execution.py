@@ -49,7 +49,11 @@ def test_a_program_that_runs_to_its_end_passes():
         ("def f(:", "failed", "SyntaxError: invalid syntax"),
         ("import sys\nsys.exit(0)\nassert False", "exited", "left with exit code 0 before its end"),
         ("import os\nos._exit(0)", "exited", "left with exit code 0 before its end"),
-        ("import os, signal\nos.kill(os.getpid(), signal.SIGABRT)\nimport ctypes\nctypes.string_at(0)", "killed", "SIG"),
+        (
+            "import os, signal\nos.kill(os.getpid(), signal.SIGABRT)\nimport ctypes\nctypes.string_at(0)",
+            "killed",
+            "SIG",
+        ),
         ("x = bytearray(10**10)", "memory", "wanted more than 536870912 bytes"),
         ("input()", "failed", "EOFError: EOF when reading a line"),
     ],
