@@ -8,7 +8,7 @@ behind it in the meantime is thrown away and changes nothing.
 import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -29,6 +29,7 @@ OnText = Callable[[int, str], None]
 """Called with (index of the completion, text that was added to it) as text comes; the texts of one add up to its all."""
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """A model as generation sees it; `marin.export.hf.LoadedModel` is one."""
 
@@ -39,6 +40,7 @@ class LanguageModel(Protocol):
     def params(self) -> Any: ...
 
 
+@runtime_checkable
 class TextTokenizer(Protocol):
     """What generation needs of a tokenizer; `marin.processing.tokenize.tokenizer.Tokenizer` has it."""
 
@@ -243,8 +245,8 @@ def _encoded(
 def _check(seq_len: int, max_new_tokens: int, stop: Sequence[str], num_samples: int) -> None:
     if not 0 <= max_new_tokens < seq_len:
         raise ValueError(
-            f"max_new_tokens={max_new_tokens} must be from 0 to {seq_len - 1}: the model reads {seq_len} tokens, one of "
-            "a prompt at least"
+            f"max_new_tokens={max_new_tokens} must be from 0 to {seq_len - 1}: the model reads {seq_len} tokens, and one "
+            "at least is the prompt's"
         )
     if isinstance(stop, str) or not all(stop):
         raise ValueError(f"stop={stop!r}: expected a sequence of strings, none of them empty")
