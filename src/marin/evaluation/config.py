@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from marin.evaluation.tasks import EvalTaskConfig
 from marin.processing.tokenize.config import ChatFormat
 
 
@@ -104,3 +105,45 @@ class ChatEvaluationConfig:
             )
         if self.temperature < 0:
             raise ValueError(f"temperature is {self.temperature}; expected 0 (greedy) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmHarnessConfig:
+    """Run tasks of lm-evaluation-harness on our engine."""
+
+    model_path: str
+    """Folder of the model: an export, a training run, or a checkpoint of one."""
+    output_path: str
+    """Folder that gets results.json and samples.jsonl."""
+    tasks: tuple[EvalTaskConfig, ...]
+    """Tasks or groups by the harness's names, each at its number of shots."""
+    include_path: str | None = None
+    """Folder of the harness's YAML files, of tasks of your own."""
+    include_defaults: bool = True
+    """Whether the harness's own tasks are known too; their data comes from the hub or its cache."""
+    checkpoint: str | None = None
+    """Of a training run: `checkpoints/step-...`; None: the last."""
+    tokenizer_path: str | None = None
+    """Of a training run: the tokenizer's folder; None: the one that its config names."""
+    limit: int | None = None
+    """Questions of each task; None: all."""
+    apply_chat_template: bool = False
+    """Ask as a user asks, in the template of the model's folder."""
+    fewshot_seed: int = 1234
+    """Chooses solved examples where the task draws them; the harness's own default."""
+    seed: int = 0
+    """Of answers that are drawn."""
+    bootstrap_iters: int = 0
+    """Resamplings for the error of metrics that are no mean over questions; 0: no error is given for them."""
+    confirm_run_unsafe_code: bool = False
+    """Let tasks run code that the model wrote, in this process, as the harness does: only for models you trust."""
+    tokens_per_batch: int = 4096
+    """Tokens that the model reads in one call."""
+    allow_unverified: bool = False
+    """Evaluate an export whose files were changed since it was verified; the results say so."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError("tasks is empty; name at least one task of lm-evaluation-harness")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit is {self.limit}; expected at least 1 question, or null for all")
