@@ -147,3 +147,33 @@ class LmHarnessConfig:
             raise ValueError("tasks is empty; name at least one task of lm-evaluation-harness")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit is {self.limit}; expected at least 1 question, or null for all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Loss and bits per byte of a model on token stores, by tag, with error bars over documents."""
+
+    model_path: str
+    """Folder of the model: an export, a training run, or a checkpoint of one."""
+    sets: dict[str, str]
+    """Tag -> token store. Tags with a part before a `/` in common are also measured together."""
+    output_path: str
+    """Folder that gets results.json and samples.jsonl."""
+    max_documents: int | None = None
+    """Documents of each set, spread evenly over it; None: all."""
+    stride: int | None = None
+    """Tokens that a window moves on in a long document; None is half of what the model reads."""
+    checkpoint: str | None = None
+    """Of a training run: `checkpoints/step-...`; None: the last."""
+    tokenizer_path: str | None = None
+    """Of a training run: the tokenizer's folder; None: the one that its config names."""
+    tokens_per_batch: int = 4096
+    """Tokens that the model reads in one call."""
+    allow_unverified: bool = False
+    """Evaluate an export whose files were changed since it was verified; the results say so."""
+
+    def __post_init__(self) -> None:
+        if not self.sets:
+            raise ValueError("sets is empty; name at least one token store by its tag")
+        if self.max_documents is not None and self.max_documents < 2:
+            raise ValueError(f"max_documents is {self.max_documents}; an error bar needs at least 2, null takes all")
