@@ -1,13 +1,10 @@
 """Which tasks are asked together, at how many shots each.
 
 A list is plain values, so an experiment can name one, add to it, or write its own. What a task is, its data, prompts
-and metrics, is in the catalog; a list only points there, and so does `resolve_tasks`, which reads the lists, groups
-and tasks that a person types.
+and metrics, is in the catalog; a list only points there.
 """
 
-import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -33,8 +30,8 @@ CORE_TASKS = (
     EvalTaskConfig("boolq", 10),
     EvalTaskConfig("commonsense_qa", 10),
     EvalTaskConfig("copa", 0),
-    EvalTaskConfig("hellaswag", 0, task_alias="hellaswag_0shot"),
-    EvalTaskConfig("hellaswag", 10, task_alias="hellaswag_10shot"),
+    EvalTaskConfig("hellaswag", 0),
+    EvalTaskConfig("hellaswag", 10),
     EvalTaskConfig("lambada_openai", 0),
     EvalTaskConfig("openbookqa", 0),
     EvalTaskConfig("piqa", 10),
@@ -43,8 +40,8 @@ CORE_TASKS = (
 )
 """Tasks that tell small base models apart, all by log-likelihood."""
 
-MMLU_0_SHOT = EvalTaskConfig("mmlu", 0, task_alias="mmlu_0shot")
-MMLU_5_SHOT = EvalTaskConfig("mmlu", 5, task_alias="mmlu_5shot")
+MMLU_0_SHOT = EvalTaskConfig("mmlu", 0)
+MMLU_5_SHOT = EvalTaskConfig("mmlu", 5)
 
 CORE_TASKS_PLUS_MMLU = (*CORE_TASKS, MMLU_0_SHOT, MMLU_5_SHOT)
 """CORE_TASKS and MMLU, without and with examples."""
@@ -69,3 +66,29 @@ BASE_GENERATION_TASKS = (
     EvalTaskConfig("triviaqa", 0),
 )
 """What a base model writes after examples."""
+
+DCLM_CORE_TASKS = (
+    EvalTaskConfig("agieval_lsat_ar", 3),
+    EvalTaskConfig("arc_easy", 10),
+    EvalTaskConfig("arc_challenge", 10),
+    EvalTaskConfig("bigbench_cs_algorithms", 10),
+    EvalTaskConfig("bigbench_dyck_languages", 10),
+    EvalTaskConfig("bigbench_language_identification", 10),
+    EvalTaskConfig("bigbench_operators", 10),
+    EvalTaskConfig("bigbench_qa_wikidata", 10),
+    EvalTaskConfig("bigbench_repeat_copy_logic", 10),
+    EvalTaskConfig("boolq", 10),
+    EvalTaskConfig("commonsense_qa", 10),
+    EvalTaskConfig("copa", 0),
+    EvalTaskConfig("coqa_completion", 0),
+    EvalTaskConfig("hellaswag", 0),
+    EvalTaskConfig("hellaswag", 10),
+    EvalTaskConfig("jeopardy", 10),
+    EvalTaskConfig("lambada_openai", 0),
+    EvalTaskConfig("openbookqa", 0),
+    EvalTaskConfig("piqa", 10),
+    EvalTaskConfig("squad_completion", 10),
+    EvalTaskConfig("wsc273", 0),
+    EvalTaskConfig("winogrande", 0),
+)
+"""The 22 tasks of the CORE score of DataComp-LM (Li et al. 2024, section 3.5 and appendix G), at its shots."""
