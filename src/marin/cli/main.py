@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "run an experiment; what is there already is not run again",
     "plan": "show what a run would do, and why; changes nothing",
     "train": "train a language model from a YAML file, without the executor",
+    "eval": "ask a model tasks: scores with error bars",
     "why": "show what made a step change, down to the field",
     "status": "show what runs now",
     "ls": "list the steps, runs or refs of a store",

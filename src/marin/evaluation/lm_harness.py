@@ -9,11 +9,13 @@ adapter is that the harness builds every prompt in memory before the first is sc
 `run` is the step of `marin.evaluation.api.evaluate_lm_evaluation_harness`: results.json and samples.jsonl in our form.
 """
 
+import difflib
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -253,7 +255,8 @@ def run(config: LmHarnessConfig) -> Path:
     Raises ValueError for a task that the harness does not know, and as `open_model` does.
     """
     manager = task_manager(config.include_path, config.include_defaults)
-    asked = [_specification(task, manager) for task in config.tasks]
+    for task in config.tasks:
+        _check_known(task, manager)
     model = open_model(
         config.model_path,
         checkpoint=config.checkpoint,
@@ -262,25 +265,37 @@ def run(config: LmHarnessConfig) -> Path:
         allow_unverified=config.allow_unverified,
     )
     lm = MarinLM(model, seed=config.seed, progress=lambda kind: ProgressLines(kind, "requests"))
-    found = lm_eval.simple_evaluate(
-        model=lm,
-        tasks=asked,
-        task_manager=manager,
-        limit=config.limit,
-        apply_chat_template=config.apply_chat_template,
-        bootstrap_iters=config.bootstrap_iters,
-        fewshot_random_seed=config.fewshot_seed,
-        confirm_run_unsafe_code=config.confirm_run_unsafe_code,
-    )
-    assert found is not None, "there is one process, and it is the first"
-    tasks, samples = harness_results(found, config.bootstrap_iters)
-    for name, task in tasks.items():
-        for metric, entry in task.metrics.items():
-            print(f"{name}: {format_score(entry['value'], entry['stderr'], entry['n'])} {metric}", flush=True)
+    tasks: dict[str, TaskResult] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    samples: list[dict[str, Any]] = []
+    times = Counter(task.name for task in config.tasks)
+    # the harness lists a task under its name, so one that is asked at several shots needs a call for each
+    for asked in config.tasks:
+        found = lm_eval.simple_evaluate(
+            model=lm,
+            tasks=load_task(asked, manager),
+            limit=config.limit,
+            apply_chat_template=config.apply_chat_template,
+            bootstrap_iters=config.bootstrap_iters,
+            fewshot_random_seed=config.fewshot_seed,
+            confirm_run_unsafe_code=config.confirm_run_unsafe_code,
+        )
+        assert found is not None, "there is one process, and it is the first"
+        suffix = f"@{asked.num_fewshot}" if times[asked.name] > 1 else ""
+        scores = harness_results(found, {asked.name: asked.task_alias} if asked.task_alias else {}, suffix)
+        twice = sorted({*tasks, *groups} & {*scores.tasks, *scores.groups})
+        if twice:
+            raise ValueError(f"'{twice[0]}' would be listed twice; give one of them another task_alias")
+        tasks |= scores.tasks
+        groups |= scores.groups
+        samples += scores.samples
+        for name, entry in _entries(scores):
+            print(f"{name}: {format_score(entry['value'], entry['stderr'], entry['n'])}", flush=True)
     path = write_results(
         config.output_path,
         model=model.description,
         tasks=tasks,
+        groups=groups,
         samples=samples,
         policy={
             "document_prefix": resolve_prefix(model.tokenizer, model.document_prefix),
@@ -305,58 +320,98 @@ def task_manager(include_path: str | None, include_defaults: bool) -> TaskManage
     return TaskManager(include_path=include_path, include_defaults=include_defaults)
 
 
-def _specification(task: EvalTaskConfig, manager: TaskManager) -> dict[str, Any]:
-    """What the harness is told of one task or group. ValueError, with near misses, for one that it does not know."""
-    import difflib
-
+def _check_known(task: EvalTaskConfig, manager: TaskManager) -> None:
+    """ValueError, with near misses, for a task or group that the harness does not know."""
     if task.name not in manager.all_tasks:
         near = difflib.get_close_matches(task.name, manager.all_tasks, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else f"; it knows {', '.join(manager.all_tasks[:20])}"
         raise ValueError(f"lm-evaluation-harness has no task '{task.name}'{hint}")
-    named = "group" if task.name in manager.all_groups else "task"
-    # in a group the number goes to each of its tasks
-    return {named: task.name, "num_fewshot": task.num_fewshot}
 
 
-def harness_results(
-    found: Mapping[str, Any], bootstrap_iters: int
-) -> tuple[dict[str, TaskResult], list[dict[str, Any]]]:
-    """What `simple_evaluate` returned, as results.json and samples.jsonl have it."""
+def load_task(task: EvalTaskConfig, manager: TaskManager) -> list[Any]:
+    """A task, the tasks of a tag, or a group of the harness, each task at the number of shots asked for."""
+    loaded = manager.load([task.name])
+    for leaf in loaded["tasks"].values():
+        leaf.set_config(key="num_fewshot", value=task.num_fewshot)
+    group = loaded.get("groups", {}).get(task.name)
+    return list(loaded["tasks"].values()) if group is None else [group]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarnessScores:
+    """What the harness found, as results.json and samples.jsonl have it."""
+
+    tasks: Mapping[str, TaskResult]
+    groups: Mapping[str, Mapping[str, Any]]
+    samples: Sequence[Mapping[str, Any]]
+
+
+def harness_results(found: Mapping[str, Any], aliases: Mapping[str, str], suffix: str) -> HarnessScores:
+    """What `simple_evaluate` returned; each name gets its alias, or the suffix."""
     tasks, samples = {}, []
+    keys = {name: aliases.get(name, f"{name}{suffix}") for name in (*found["samples"], *found.get("groups", {}))}
     for name, given in found["samples"].items():
         by_doc: dict[Any, dict[str, Any]] = {}
+        asked: dict[Any, Any] = {}
         values: dict[str, list[Any]] = {}
         for row in given:  # one for each filter
-            suffix = "" if row["filter"] == "none" else f",{row['filter']}"
+            behind = "" if row["filter"] == "none" else f",{row['filter']}"
+            asked[row["doc_id"]] = [row["doc_id"], _plain(row["arguments"]), _plain(row["target"])]
             kept = by_doc.setdefault(
                 row["doc_id"],
                 {
-                    "task": name,
+                    "task": keys[name],
                     "doc_id": str(row["doc_id"]),
                     "target": _plain(row["target"]),
                     "arguments": _plain(row["arguments"]),
                     "resps": _plain(row["resps"]),
                 },
             )
-            kept[f"filtered_resps{suffix}"] = _plain(row["filtered_resps"])
+            kept[f"filtered_resps{behind}"] = _plain(row["filtered_resps"])
             for metric in row["metrics"]:
-                values.setdefault(f"{metric}{suffix}", []).append(row[metric])
-                kept[f"{metric}{suffix}"] = _plain(row[metric])
+                values.setdefault(f"{metric}{behind}", []).append(row[metric])
+                kept[f"{metric}{behind}"] = _plain(row[metric])
         samples += by_doc.values()
-        scores = found["results"][name]
-        tasks[name] = TaskResult(
+        num_all = int(found["n-samples"][name]["original"])
+        better = found["higher_is_better"].get(name, {})
+        tasks[keys[name]] = TaskResult(
             version=_version(found["versions"].get(name)),
             n=len(by_doc),
             num_fewshot=int(found["n-shot"].get(name) or 0),
-            prompt_hash=prompt_hash([[row["doc_id"], row["arguments"], row["target"]] for row in by_doc.values()]),
-            metrics=dict(_metrics(scores, values, found["higher_is_better"].get(name, {}), len(by_doc))),
-            counts={"num_available": int(found["n-samples"][name]["original"])},
-            notes=["prompts and metrics by lm-evaluation-harness"],
+            prompt_hash=prompt_hash(list(asked.values())),
+            metrics=dict(_metrics(found["results"][name], values, better, len(by_doc))),
+            notes=["prompts and metrics by lm-evaluation-harness"]
+            + ([f"the first {len(by_doc)} of {num_all} questions"] if len(by_doc) < num_all else []),
+            about={"task": name, "n_all": num_all},
         )
-    return tasks, samples
+    groups = {
+        keys[name]: {
+            "group": name,
+            "n": sum(tasks[keys[member]].n for member in _leaves(name, found["group_subtasks"])),
+            "tasks": [keys[member] for member in _leaves(name, found["group_subtasks"])],
+            "metrics": dict(_metrics(scores, {}, found["higher_is_better"].get(name, {}), int(scores["sample_len"]))),
+        }
+        for name, scores in found.get("groups", {}).items()
+    }
+    return HarnessScores(tasks=tasks, groups=groups, samples=samples)
 
 
-def _metrics(scores: Mapping[str, Any], values: Mapping[str, list[Any]], better: Mapping[str, Any], n: int):
+def _leaves(name: str, below: Mapping[str, Sequence[str]]) -> list[str]:
+    """The tasks of a group, those of groups in it too."""
+    return [leaf for member in below.get(name, ()) for leaf in (_leaves(member, below) or [member])]
+
+
+def _entries(scores: HarnessScores) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for key, metrics in (
+        *((key, task.metrics) for key, task in scores.tasks.items()),
+        *((key, group["metrics"]) for key, group in scores.groups.items()),
+    ):
+        yield from ((f"{key} {metric}", entry) for metric, entry in metrics.items())
+
+
+def _metrics(
+    scores: Mapping[str, Any], values: Mapping[str, list[Any]], better: Mapping[str, Any], n: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
     for key, value in scores.items():
         metric, _, filtered = key.partition(",")
         if metric.endswith("_stderr") or not filtered or not isinstance(value, (int, float)):

@@ -89,7 +89,7 @@ def opened_checkpoint(
         "vocab_size": int(loaded.vocab_size),
         "tokenizer_digest": tokenizer.digest,
         "checkpoint": trained.checkpoint.name,
-        "checkpoint_sha256": manifest_digest(trained.checkpoint),
+        "weights_sha256": {trained.checkpoint.name: manifest_digest(trained.checkpoint)},
         "step": int(trained.checkpoint.name.removeprefix("step-")),
         "average": average,
         "verified": True,

@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -48,7 +47,10 @@ class _Scored:
     def estimates(self) -> dict[str, Estimate]:
         """Of METRICS: bits over bytes, nats over tokens."""
         nats = self.bits * math.log(2)
-        return {"bits_per_byte": ratio_estimate(self.bits, self.num_bytes), "loss": ratio_estimate(nats, self.num_tokens)}
+        return {
+            "bits_per_byte": ratio_estimate(self.bits, self.num_bytes),
+            "loss": ratio_estimate(nats, self.num_tokens),
+        }
 
 
 def run(config: ValidationConfig) -> Path:

@@ -7,7 +7,7 @@ behind it in the meantime is thrown away and changes nothing.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -24,6 +24,7 @@ OnText = Callable[[int, str], None]
 """Called with (index of the completion, text that was added to it) as text comes; the texts of one add up to its all."""
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """A model as generation sees it; `marin.export.hf.LoadedModel` is one."""
 
@@ -34,6 +35,7 @@ class LanguageModel(Protocol):
     def params(self) -> Any: ...
 
 
+@runtime_checkable
 class TextTokenizer(Protocol):
     """What generation needs of a tokenizer; `marin.processing.tokenize.tokenizer.Tokenizer` has it."""
 

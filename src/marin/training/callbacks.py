@@ -278,8 +278,8 @@ class Validate:
     tokens and bytes they are of, so that a reader can tell how much of the set was measured. Where an average of the
     parameters is kept, it is measured too, as the set `ema/NAME`. Sets whose names have a part before a `/` in common
     have a common parent of that name, measured as one set: all nats over all tokens, and over all bytes (the micro
-    average). Beside that stand `macro_loss` and `macro_bits_per_byte`, the means of the sets' own: there each set counts
-    alike, however small.
+    average). Beside that stand `macro_loss` and `macro_bits_per_byte`, the means of the sets' own: there each set
+    counts alike, however small.
     """
 
     def __init__(
