@@ -163,7 +163,7 @@ def default_base_eval(
     data: Model | None = None,
     **settings: Any,
 ) -> list[ExecutorStep]:
-    """What a base model is asked: CORE_TASKS, MMLU without and with examples, and BASE_GENERATION_TASKS. A step each."""
+    """What a base model is asked, a step each: CORE_TASKS, MMLU without and with examples, BASE_GENERATION_TASKS."""
     parts: dict[str, Sequence[EvalTaskConfig]] = {
         "core": CORE_TASKS,
         "mmlu_0shot": (MMLU_0_SHOT,),

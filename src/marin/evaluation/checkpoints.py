@@ -202,6 +202,7 @@ def draw(summary: Mapping[str, Any]) -> dict[str, bytes]:
             axes.spines[side].set_visible(False)
     pictures = {}
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "marin"}):
+        settings: dict[str, Any]
         for name, settings in ((SVG_FILE, {"metadata": {"Date": None}}), (PNG_FILE, {"dpi": 150, "metadata": {}})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=name.rpartition(".")[2], **settings)

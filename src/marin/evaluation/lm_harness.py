@@ -135,7 +135,7 @@ class MarinLM(TemplateLM):
         asked = [generate_request(prompt, settings) for prompt, settings in (each.args for each in requests)]
         completions = generate_until(
             self.model.loaded,
-            self._encoder,
+            self._encoder,  # type: ignore[arg-type]  # a cached_property is a property
             asked,
             seed=self._seed,
             document_prefix=self.model.document_prefix,
@@ -166,7 +166,7 @@ class MarinLM(TemplateLM):
                 "chat_template.jinja into it (a model fine-tuned by marin gets one when it is exported), or evaluate "
                 "without one"
             )
-        return ChatTemplate(ChatFormat(), self.model.tokenizer)
+        return ChatTemplate(ChatFormat(template=None), self.model.tokenizer)
 
     def _remember(self, kind: str, requests: "list[Instance]", answers: list[Any]) -> list[Any]:
         for request, answer in zip(requests, answers, strict=True):
@@ -266,8 +266,8 @@ def run(config: LmHarnessConfig) -> Path:
     )
     lm = MarinLM(model, seed=config.seed, progress=lambda kind: ProgressLines(kind, "requests"))
     tasks: dict[str, TaskResult] = {}
-    groups: dict[str, dict[str, Any]] = {}
-    samples: list[dict[str, Any]] = []
+    groups: dict[str, Mapping[str, Any]] = {}
+    samples: list[Mapping[str, Any]] = []
     times = Counter(task.name for task in config.tasks)
     # the harness lists a task under its name, so one that is asked at several shots needs a call for each
     for asked in config.tasks:
@@ -286,8 +286,8 @@ def run(config: LmHarnessConfig) -> Path:
         twice = sorted({*tasks, *groups} & {*scores.tasks, *scores.groups})
         if twice:
             raise ValueError(f"'{twice[0]}' would be listed twice; give one of them another task_alias")
-        tasks |= scores.tasks
-        groups |= scores.groups
+        tasks.update(scores.tasks)
+        groups.update(scores.groups)
         samples += scores.samples
         for name, entry in _entries(scores):
             print(f"{name}: {format_score(entry['value'], entry['stderr'], entry['n'])}", flush=True)

@@ -57,7 +57,7 @@ class Evals:
         if not is_due(done, self._config.every):
             return
         with self._run.log.paused():
-            row = said_by_first(self._measure(done))
+            row: Any = said_by_first(self._measure(done))
             self._run.log.log_row(done.step, row)
 
     def _measure(self, done: StepDone) -> dict[str, float | int] | None:
