@@ -121,8 +121,8 @@ def write_results(
 ) -> Path:
     """Write samples.jsonl, then results.json, each atomically; returns the path of results.json.
 
-    `groups` are scores over several tasks, `skipped` the tasks that were asked for and could not run: {"task", "reason",
-    "fetch"}, the last the command that brings their data, or null.
+    `groups` are scores over several tasks, `skipped` the tasks that were asked for and could not run: {"task",
+    "reason", "fetch"}, the last the command that brings their data, or null.
     The numbers of both are finite or null; anything else is our mistake and raises ValueError.
     """
     folder = Path(output_path)

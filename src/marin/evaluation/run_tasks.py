@@ -7,8 +7,6 @@ it is of. Nothing here knows a model's kind: it is scored as `marin.evaluation.s
 """
 
 import hashlib
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +29,7 @@ from marin.evaluation.statistics import Estimate
 from marin.evaluation.tasks.catalog import GROUPS, TASKS, task_names
 from marin.evaluation.tasks.data import MissingDataError, TaskData, TaskRows
 from marin.evaluation.tasks.definition import TaskDefinition
+from marin.evaluation.tasks.finished import FinishedTasks
 from marin.evaluation.tasks.lists import EvalTaskConfig
 from marin.evaluation.tasks.question import prompt_hash
 from marin.evaluation.tasks.scores import (
@@ -44,10 +43,6 @@ from marin.evaluation.tasks.scores import (
     written_values,
 )
 from marin.evaluation.tasks.shots import FEWSHOT_SEED, PromptedQuestion, prompted
-from marin.io.atomic import write_bytes
-
-FINISHED_FOLDER = "finished_tasks"
-"""Tasks that are done while others are not: a file each, taken away when all scores are written."""
 
 TaskProgress = Callable[[str], Progress]
 """Key of a task -> what is called with (requests done, requests in all) of it."""
@@ -123,11 +118,11 @@ def evaluate_tasks(
 ) -> TaskScores:
     """The model's scores on tasks and groups; with `output_path`, results.json and samples.jsonl there.
 
-    `limit` asks the first so many questions of each task, and the scores say so. `seed` draws solved examples. `metrics`
-    "core" adds the CORE average of DataComp-LM (`scores.core_score`) over the tasks asked: candidates are then compared
-    by mean loss over their tokens. `mutual_information` adds acc_mutual_info, for a second, short request for each
-    candidate. `definitions` are tasks beside those of the catalog, by name. A run that was stopped and is started again
-    with the same output_path, model and arguments goes on behind the last task that was done.
+    `limit` asks the first so many questions of each task, and the scores say so. `seed` draws solved examples.
+    `metrics` "core" adds the CORE average of DataComp-LM (`scores.core_score`) over the tasks asked: there, candidates
+    are compared by mean loss over their tokens. `mutual_information` adds acc_mutual_info, for a second, short request
+    for each candidate. `definitions` are tasks beside those of the catalog, by name. A run that was stopped and is
+    started again with the same output_path, model and arguments goes on behind the last task that was done.
 
     Raises ValueError for an unknown task (with near misses), a broken row (with file and line), too few rows for the
     examples asked for, and a tokenizer that does not fit the model or gives none of the task's texts back.
@@ -144,7 +139,7 @@ def evaluate_tasks(
         "metrics": metrics,
         "mutual_information": mutual_information,
     }
-    kept = _Finished(output_path, model, settings)
+    kept = FinishedTasks(output_path, model.description, settings)
 
     results: dict[str, TaskResult] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
@@ -171,10 +166,9 @@ def evaluate_tasks(
     group_scores = _group_scores(groups, results, samples, known)
     for key, group in group_scores.items():
         say(_group_line(key, group))
-    core = _core(asked, samples, skipped) if metrics == "core" else None
+    core = _core(asked, samples) if metrics == "core" else None
     if core is not None:
-        stderr = "" if core["stderr"] is None else f" ± {core['stderr']:.4f}"
-        say(f"{core['name']}: {core['value']:.4f}{stderr}, missing {len(core['missing'])} of the tasks asked")
+        say(_group_line(core["name"], core))
     _say_skipped(skipped, say)
 
     rows_of_all = [row for key in results for row in samples[key]]
@@ -509,11 +503,7 @@ def _group_scores(
     return scores
 
 
-def _core(
-    asked: Sequence[_Asked],
-    samples: Mapping[str, Sequence[Mapping[str, Any]]],
-    skipped: Sequence[Mapping[str, Any]],
-) -> dict[str, Any] | None:
+def _core(asked: Sequence[_Asked], samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
     scores: dict[str, tuple[Estimate, float]] = {}
     for task in asked:
         if task.key not in samples or task.definition.kind == "generation":
@@ -525,55 +515,16 @@ def _core(
         scores[task.key] = estimate(metric, rows), guessing if baseline is None else baseline
     if not scores:
         return None
-    return core_score(scores) | {"missing": [task.key for task in asked if task.key not in scores]}
-
-
-# --- What was done before
-
-
-class _Finished:
-    """Tasks that an earlier run of the same evaluation has done."""
-
-    def __init__(self, output_path: str | Path | None, model: EvaluatedModel, settings: Mapping[str, Any]):
-        self._folder = None if output_path is None else Path(output_path) / FINISHED_FOLDER
-        # a model that is not known by its content may have changed in the meantime
-        by_content = bool(model.description.get("weights_sha256"))
-        identity = json.dumps([dict(model.description), dict(settings)], sort_keys=True, default=str)
-        self._identity = hashlib.sha256(identity.encode()).hexdigest() if by_content else None
-
-    def read(self, key: str, asked_hash: str) -> tuple[TaskResult, list[dict[str, Any]]] | None:
-        """Scores and samples of a task, if it was done with the same model, settings and questions."""
-        path = self._path(key)
-        if path is None or self._identity is None or not path.is_file():
-            return None
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if (content["identity"], content["prompt_hash"]) != (self._identity, asked_hash):
-            return None
-        return TaskResult(**content["result"]), content["samples"]
-
-    def write(self, key: str, asked_hash: str, result: TaskResult, samples: list[dict[str, Any]]) -> None:
-        path = self._path(key)
-        if path is None or self._identity is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = {
-            "identity": self._identity,
-            "prompt_hash": asked_hash,
-            "result": asdict(result),
-            "samples": samples,
-        }
-        write_bytes(path, json.dumps(content).encode())
-
-    def clear(self) -> None:
-        """Take the files away, now that results.json has what is in them."""
-        if self._folder is None or not self._folder.is_dir():
-            return
-        for path in self._folder.glob("*.json"):
-            path.unlink()
-        self._folder.rmdir()
-
-    def _path(self, key: str) -> Path | None:
-        return None if self._folder is None else self._folder / (re.sub(r"[^\w@.-]", "_", key) + ".json")
+    average, centred = core_score(scores)
+    return {
+        "name": f"CORE-{len(centred)}",
+        "group": "core",
+        "n": average.n,
+        "tasks": list(centred),
+        "missing": [task.key for task in asked if task.key not in scores],
+        "metrics": {"centred": metric_entry(average, higher_is_better=True)},
+        "centred": centred,
+    }
 
 
 # --- In words

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from marin.evaluation.scoring import LogLikelihood
-from marin.evaluation.statistics import Estimate, mean_estimate, proportion_estimate
+from marin.evaluation.statistics import Estimate, mean_estimate, normal_estimate, proportion_estimate
 from marin.evaluation.tasks.definition import Example, TaskDefinition, Writing
 from marin.evaluation.tasks.filters import exact_match, extract
 
@@ -145,35 +145,31 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
     value = float(sum(each.value * each.n for each in estimates) / total)
     clusters = sum(each.num_clusters for each in estimates)
     if total <= count:
-        return Estimate(value=value, stderr=None, ci95=None, n=int(total), num_clusters=clusters, interval=None)
+        return normal_estimate(value, None, int(total), clusters)
     squares = sum((each.n - 1) * each.n * (each.stderr or 0.0) ** 2 for each in estimates)
     stderr = math.sqrt(squares / (total - count) / total)
-    ends = (value - 1.959963984540054 * stderr, value + 1.959963984540054 * stderr)
-    return Estimate(value=value, stderr=stderr, ci95=ends, n=int(total), num_clusters=clusters)
+    return normal_estimate(value, stderr, int(total), clusters)
 
 
-def core_score(scores: Mapping[str, tuple[Estimate, float]]) -> dict[str, Any]:
+def core_score(scores: Mapping[str, tuple[Estimate, float]]) -> tuple[Estimate, dict[str, dict[str, Any]]]:
     """The CORE average of DataComp-LM over tasks {name: (accuracy, score b of guessing)}: mean of (acc - b) / (1 - b).
 
-    Named by how many tasks are in it, as an average of fewer tasks is another number. The error takes the tasks as
-    independent: SE = sqrt(sum_i (SE_i / (1 - b_i))^2) / n; it is null where a task has none.
+    With it come each task's accuracy, baseline and centred score. The error takes the tasks as independent:
+    SE = sqrt(sum_i (SE_i / (1 - b_i))^2) / n; there is none where a task has none.
     """
     if not scores:
         raise ValueError("a CORE average needs at least one task")
-    tasks = {}
-    for name, (accuracy, baseline) in scores.items():
-        scale = 1 - baseline
-        tasks[name] = {
+    tasks = {
+        name: {
             "accuracy": accuracy.value,
             "baseline": baseline,
-            "centred": (accuracy.value - baseline) / scale,
-            "stderr": None if accuracy.stderr is None else accuracy.stderr / scale,
+            "centred": (accuracy.value - baseline) / (1 - baseline),
+            "stderr": None if accuracy.stderr is None else accuracy.stderr / (1 - baseline),
         }
-    errors = [task["stderr"] for task in tasks.values()]
-    stderr = None if None in errors else math.sqrt(sum(error**2 for error in errors)) / len(tasks)
-    return {
-        "name": f"CORE-{len(tasks)}",
-        "value": sum(task["centred"] for task in tasks.values()) / len(tasks),
-        "stderr": stderr,
-        "tasks": tasks,
+        for name, (accuracy, baseline) in scores.items()
     }
+    errors = [task["stderr"] for task in tasks.values()]
+    value = sum(task["centred"] for task in tasks.values()) / len(tasks)
+    stderr = None if None in errors else math.sqrt(sum(error**2 for error in errors)) / len(tasks)
+    num_questions = sum(accuracy.n for accuracy, _ in scores.values())
+    return normal_estimate(value, stderr, num_questions, len(tasks)), tasks
