@@ -47,6 +47,7 @@ class Encoder(Protocol):
     def encode_batch(self, texts: list[str]) -> list[Int32[np.ndarray, " tokens"]]: ...
 
 
+@runtime_checkable
 class RequestScorer(Protocol):
     """Scores what requests ask for and no more."""
 

@@ -6,8 +6,8 @@ name for the standard error; groups and the CORE average likewise. What a curve 
 the questions and which tasks were left out, is in evals.jsonl: {"step", "tasks": {TASK: {"prompt_hash", "n",
 "num_fewshot"}}, "skipped": [...]}. A run does not go on with other questions than it was scored on.
 
-Of several processes the first one asks, on its own devices, while the others wait for its numbers: the engine's batches
-depend on the questions alone, and the price is that the parameters are gathered there.
+Where parameters are spread over several devices they are gathered on one, that of the first process, which asks while
+the others wait for its numbers. So a score does not depend on how the run is spread; the price is the others' time.
 """
 
 from collections.abc import Mapping
@@ -63,12 +63,13 @@ class Evals:
     def _measure(self, done: StepDone) -> dict[str, float | int] | None:
         """The row; None in a process that is not the first."""
         params = self._run.model_params(done.state)
-        if jax.process_count() > 1:
+        is_spread = jax.device_count() > 1
+        if is_spread:
             params = fetch(params)
-            if not is_first():
-                return None
-        with use_own_device() if jax.process_count() > 1 else nullcontext():
-            scores = self._scores(params)
+        if not is_first():
+            return None
+        with use_own_device() if is_spread else nullcontext():
+            scores = self._scores(jax.device_put(params, jax.local_devices()[0]) if is_spread else params)
         if not scores.tasks:
             raise ValueError(f"the evals callback: {all_skipped(scores)}")
         asked = {
