@@ -62,7 +62,9 @@ def test_results_as_one_json_object(place: Path, marin):
 
 
 def test_a_step_is_evaluated_by_its_address(place: Path, marin):
-    step = ExecutorStep(name="models/tiny", fn=copy_model, config={"from": str(place / "model"), "to": this_output_path()})
+    step = ExecutorStep(
+        name="models/tiny", fn=copy_model, config={"from": str(place / "model"), "to": this_output_path()}
+    )
     Executor("store").run([step])
     marin("eval", "models/tiny", "--tasks", "copa", "--data", "data")
     [results] = (place / "evaluations").glob("models-tiny@*/results.json")

@@ -162,9 +162,7 @@ def test_no_data_at_all_is_an_error_with_the_command_that_fetches_it(place: Path
 def validated(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sets = {tag: str(place / "sets" / tag) for tag in SETS}
     output = tmp_path_factory.mktemp("validated")
-    return run_validation(
-        ValidationConfig(model_path=str(place / "run"), sets=sets, output_path=str(output))
-    ).parent
+    return run_validation(ValidationConfig(model_path=str(place / "run"), sets=sets, output_path=str(output))).parent
 
 
 def test_a_set_costs_what_its_documents_cost(place: Path, validated: Path):

@@ -9,7 +9,7 @@ _DEEDS = ["fell", "broke", "opened", "closed", "grew", "burned", "sank", "turned
 
 
 def write_task_data(folder: str | Path, num_questions: int = 8, *, seed: int = 0) -> Path:
-    """COPA and ARC-Easy with `num_questions` made-up questions each; every other task has no data. Returns the folder."""
+    """COPA and ARC-Easy with so many made-up questions each; other tasks have no data. Returns the folder."""
     rng = random.Random(f"tiny tasks {seed}")
 
     def clause() -> str:
