@@ -133,8 +133,8 @@ class OneByOne(TemplateLM):
             tokens = np.array([*context, *continuation][-(MODEL.seq_len + 1) :])
             inputs = np.zeros((1, MODEL.seq_len), np.int32)
             inputs[0, : len(tokens) - 1] = tokens[:-1]
-            logits = LOGITS(self._loaded.params, inputs)[0, : len(tokens) - 1]
-            log_probs = np.asarray(jax.nn.log_softmax(logits))[-len(continuation) :]
+            logits = np.asarray(LOGITS(self._loaded.params, inputs), np.float64)[0, : len(tokens) - 1]
+            log_probs = (logits - np.log(np.exp(logits).sum(-1, keepdims=True)))[-len(continuation) :]
             greedy = bool((log_probs.argmax(-1) == continuation).all())
             answers.append((float(log_probs[np.arange(len(continuation)), continuation].sum()), greedy))
         return answers
@@ -199,6 +199,13 @@ def test_long_texts_are_scored_in_windows_that_do_not_overlap(place: Path):
     assert found["results"]["tiny_text"]["bits_per_byte,none"] == pytest.approx(
         -total / num_bytes / np.log(2), abs=1e-5
     )
+
+
+def test_answers_are_written_up_to_the_stop_string(place: Path):
+    found = evaluate(place, MarinLM(open_model(place / "model")), "tiny_answers", limit=4)
+    texts = [sample["filtered_resps"][0] for sample in found["samples"]["tiny_answers"]]
+    assert len(texts) == 4
+    assert all("\n" not in text and len(text.encode("utf-8", "replace")) <= 3 * 6 for text in texts)
 
 
 def test_the_step_writes_every_score_with_its_error_and_every_question(place: Path, tmp_path: Path):

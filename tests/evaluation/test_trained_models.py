@@ -84,7 +84,7 @@ def test_scores_in_training_are_those_of_an_evaluation_of_the_checkpoint(place: 
                 assert row[f"eval/{task}/{metric}_stderr"] == pytest.approx(entry["stderr"], abs=1e-5)
         assert (row["eval/copa/questions"], row["eval/skipped_tasks"]) == (8, 1)
         assert results["model"]["checkpoint"] == f"step-{step:08d}" and results["model"]["step"] == step
-    assert "eval/CORE-2" in rows[4]
+    assert "eval/CORE-2/centred" in rows[4]
 
 
 def test_what_was_asked_in_training_and_what_was_left_out_is_on_record(place: Path):
@@ -125,7 +125,7 @@ def test_every_checkpoint_is_asked_once_and_drawn_with_a_band(place: Path, tmp_p
         assert point["value"] == results["tasks"]["copa"]["metrics"]["acc"]["value"]
     assert all(len(point["ci95"]) == 2 for point in points)
     table = (tmp_path / "checkpoints.md").read_text()
-    assert table.startswith("| step | copa (acc) | arc_easy (acc_norm) |") and "1 tasks were skipped: piqa" in table
+    assert table.startswith("| step | copa (acc) | arc_easy (acc) |") and "1 tasks were skipped: piqa" in table
     svg = (tmp_path / "curve.svg").read_text()
     assert "copa (n = 8)" in svg and draw(summary)["curve.svg"].decode() == svg
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")

@@ -220,8 +220,7 @@ def scores_table(results: Any) -> str:
     """Every task and group of results.json with each of its metrics: value ± standard error, n, chance."""
     rows = []
     for key, entry in {**results["tasks"], **results.get("groups", {})}.items():
-        metrics = entry.get("metrics") or {"centred accuracy": entry}  # the CORE average
-        for number, (metric, score) in enumerate(metrics.items()):
+        for number, (metric, score) in enumerate(entry["metrics"].items()):
             first = number == 0
             n_all = entry.get("n_all") or entry.get("n") or 0
             n = f"{entry['n']:,}" + (f" of {n_all:,}" if n_all > entry["n"] else "") if "n" in entry else ""

@@ -104,36 +104,23 @@ def summarize(scored: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     for step, results in sorted(scored.items()):
         entries = {**results["tasks"], **results.get("groups", {})}
         for key, entry in entries.items():
-            about = {name: entry.get(name) for name in ("n", "num_fewshot", "chance", "prompt_hash", "version")}
+            about = {name: entry.get(name) for name in ("n", "num_fewshot", "chance", "prompt_hash", "primary_metric")}
             task = tasks.setdefault(key, {**about, "is_group": key not in results["tasks"], "metrics": {}})
             if task["prompt_hash"] != about["prompt_hash"]:
                 raise ValueError(
                     f"task '{key}' was asked other questions at step {step} than before: its data has changed. Take "
                     "the folders of the earlier checkpoints away and evaluate all again"
                 )
-            for metric, score in _metrics(entry).items():
+            for metric, score in entry["metrics"].items():
                 point = {"step": step, "value": score["value"], "stderr": score["stderr"], "ci95": score.get("ci95")}
                 task["metrics"].setdefault(metric, []).append(point)
     return {
         "format_version": FORMAT_VERSION,
         "steps": sorted(scored),
-        "primary_metrics": {key: primary_metric(task["metrics"]) for key, task in tasks.items()},
+        "primary_metrics": {key: task["primary_metric"] or next(iter(task["metrics"])) for key, task in tasks.items()},
         "tasks": tasks,
         "skipped": next(iter(scored.values()))["skipped"] if scored else [],
     }
-
-
-def _metrics(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The metrics of a task or group; the CORE average is one number."""
-    return entry["metrics"] if "metrics" in entry else {"centred": {"value": entry["value"], "stderr": entry["stderr"]}}
-
-
-def primary_metric(metrics: Mapping[str, Any]) -> str:
-    """The metric that stands for a task where only one is shown: length-normalised accuracy where there is one."""
-    for name in ("acc_norm", "acc", "exact_match"):
-        if name in metrics:
-            return name
-    return next(iter(metrics))
 
 
 def table(summary: Mapping[str, Any]) -> str:

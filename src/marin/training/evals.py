@@ -124,14 +124,13 @@ def row_of(scores: TaskScores) -> dict[str, float | int]:
     """`eval/TASK/METRIC`, its standard error, and how many questions were asked, of every task and group."""
     row: dict[str, float | int] = {}
     entries = {key: (task.metrics, task.n) for key, task in scores.tasks.items()}
-    entries |= {key: (group["metrics"], group["n"]) for key, group in scores.groups.items()}
+    groups = dict(scores.groups) | ({} if scores.core is None else {scores.core["name"]: scores.core})
+    entries |= {key: (group["metrics"], group["n"]) for key, group in groups.items()}
     for key, (metrics, n) in entries.items():
         for name, entry in metrics.items():
             row[f"eval/{key}/{name}"] = entry["value"]
             if entry["stderr"] is not None:
                 row[f"eval/{key}/{name}_stderr"] = entry["stderr"]
         row[f"eval/{key}/questions"] = n
-    if scores.core is not None:
-        row[f"eval/{scores.core['name']}"] = scores.core["value"]
     row["eval/skipped_tasks"] = len(scores.skipped)
     return row
