@@ -36,7 +36,8 @@ HERE = Path(__file__).resolve().parent
 
 # marin's task -> (the harness's own definition, what is changed in it beside where the rows are)
 BASES: dict[str, tuple[str, dict]] = {
-    "agieval_lsat_ar": ("agieval/lsat-ar.yaml", {}),
+    # its answer is a list, which the harness cannot write into an example: at more than 0 shots it stops
+    "agieval_lsat_ar": ("agieval/lsat-ar.yaml", {"fewshot_config": {"doc_to_target": "{{choices[gold[0]]}}"}}),
     "arc_easy": ("arc/arc_easy.yaml", {}),
     "arc_challenge": ("arc/arc_challenge.yaml", {}),
     "boolq": ("super_glue/boolq/default.yaml", {}),
@@ -191,7 +192,9 @@ def compare_answers(work: Path, words: Compared, samples: list[dict]) -> Compare
     largest, margins, differing = 0.0, [], []
     metrics = [name for name in ("acc", "acc_norm") if name in theirs[0]]
     for their, our in zip(theirs, samples, strict=True):
-        responses = [their["responses"]] if kind == "continuation" and not isinstance(their["responses"][0], list) else their["responses"]
+        responses = their["responses"]
+        if not isinstance(responses[0], list):  # of a single request
+            responses = [responses]
         log_probs = np.array([float(response[0]) for response in responses])
         ours = np.array(our["log_probs"])
         largest = max(largest, float(np.max(np.abs(log_probs - ours))))
@@ -227,7 +230,9 @@ def _compare_texts(words: Compared, theirs: list[dict], samples: list[dict]) -> 
         )
         for name in ("strict-match", "flexible-extract")
     )
-    return Compared(**{**vars(words), "answered": len(strict), "metrics": metrics, "differing": words.differing + tuple(differing)})
+    return Compared(
+        **{**vars(words), "answered": len(strict), "metrics": metrics, "differing": words.differing + tuple(differing)}
+    )
 
 
 def _with(words, theirs, samples, metrics, largest, margin, differing) -> Compared:
@@ -265,7 +270,9 @@ def markdown(compared: list[Compared], limit: int, command: str) -> str:
     ]
     for each in compared:
         scores = ", ".join(
-            f"{name} {theirs:.4f} = {ours:.4f}" if not count else f"**{name} {theirs:.4f} / {ours:.4f}, {count} differ**"
+            f"{name} {theirs:.4f} = {ours:.4f}"
+            if not count
+            else f"**{name} {theirs:.4f} / {ours:.4f}, {count} differ**"
             for name, theirs, ours, count in each.metrics
         )
         margin = "-" if each.margin is None else f"{each.margin:.2g}"

@@ -1,6 +1,6 @@
-"""lm-evaluation-harness's side of `benchmarks/eval_parity.py`: its own tasks, over the rows in a folder, on its hf backend.
+"""lm-evaluation-harness's side of `benchmarks/eval_parity.py`: its own tasks over given rows, on its hf backend.
 
-    python lm_eval_peer.py WORK          (a Python that has lm-eval 0.4.13, transformers and torch; marin is not needed)
+    python lm_eval_peer.py WORK          (by a Python with lm-eval 0.4.13, transformers and torch)
 
 WORK/plan.json says what to do, WORK/lm_eval/*.yaml are the tasks: each includes the harness's own definition and only
 names other files. Writes WORK/requests/NAME.jsonl, what it would ask of every row, and WORK/answers/NAME.jsonl, what it

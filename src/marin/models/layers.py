@@ -220,11 +220,24 @@ def run_layers_cached(
 ) -> tuple[Float[Array, "batch seq hidden"], Any]:
     """`layer(params, layer_cache, x) -> (x, layer_cache)` for each stacked layer; the caches come back stacked.
 
-    `layer` is one function, or one for each layer.
+    `layer` is one function, or one for each layer. A cache that is a tuple of one for each layer comes back as such, and
+    the layers run unrolled; `layers` may then be a tuple too. That is for decoding: a loop over stacked arrays copies
+    each layer's weights and cache at every token.
     """
-    num_layers = jax.tree.leaves(cache)[0].shape[0]
+    if isinstance(cache, tuple):
+        num_layers = len(cache)
+    else:
+        num_layers = jax.tree.leaves(cache)[0].shape[0]
     each = [layer] * num_layers if callable(layer) else list(layer)
-    return _scan_periods(lambda function, inputs, carry: function(*inputs, carry), each, (layers, cache), x)
+    if not isinstance(cache, tuple):
+        return _scan_periods(lambda function, inputs, carry: function(*inputs, carry), each, (layers, cache), x)
+    once = {function: jax.jit(function, inline=True) for function in each}  # traced once a kind
+    written = []
+    apart = layers if isinstance(layers, tuple) else unstack(layers, num_layers)
+    for function, params, layer_cache in zip(each, apart, cache, strict=True):
+        x, layer_cache = once[function](params, layer_cache, x)
+        written.append(layer_cache)
+    return x, tuple(written)
 
 
 def _scan_periods(call: Callable, each: Sequence[Callable], stacked: Any, x: Any) -> tuple[Any, Any]:

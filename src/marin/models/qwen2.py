@@ -170,11 +170,11 @@ class Qwen2Config:
         self,
         params: "Qwen2Params",
         tokens: Int[Array, "batch seq"],
-        cache: KeyValueCache,
+        cache: KeyValueCache | tuple[KeyValueCache, ...],
         *,
         positions: Int[Array, "batch seq"],
         compute_dtype: Any = jnp.float32,
-    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache]:
+    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache | tuple[KeyValueCache, ...]]:
         """States of `tokens` and the cache with their keys and values in the slots named by `positions`.
 
         A token attends to every slot up to its own, so slots must be filled from 0 on; slots at or beyond `max_len`
