@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from marin.cli import main as cli
 from marin.data.config import LmDataConfig
 from marin.evaluation.checkpoints import draw, summarize
 from marin.evaluation.checkpoints import run as run_checkpoints
@@ -31,6 +33,28 @@ SETS = {"prose/one": 2, "prose/two": 5, "other": 9}  # tag -> seed
 NUM_STEPS = 4
 
 
+def config(root: Path, output: Path) -> TrainLmConfig:
+    return TrainLmConfig(
+        data=LmDataConfig(
+            train={"text": str(root / "train")},
+            validation={tag: str(root / "sets" / tag) for tag in SETS},
+            tokenizer=str(root / "tokenizer"),
+        ),
+        model=LlamaConfig(seq_len=64, hidden_dim=16, intermediate_dim=24, num_heads=2, num_kv_heads=1, num_layers=1),
+        optimizer=AdamWConfig(learning_rate=3e-2, warmup=1),
+        trainer=TrainerConfig(
+            num_train_steps=NUM_STEPS,
+            train_batch_size=4,
+            seed=0,
+            steps_per_eval=NUM_STEPS,
+            steps_per_checkpoint=2,
+            runtime=RuntimeConfig(show_progress=False),
+        ),
+        callbacks=(EvalsConfig(tasks=TASKS, every=2, metrics="core"),),
+        output_path=str(output),
+    )
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`run/`, trained for four steps with a checkpoint every two, `data/` of tasks, `sets/`, `tokenizer/`."""
@@ -41,29 +65,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "sets" / tag).parent.mkdir(parents=True, exist_ok=True)
         make_token_store(root / "sets" / tag, 5, seed=seed, tokenizer=root / "tokenizer")
     write_task_data(root / "data")
-    train_lm(
-        TrainLmConfig(
-            data=LmDataConfig(
-                train={"text": str(root / "train")},
-                validation={tag: str(root / "sets" / tag) for tag in SETS},
-                tokenizer=str(root / "tokenizer"),
-            ),
-            model=LlamaConfig(
-                seq_len=64, hidden_dim=16, intermediate_dim=24, num_heads=2, num_kv_heads=1, num_layers=1
-            ),
-            optimizer=AdamWConfig(learning_rate=3e-2, warmup=1),
-            trainer=TrainerConfig(
-                num_train_steps=NUM_STEPS,
-                train_batch_size=4,
-                seed=0,
-                steps_per_eval=NUM_STEPS,
-                steps_per_checkpoint=2,
-                runtime=RuntimeConfig(show_progress=False),
-            ),
-            callbacks=(EvalsConfig(tasks=TASKS, data=str(root / "data"), every=2, metrics="core"),),
-            output_path=str(root / "run"),
-        )
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARIN_EVAL_DATA", str(root / "data"))
+        train_lm(config(root, root / "run"))
     return root
 
 
@@ -93,6 +97,18 @@ def test_what_was_asked_in_training_and_what_was_left_out_is_on_record(place: Pa
     assert [task["task"] for task in first["skipped"]] == ["piqa"]
 
 
+def test_a_run_does_not_go_on_with_other_questions(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shutil.copytree(place / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
+    monkeypatch.setenv("MARIN_EVAL_DATA", str(write_task_data(tmp_path / "data", seed=1)))
+    with pytest.raises(ValueError, match="task '(copa|arc_easy)': .* has other questions than when this run was scored"):
+        train_lm(config(place, tmp_path / "run"))
+    monkeypatch.setenv("MARIN_EVAL_DATA", str(place / "data"))
+    train_lm(config(place, tmp_path / "run"))
+    for name in ("metrics.jsonl", "evals.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (place / "run" / name).read_bytes(), name
+
+
 def test_validation_in_training_has_micro_and_macro_averages(place: Path):
     last = next(row for row in read_rows(place / "run" / "metrics.jsonl") if "validation/prose/loss" in row)
     for name in ("loss", "bits_per_byte"):
@@ -116,8 +132,8 @@ def test_another_tokenizer_than_the_run_was_trained_with_is_refused(place: Path,
 
 
 def test_every_checkpoint_is_asked_once_and_drawn_with_a_band(place: Path, tmp_path: Path, capsys):
-    config = CheckpointsConfig(evaluation=asked(place, tmp_path))
-    summary = json.loads(run_checkpoints(config).read_text())
+    checkpoints = CheckpointsConfig(evaluation=asked(place, tmp_path))
+    summary = json.loads(run_checkpoints(checkpoints).read_text())
     assert summary["steps"] == [2, 4]
     points = summary["tasks"]["copa"]["metrics"]["acc"]
     for point in points:
@@ -134,12 +150,20 @@ def test_every_checkpoint_is_asked_once_and_drawn_with_a_band(place: Path, tmp_p
 
 
 def test_a_checkpoint_that_was_scored_is_not_scored_again(place: Path, tmp_path: Path):
-    config = CheckpointsConfig(evaluation=asked(place, tmp_path, tasks=TASKS[:1]), every=2)
-    run_checkpoints(config)
+    checkpoints = CheckpointsConfig(evaluation=asked(place, tmp_path, tasks=TASKS[:1]), every=2)
+    run_checkpoints(checkpoints)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("step-*/results.json")}
-    run_checkpoints(config)
+    run_checkpoints(checkpoints)
     assert len(times) == 2
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("step-*/results.json")} == times
+
+
+def test_all_checkpoints_are_asked_from_the_command_line(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
+    arguments = ["--tasks", "copa", "--data", str(place / "data"), "-o", str(tmp_path), "--every", "4"]
+    assert cli.main(["eval", str(place / "run"), "--all-checkpoints", *arguments]) == 0
+    out, err = capfd.readouterr()
+    assert out == (tmp_path / "checkpoints.md").read_text() and "| 4 |" in out and "| 2 |" not in out
+    assert "curve.svg has the curves" in err
 
 
 def test_scores_on_other_questions_make_no_curve(place: Path, tmp_path: Path):
@@ -192,8 +216,8 @@ def test_sets_of_one_parent_have_a_micro_and_a_macro_average(validated: Path):
 def test_a_set_of_another_tokenizer_is_refused(place: Path, tmp_path: Path):
     write_byte_tokenizer(tmp_path / "tokenizer", extra_special_tokens=["<|more|>"])
     make_token_store(tmp_path / "set", 3, tokenizer=tmp_path / "tokenizer")
-    config = ValidationConfig(
+    asked_of = ValidationConfig(
         model_path=str(place / "run"), sets={"set": str(tmp_path / "set")}, output_path=str(tmp_path / "out")
     )
     with pytest.raises(ValueError, match="validation set 'set': .* was made with another tokenizer"):
-        run_validation(config)
+        run_validation(asked_of)
