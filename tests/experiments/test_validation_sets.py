@@ -91,7 +91,7 @@ def test_a_run_on_local_text_in_their_form_is_followed_by_tag(sets, tmp_path: Pa
         each = [last[name] for name in names if name.endswith("/bits_per_byte")]
         assert len(each) == 2
         assert last[f"validation/{parent}/macro_bits_per_byte"] == pytest.approx(sum(each) / 2)
-    [results] = tmp_path.glob("store/evaluation/validation/tiny-*/results.json")
+    [results] = tmp_path.glob("store/evaluation/validation/tiny-*/**/results.json")
     tasks = json.loads(results.read_text())["tasks"]
     assert set(tasks) == {*validation, "paloma", "uncheatable_eval"}
     # rows in training and whole documents here are nearly the same text
