@@ -1,7 +1,7 @@
 """Asks a model tasks and scores its answers, each score with its standard error and the number of questions.
 
-MODEL is a folder in the Hugging Face format, a training run or one of its checkpoints, or the address of a step that
-made one. Of a folder from elsewhere, without parity.json, the results say that nobody verified it.
+The model (DIR|STEP) is a folder in the Hugging Face format, a training run or one of its checkpoints, or the address
+of a step that made one. Of a folder from elsewhere, without parity.json, the results say that nobody verified it.
 
 NAMES are tasks, groups and lists, separated by commas: core, core_plus_mmlu, key_generation, key_multiple_choice,
 base_generation; mmlu; arc_easy, gsm8k, ...; TASK@SHOTS asks one at so many solved examples. Their data is read from a
@@ -28,7 +28,7 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="folder of a model, a run or a checkpoint, or a step's address")
+    parser.add_argument("model", metavar="DIR|STEP", help="a model, run or checkpoint, or a step's address")
     parser.add_argument("--tasks", metavar="NAMES", default="core", help="tasks, groups and lists, by commas (core)")
     parser.add_argument("--shots", type=int, metavar="N", help="solved examples of every task (else each task's own)")
     parser.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each task")
@@ -105,6 +105,8 @@ def _check(arguments: Namespace) -> None:
         raise UsageError("--every goes with --all-checkpoints")
     if arguments.all_checkpoints and (arguments.checkpoint or arguments.harness):
         raise UsageError("--all-checkpoints goes neither with --checkpoint nor with --harness")
+    if arguments.harness and (arguments.average or arguments.metrics != "lm_eval"):
+        raise UsageError("--average and --metrics core do not go with --harness")
     if (arguments.include or arguments.chat) and not arguments.harness:
         raise UsageError("--include and --chat go with --harness")
 
