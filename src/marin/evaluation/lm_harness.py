@@ -274,6 +274,7 @@ def run(config: LmHarnessConfig) -> Path:
         found = lm_eval.simple_evaluate(
             model=lm,
             tasks=load_task(asked, manager),
+            task_manager=manager,  # without it the harness reads all of its own tasks again
             limit=config.limit,
             apply_chat_template=config.apply_chat_template,
             bootstrap_iters=config.bootstrap_iters,
