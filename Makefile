@@ -41,7 +41,7 @@ $(STAMPS)/run: $(STAMPS)/venv pyproject.toml requirements.lock
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml requirements.lock
 	@echo "installing marin with what the tests need (once; about 2.5 GB on the disk)"
-	@$(UV_INSTALL) -e '.[train,data,extractors,gigatoken,onnx,report,docs,dev,ray,remote,tensorboard,wandb,trackio]'
+	@$(UV_INSTALL) -e '.[train,data,extractors,gigatoken,onnx,report,evaluation,docs,dev,ray,remote,tensorboard,wandb,trackio]'
 	@touch $@ $(STAMPS)/run
 
 # PyTorch is a peer and an oracle of tests and benchmarks, never a dependency; pip finds the CPU build where one is offered.

@@ -58,8 +58,8 @@ def reference() -> str:
                 ),
                 (
                     "Paloma (validation)",
-                    str(len(paloma.PALOMA_DOMAINS)),
-                    f"{_link('allenai/paloma')} `65cd6fc`",
+                    str(len(paloma.PALOMA_FOLDERS)),
+                    f"{_link('allenai/paloma')} `{paloma.PALOMA_REVISION}`",
                     "AI2 ImpACT, and of its parts",
                     "arXiv:2312.10523",
                 ),

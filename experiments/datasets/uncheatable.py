@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.shared_tokenizers import llama3_tokenizer
 from marin.download.api import http_files
-from marin.execution.executor import ExecutorStep, this_output_path
+from marin.execution.executor import ExecutorStep, InputName, this_output_path
 from marin.io.records import write_records
 from marin.processing.tokenize.api import default_tokenize
 
@@ -71,11 +71,15 @@ documents = ExecutorStep(
 )
 
 
-def tokenize_uncheatable(tokenizer: ExecutorStep = llama3_tokenizer) -> dict[str, ExecutorStep]:
-    """Token stores of the parts, by `uncheatable_eval/PART`."""
+def uncheatable_eval_tokenized(
+    *,
+    tokenizer: ExecutorStep | InputName | str = llama3_tokenizer,
+    uncheatable_documents: ExecutorStep = documents,
+) -> dict[str, ExecutorStep]:
+    """Token stores of the parts, by `uncheatable_eval/PART`; `uncheatable_documents` are those of another window."""
     return {
         f"uncheatable_eval/{part}": default_tokenize(
-            f"uncheatable_eval/{part}", dataset=documents / part, tokenizer=tokenizer
+            f"uncheatable_eval/{part}", dataset=uncheatable_documents / part, tokenizer=tokenizer
         )
         for part in UNCHEATABLE_PARTS
     }

@@ -35,7 +35,7 @@ from experiments.datasets.dolma import tokenize_dolma
 from experiments.datasets.dolmino import tokenize_dolmino_math, tokenize_dolmino_subset
 from experiments.datasets.midtraining import tokenize_finemath, tokenize_own_copies, tokenize_tulu
 from experiments.datasets.nemotron import NEMOTRON_WEIGHTS, tokenize_nemotron
-from experiments.datasets.paloma import tokenize_paloma
+from experiments.datasets.paloma import paloma_tokenized
 from experiments.models.llama import llama_8b, llama_8b_old_rotary
 from marin.cluster.resources import ResourceConfig
 from marin.data.config import LmDataConfig
@@ -388,7 +388,7 @@ def published() -> Scale:
         old_model=llama_8b_old_rotary,
         model=llama_8b,
         sets=published_sets(),
-        validation=tokenize_paloma(),
+        validation=paloma_tokenized(),
         base=SimpleTrainConfig(
             train_batch_size=1024,
             num_train_steps=1,

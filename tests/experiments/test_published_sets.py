@@ -51,8 +51,8 @@ def test_every_set_plans_from_the_download_to_the_tokens(sets, tmp_path: Path):
         **{f"sft/{name}": entry.tokenized() for name, entry in sets["instruction"].SETS.items()},
         **sets["dolma"].tokenize_dolma(),
         **sets["dolmino"].tokenize_dolmino(),
-        **sets["paloma"].tokenize_paloma(),
-        **sets["uncheatable"].tokenize_uncheatable(),
+        **sets["paloma"].paloma_tokenized(),
+        **sets["uncheatable"].uncheatable_eval_tokenized(),
     }
     planned = {item.node.name for item in plan(list(steps.values()), prefix=str(tmp_path)).items}
     assert {f"tokenized/{name}" for name in steps} <= planned

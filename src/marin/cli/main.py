@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "train a language model from a YAML file, without the executor",
     "generate": "complete prompts with a model",
     "chat": "talk with a model",
+    "eval": "ask a model tasks: scores with error bars",
     "why": "show what made a step change, down to the field",
     "status": "show what runs now",
     "ls": "list the steps, runs or refs of a store",

@@ -1,9 +1,32 @@
 """Evaluation steps."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
 from marin.cluster.resources import ResourceConfig
-from marin.evaluation.config import ChatEvaluationConfig, EvaluationConfig
-from marin.execution.executor import ExecutorStep, InputName, this_output_path
+from marin.evaluation.config import (
+    ChatEvaluationConfig,
+    CheckpointsConfig,
+    EvaluationConfig,
+    LmHarnessConfig,
+    TaskEvaluationConfig,
+    ValidationConfig,
+)
+from marin.evaluation.tasks import (
+    BASE_GENERATION_TASKS,
+    CORE_TASKS,
+    KEY_GENERATION_TASKS,
+    KEY_MULTIPLE_CHOICE_TASKS,
+    MMLU_0_SHOT,
+    MMLU_5_SHOT,
+    EvalTaskConfig,
+)
+from marin.execution.executor import ExecutorStep, InputName, output_path_of, this_output_path
 from marin.processing.tokenize.config import ChatFormat
+
+Model: TypeAlias = ExecutorStep | InputName | str
+"""What names a model: a training step (its last checkpoint), `trained / "checkpoints/step-..."`, an export step, or the
+path of a folder of any of these kinds."""
 
 
 def evaluate_heldout(
@@ -88,3 +111,227 @@ def evaluate_chat(
         resources=resources,
         description=description,
     )
+
+
+def default_eval(
+    step: Model,
+    evals: Sequence[EvalTaskConfig] = CORE_TASKS,
+    resources: ResourceConfig | None = None,
+    *,
+    name: str | None = None,
+    data: Model | None = None,
+    max_eval_instances: int | None = None,
+    tokenizer: Model | None = None,
+    description: str | None = None,
+    **settings: Any,
+) -> ExecutorStep:
+    """A step whose output has results.json and samples.jsonl of a model on tasks of `marin.evaluation.tasks`.
+
+    Args:
+        step: the model.
+        evals: tasks and groups with their shots.
+        resources: makes the step a job of its own; None: it shares the executor's process.
+        name: of the step; None: `evaluation/tasks/` and the model's name.
+        data: folder of the tasks' data, a step that fetched it among others; None: the folder that the environment
+            names when the step runs (`TaskEvaluationConfig.data_path`).
+        max_eval_instances: questions of each task; None: all.
+        tokenizer: of a checkpoint; None: that of the training step's data config.
+        settings: further fields of TaskEvaluationConfig.
+
+    Example:
+        >>> from marin.execution.executor import ExecutorStep
+        >>> trained = ExecutorStep(name="checkpoints/tiny", fn="package:train", config=None)
+        >>> default_eval(trained).name
+        'evaluation/tasks/tiny'
+    """
+    return ExecutorStep(
+        name=name or f"evaluation/tasks/{model_name(step)}",
+        fn="marin.evaluation.task_step:run",
+        config=_task_config(step, evals, data, max_eval_instances, tokenizer, settings),
+        resources=resources,
+        description=description or f"{len(evals)} tasks and groups, with error bars",
+        publish="inplace",  # a run that was stopped goes on behind the last task that was done
+    )
+
+
+def default_base_eval(
+    step: Model,
+    resources: ResourceConfig | None = None,
+    *,
+    max_eval_instances: int | None = None,
+    run_generation_evals: bool = True,
+    data: Model | None = None,
+    **settings: Any,
+) -> list[ExecutorStep]:
+    """What a base model is asked, a step each: CORE_TASKS, MMLU without and with examples, BASE_GENERATION_TASKS."""
+    parts: dict[str, Sequence[EvalTaskConfig]] = {
+        "core": CORE_TASKS,
+        "mmlu_0shot": (MMLU_0_SHOT,),
+        "mmlu_5shot": (MMLU_5_SHOT,),
+    }
+    if run_generation_evals:
+        parts["base_generation"] = BASE_GENERATION_TASKS
+    return _steps(step, parts, resources, data=data, max_eval_instances=max_eval_instances, **settings)
+
+
+def default_key_evals(
+    step: Model,
+    resources: ResourceConfig | None = None,
+    *,
+    max_eval_instances: int | None = None,
+    data: Model | None = None,
+    **settings: Any,
+) -> list[ExecutorStep]:
+    """What an instructed model is asked: KEY_GENERATION_TASKS and KEY_MULTIPLE_CHOICE_TASKS. A step each."""
+    parts = {"key_generation": KEY_GENERATION_TASKS, "key_multiple_choice": KEY_MULTIPLE_CHOICE_TASKS}
+    return _steps(step, parts, resources, data=data, max_eval_instances=max_eval_instances, **settings)
+
+
+def eval_checkpoints(
+    step: Model,
+    evals: Sequence[EvalTaskConfig] = CORE_TASKS,
+    resources: ResourceConfig | None = None,
+    *,
+    every: int | None = None,
+    name: str | None = None,
+    data: Model | None = None,
+    max_eval_instances: int | None = None,
+    tokenizer: Model | None = None,
+    **settings: Any,
+) -> ExecutorStep:
+    """A step that asks every checkpoint of a training run the same tasks: a table, JSON, a curve with error bands.
+
+    `every` takes only checkpoints whose step is a multiple of it, and the last; the rest is as in `default_eval`.
+    """
+    return ExecutorStep(
+        name=name or f"evaluation/checkpoints/{model_name(step)}",
+        fn="marin.evaluation.checkpoints:run",
+        config=CheckpointsConfig(
+            evaluation=_task_config(step, evals, data, max_eval_instances, tokenizer, settings), every=every
+        ),
+        resources=resources,
+        description=f"{len(evals)} tasks and groups at every checkpoint",
+        publish="inplace",
+    )
+
+
+def evaluate_lm_evaluation_harness(
+    step: Model,
+    evals: Sequence[EvalTaskConfig],
+    resources: ResourceConfig | None = None,
+    *,
+    name: str | None = None,
+    include_path: str | None = None,
+    max_eval_instances: int | None = None,
+    apply_chat_template: bool = False,
+    tokenizer: Model | None = None,
+    **settings: Any,
+) -> ExecutorStep:
+    """A step that runs tasks of lm-evaluation-harness on our engine; its output has results.json in our form.
+
+    `evals` are tasks and groups by the harness's own names, those of YAML files in `include_path` too. It needs the
+    extra `evaluation`, and the tasks' data from the hub or its cache. `settings` are further fields of LmHarnessConfig.
+    """
+    return ExecutorStep(
+        name=name or f"evaluation/lm_evaluation_harness/{model_name(step)}",
+        fn="marin.evaluation.lm_harness:run",
+        config=LmHarnessConfig(
+            model_path=_place(step),
+            output_path=this_output_path(),
+            tasks=tuple(evals),
+            include_path=include_path,
+            limit=max_eval_instances,
+            apply_chat_template=apply_chat_template,
+            tokenizer_path=_tokenizer_of(step) if tokenizer is None else _place(tokenizer),
+            **settings,
+        ),
+        resources=resources,
+        description=f"{len(evals)} tasks of lm-evaluation-harness",
+    )
+
+
+def evaluate_validation_sets(
+    step: Model,
+    sets: Mapping[str, Model],
+    resources: ResourceConfig | None = None,
+    *,
+    name: str | None = None,
+    max_documents: int | None = None,
+    tokenizer: Model | None = None,
+    **settings: Any,
+) -> ExecutorStep:
+    """A step with loss and bits per byte of a model on token stores by tag, such as `default_validation_sets()`.
+
+    Error bars are over documents; sets with a part of the tag before a `/` in common are also measured together, micro
+    and macro. `max_documents` of each set are read. `settings` are further fields of ValidationConfig.
+    """
+    return ExecutorStep(
+        name=name or f"evaluation/validation/{model_name(step)}",
+        fn="marin.evaluation.validation:run",
+        config=ValidationConfig(
+            model_path=_place(step),
+            sets={tag: _place(store) for tag, store in sets.items()},
+            output_path=this_output_path(),
+            max_documents=max_documents,
+            tokenizer_path=_tokenizer_of(step) if tokenizer is None else _place(tokenizer),
+            **settings,
+        ),
+        resources=resources,
+        description=f"loss and bits per byte on {len(sets)} validation sets",
+    )
+
+
+def model_name(step: Model) -> str:
+    """What steps that evaluate a model are called by: the step's name, with the place in it where one is named."""
+    if isinstance(step, str):
+        return _last(step)
+    own = step.name if isinstance(step, ExecutorStep) else (step.step.name if step.step is not None else "")
+    inside = step.name if isinstance(step, InputName) else None
+    if not own:
+        return _last(str(inside))
+    short = own.removeprefix("checkpoints/")
+    return f"{short}/{_last(inside)}" if inside else short
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2] or "model"
+
+
+def _steps(
+    step: Model, parts: Mapping[str, Sequence[EvalTaskConfig]], resources: ResourceConfig | None, **settings: Any
+) -> list[ExecutorStep]:
+    return [
+        default_eval(step, tasks, resources, name=f"evaluation/{part}/{model_name(step)}", **settings)
+        for part, tasks in parts.items()
+    ]
+
+
+def _task_config(
+    step: Model,
+    evals: Sequence[EvalTaskConfig],
+    data: Model | None,
+    max_eval_instances: int | None,
+    tokenizer: Model | None,
+    settings: Mapping[str, Any],
+) -> TaskEvaluationConfig:
+    return TaskEvaluationConfig(
+        model_path=_place(step),
+        output_path=this_output_path(),
+        tasks=tuple(evals),
+        data_path=None if data is None else _place(data),
+        limit=max_eval_instances,
+        tokenizer_path=_tokenizer_of(step) if tokenizer is None else _place(tokenizer),
+        **settings,
+    )
+
+
+def _tokenizer_of(step: Model) -> Any:
+    """The tokenizer that a training step's data config names, so that an evaluation waits for it too."""
+    trained = step.step if isinstance(step, InputName) else step
+    config = getattr(trained, "config", None)
+    return getattr(getattr(getattr(config, "run", config), "data", None), "tokenizer", None)
+
+
+def _place(thing: Any) -> Any:
+    """A path when the step runs."""
+    return output_path_of(thing) if isinstance(thing, ExecutorStep) else thing

@@ -72,24 +72,35 @@ def document_bits(
     Raises ValueError for a tokenizer with more tokens than the model.
     """
     check_vocabulary(model, tokenizer)
+    encoded = [_without_bos(np.asarray(ids, np.int32), tokenizer) for ids in tokenizer.encode_batch(list(documents))]
+    return DocumentBits(
+        bits=token_bits(model, encoded, prefix_id(tokenizer, model.document_prefix), stride, progress),
+        num_bytes=np.array([len(document.encode("utf-8")) for document in documents], np.int64),
+        num_tokens=np.array([len(tokens) for tokens in encoded], np.int64),
+    )
+
+
+def _without_bos(tokens: np.ndarray, tokenizer: Encoder) -> np.ndarray:
+    """It has no bytes; what stands in front is decided elsewhere."""
+    return tokens[1:] if len(tokens) and tokens[0] == tokenizer.bos_id else tokens
+
+
+def token_bits(
+    model: ScoredModel,
+    documents: Sequence[np.ndarray],
+    first: int,
+    stride: int | None = None,
+    progress: Progress | None = None,
+) -> Float64[np.ndarray, " n"]:
+    """Bits of each document of tokens, int (tokens,), every token after `first` and those before it; as above."""
     stride = max(1, model.seq_len // 2) if stride is None else stride
-    first = prefix_id(tokenizer, model.document_prefix)
     rows, places = [], []
-    encoded = tokenizer.encode_batch(list(documents))
-    for index, tokens in enumerate(encoded):
-        tokens = np.asarray(tokens, np.int32)
-        if len(tokens) and tokens[0] == tokenizer.bos_id:
-            tokens = tokens[1:]  # it has no bytes; what stands in front is decided here
+    for index, tokens in enumerate(documents):
         inputs = np.concatenate([[first], tokens[:-1]]).astype(np.int32)
         for window in plan_windows(len(tokens), model.seq_len, stride):
-            rows.append((inputs[window.start : window.end], tokens[window.start : window.end]))
+            rows.append((inputs[window.start : window.end], np.asarray(tokens[window.start : window.end], np.int32)))
             places.append((index, window))
-
     bits = np.zeros(len(documents), np.float64)
-    num_tokens = np.zeros(len(documents), np.int64)
     for (index, window), log_probs in zip(places, score_rows(model, rows, progress), strict=True):
-        scored = log_probs[window.first_scored - window.start :].astype(np.float64)
-        bits[index] -= scored.sum() / math.log(2)
-        num_tokens[index] += len(scored)
-    num_bytes = np.array([len(document.encode("utf-8")) for document in documents], np.int64)
-    return DocumentBits(bits=bits, num_bytes=num_bytes, num_tokens=num_tokens)
+        bits[index] -= log_probs[window.first_scored - window.start :].astype(np.float64).sum() / math.log(2)
+    return bits

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from marin.config import register_choice
+from marin.evaluation.tasks import CORE_TASKS, EvalTaskConfig
 from marin.export.config import MAX_SHARD_BYTES
 
 if TYPE_CHECKING:
@@ -156,6 +157,41 @@ class TaskEvalsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvalsConfig:
+    """Scores on tasks of `marin.evaluation.tasks`, as `eval/TASK/acc` and so on, of the parameters in training.
+
+    The questions, prompts and metrics are those of an evaluation of the same parameters after training. What is of your
+    own, a file of questions, is the callback task_evals.
+    """
+
+    tasks: tuple[EvalTaskConfig, ...] = CORE_TASKS
+    """Tasks and groups, each at its number of shots."""
+    data: str | None = None
+    """Folder of the tasks' data; None: $MARIN_EVAL_DATA, else $MARIN_SHARED_DATA/eval. In a step's config it may be a
+    step or a place in one."""
+    every: int | None = None
+    """Steps between two; also after the last step. None: after the last only."""
+    limit: int | None = None
+    """Ask the first so many questions of each task; None: all."""
+    metrics: Literal["lm_eval", "core"] = "lm_eval"
+    """`core` adds the CORE average of DataComp-LM."""
+    fewshot_seed: int = 1234
+    """Draws solved examples, where a task draws them."""
+    tokens_per_batch: int = 4096
+    """Tokens that the model reads in one call."""
+
+    def __post_init__(self) -> None:
+        _check_at_least_one(self, "every", "limit", "tokens_per_batch")
+        if not self.tasks:
+            raise ValueError("tasks is empty; name at least one task of marin.evaluation.tasks")
+
+    def build(self, run: "Run") -> Callable[[Any], None]:
+        from marin.training.evals import Evals
+
+        return Evals(self, run)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportHfConfig:
     """The model in the Hugging Face format, in hf/step-N/, each one verified by its logits before it gets that name."""
 
@@ -187,4 +223,5 @@ register_choice(CallbackConfig, "early_stopping", "marin.training.callback_confi
 register_choice(CallbackConfig, "samples", "marin.training.callback_config:SamplesConfig")
 register_choice(CallbackConfig, "memorization", "marin.training.callback_config:MemorizationConfig")
 register_choice(CallbackConfig, "task_evals", "marin.training.callback_config:TaskEvalsConfig")
+register_choice(CallbackConfig, "evals", "marin.training.callback_config:EvalsConfig")
 register_choice(CallbackConfig, "export_hf", "marin.training.callback_config:ExportHfConfig")

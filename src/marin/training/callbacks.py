@@ -18,7 +18,7 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -277,8 +277,9 @@ class Validate:
     With `max_batches` on rows spread evenly over the set, the same ones each time. Beside the two means stand the
     tokens and bytes they are of, so that a reader can tell how much of the set was measured. Where an average of the
     parameters is kept, it is measured too, as the set `ema/NAME`. Sets whose names have a part before a `/` in common
-    have a common parent of that name, measured as one set: all nats over all tokens, and over all bytes. (The mean of
-    the sets' means, which is another number, gives the tokens of a small set more weight.)
+    have a common parent of that name, measured as one set: all nats over all tokens, and over all bytes (the micro
+    average). Beside that stand `macro_loss` and `macro_bits_per_byte`, the means of the sets' own: there each set
+    counts alike, however small.
     """
 
     def __init__(
@@ -332,6 +333,8 @@ class Validate:
                     row[f"validation/{prefix}{tag}/bits_per_byte"] = total.bits_per_byte
                     row[f"validation/{prefix}{tag}/tokens"] = total.num_tokens
                     row[f"validation/{prefix}{tag}/bytes"] = total.num_bytes
+                for name, mean in macro_means(sums).items():
+                    row[f"validation/{prefix}{name}"] = mean
             self._log.log_row(done.step, row)
 
     def measure(self, params: Any, batches: Iterable[Batch]) -> ValidationSums:
@@ -357,25 +360,40 @@ def _counts(batch: DeviceBatch, token_byte_lengths: np.ndarray) -> tuple[jax.Arr
 
 def parent_sums(sums: Mapping[str, ValidationSums]) -> dict[str, ValidationSums]:
     """Name of each parent -> the sum over all sets below it, of names like `parent/child/grandchild`."""
-    parents: dict[str, list[ValidationSums]] = {}
-    for tag, total in sums.items():
-        for parent in _parents(tag):
-            parents.setdefault(parent, []).append(total)
     return {
         parent: ValidationSums(
             nats=math.fsum(child.nats for child in children),
             num_tokens=sum(child.num_tokens for child in children),
             num_bytes=sum(child.num_bytes for child in children),
         )
-        for parent, children in parents.items()
+        for parent, children in _children(sums).items()
     }
 
 
-def validation_metrics(tags: Iterable[str], *, has_average: bool) -> list[str]:
+def macro_means(sums: Mapping[str, ValidationSums]) -> dict[str, float]:
+    """`PARENT/macro_loss` and `PARENT/macro_bits_per_byte` of each parent: the mean over all sets below it."""
+    means: dict[str, float] = {}
+    for parent, children in _children(sums).items():
+        means[f"{parent}/macro_loss"] = math.fsum(child.loss for child in children) / len(children)
+        means[f"{parent}/macro_bits_per_byte"] = math.fsum(child.bits_per_byte for child in children) / len(children)
+    return means
+
+
+def _children(sums: Mapping[str, ValidationSums]) -> dict[str, list[ValidationSums]]:
+    parents: dict[str, list[ValidationSums]] = {}
+    for tag, total in sums.items():
+        for parent in _parents(tag):
+            parents.setdefault(parent, []).append(total)
+    return parents
+
+
+def validation_metrics(tags: Collection[str], *, has_average: bool) -> list[str]:
     """The names under which `Validate` writes the loss and bits per byte of sets and parents."""
-    known = list(dict.fromkeys(name for tag in tags for name in (tag, *_parents(tag))))
-    prefixes = ("", "ema/") if has_average else ("",)
-    return [f"validation/{p}{tag}/{what}" for p in prefixes for tag in known for what in ("loss", "bits_per_byte")]
+    measured = ("loss", "bits_per_byte")
+    parents = list(dict.fromkeys(parent for tag in tags for parent in _parents(tag)))
+    known = [f"{tag}/{what}" for tag in dict.fromkeys([*tags, *parents]) for what in measured]
+    known += [f"{parent}/macro_{what}" for parent in parents for what in measured]
+    return [f"validation/{prefix}{name}" for prefix in (("", "ema/") if has_average else ("",)) for name in known]
 
 
 def check_set_names(tags: Iterable[str], *, has_average: bool) -> None:

@@ -1,0 +1,269 @@
+"""Asks a model tasks and scores its answers, each score with its standard error and the number of questions.
+
+The model (DIR|STEP) is a folder in the Hugging Face format, a training run or one of its checkpoints, or the address
+of a step that made one. Of a folder from elsewhere, without parity.json, the results say that nobody verified it.
+
+NAMES are tasks, groups and lists, separated by commas: core, core_plus_mmlu, key_generation, key_multiple_choice,
+base_generation; mmlu; arc_easy, gsm8k, ...; TASK@SHOTS asks one at so many solved examples. Their data is read from a
+folder, never fetched: a task without data is skipped and counted, and the command that fetches it is shown. A run that
+was stopped goes on behind the last task that was done when the same command is typed again.
+"""
+
+import os
+import re
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from marin.cli.experiment import add_prefix_argument, prefix_of
+from marin.cli.output import UsageError, error_line, note, note_others, print_json, table
+
+EXAMPLES = """\
+  marin eval models/gpt2 --tasks core,mmlu,gsm8k
+  marin eval checkpoints/quickstart --tasks arc_easy@10 --limit 200      a training step's last checkpoint
+  marin eval checkpoints/quickstart --tasks core --all-checkpoints       a table and a curve
+  marin eval models/gpt2 --tasks arc_easy --harness                      lm-evaluation-harness's own task, on our engine
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("model", metavar="DIR|STEP", help="a model, run or checkpoint, or a step's address")
+    parser.add_argument("--tasks", metavar="NAMES", default="core", help="tasks, groups and lists, by commas (core)")
+    parser.add_argument("--shots", type=int, metavar="N", help="solved examples of every task (else each task's own)")
+    parser.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each task")
+    parser.add_argument(
+        "--data", metavar="DIR", help="the tasks' data ($MARIN_EVAL_DATA, else $MARIN_SHARED_DATA/eval)"
+    )
+    parser.add_argument("-o", "--output", metavar="DIR", help="results.json, samples.jsonl (evaluations/NAME)")
+    parser.add_argument("--metrics", choices=("lm_eval", "core"), default="lm_eval", help="core adds the CORE average")
+    parser.add_argument("--seed", type=int, default=1234, metavar="N", help="draws solved examples (1234)")
+    parser.add_argument("--checkpoint", metavar="NAME", help="of a run: checkpoints/step-... or a number of steps")
+    parser.add_argument("--all-checkpoints", action="store_true", help="of a run: every one, with a curve")
+    parser.add_argument("--every", type=int, metavar="N", help="with --all-checkpoints: steps that N divides")
+    parser.add_argument("--tokenizer", metavar="DIR", help="of a checkpoint (else the one that the run's config names)")
+    parser.add_argument("--average", action="store_true", help="of a run: the running average of its parameters")
+    parser.add_argument("--allow-unverified", action="store_true", help="also an export changed since it was verified")
+    parser.add_argument("--harness", action="store_true", help="tasks of lm-evaluation-harness, on our engine")
+    parser.add_argument("--include", metavar="DIR", help="with --harness: YAML files of tasks, instead of its own")
+    parser.add_argument("--chat", action="store_true", help="with --harness: in the chat template of the model")
+    add_prefix_argument(parser)
+    parser.add_argument("--json", action="store_true", help="the results as one JSON object")
+
+
+def run(arguments: Namespace) -> int:
+    from marin.config import ConfigError
+
+    _check(arguments)
+    path, name = find_model(arguments)
+    output = arguments.output or os.path.join("evaluations", name)
+    try:
+        if arguments.harness:
+            return _with_harness(arguments, path, output)
+        config = _config(arguments, path, output)
+        if arguments.all_checkpoints:
+            return _all_checkpoints(arguments, config)
+        return _one_model(arguments, config)
+    except (ValueError, FileNotFoundError, ImportError, ConfigError) as error:
+        raise UsageError(str(error)) from error
+
+
+def find_model(arguments: Namespace) -> tuple[str, str]:
+    """(folder, name to call it by) of MODEL. UsageError where there is none."""
+    given = arguments.model
+    if given.startswith("hf://"):
+        return given, _slug(given.removeprefix("hf://"))
+    if os.path.isdir(given):
+        return given, _slug(os.path.relpath(given) if not os.path.isabs(given) else Path(given).name)
+    from marin.execution.catalog import AddressError, NoStoreError, find_work
+
+    try:
+        entry = find_work(prefix_of(arguments), given)
+    except NoStoreError as error:
+        raise UsageError(f"no folder {given!r}, and {error}") from error
+    except AddressError as error:
+        raise UsageError(f"no folder {given!r}, and {error}") from error
+    note_others(entry)
+    if not entry.store.is_local:
+        raise UsageError(f"{entry.name} lies in {entry.store.prefix}; copy its output here and give that folder")
+    folder = entry.data_path or entry.paths.root  # a run in the making has its checkpoints already
+    return folder, _slug(f"{entry.name}@{entry.digest[:6]}")
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.@-]+", "-", text).strip("-.") or "model"
+
+
+def _check(arguments: Namespace) -> None:
+    for name in ("limit", "every"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value}: expected 1 or more")
+    if arguments.shots is not None and arguments.shots < 0:
+        raise UsageError(f"--shots {arguments.shots}: expected 0 or more")
+    if arguments.every is not None and not arguments.all_checkpoints:
+        raise UsageError("--every goes with --all-checkpoints")
+    if arguments.all_checkpoints and (arguments.checkpoint or arguments.harness):
+        raise UsageError("--all-checkpoints goes neither with --checkpoint nor with --harness")
+    if arguments.harness and (arguments.average or arguments.metrics != "lm_eval"):
+        raise UsageError("--average and --metrics core do not go with --harness")
+    if (arguments.include or arguments.chat) and not arguments.harness:
+        raise UsageError("--include and --chat go with --harness")
+
+
+def _config(arguments: Namespace, path: str, output: str) -> Any:
+    from marin.evaluation.config import TaskEvaluationConfig
+    from marin.evaluation.tasks.catalog import resolve_tasks
+
+    return TaskEvaluationConfig(
+        model_path=path,
+        output_path=output,
+        tasks=resolve_tasks(arguments.tasks, arguments.shots),
+        data_path=arguments.data,
+        checkpoint=_checkpoint(arguments.checkpoint),
+        tokenizer_path=arguments.tokenizer,
+        average=arguments.average,
+        limit=arguments.limit,
+        fewshot_seed=arguments.seed,
+        metrics=arguments.metrics,
+        allow_unverified=arguments.allow_unverified,
+    )
+
+
+def _checkpoint(given: str | None) -> str | None:
+    if given is None:
+        return None
+    if given.isdecimal():
+        return f"checkpoints/step-{int(given):08d}"
+    return given if "/" in given else f"checkpoints/{given}"
+
+
+def _one_model(arguments: Namespace, config: Any) -> int:
+    from marin.evaluation.results import read_results
+    from marin.evaluation.task_step import all_skipped, evaluate_model, open_configured
+
+    note(f"results go to {config.output_path}")
+    scores = evaluate_model(open_configured(config), config, quiet=True)
+    results = read_results(config.output_path)
+    if arguments.json:
+        print_json({"results": results})
+    else:
+        print(scores_table(results))
+    tell_of(results)
+    if not scores.tasks:
+        error_line(all_skipped(scores))
+        return 1
+    note(f"Next: {Path(config.output_path) / 'samples.jsonl'} has every question and answer")
+    return 0
+
+
+def _all_checkpoints(arguments: Namespace, config: Any) -> int:
+    import json
+
+    from marin.evaluation.checkpoints import TABLE_FILE, run
+    from marin.evaluation.config import CheckpointsConfig
+
+    note(f"results go to {config.output_path}")
+    path = run(CheckpointsConfig(evaluation=config, every=arguments.every), quiet=True)
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if arguments.json:
+        print_json({"checkpoints": summary})
+    else:
+        print((path.parent / TABLE_FILE).read_text(encoding="utf-8"), end="")
+    _tell_skipped(summary["skipped"])
+    note(f"Next: {path.parent / 'curve.svg'} has the curves")
+    return 0
+
+
+def _with_harness(arguments: Namespace, path: str, output: str) -> int:
+    from marin.evaluation.config import LmHarnessConfig
+    from marin.evaluation.lm_harness import run as run_harness
+    from marin.evaluation.results import read_results
+    from marin.evaluation.tasks import EvalTaskConfig
+
+    tasks = []
+    for word in arguments.tasks.split(","):
+        name, mark, shots = word.strip().partition("@")
+        if mark and not shots.isdecimal():
+            raise UsageError(f"'{word}': expected a number of examples behind @, as in {name}@5")
+        tasks.append(EvalTaskConfig(name, int(shots) if mark else arguments.shots or 0))
+    config = LmHarnessConfig(
+        model_path=path,
+        output_path=output,
+        tasks=tuple(tasks),
+        include_path=arguments.include,
+        include_defaults=arguments.include is None,
+        checkpoint=_checkpoint(arguments.checkpoint),
+        tokenizer_path=arguments.tokenizer,
+        limit=arguments.limit,
+        apply_chat_template=arguments.chat,
+        fewshot_seed=arguments.seed,
+        allow_unverified=arguments.allow_unverified,
+    )
+    note(f"results go to {output}")
+    with _stdout_to_stderr():
+        results = read_results(run_harness(config))
+    if arguments.json:
+        print_json({"results": results})
+    else:
+        print(scores_table(results))
+    tell_of(results)
+    return 0
+
+
+def _stdout_to_stderr() -> Any:
+    """What a library prints is not the command's data."""
+    import contextlib
+
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+def scores_table(results: Any) -> str:
+    """Every task and group of results.json with each of its metrics: value ± standard error, n, chance."""
+    rows = []
+    for key, entry in {**results["tasks"], **results.get("groups", {})}.items():
+        for number, (metric, score) in enumerate(entry["metrics"].items()):
+            first = number == 0
+            n_all = entry.get("n_all") or entry.get("n") or 0
+            n = f"{entry['n']:,}" + (f" of {n_all:,}" if n_all > entry["n"] else "") if "n" in entry else ""
+            chance = entry.get("chance")
+            rows.append(
+                (
+                    key if first else "",
+                    str(entry.get("num_fewshot", "")) if first else "",
+                    n if first else "",
+                    metric,
+                    _score(score),
+                    f"{chance:.4f}" if chance is not None and metric == "acc" else "",
+                )
+            )
+    return table(rows, ("task", "shots", "n", "metric", "value ± SE", "chance"), right=(1, 2, 5))
+
+
+def _score(score: Any) -> str:
+    from marin.evaluation.results import format_score
+
+    return format_score(score["value"], score["stderr"], 2).partition(" (")[0]
+
+
+def tell_of(results: Any) -> None:
+    """On stderr: what a reader of the scores must know."""
+    if results["model"].get("verified") is False:
+        note("unverified: no parity.json says that this folder computes what its checkpoint did")
+    for key, entry in results["tasks"].items():
+        cut = entry["counts"].get("num_truncated")
+        if cut:
+            note(f"{key}: {cut} of {entry['n']} prompts were longer than the model reads and lost their beginning")
+        if entry["counts"].get("num_not_given_back"):
+            note(f"{key}: {entry['notes'][-1]}")
+    _tell_skipped(results.get("skipped", []))
+
+
+def _tell_skipped(skipped: Any) -> None:
+    if not skipped:
+        return
+    note(f"{len(skipped)} task{'s' * (len(skipped) > 1)} skipped:")
+    for task in skipped:
+        note(f"  {task['task']}: {task['reason']}")
+    for fetch in dict.fromkeys(task["fetch"] for task in skipped if task["fetch"]):
+        note(f"  to fetch: {fetch}")

@@ -1,0 +1,136 @@
+"""Tasks of an evaluation, asked of the parameters as they are while training.
+
+The engine, the questions and the metrics are those of `marin.evaluation.run_tasks`, so a curve over training ends where
+an evaluation of the same parameters begins. Numbers go to the metrics as `eval/TASK/METRIC`, with `_stderr` behind the
+name for the standard error; groups and the CORE average likewise. What a curve does not say, the hash and the number of
+the questions and which tasks were left out, is in evals.jsonl: {"step", "tasks": {TASK: {"prompt_hash", "n",
+"num_fewshot"}}, "skipped": [...]}. A run does not go on with other questions than it was scored on.
+
+Where parameters are spread over several devices they are gathered on one, that of the first process, which asks while
+the others wait for its numbers. So a score does not depend on how the run is spread; the price is the others' time.
+"""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from marin.distributed.mesh import use_own_device
+from marin.distributed.processes import fetch, is_first, said_by_first
+from marin.evaluation.run_tasks import TaskScores, evaluate_tasks
+from marin.evaluation.scoring import DocumentPrefix, ScoredModel, scored_model
+from marin.evaluation.task_step import all_skipped, data_folder
+from marin.evaluation.tasks.data import TaskData
+from marin.export.hf import LoadedModel
+from marin.tracking.jsonl import read_rows
+from marin.training.callback_config import EvalsConfig
+from marin.training.callbacks import StepDone, is_due
+from marin.training.run import Run
+
+EVALS_FILE = "evals.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveModel:
+    """Parameters in training, as tasks are asked of them."""
+
+    scored: ScoredModel
+    loaded: LoadedModel
+    tokenizer: Any
+    document_prefix: DocumentPrefix | None
+    description: Mapping[str, Any]
+
+
+class Evals:
+    """Rows `eval/TASK/acc` and so on."""
+
+    def __init__(self, config: EvalsConfig, run: Run) -> None:
+        self._config = config
+        self._run = run
+        self._tokenizer = run.tokenizer
+        self._data = TaskData(data_folder(config.data))
+        self._before = self._asked_before()
+
+    def __call__(self, done: StepDone) -> None:
+        if not is_due(done, self._config.every):
+            return
+        with self._run.log.paused():
+            row: Any = said_by_first(self._measure(done))
+            self._run.log.log_row(done.step, row)
+
+    def _measure(self, done: StepDone) -> dict[str, float | int] | None:
+        """The row; None in a process that is not the first."""
+        params = self._run.model_params(done.state)
+        is_spread = jax.device_count() > 1
+        if is_spread:
+            params = fetch(params)
+        if not is_first():
+            return None
+        with use_own_device() if is_spread else nullcontext():
+            scores = self._scores(jax.device_put(params, jax.local_devices()[0]) if is_spread else params)
+        if not scores.tasks:
+            raise ValueError(f"the evals callback: {all_skipped(scores)}")
+        asked = {
+            key: {"prompt_hash": task.prompt_hash, "n": task.n, "num_fewshot": task.num_fewshot}
+            for key, task in scores.tasks.items()
+        }
+        self._check_same_questions(asked)
+        skipped = [{"task": task["task"], "reason": task["reason"]} for task in scores.skipped]
+        self._run.log_json(EVALS_FILE, done.step, {"tasks": asked, "skipped": skipped})
+        return row_of(scores)
+
+    def _scores(self, params: Any) -> TaskScores:
+        model, vocab_size = self._run.config.model, self._run.data.vocab_size
+        prefix: Any = self._run.data.document_prefix
+        live = LiveModel(
+            scored=scored_model(model, params, vocab_size, self._config.tokens_per_batch, prefix),
+            loaded=LoadedModel(config=model, params=params, vocab_size=vocab_size),
+            tokenizer=self._tokenizer,
+            document_prefix=prefix,
+            description={},
+        )
+        return evaluate_tasks(
+            live,
+            self._config.tasks,
+            data=self._data,
+            limit=self._config.limit,
+            seed=self._config.fewshot_seed,
+            metrics=self._config.metrics,
+            quiet=True,
+        )
+
+    def _asked_before(self) -> dict[str, Any]:
+        """What each task asked when this run was scored first."""
+        path = self._run.output / EVALS_FILE
+        if self._run.resume_step is None or not path.is_file():
+            return {}
+        rows: list[Any] = [row for row in read_rows(path) if int(row["step"]) <= self._run.resume_step]
+        return rows[0]["tasks"] if rows else {}
+
+    def _check_same_questions(self, asked: Mapping[str, Any]) -> None:
+        for key, before in self._before.items():
+            if asked.get(key) != before:
+                now = f"{asked[key]['n']} now" if key in asked else "none now, for want of data"
+                raise ValueError(
+                    f"task '{key}': {self._data.root} has other questions than when this run was scored before "
+                    f"({before['n']} then, {now}). Put those back, or train anew in another folder."
+                )
+        self._before = dict(asked)
+
+
+def row_of(scores: TaskScores) -> dict[str, float | int]:
+    """`eval/TASK/METRIC`, its standard error, and how many questions were asked, of every task and group."""
+    row: dict[str, float | int] = {}
+    entries = {key: (task.metrics, task.n) for key, task in scores.tasks.items()}
+    groups = dict(scores.groups) | ({} if scores.core is None else {scores.core["name"]: scores.core})
+    entries |= {key: (group["metrics"], group["n"]) for key, group in groups.items()}
+    for key, (metrics, n) in entries.items():
+        for name, entry in metrics.items():
+            row[f"eval/{key}/{name}"] = entry["value"]
+            if entry["stderr"] is not None:
+                row[f"eval/{key}/{name}_stderr"] = entry["stderr"]
+        row[f"eval/{key}/questions"] = n
+    row["eval/skipped_tasks"] = len(scores.skipped)
+    return row

@@ -1,0 +1,113 @@
+"""`marin eval`: a model by its place, a table of scores with error bars, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import pytest
+
+from marin.evaluation.results import read_results
+from marin.execution.executor import Executor, ExecutorStep, this_output_path
+from marin.export.hf import save_hf
+from marin.models.llama import LlamaConfig
+from marin.testing.tasks import write_task_data
+from marin.testing.tiny import write_byte_tokenizer
+
+MODEL = LlamaConfig(seq_len=96, hidden_dim=16, intermediate_dim=24, num_heads=2, num_kv_heads=1, num_layers=1)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("exported")
+    tokenizer = write_byte_tokenizer(root / "tokenizer")
+    save_hf(MODEL, MODEL.init(257, key=jax.random.key(0)), 257, tokenizer, root / "model")
+    return root / "model"
+
+
+@pytest.fixture
+def place(folder: Path, exported: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`model/` from elsewhere, `data/`, and nothing in the environment that names data."""
+    for name in ("MARIN_EVAL_DATA", "MARIN_SHARED_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    shutil.copytree(exported, folder / "model")
+    write_task_data(folder / "data")
+    return folder
+
+
+def test_a_table_of_scores_with_their_errors_and_what_was_skipped(place: Path, marin):
+    found = marin("eval", "model", "--tasks", "copa,arc_easy@2,piqa", "--data", "data", "--limit", "6")
+    lines = found.out.splitlines()
+    assert lines[0].split() == ["task", "shots", "n", "metric", "value", "±", "SE", "chance"]
+    results = read_results(place / "evaluations" / "model")
+    acc = results["tasks"]["copa"]["metrics"]["acc"]
+    [copa] = [line for line in lines if line.startswith("copa")]
+    assert copa.split()[1:5] == ["0", "6", "of", "8"] and f"{acc['value']:.2f}" in copa and "±" in copa
+    assert copa.split()[-1] == "0.5000"
+    assert any(line.startswith("arc_easy") and line.split()[1] == "2" for line in lines)
+    assert "unverified: no parity.json" in found.err
+    assert "1 task skipped:" in found.err and "piqa: " in found.err
+    assert "to fetch: marin data download hf" in found.err
+    assert results["model"]["verified"] is False
+
+
+def test_progress_tells_requests_a_second(place: Path, marin):
+    found = marin("eval", "model", "--tasks", "copa", "--data", "data", "-o", "out")
+    assert "copa: 16 of 16 requests" in found.err and "a second" in found.err
+
+
+def test_results_as_one_json_object(place: Path, marin):
+    found = marin("eval", "model", "--tasks", "copa", "--data", "data", "-o", "out", "--json")
+    assert json.loads(found.out)["results"]["tasks"]["copa"] == read_results(place / "out")["tasks"]["copa"]
+
+
+def test_a_step_is_evaluated_by_its_address(place: Path, marin):
+    step = ExecutorStep(
+        name="models/tiny", fn=copy_model, config={"from": str(place / "model"), "to": this_output_path()}
+    )
+    Executor("store").run([step])
+    marin("eval", "models/tiny", "--tasks", "copa", "--data", "data")
+    [results] = (place / "evaluations").glob("models-tiny@*/results.json")
+    assert read_results(results)["tasks"]["copa"]["n"] == 8
+
+
+def copy_model(config: dict) -> None:
+    shutil.copytree(config["from"], config["to"], dirs_exist_ok=True)
+
+
+def test_a_run_that_was_stopped_goes_on_behind_the_last_task_done(place: Path, marin):
+    rows = (place / "data/mosaic/world_knowledge/arc_easy.jsonl").read_text()
+    (place / "data/mosaic/world_knowledge/arc_easy.jsonl").write_text(rows + '{"query": 3}\n')
+    broken = marin("eval", "model", "--tasks", "copa,arc_easy", "--data", "data", "-o", "out", expect=2)
+    assert "arc_easy.jsonl, line 9" in broken.err
+    (place / "data/mosaic/world_knowledge/arc_easy.jsonl").write_text(rows)
+    again = marin("eval", "model", "--tasks", "copa,arc_easy", "--data", "data", "-o", "out")
+    assert "copa:" not in again.err  # nothing of it was asked again
+    assert set(read_results(place / "out")["tasks"]) == {"copa", "arc_easy"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["model", "--tasks", "arc_esy"], "did you mean 'arc_easy'"),
+        (["model", "--tasks", "copa", "--limit", "0"], "--limit 0: expected 1 or more"),
+        (["model", "--tasks", "copa", "--every", "5"], "--every goes with --all-checkpoints"),
+        (["model", "--tasks", "copa", "--checkpoint", "7"], "is an exported model, which has no checkpoints"),
+        (["model", "--tasks", "copa", "--data", "nowhere"], "no folder of evaluation data at nowhere"),
+        (["modell", "--tasks", "copa"], "no folder 'modell', and"),
+        (["data", "--tasks", "copa"], "no model at data: expected a folder in the Hugging Face format"),
+        (["model", "--tasks", "copa", "--chat"], "--include and --chat go with --harness"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(place: Path, marin, arguments: list[str], told: str):
+    assert told in marin("eval", *arguments, expect=2).err
+
+
+def test_a_folder_without_safetensors_is_refused(place: Path, marin):
+    (place / "model" / "model.safetensors").unlink()
+    assert "no weights at model: expected model.safetensors" in marin("eval", "model", "--tasks", "copa", expect=2).err
+
+
+def test_no_data_for_any_task_is_a_failure_that_tells_what_to_fetch(place: Path, marin):
+    found = marin("eval", "model", "--tasks", "piqa", expect=1)
+    assert "none of the 1 tasks could be asked" in found.err and "--out eval_data/hub" in found.err

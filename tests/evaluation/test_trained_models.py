@@ -1,0 +1,223 @@
+"""A training run as what is evaluated: while it trains, by its checkpoints, on validation sets."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from marin.cli import main as cli
+from marin.data.config import LmDataConfig
+from marin.evaluation.checkpoints import draw, summarize
+from marin.evaluation.checkpoints import run as run_checkpoints
+from marin.evaluation.config import CheckpointsConfig, TaskEvaluationConfig, ValidationConfig
+from marin.evaluation.models import checkpoints_of, open_model
+from marin.evaluation.perplexity import document_bits
+from marin.evaluation.results import read_results, read_samples
+from marin.evaluation.task_step import run as run_tasks
+from marin.evaluation.tasks import EvalTaskConfig
+from marin.evaluation.validation import run as run_validation
+from marin.models.llama import LlamaConfig
+from marin.optim.adamw import AdamWConfig
+from marin.testing.tasks import write_task_data
+from marin.testing.tiny import make_token_store, tiny_documents, write_byte_tokenizer
+from marin.tracking.jsonl import read_rows
+from marin.training.callback_config import EvalsConfig
+from marin.training.config import RuntimeConfig, TrainerConfig, TrainLmConfig
+from marin.training.train_lm import train_lm
+
+TASKS = (EvalTaskConfig("copa", 0), EvalTaskConfig("arc_easy", 1), EvalTaskConfig("piqa", 0))
+SETS = {"prose/one": 2, "prose/two": 5, "other": 9}  # tag -> seed
+NUM_STEPS = 4
+
+
+def config(root: Path, output: Path) -> TrainLmConfig:
+    return TrainLmConfig(
+        data=LmDataConfig(
+            train={"text": str(root / "train")},
+            validation={tag: str(root / "sets" / tag) for tag in SETS},
+            tokenizer=str(root / "tokenizer"),
+        ),
+        model=LlamaConfig(seq_len=64, hidden_dim=16, intermediate_dim=24, num_heads=2, num_kv_heads=1, num_layers=1),
+        optimizer=AdamWConfig(learning_rate=3e-2, warmup=1),
+        trainer=TrainerConfig(
+            num_train_steps=NUM_STEPS,
+            train_batch_size=4,
+            seed=0,
+            steps_per_eval=NUM_STEPS,
+            steps_per_checkpoint=2,
+            runtime=RuntimeConfig(show_progress=False),
+        ),
+        callbacks=(EvalsConfig(tasks=TASKS, every=2, metrics="core"),),
+        output_path=str(output),
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`run/`, trained for four steps with a checkpoint every two, `data/` of tasks, `sets/`, `tokenizer/`."""
+    root = tmp_path_factory.mktemp("trained")
+    write_byte_tokenizer(root / "tokenizer")
+    make_token_store(root / "train", 40, seed=1, tokenizer=root / "tokenizer")
+    for tag, seed in SETS.items():
+        (root / "sets" / tag).parent.mkdir(parents=True, exist_ok=True)
+        make_token_store(root / "sets" / tag, 5, seed=seed, tokenizer=root / "tokenizer")
+    write_task_data(root / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARIN_EVAL_DATA", str(root / "data"))
+        train_lm(config(root, root / "run"))
+    return root
+
+
+def asked(place: Path, output: Path, **changes) -> TaskEvaluationConfig:
+    settings = {"model_path": str(place / "run"), "tasks": TASKS, "data_path": str(place / "data")} | changes
+    return TaskEvaluationConfig(output_path=str(output), **settings)
+
+
+def test_scores_in_training_are_those_of_an_evaluation_of_the_checkpoint(place: Path, tmp_path: Path):
+    rows = {row["step"]: row for row in read_rows(place / "run" / "metrics.jsonl") if "eval/copa/acc" in row}
+    assert sorted(rows) == [2, 4]
+    for step, row in rows.items():
+        output = tmp_path / str(step)
+        results = read_results(run_tasks(asked(place, output, checkpoint=f"checkpoints/step-{step:08d}")))
+        for task in ("copa", "arc_easy"):
+            for metric, entry in results["tasks"][task]["metrics"].items():
+                assert row[f"eval/{task}/{metric}"] == pytest.approx(entry["value"], abs=1e-5), (step, task, metric)
+                assert row[f"eval/{task}/{metric}_stderr"] == pytest.approx(entry["stderr"], abs=1e-5)
+        assert (row["eval/copa/questions"], row["eval/skipped_tasks"]) == (8, 1)
+        assert results["model"]["checkpoint"] == f"step-{step:08d}" and results["model"]["step"] == step
+    assert "eval/CORE-2/centred" in rows[4]
+
+
+def test_what_was_asked_in_training_and_what_was_left_out_is_on_record(place: Path):
+    [first, *_] = read_rows(place / "run" / "evals.jsonl")
+    assert {key: task["n"] for key, task in first["tasks"].items()} == {"copa": 8, "arc_easy": 8}
+    assert [task["task"] for task in first["skipped"]] == ["piqa"]
+
+
+def test_a_run_does_not_go_on_with_other_questions(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shutil.copytree(place / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
+    monkeypatch.setenv("MARIN_EVAL_DATA", str(write_task_data(tmp_path / "data", seed=1)))
+    with pytest.raises(ValueError, match="task '(copa|arc_easy)': .* has other questions than when this run was scored"):
+        train_lm(config(place, tmp_path / "run"))
+    monkeypatch.setenv("MARIN_EVAL_DATA", str(place / "data"))
+    train_lm(config(place, tmp_path / "run"))
+    for name in ("metrics.jsonl", "evals.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (place / "run" / name).read_bytes(), name
+
+
+def test_validation_in_training_has_micro_and_macro_averages(place: Path):
+    last = next(row for row in read_rows(place / "run" / "metrics.jsonl") if "validation/prose/loss" in row)
+    for name in ("loss", "bits_per_byte"):
+        each = [last[f"validation/prose/{child}/{name}"] for child in ("one", "two")]
+        assert last[f"validation/prose/macro_{name}"] == pytest.approx(sum(each) / 2, rel=1e-12)
+    assert "validation/other/macro_loss" not in last
+
+
+def test_a_run_is_its_last_checkpoint_and_a_checkpoint_can_be_named_by_its_folder(place: Path):
+    assert checkpoints_of(place / "run") == ["checkpoints/step-00000002", "checkpoints/step-00000004"]
+    assert open_model(place / "run").description["step"] == 4
+    assert open_model(place / "run" / "checkpoints" / "step-00000002").description["step"] == 2
+
+
+def test_another_tokenizer_than_the_run_was_trained_with_is_refused(place: Path, tmp_path: Path):
+    write_byte_tokenizer(tmp_path, extra_special_tokens=["<|more|>"])
+    with pytest.raises(ValueError, match="is not the one that .*run was trained with"):
+        open_model(place / "run", tokenizer=tmp_path)
+    with pytest.raises(FileNotFoundError, match="expected a folder in the Hugging Face format .* a training run"):
+        open_model(tmp_path)
+
+
+def test_every_checkpoint_is_asked_once_and_drawn_with_a_band(place: Path, tmp_path: Path, capsys):
+    checkpoints = CheckpointsConfig(evaluation=asked(place, tmp_path))
+    summary = json.loads(run_checkpoints(checkpoints).read_text())
+    assert summary["steps"] == [2, 4]
+    points = summary["tasks"]["copa"]["metrics"]["acc"]
+    for point in points:
+        results = read_results(tmp_path / f"step-{point['step']:08d}")
+        assert point["value"] == results["tasks"]["copa"]["metrics"]["acc"]["value"]
+    assert all(len(point["ci95"]) == 2 for point in points)
+    table = (tmp_path / "checkpoints.md").read_text()
+    assert table.startswith("| step | copa (acc) | arc_easy (acc) |") and "1 tasks were skipped: piqa" in table
+    svg = (tmp_path / "curve.svg").read_text()
+    assert "copa (n = 8)" in svg and draw(summary)["curve.svg"].decode() == svg
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    # tasks without data may have some next time; all others are not asked again
+    assert summary["skipped"][0]["fetch"]
+
+
+def test_a_checkpoint_that_was_scored_is_not_scored_again(place: Path, tmp_path: Path):
+    checkpoints = CheckpointsConfig(evaluation=asked(place, tmp_path, tasks=TASKS[:1]), every=2)
+    run_checkpoints(checkpoints)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("step-*/results.json")}
+    run_checkpoints(checkpoints)
+    assert len(times) == 2
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("step-*/results.json")} == times
+
+
+def test_all_checkpoints_are_asked_from_the_command_line(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
+    arguments = ["--tasks", "copa", "--data", str(place / "data"), "-o", str(tmp_path), "--every", "4"]
+    assert cli.main(["eval", str(place / "run"), "--all-checkpoints", *arguments]) == 0
+    out, err = capfd.readouterr()
+    assert out == (tmp_path / "checkpoints.md").read_text() and "| 4 |" in out and "| 2 |" not in out
+    assert "curve.svg has the curves" in err
+
+
+def test_scores_on_other_questions_make_no_curve(place: Path, tmp_path: Path):
+    summary_of = lambda path: read_results(run_tasks(asked(place, path, tasks=TASKS[:1], data_path=str(path / "data"))))  # noqa: E731
+    write_task_data(tmp_path / "a" / "data", seed=0)
+    write_task_data(tmp_path / "b" / "data", seed=1)
+    with pytest.raises(ValueError, match="task 'copa' was asked other questions at step 4"):
+        summarize({2: summary_of(tmp_path / "a"), 4: summary_of(tmp_path / "b")})
+
+
+def test_no_data_at_all_is_an_error_with_the_command_that_fetches_it(place: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="none of the 1 tasks could be asked: .*To fetch data: marin data download hf"):
+        run_tasks(asked(place, tmp_path, tasks=TASKS[2:]))
+
+
+# -- validation sets ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def validated(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sets = {tag: str(place / "sets" / tag) for tag in SETS}
+    output = tmp_path_factory.mktemp("validated")
+    return run_validation(ValidationConfig(model_path=str(place / "run"), sets=sets, output_path=str(output))).parent
+
+
+def test_a_set_costs_what_its_documents_cost(place: Path, validated: Path):
+    model = open_model(place / "run")
+    texts = [document["text"] for document in tiny_documents(5, seed=2)]
+    bits = document_bits(model.scored, model.tokenizer, texts)
+    one = read_results(validated)["tasks"]["prose/one"]
+    assert one["n"] == 5
+    assert one["metrics"]["bits_per_byte"]["value"] == pytest.approx(bits.bits.sum() / bits.num_bytes.sum(), rel=1e-6)
+    nats = bits.bits.sum() * math.log(2)
+    assert one["metrics"]["loss"]["value"] == pytest.approx(nats / bits.num_tokens.sum(), rel=1e-6)
+    assert one["metrics"]["bits_per_byte"]["stderr"] > 0
+
+
+def test_sets_of_one_parent_have_a_micro_and_a_macro_average(validated: Path):
+    tasks = read_results(validated)["tasks"]
+    rows = [row for row in read_samples(validated) if row["task"].startswith("prose/")]
+    micro = sum(row["bits"] for row in rows) / sum(row["num_bytes"] for row in rows)
+    assert tasks["prose"]["metrics"]["bits_per_byte"]["value"] == pytest.approx(micro, rel=1e-9)
+    each = [tasks[f"prose/{child}"]["metrics"]["bits_per_byte"] for child in ("one", "two")]
+    macro = tasks["prose"]["metrics"]["macro_bits_per_byte"]
+    assert macro["value"] == pytest.approx(np.mean([entry["value"] for entry in each]))
+    assert macro["stderr"] == pytest.approx(math.hypot(*(entry["stderr"] for entry in each)) / 2)
+    assert "other" in tasks and set(tasks) == {*SETS, "prose"}
+
+
+def test_a_set_of_another_tokenizer_is_refused(place: Path, tmp_path: Path):
+    write_byte_tokenizer(tmp_path / "tokenizer", extra_special_tokens=["<|more|>"])
+    make_token_store(tmp_path / "set", 3, tokenizer=tmp_path / "tokenizer")
+    asked_of = ValidationConfig(
+        model_path=str(place / "run"), sets={"set": str(tmp_path / "set")}, output_path=str(tmp_path / "out")
+    )
+    with pytest.raises(ValueError, match="validation set 'set': .* was made with another tokenizer"):
+        run_validation(asked_of)
