@@ -1,7 +1,9 @@
 """Evaluation steps."""
 
+from collections.abc import Sequence
+
 from marin.cluster.resources import ResourceConfig
-from marin.evaluation.config import ChatEvaluationConfig, EvaluationConfig
+from marin.evaluation.config import ChatEvaluationConfig, CompareConfig, EvaluationConfig
 from marin.execution.executor import ExecutorStep, InputName, this_output_path
 from marin.processing.tokenize.config import ChatFormat
 
@@ -48,6 +50,40 @@ def evaluate_heldout(
             **settings,
         ),
         resources=resources,
+        description=description,
+    )
+
+
+def compare_evaluations(
+    name: str,
+    a: ExecutorStep | InputName | Sequence[ExecutorStep | InputName],
+    b: ExecutorStep | InputName | Sequence[ExecutorStep | InputName],
+    *,
+    a_name: str,
+    b_name: str,
+    tasks: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    num_disagreements: int = 5,
+    description: str = "Two models on the same questions: paired differences with errors",
+) -> ExecutorStep:
+    """A step whose output has comparison.json and comparison.md of two evaluations of the same tasks.
+
+    a and b are evaluation steps; several on a side are seeds of one recipe. It is `marin compare` as a step, and fails
+    where a task is not the same task on both sides.
+    """
+    return ExecutorStep(
+        name=name,
+        fn="marin.evaluation.compare_report:run",
+        config=CompareConfig(
+            a_paths=tuple(a) if isinstance(a, Sequence) else (a,),  # type: ignore[arg-type]  # paths, once it runs
+            b_paths=tuple(b) if isinstance(b, Sequence) else (b,),  # type: ignore[arg-type]
+            output_path=this_output_path(),  # type: ignore[arg-type]
+            a_name=a_name,
+            b_name=b_name,
+            tasks=None if tasks is None else tuple(tasks),
+            metrics=None if metrics is None else tuple(metrics),
+            num_disagreements=num_disagreements,
+        ),
         description=description,
     )
 

@@ -67,6 +67,36 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Compare the evaluations of two models, question by question."""
+
+    a_paths: tuple[str, ...]
+    """Folders with results.json and samples.jsonl of the one model; several are seeds of one recipe."""
+    b_paths: tuple[str, ...]
+    """Those of the other."""
+    output_path: str
+    """Folder that gets comparison.json and comparison.md."""
+    a_name: str
+    """What the page calls the one model."""
+    b_name: str
+    """What it calls the other."""
+    tasks: tuple[str, ...] | None = None
+    """Names or patterns of the tasks to compare; None: all that both have."""
+    metrics: tuple[str, ...] | None = None
+    """Metrics to compare; None: all."""
+    num_disagreements: int = 5
+    """Questions listed for each task in each direction."""
+
+    def __post_init__(self) -> None:
+        if not self.a_paths or not self.b_paths:
+            raise ValueError(f"A has {len(self.a_paths)} evaluations and B {len(self.b_paths)}; expected one or more")
+        if self.a_name == self.b_name:
+            raise ValueError(f"both models are called {self.a_name!r}: nobody could tell them apart")
+        if self.num_disagreements < 0:
+            raise ValueError(f"num_disagreements is {self.num_disagreements}; expected 0 (list none) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChatEvaluationConfig:
     """Score an exported model on held-out conversations, beside the model that it was before."""
 
