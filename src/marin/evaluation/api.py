@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 
 from marin.cluster.resources import ResourceConfig
-from marin.evaluation.config import ChatEvaluationConfig, CompareConfig, EvaluationConfig
+from marin.evaluation.config import (
+    AlpacaEvalConfig,
+    ChatEvaluationConfig,
+    CompareConfig,
+    EvaluationConfig,
+    HttpJudgeConfig,
+)
 from marin.execution.executor import ExecutorStep, InputName, this_output_path
 from marin.processing.tokenize.config import ChatFormat
 
@@ -84,6 +90,41 @@ def compare_evaluations(
             metrics=None if metrics is None else tuple(metrics),
             num_disagreements=num_disagreements,
         ),
+        description=description,
+    )
+
+
+def evaluate_alpaca_eval(
+    name: str,
+    *,
+    annotations: ExecutorStep | InputName | str | None = None,
+    model_outputs: ExecutorStep | InputName | str | None = None,
+    baseline_outputs: ExecutorStep | InputName | str | None = None,
+    judge: HttpJudgeConfig | None = None,
+    difficulties: ExecutorStep | InputName | str | None = None,
+    resources: ResourceConfig | None = None,
+    description: str = "Win rate against a baseline, with and without control for length",
+    **settings,
+) -> ExecutorStep:
+    """A step whose output has results.json and samples.jsonl of AlpacaEval.
+
+    Either `annotations` names a file of recorded ones, which needs no judge, or `model_outputs` and `baseline_outputs`
+    name files of outputs and `judge` who is asked. Files are places in another step's output, such as `judged /
+    "annotations.json"`, or paths. Every further field of AlpacaEvalConfig goes as a keyword.
+    """
+    return ExecutorStep(
+        name=name,
+        fn="marin.evaluation.alpaca_eval:run",
+        config=AlpacaEvalConfig(
+            output_path=this_output_path(),  # type: ignore[arg-type]  # the executor puts the paths in
+            annotations_path=annotations,  # type: ignore[arg-type]
+            model_outputs_path=model_outputs,  # type: ignore[arg-type]
+            baseline_outputs_path=baseline_outputs,  # type: ignore[arg-type]
+            judge=judge,
+            difficulties_path=difficulties,  # type: ignore[arg-type]
+            **settings,
+        ),
+        resources=resources,
         description=description,
     )
 

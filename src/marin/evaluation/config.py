@@ -1,6 +1,7 @@
 """What an evaluation is asked to do: plain values, so that planning one loads no tensor library."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from marin.processing.tokenize.config import ChatFormat
 
@@ -94,6 +95,99 @@ class CompareConfig:
             raise ValueError(f"both models are called {self.a_name!r}: nobody could tell them apart")
         if self.num_disagreements < 0:
             raise ValueError(f"num_disagreements is {self.num_disagreements}; expected 0 (list none) or more")
+
+
+Order = Literal["both", "hash"]
+"""Judge each pair in both orders, or in one that its hash decides."""
+
+JUDGE_PROMPT = """\
+Below are an instruction and two answers to it. Decide which answer a careful person would find more helpful, correct \
+and fitting. The order of the answers and their length mean nothing.
+
+[Instruction]
+{instruction}
+
+[Answer A]
+{output_a}
+
+[Answer B]
+{output_b}
+
+Reply with one letter, A or B, and nothing else."""
+"""What a judge is asked, if nothing else is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpJudgeConfig:
+    """A model behind a chat-completions address, as OpenAI's and most servers have it."""
+
+    url: str
+    """The whole address, ending in /chat/completions."""
+    model: str
+    """Name of the model there; with its date or revision, if a verdict is to mean the same next year."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key; None: no key is sent. The key itself is never written down."""
+    prompt: str = JUDGE_PROMPT
+    """With {instruction}, {output_a} and {output_b}; asks for the letter A or B."""
+    use_log_probs: bool = True
+    """Ask for the probabilities of both letters and take P(B) / (P(A) + P(B)); else the letter alone."""
+    timeout_s: float = 60.0
+    """For one answer."""
+    num_retries: int = 5
+    """After errors that may pass: 408, 429, 5xx, no connection."""
+    wait_s: float = 1.0
+    """Before the first retry, doubled each time, unless the server says how long."""
+
+    def __post_init__(self) -> None:
+        missing = [name for name in ("{instruction}", "{output_a}", "{output_b}") if name not in self.prompt]
+        if missing:
+            raise ValueError(f"the judge's prompt lacks {', '.join(missing)}")
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url is {self.url!r}; expected http://... or https://..., ending in /chat/completions")
+        if self.num_retries < 0 or self.timeout_s <= 0 or self.wait_s < 0:
+            raise ValueError("num_retries and wait_s must be 0 or more, timeout_s above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlpacaEvalConfig:
+    """Win rates of a model's outputs against a baseline's: from recorded annotations, or by a judge."""
+
+    output_path: str
+    """Folder that gets results.json, samples.jsonl and, where a judge was asked, annotations.json."""
+    annotations_path: str | None = None
+    """Recorded annotations, JSON or JSON lines; None: a judge is asked."""
+    model_outputs_path: str | None = None
+    """What the model answered: rows of instruction, output, generator."""
+    baseline_outputs_path: str | None = None
+    """What the baseline answered."""
+    judge: HttpJudgeConfig | None = None
+    """Who is asked."""
+    model_name: str | None = None
+    """Generator that counts as the model in recorded annotations; None: generator_2."""
+    annotator: str | None = None
+    """Whose recorded annotations to take where there are several."""
+    difficulties_path: str | None = None
+    """df_gamed.csv or instruction_difficulty.csv of tatsu-lab/alpaca_eval, for the full forms of length control."""
+    order: Order = "both"
+    """Judge each pair in both orders, or in one that its hash decides."""
+    seed: int = 0
+    """Goes into that hash."""
+    max_instructions: int | None = None
+    """Judge at most so many pairs; None: all."""
+
+    def __post_init__(self) -> None:
+        judged = (self.model_outputs_path, self.baseline_outputs_path, self.judge)
+        if self.annotations_path is not None and any(part is not None for part in judged):
+            raise ValueError("give recorded annotations, or outputs with a judge, not both")
+        if self.annotations_path is None and any(part is None for part in judged):
+            raise ValueError(
+                "give annotations_path to count recorded annotations, or model_outputs_path, baseline_outputs_path and "
+                "judge to have outputs judged"
+            )
+        if self.order not in get_args(Order):
+            raise ValueError(f"order is {self.order!r}; expected {' or '.join(map(repr, get_args(Order)))}")
+        if self.max_instructions is not None and self.max_instructions < 2:
+            raise ValueError(f"max_instructions is {self.max_instructions}; an error bar takes 2 at least")
 
 
 @dataclass(frozen=True, kw_only=True)
