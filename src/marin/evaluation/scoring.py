@@ -7,8 +7,9 @@ rounding), and the order of requests changes nothing at all. The price: a contex
 times.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +17,10 @@ from jaxtyping import Float32, Int32
 
 TokenLogProbs = Callable[[Int32[np.ndarray, "batch seq"], Int32[np.ndarray, "batch seq"]], Any]
 """(tokens, targets) -> array-like float32[batch, seq]: natural log-probability of each target after its tokens."""
+
+TokenIsGreedy = Callable[[Int32[np.ndarray, "batch seq"], Int32[np.ndarray, "batch seq"]], Any]
+"""(tokens, targets) -> array-like bool[batch, seq]: whether each target is the most probable token, the lowest id of
+equals."""
 
 Progress = Callable[[int, int], None]
 """Called with (rows done, rows in all) after every batch."""
@@ -54,6 +59,8 @@ class ScoredModel:
     """Tokens in one batch; more needs more memory, fewer waste time on call overhead."""
     document_prefix: DocumentPrefix | None = None
     """What training put before a document; None: unknown, so BOS where the tokenizer has one, else EOS."""
+    token_is_greedy: TokenIsGreedy | None = None
+    """Whether each target is the most probable token; None: the model gives log-probabilities and no more."""
 
     def __post_init__(self) -> None:
         if self.seq_len < 1 or self.tokens_per_batch < 1:
@@ -75,12 +82,14 @@ def scored_model(
     from marin.models import lm
 
     score = jax.jit(lambda params, tokens, targets: lm.token_log_probs(config, params, tokens, targets))
+    is_greedy = jax.jit(lambda params, tokens, targets: lm.logits(config, params, tokens).argmax(axis=-1) == targets)
     return ScoredModel(
         token_log_probs=lambda tokens, targets: score(params, tokens, targets),
         seq_len=config.seq_len,
         vocab_size=vocab_size,
         tokens_per_batch=tokens_per_batch,
         document_prefix=document_prefix,
+        token_is_greedy=lambda tokens, targets: is_greedy(params, tokens, targets),
     )
 
 
@@ -211,6 +220,11 @@ class LogLikelihood:
     """Tokens of the context that the model could not read, cut on the left."""
     boundary_merged: bool
     """As in `EncodedRequest`."""
+    is_greedy: bool | None
+    """Whether each of them was the most probable token, the lowest id of equals, given those before it; None where the
+    model gives log-probabilities only, which no model of `scored_model` does."""
+    token_log_probs: Float32[np.ndarray, " continuation"] = field(compare=False)
+    """Natural log-probability of each of them."""
 
 
 def encode_requests(
@@ -268,25 +282,97 @@ def log_likelihoods(
     A context too long for the model loses tokens on its left, which the answer counts. Raises ValueError where a
     continuation alone is longer than the model reads, since a cut one would be no score of the same text.
     """
-    rows, encoded = [], encode_requests(tokenizer, requests, model.document_prefix)
+    encoded = encode_requests(tokenizer, requests, model.document_prefix)
     for request, tokens in zip(requests, encoded, strict=True):
         if len(tokens.continuation) > model.seq_len:
             raise ValueError(
                 f"continuation {request.continuation[:60]!r}... has {len(tokens.continuation)} tokens and the model "
                 f"reads {model.seq_len}: shorten it, or measure long texts in bits per byte"
             )
-        whole = np.concatenate([tokens.context, tokens.continuation])
-        rows.append((whole[:-1][-model.seq_len :], whole[1:][-model.seq_len :]))
+    scored = score_continuations(model, [(item.context, item.continuation) for item in encoded], progress)
+    return [
+        LogLikelihood(
+            log_prob=float(item.log_probs.astype(np.float64).sum()),
+            num_tokens=len(tokens.continuation),
+            num_cut_tokens=max(0, len(tokens.context) + len(tokens.continuation) - 1 - model.seq_len),
+            boundary_merged=tokens.boundary_merged,
+            is_greedy=item.is_greedy,
+            token_log_probs=item.log_probs,
+        )
+        for tokens, item in zip(encoded, scored, strict=True)
+    ]
 
+
+def rolling_log_likelihoods(
+    model: ScoredModel, tokenizer: Encoder, texts: Sequence[str], progress: Progress | None = None
+) -> list[LogLikelihood]:
+    """Log-likelihood of each whole text, its tokens taken in windows that do not overlap.
+
+    The first window follows what stood before documents in training, each later one the last token of the window
+    before it; the last one has as many tokens before it as the model reads. So lm-eval does
+    (`get_rolling_token_windows` with one token of context, `make_disjoint_window`). `is_greedy` says whether every
+    token was the most probable one. A text of no tokens has log-likelihood 0.
+    """
+    check_vocabulary(model, tokenizer)
+    first = prefix_id(tokenizer, model.document_prefix)
+    pairs, owners = [], []
+    for index, tokens in enumerate(tokenizer.encode_batch(list(texts))):
+        tokens = np.asarray(tokens, np.int32)
+        if len(tokens) and tokens[0] == tokenizer.bos_id:
+            tokens = tokens[1:]  # what stands in front is decided here
+        whole = np.concatenate([[first], tokens]).astype(np.int32)
+        for done in range(0, len(tokens), model.seq_len):
+            end = min(done + model.seq_len, len(tokens))
+            pairs.append((whole[max(0, end - model.seq_len) : done + 1], whole[done + 1 : end + 1]))
+            owners.append(index)
+    parts: list[list[ScoredContinuation]] = [[] for _ in texts]
+    for owner, part in zip(owners, score_continuations(model, pairs, progress), strict=True):
+        parts[owner].append(part)
     answers = []
-    for tokens, log_probs in zip(encoded, score_rows(model, rows, progress), strict=True):
-        num_tokens = len(tokens.continuation)
+    for windows in parts:
+        log_probs = np.concatenate([np.zeros(0, np.float32), *(window.log_probs for window in windows)])
+        unknown = any(window.is_greedy is None for window in windows)
         answers.append(
             LogLikelihood(
-                log_prob=float(log_probs[-num_tokens:].astype(np.float64).sum()),
-                num_tokens=num_tokens,
-                num_cut_tokens=max(0, len(tokens.context) + num_tokens - 1 - model.seq_len),
-                boundary_merged=tokens.boundary_merged,
+                log_prob=float(log_probs.astype(np.float64).sum()),
+                num_tokens=len(log_probs),
+                num_cut_tokens=0,
+                boundary_merged=False,
+                is_greedy=None if unknown else all(window.is_greedy for window in windows),
+                token_log_probs=log_probs,
             )
         )
     return answers
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoredContinuation:
+    """What a model says of the tokens of a continuation."""
+
+    log_probs: Float32[np.ndarray, " continuation"]
+    """Natural log-probability of each, given all before it."""
+    is_greedy: bool | None
+    """As in `LogLikelihood`."""
+
+
+def score_continuations(
+    model: ScoredModel, pairs: Sequence[tuple[np.ndarray, np.ndarray]], progress: Progress | None = None
+) -> list[ScoredContinuation]:
+    """Scores of the continuation of each (context int[c], continuation int[n]), in the order given.
+
+    Contexts have one token at least. What does not fit into the model is cut on the left of the context.
+    """
+    rows = []
+    for context, continuation in pairs:
+        whole = np.concatenate([context, continuation])
+        rows.append((whole[:-1][-model.seq_len :], whole[1:][-model.seq_len :]))
+    log_probs = score_rows(model, rows, progress)
+    greedy = None
+    if model.token_is_greedy is not None:
+        greedy = score_rows(dataclasses.replace(model, token_log_probs=model.token_is_greedy), rows)
+    scored = []
+    for index, (_, continuation) in enumerate(pairs):
+        size = len(continuation)
+        is_greedy = None if greedy is None else bool(greedy[index][-size:].all())
+        scored.append(ScoredContinuation(log_probs=log_probs[index][-size:], is_greedy=is_greedy))
+    return scored
