@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marin.evaluation.api import compare_evaluations
-from marin.evaluation.compare import CHANCE_OF_TWO_SE, compare, read_run, seed_spread
+from marin.evaluation.compare import compare, read_run
 from marin.evaluation.compare_read import ScoredRun
-from marin.evaluation.compare_report import disagreement_lines, markdown, notes, run, summary, to_json
+from marin.evaluation.compare_report import disagreement_lines, markdown, notes, run, summary, table_rows, to_json
+from marin.evaluation.compare_types import CHANCE_OF_TWO_SE, seed_spread
 from marin.evaluation.config import CompareConfig
 from marin.evaluation.results import TaskResult, metric_entry, read_samples, write_results
 from marin.evaluation.statistics import mcnemar_exact, mean_estimate, proportion_estimate
@@ -342,3 +343,77 @@ def test_everything_in_a_comparison_is_plain_json(tmp_path: Path):
     assert "acc" in markdown(compare([a], [b]))
     assert len(read_samples(tmp_path / "a")) == 3
     assert proportion_estimate(np.array([1, 0, 1])).value == content["tasks"][0]["metrics"]["acc"]["a"]
+
+
+def grouped(folder: Path, hits: Mapping[str, Sequence[float]], groups: Mapping[str, Any], **changes: Any) -> ScoredRun:
+    """An evaluation of several tasks with one metric, acc_per_token, and groups over them."""
+    write_results(
+        folder,
+        model={},
+        tasks={name: task_of({"acc_per_token": x}, **changes.get(name, {})) for name, x in hits.items()},
+        samples=list(itertools.chain(*(rows_of(name, {"acc_per_token": x}) for name, x in hits.items()))),
+        groups=groups,
+    )
+    return read_run(folder, folder.name)
+
+
+def pool(members: Sequence[str], value: float, **more: Any) -> dict[str, Any]:
+    return {"group": "g", "tasks": list(members), "metrics": {"acc_per_token": {"value": value}}} | more
+
+
+def test_a_group_is_compared_over_all_its_questions(tmp_path: Path):
+    rng = np.random.default_rng(2)
+    sides = {
+        side: {name: (rng.random(n) < p).astype(float).tolist() for name, n in (("x_one", 150), ("x_two", 50))}
+        for side, p in (("a", 0.4), ("b", 0.7))
+    }
+    a, b = (
+        grouped(tmp_path / side, hits, {"x": pool(list(hits), float(np.mean([*hits["x_one"], *hits["x_two"]])))})
+        for side, hits in sides.items()
+    )
+    found = compare([a], [b], tasks=["x"])
+    [group] = found.groups
+    [metric] = group.metrics
+    one, two = (np.array(sides["a"][name]) - np.array(sides["b"][name]) for name in ("x_one", "x_two"))
+    whole = np.concatenate([one, two])
+    assert metric.comparison.difference.value == pytest.approx(whole.mean())
+    # the error within tasks: what lies between them is no accident of the sample
+    expected = math.sqrt((150 * one.var(ddof=1) + 50 * two.var(ddof=1)) / 200**2)
+    assert metric.comparison.difference.stderr == pytest.approx(expected)
+    assert metric.comparison.p_value == mcnemar_exact(whole > 0, whole < 0)
+    assert metric.verdict == "B is better" and metric.comparison.difference.n == 200
+    assert found.num_tested == 2, "a group repeats the questions of its tasks"
+    assert [row[0] for row in table_rows(found)] == ["x_one", "x_two", "x"]
+
+
+def test_a_core_average_is_compared_by_centred_scores(tmp_path: Path):
+    hits = {
+        "a": {"x": [1, 1, 1, 0, 1, 0, 1, 1], "y": [1, 0, 0, 1]},
+        "b": {"x": [0, 1, 0, 0, 1, 0, 1, 0], "y": [1, 0, 1, 1]},
+    }
+    guess = {"x": 0.25, "y": 0.5}
+    runs = []
+    for side, of_side in hits.items():
+        centred = {t: {"accuracy": float(np.mean(of_side[t])), "baseline": guess[t]} for t in guess}
+        average = np.mean([(c["accuracy"] - c["baseline"]) / (1 - c["baseline"]) for c in centred.values()])
+        core = {"group": "core", "tasks": ["x", "y"], "centred": centred, "metrics": {"centred": {"value": average}}}
+        runs.append(grouped(tmp_path / side, of_side, {"CORE-2": core}))
+    [metric] = compare(runs[:1], runs[1:]).groups[0].metrics
+    values = [run.groups["CORE-2"]["metrics"]["centred"]["value"] for run in runs]
+    assert (metric.a, metric.b) == pytest.approx(tuple(values))
+    assert metric.comparison.difference.value == pytest.approx(values[0] - values[1])
+    parts = [np.subtract(hits["a"][t], hits["b"][t]) for t in guess]
+    errors = [p.std(ddof=1) / math.sqrt(len(p)) / (1 - guess[t]) / 2 for p, t in zip(parts, guess, strict=True)]
+    assert metric.comparison.difference.stderr == pytest.approx(math.hypot(*errors))
+
+
+def test_groups_of_other_tasks_are_not_compared_and_told(tmp_path: Path):
+    hits = {"x": [1, 0, 1], "y": [1, 1, 0]}
+    a = grouped(tmp_path / "a", hits, {"g": pool(["x", "y"], 0.6)})
+    b = grouped(tmp_path / "b", hits, {"g": pool(["x"], 0.6)})
+    assert compare([a], [b]).groups_not_compared == {"g": "its tasks are not the same in every run"}
+    b = grouped(tmp_path / "b", hits, {"g": pool(["x", "y"], 0.6)}, y={"version": 2})
+    found = compare([a], [b])
+    assert found.groups_not_compared == {"g": "1 of its 2 tasks are not compared, first y"}
+    assert "g is not compared: 1 of its 2 tasks are not compared, first y" in notes(found)
+    assert compare([a], [a], tasks=["x"]).groups == ()

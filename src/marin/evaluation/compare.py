@@ -18,146 +18,37 @@ import difflib
 import fnmatch
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from marin.evaluation.compare_groups import compare_groups
 from marin.evaluation.compare_read import MetricRows, NotPairedError, ScoredRun, arrays, metric_rows, read_run, score
+from marin.evaluation.compare_types import (
+    A,
+    B,
+    Disagreement,
+    EvaluationComparison,
+    MetricComparison,
+    SeedSpread,
+    TaskComparison,
+    seed_spread,
+    verdict,
+)
 from marin.evaluation.statistics import (
-    Z95,
     Comparison,
     compare_answers,
     compare_means,
     compare_perplexities,
     compare_ratios,
+    normal_estimate,
 )
 
 __all__ = ["compare", "read_run"]
 
-CHANCE_OF_TWO_SE = math.erfc(2 / math.sqrt(2))
-"""Share of comparisons of equal models that lie two standard errors apart by chance: 0.0455."""
-
 _SAME_TASK = ("version", "num_fewshot", "prompt_hash")
 _FEW_CLUSTERS = 20
-_A, _B = "A", "B"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeedSpread:
-    """How far runs lie apart that differ by their seed alone."""
-
-    scores_a: tuple[float, ...]
-    """Score of each run of A on the paired questions."""
-    scores_b: tuple[float, ...]
-    """Those of B."""
-    sd: float
-    """Pooled standard deviation between seeds, one spread assumed for A and B."""
-    stderr: float
-    """Its part in the standard error of the difference: sd * sqrt(1/k_A + 1/k_B)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricComparison:
-    """One metric of one task, A against B."""
-
-    task: str
-    metric: str
-    higher_is_better: bool
-    a: float
-    """Score of A on the paired questions; of several seeds the mean."""
-    b: float
-    """That of B."""
-    comparison: Comparison
-    """Difference A - B; its error has both sources where there are several seeds."""
-    question_stderr: float | None
-    """Error from the sampling of questions alone."""
-    verdict: str
-    """'A is better', 'B is better', or 'no difference seen' with the reason where it is not the two standard errors."""
-    only_a_right: int | None = None
-    """Questions that A alone answers right; None for other than right or wrong, and for several seeds."""
-    only_b_right: int | None = None
-    """Those that B alone answers right."""
-    seeds: SeedSpread | None = None
-    """None where each side is one run."""
-
-    @property
-    def seen(self) -> bool:
-        """Whether there is a difference."""
-        return self.verdict in (f"{_A} is better", f"{_B} is better")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskComparison:
-    """One task that both sides have, and are the same task of."""
-
-    task: str
-    version: int
-    num_fewshot: int
-    prompt_hash: str
-    num_paired: int
-    """Questions that all runs answered."""
-    num_only_a: int
-    """Questions that no run of B answered."""
-    num_only_b: int
-    """Questions that no run of A answered."""
-    num_partly: int
-    """Questions that both sides answered, but not in every run; left out like the others that are not paired."""
-    metrics: tuple[MetricComparison, ...]
-    not_compared: Mapping[str, str]
-    """Metric -> why it is not compared."""
-    notes: tuple[str, ...] = ()
-    """What a reader must know."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Disagreement:
-    """A question that one side did better on."""
-
-    task: str
-    metric: str
-    doc_id: str
-    better: str
-    """'A' or 'B'."""
-    a: float
-    """What A got; of several seeds the mean."""
-    b: float
-    """What B got."""
-    rows: tuple[Mapping[str, Any], Mapping[str, Any]]
-    """The rows of samples.jsonl, of the first run of each side."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationComparison:
-    """Everything that two models, or two sets of seeds, can be compared on."""
-
-    a: tuple[str, ...]
-    """Labels of the runs of A."""
-    b: tuple[str, ...]
-    """Those of B."""
-    tasks: tuple[TaskComparison, ...]
-    refused: Mapping[str, str]
-    """Task -> in what it is another task on the other side."""
-    missing_in_a: tuple[str, ...]
-    """Tasks that some run of A lacks, or has without rows."""
-    missing_in_b: tuple[str, ...]
-    """Those that some run of B lacks."""
-    disagreements: tuple[Disagreement, ...]
-
-    @property
-    def metrics(self) -> list[MetricComparison]:
-        """Every comparison of every task."""
-        return [metric for task in self.tasks for metric in task.metrics]
-
-    @property
-    def num_tested(self) -> int:
-        """Comparisons that have an error, so that they could differ by chance."""
-        return sum(metric.comparison.difference.stderr is not None for metric in self.metrics)
-
-    @property
-    def expected_by_chance(self) -> float:
-        """How many of them would lie two standard errors apart if A and B were equally good."""
-        return CHANCE_OF_TWO_SE * self.num_tested
 
 
 def compare(
@@ -170,9 +61,9 @@ def compare(
 ) -> EvaluationComparison:
     """A against B on every task that all their runs have; several runs on a side are seeds of one recipe.
 
-    tasks are names or patterns such as `mmlu_*`; a name without shots takes it at all of its shots. None takes all
-    tasks, and metrics=None all metrics. num_disagreements questions are listed for each task in each direction, those
-    with the largest difference in the first metric first.
+    tasks are names, names of groups, or patterns such as `mmlu_*`; a name without shots takes the task at all of its
+    shots. None takes all tasks, and metrics=None all metrics. num_disagreements questions are listed for each task in
+    each direction, those with the largest difference in the first metric first.
 
     Raises ValueError for a side without runs, and for tasks or metrics that neither side has.
     """
@@ -180,8 +71,9 @@ def compare(
         raise ValueError(f"A has {len(a)} runs and B {len(b)}: a comparison takes at least one of each")
     if num_disagreements < 0:
         raise ValueError(f"num_disagreements is {num_disagreements}; expected 0 (list none) or more")
-    names = _chosen([*a, *b], tasks)
-    _check_metrics([*a, *b], names, metrics)
+    runs = [*a, *b]
+    names = _chosen(runs, tasks)
+    _check_metrics(runs, names, metrics)
     compared, refused, missing_in_a, missing_in_b = [], {}, [], []
     disagreements: list[Disagreement] = []
     for name in names:
@@ -190,17 +82,20 @@ def compare(
             missing_in_a += [] if in_a else [name]
             missing_in_b += [] if in_b else [name]
             continue
-        reason = _not_the_same([*a, *b], name)
+        reason = _not_the_same(runs, name)
         if reason is not None:
             refused[name] = reason
             continue
         task, listed = _compare_task(a, b, name, metrics, num_disagreements)
         compared.append(task)
         disagreements += listed
+    groups, groups_not_compared = compare_groups(runs, compared, metrics)
     return EvaluationComparison(
         a=tuple(run.label for run in a),
         b=tuple(run.label for run in b),
         tasks=tuple(compared),
+        groups=tuple(groups),
+        groups_not_compared=groups_not_compared,
         refused=refused,
         missing_in_a=tuple(missing_in_a),
         missing_in_b=tuple(missing_in_b),
@@ -213,11 +108,13 @@ def _chosen(runs: Sequence[ScoredRun], wanted: Sequence[str] | None) -> list[str
     known = list(dict.fromkeys(name for run in runs for name in run.tasks))
     if wanted is None:
         return known
+    groups = {name: entry["tasks"] for run in runs for name, entry in run.groups.items()}
     chosen: list[str] = []
     for pattern in wanted:
         found = [name for name in known if fnmatch.fnmatchcase(name, pattern) or name.split("@")[0] == pattern]
+        found += [task for name, members in groups.items() if name == pattern for task in members]
         if not found:
-            near = difflib.get_close_matches(pattern, known, n=3)
+            near = difflib.get_close_matches(pattern, [*known, *groups], n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known) or 'none'}"
             raise ValueError(f"no task {pattern!r} with rows in any of {', '.join(run.label for run in runs)}; {hint}")
         chosen += found
@@ -244,15 +141,16 @@ def _not_the_same(runs: Sequence[ScoredRun], name: str) -> str | None:
         if not reasons:
             reasons += _other_questions(first, run, name)
         if reasons:
-            counts = f" ({ours.get('n')} and {theirs.get('n')} questions)" if ours.get("n") != theirs.get("n") else ""
-            return "; ".join(reasons) + counts
+            one, other = ours.get("n"), theirs.get("n")
+            hint = f" ({one} and {other} questions: was one asked with another limit?)" if one != other else ""
+            return "; ".join(reasons) + hint
     return None
 
 
 def _other_questions(first: ScoredRun, run: ScoredRun, name: str) -> list[str]:
     """Whether rows of one doc_id ask, or want, something else: hashes of prompts that were made up would hide it."""
     ours, theirs = first.rows[name], run.rows[name]
-    for field in ("target", "choices", "query"):
+    for field in ("target", "choices", "query", "prompt", "prefix_hash"):
         differing = [
             doc_id
             for doc_id, row in ours.items()
@@ -350,14 +248,14 @@ def _compare_metric(
         weights = [arrays(rows, paired, weights=True) for rows in runs]
         if any(not np.array_equal(weights[0], other) for other in weights[1:]):
             raise NotPairedError("the two count different units: their tokenizers differ. Compare bits per byte")
-        compared = compare_ratios((_A, x), (_B, y), weights[0], metric, groups)
+        compared = compare_ratios((A, x), (B, y), weights[0], metric, groups)
     elif form == "perplexity":
-        compared = compare_perplexities((_A, x), (_B, y), metric, groups)
+        compared = compare_perplexities((A, x), (B, y), metric, groups)
     elif is_binary:
-        compared = compare_answers((_A, x), (_B, y), metric, groups)
+        compared = compare_answers((A, x), (B, y), metric, groups)
         only_a, only_b = int(np.sum(x > y)), int(np.sum(y > x))
     else:
-        compared = compare_means((_A, x), (_B, y), metric, groups)
+        compared = compare_means((A, x), (B, y), metric, groups)
     scores = tuple(tuple(score(rows, paired) for rows in side) for side in sides)
     question_stderr = compared.difference.stderr
     seeds = None
@@ -373,22 +271,10 @@ def _compare_metric(
         b=float(np.mean(scores[1])),
         comparison=compared,
         question_stderr=question_stderr,
-        verdict=_verdict(compared, higher_is_better, bool(np.array_equal(x, y))),
+        verdict=verdict(compared, higher_is_better, bool(np.array_equal(x, y))),
         only_a_right=only_a,
         only_b_right=only_b,
         seeds=seeds,
-    )
-
-
-def seed_spread(scores_a: Sequence[float], scores_b: Sequence[float]) -> SeedSpread:
-    """Spread between seeds, of at least three runs on two sides; the formula is at the top of this module."""
-    k_a, k_b = len(scores_a), len(scores_b)
-    if k_a < 1 or k_b < 1 or k_a + k_b < 3:
-        raise ValueError(f"{k_a} and {k_b} runs: the spread between seeds takes one a side and three in all")
-    squares = sum(float(np.sum((np.asarray(side) - np.mean(side)) ** 2)) for side in (scores_a, scores_b))
-    sd = math.sqrt(squares / (k_a + k_b - 2))
-    return SeedSpread(
-        scores_a=tuple(scores_a), scores_b=tuple(scores_b), sd=sd, stderr=sd * math.sqrt(1 / k_a + 1 / k_b)
     )
 
 
@@ -400,26 +286,8 @@ def _with_seeds(compared: Comparison, seeds: SeedSpread) -> Comparison:
     if plain.stderr is None:
         return replace(compared, difference=replace(plain, value=value))
     stderr = math.hypot(plain.stderr, seeds.stderr)
-    ci95 = (value - Z95 * stderr, value + Z95 * stderr)
-    return replace(
-        compared,
-        difference=replace(plain, value=value, stderr=stderr, ci95=ci95),
-        smallest_detectable=2.8 * stderr,
-        p_value=None,
-    )
-
-
-def _verdict(compared: Comparison, higher_is_better: bool, is_equal: bool) -> str:
-    if compared.difference.stderr is None:
-        return "too few questions to tell"
-    if is_equal:
-        return "no difference seen: the same on every question"
-    if not compared.seen:
-        return "no difference seen"
-    # with few disagreements two standard errors are sooner reached than the exact test allows
-    if compared.p_value is not None and compared.p_value >= 0.05:
-        return "no difference seen: too few disagreements"
-    return f"{_A if (compared.difference.value > 0) == higher_is_better else _B} is better"
+    difference = normal_estimate(value, stderr, plain.n, plain.num_clusters)
+    return replace(compared, difference=difference, smallest_detectable=2.8 * stderr, p_value=None)
 
 
 def _disagreements(
@@ -434,9 +302,9 @@ def _disagreements(
     # a perplexity's values are log-probabilities, of which more is better
     gain = x - y if compared.higher_is_better or sides[0][0].form == "perplexity" else y - x
     found = []
-    for better, sign in ((_A, 1.0), (_B, -1.0)):
+    for better, sign in ((A, 1.0), (B, -1.0)):
         order = np.argsort(-sign * gain, kind="stable")
-        for index in [i for i in order if sign * gain[i] > 0][:count]:
+        for index in [int(i) for i in order if sign * gain[i] > 0][:count]:
             doc_id = paired[index]
             found.append(
                 Disagreement(

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from marin.evaluation.compare_types import A, B, GroupComparison, MetricComparison, TaskComparison, seed_spread, verdict
 from marin.evaluation.compare_read import ScoredRun
+from marin.evaluation.compare_types import A, B, GroupComparison, MetricComparison, TaskComparison, seed_spread, verdict
 from marin.evaluation.statistics import Comparison, mcnemar_exact, normal_estimate
 
 _CORE = "core"
@@ -53,9 +53,10 @@ def _metric(
     runs: Sequence[ScoredRun],
 ) -> MetricComparison | None:
     """The group's metric; None where it is no weighted mean of one metric of its tasks that was compared."""
-    first = entries[0]
+    first, offset = entries[0], None
     if first.get("group") == _CORE:
         parts, weights = _core_parts(entries, compared, runs)
+        offset = math.fsum(w * task["baseline"] for w, task in zip(weights, first["centred"].values(), strict=True))
     else:
         parts = [compared[member].get(metric) for member in first["tasks"]]
         counts = np.array([0 if part is None else part.comparison.difference.n for part in parts], np.float64)
@@ -63,7 +64,7 @@ def _metric(
     if any(part is None for part in parts):
         return None
     known: list[MetricComparison] = [part for part in parts if part is not None]
-    return _weighted(name, metric, known, weights)
+    return _weighted(name, metric, known, weights, offset)
 
 
 def _core_parts(
@@ -81,7 +82,11 @@ def _core_parts(
     return parts, weights
 
 
-def _weighted(name: str, metric: str, parts: Sequence[MetricComparison], weights: np.ndarray) -> MetricComparison:
+def _weighted(
+    name: str, metric: str, parts: Sequence[MetricComparison], weights: np.ndarray, offset: float | None
+) -> MetricComparison:
+    """The weighted sum of parts; offset is what an average of centred scores takes off both sides, None in a group."""
+
     def total(values: Sequence[float]) -> float:
         return math.fsum(weight * value for weight, value in zip(weights, values, strict=True))
 
@@ -102,15 +107,13 @@ def _weighted(name: str, metric: str, parts: Sequence[MetricComparison], weights
         )
         stderr = None if questions is None else math.hypot(questions, seeds.stderr)
     only_a, only_b, p_value = None, None, None
-    right = [(part.only_a_right, part.only_b_right) for part in parts]
-    if len({round(float(weight) * len(parts), 12) for weight in weights}) >= 1 and all(a is not None for a, _ in right):
-        only_a, only_b = sum(a or 0 for a, _ in right), sum(b or 0 for _, b in right)
-    n = sum(part.comparison.difference.n for part in parts)
-    clusters = sum(part.comparison.difference.num_clusters for part in parts)
-    if only_a is not None and only_b is not None and math.isclose(float(weights.sum()), 1.0) and metric != "centred":
+    if all(part.only_a_right is not None for part in parts) and offset is None:
         # every question counts alike, so that the test of the pooled questions is the test of the difference
+        only_a, only_b = (sum(getattr(part, name) for part in parts) for name in ("only_a_right", "only_b_right"))
         hits = np.array([True] * only_a + [False] * only_b)
         p_value = mcnemar_exact(hits, ~hits)
+    n = sum(part.comparison.difference.n for part in parts)
+    clusters = sum(part.comparison.difference.num_clusters for part in parts)
     comparison = Comparison(
         a=A,
         b=B,
@@ -124,8 +127,8 @@ def _weighted(name: str, metric: str, parts: Sequence[MetricComparison], weights
         task=name,
         metric=metric,
         higher_is_better=higher_is_better,
-        a=total([part.a for part in parts]),
-        b=total([part.b for part in parts]),
+        a=total([part.a for part in parts]) - (offset or 0.0),
+        b=total([part.b for part in parts]) - (offset or 0.0),
         comparison=comparison,
         question_stderr=questions,
         verdict=verdict(comparison, higher_is_better, only_a == only_b == 0 and value == 0),

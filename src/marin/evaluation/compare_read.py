@@ -21,7 +21,7 @@ Form = Literal["mean", "ratio", "perplexity"]
 # Metric -> (field of the numerator, field of the denominator), for ratios of sums.
 _RATIOS = {"bits_per_byte": ("bits", "num_bytes"), "nats_per_token": ("nats", "num_tokens")}
 # Metric -> field of its rows, where that has another name.
-_FIELDS = {"stop_rate": "stopped"}
+_FIELDS = {"stop_rate": "stopped", "perplexity": "log_likelihood"}
 _SYSTEM = "model"  # of rows that hold the values of several systems, the one that was evaluated
 _CLOSE = 1e-6
 
@@ -41,6 +41,11 @@ class ScoredRun:
     def tasks(self) -> Mapping[str, Mapping[str, Any]]:
         """Task -> entry of results.json, of the tasks that have rows. Baselines share the rows of their task."""
         return {name: entry for name, entry in self.results["tasks"].items() if name in self.rows}
+
+    @property
+    def groups(self) -> Mapping[str, Mapping[str, Any]]:
+        """Group or average over tasks -> entry of results.json."""
+        return self.results.get("groups", {})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,7 +112,9 @@ def metric_rows(run: ScoredRun, task: str, metric: str) -> MetricRows:
     if found is not None and found[0] is not None and found[1] is not None:
         candidates = [MetricRows(form="ratio", values=found[0], weights=found[1])]
     else:
-        values = _numbers(rows, _FIELDS.get(metric, metric))
+        values = _numbers(rows, metric)
+        if values is None and metric in _FIELDS:
+            values = _numbers(rows, _FIELDS[metric])
         if values is None:
             raise NotPairedError(f"the rows of samples.jsonl have no number '{metric}' for every question")
         is_binary = all(x in (0.0, 1.0) for x in values.values())

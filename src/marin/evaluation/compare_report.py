@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from marin.evaluation.compare import Disagreement, EvaluationComparison, MetricComparison, TaskComparison, compare
+from marin.evaluation.compare import compare
 from marin.evaluation.compare_read import read_run
+from marin.evaluation.compare_types import Disagreement, EvaluationComparison, MetricComparison, TaskComparison
 from marin.evaluation.config import CompareConfig
 from marin.io.atomic import write_bytes
 
@@ -65,7 +66,7 @@ def _labels(name: str, paths: Sequence[str]) -> list[str]:
 
 def table_rows(found: EvaluationComparison) -> list[list[str]]:
     """A row a comparison, in the columns of `table_header`."""
-    return [_row(task, metric) for task in found.tasks for metric in task.metrics]
+    return [_row(metric) for each in (*found.tasks, *found.groups) for metric in each.metrics]
 
 
 def table_header() -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -73,12 +74,12 @@ def table_header() -> tuple[tuple[str, ...], tuple[int, ...]]:
     return _COLUMNS, _RIGHT
 
 
-def _row(task: TaskComparison, metric: MetricComparison) -> list[str]:
+def _row(metric: MetricComparison) -> list[str]:
     difference = metric.comparison.difference
     smallest, p_value = metric.comparison.smallest_detectable, metric.comparison.p_value
     error = "" if difference.stderr is None else f" ± {difference.stderr:.4f}"
     return [
-        task.task,
+        metric.task,
         metric.metric,
         str(difference.n),
         f"{metric.a:.4f}",
@@ -127,6 +128,8 @@ def notes(found: EvaluationComparison) -> list[str]:
         lines += [f"{task.task}: {note}" for note in task.notes]
         lines += [f"{task.task}: {metric} is not compared: {why}" for metric, why in task.not_compared.items()]
         lines += [_seeds(metric) for metric in task.metrics if metric.seeds is not None]
+    lines += [f"{group} is not compared: {why}" for group, why in found.groups_not_compared.items()]
+    lines += [_seeds(metric) for group in found.groups for metric in group.metrics if metric.seeds is not None]
     if found.metrics and len(found.a) == len(found.b) == 1:
         lines.append("one run a side: the errors are of the questions, and say nothing of other seeds")
     return lines
@@ -188,8 +191,8 @@ def _answer(row: Mapping[str, Any], metric: str) -> str | None:
     """What the model chose or wrote, where the row tells it for this metric."""
     for field in ("filtered_resps", "resps", "completion"):
         value = row.get(field)
-        if isinstance(value, Mapping):
-            value = value.get("model")
+        if isinstance(value, Mapping):  # by filter, which the metric names, or by system
+            value = value.get(metric.partition(",")[2] or "model")
         while isinstance(value, list) and value:
             value = value[0]
         if isinstance(value, str):
@@ -235,6 +238,11 @@ def to_json(found: EvaluationComparison) -> dict[str, Any]:
         "a": list(found.a),
         "b": list(found.b),
         "tasks": [_task_json(task) for task in found.tasks],
+        "groups": [
+            {"group": g.group, "tasks": list(g.tasks), "metrics": {m.metric: _metric_json(m) for m in g.metrics}}
+            for g in found.groups
+        ],
+        "groups_not_compared": dict(found.groups_not_compared),
         "refused": dict(found.refused),
         "missing_in_a": list(found.missing_in_a),
         "missing_in_b": list(found.missing_in_b),

@@ -240,7 +240,7 @@ def compare_perplexities(
     x, y = np.asarray(values_a, np.float64), np.asarray(values_b, np.float64)
     p, q = math.exp(-x.mean()), math.exp(-y.mean())
     stderr, num_clusters = _clustered_stderr(q * (y - y.mean()) - p * (x - x.mean()), float(x.size), groups)
-    return _comparison(name_a, name_b, metric, _normal(p - q, stderr, x.size, num_clusters))
+    return _comparison(name_a, name_b, metric, normal_estimate(p - q, stderr, x.size, num_clusters))
 
 
 def _check_paired(a: tuple[str, np.ndarray], b: tuple[str, np.ndarray], unit: str) -> None:
