@@ -7,6 +7,7 @@ from marin.evaluation.config import (
     AlpacaEvalConfig,
     ChatEvaluationConfig,
     CompareConfig,
+    DocumentMemorizationConfig,
     EvaluationConfig,
     HttpJudgeConfig,
 )
@@ -122,6 +123,39 @@ def evaluate_alpaca_eval(
             baseline_outputs_path=baseline_outputs,  # type: ignore[arg-type]
             judge=judge,
             difficulties_path=difficulties,  # type: ignore[arg-type]
+            **settings,
+        ),
+        resources=resources,
+        description=description,
+    )
+
+
+def evaluate_memorization(
+    name: str,
+    model: ExecutorStep | InputName,
+    documents: ExecutorStep | InputName,
+    *,
+    prefix_length: int = 50,
+    suffix_length: int = 50,
+    stride: int = 5,
+    resources: ResourceConfig | None = None,
+    description: str = "How likely the model is to write documents out again, window by window",
+    **settings,
+) -> ExecutorStep:
+    """A step whose output tells P(z) of windows that slide along documents: results, a table, and a plot a document.
+
+    With resources the step is a job of its own. Every further field of DocumentMemorizationConfig goes as a keyword.
+    """
+    return ExecutorStep(
+        name=name,
+        fn="marin.evaluation.memorization:run",
+        config=DocumentMemorizationConfig(
+            model_path=model,  # type: ignore[arg-type]  # the executor puts the paths in
+            documents_path=documents,  # type: ignore[arg-type]
+            output_path=this_output_path(),  # type: ignore[arg-type]
+            prefix_length=prefix_length,
+            suffix_length=suffix_length,
+            stride=stride,
             **settings,
         ),
         resources=resources,

@@ -191,6 +191,48 @@ class AlpacaEvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DocumentMemorizationConfig:
+    """P(z) over windows that slide along documents: how likely a model is to write them out again."""
+
+    model_path: str
+    """Folder of the exported model."""
+    documents_path: str
+    """Folder of the documents, `documents-*.jsonl[.gz|.zst]`."""
+    output_path: str
+    """Folder that gets results.json, samples.jsonl, windows.jsonl.gz, memorization.md and a plot a document."""
+    prefix_length: int = 50
+    """Tokens shown."""
+    suffix_length: int = 50
+    """Tokens asked for."""
+    stride: int = 5
+    """Tokens that a window moves on."""
+    max_documents: int | None = None
+    """Take at most so many, the first; None: all."""
+    thresholds: tuple[float, ...] = (0.001, 0.01, 0.1, 0.5)
+    """Values of P(z) over which windows and characters are counted."""
+    num_draws: tuple[int, ...] = (1, 100, 10_000)
+    """For each n: the share of windows that n draws give with discovery_probability or more."""
+    discovery_probability: float = 0.5
+    """p of (n, p)-discoverable."""
+    tokens_per_batch: int = 4096
+    """Tokens that the model reads in one call."""
+    allow_unverified: bool = False
+    """Measure an export without a passing parity.json; the results say so."""
+
+    def __post_init__(self) -> None:
+        for name in ("prefix_length", "suffix_length", "stride", "tokens_per_batch", "max_documents"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
+        if not self.thresholds or not all(0 < threshold <= 1 for threshold in self.thresholds):
+            raise ValueError(f"thresholds are {self.thresholds}; expected probabilities above 0, at most 1")
+        if any(count < 1 for count in self.num_draws):
+            raise ValueError(f"num_draws are {self.num_draws}; expected 1 or more each")
+        if not 0 < self.discovery_probability < 1:
+            raise ValueError(f"discovery_probability is {self.discovery_probability}; expected between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChatEvaluationConfig:
     """Score an exported model on held-out conversations, beside the model that it was before."""
 
