@@ -114,7 +114,7 @@ def _folder(arguments: Namespace, place: str) -> str:
     """
     if os.path.isfile(place) or os.path.isfile(os.path.join(place, "results.json")):
         return place
-    from marin.execution.catalog import NoStoreError, existing_store
+    from marin.execution.catalog import AddressError, NoStoreError, existing_store
     from marin.execution.invalidation import Taint
     from marin.execution.outputs import find_output
 
@@ -122,7 +122,12 @@ def _folder(arguments: Namespace, place: str) -> str:
         store = existing_store(prefix_of(arguments))
     except NoStoreError as error:
         raise UsageError(f"no results.json in {place!r}, and {error}") from error
-    output = find_output(store, place).output
+    try:
+        output = find_output(store, place).output
+    except AddressError as error:
+        if os.path.exists(place):
+            raise UsageError(f"no results.json in {place!r}: it is no folder of an evaluation") from error
+        raise
     trouble = Taint(store).trouble(output.state)
     if trouble is not None:
         raise RefusedError(f"{output.address} was {trouble}. Compare its folder, {output.data_path}, if you must")
