@@ -115,7 +115,7 @@ def test_answers_to_one_passage_are_one_cluster(tmp_path: Path):
     expected = mean_estimate(np.array(hits, float), groups)
     assert difference.stderr == expected.stderr
     assert difference.stderr > mean_estimate(np.array(hits, float)).stderr
-    assert any("4 groups only" in line for line in notes(found))
+    assert any("4 groups of questions only" in line for line in notes(found))
 
 
 def test_a_perplexity_is_compared_by_the_delta_method(tmp_path: Path):
@@ -417,3 +417,22 @@ def test_groups_of_other_tasks_are_not_compared_and_told(tmp_path: Path):
     assert found.groups_not_compared == {"g": "1 of its 2 tasks are not compared, first y"}
     assert "g is not compared: 1 of its 2 tasks are not compared, first y" in notes(found)
     assert compare([a], [a], tasks=["x"]).groups == ()
+
+
+def test_a_task_is_compared_by_the_metric_that_it_is_known_by(tmp_path: Path):
+    values = {"acc": [1, 0, 1, 0, 1, 1], "acc_norm": [1, 1, 1, 0, 0, 1]}
+    a = evaluated(tmp_path / "a", values, about={"primary_metric": "acc_norm"})
+    assert one_metric(compare([a], [a])).metric == "acc_norm"
+    assert one_metric(compare([a], [a], metrics=["acc"])).metric == "acc"
+    assert [metric.metric for metric in compare([a], [a], metrics=["all"]).metrics] == ["acc", "acc_norm"]
+    b = evaluated(tmp_path / "b", {"acc": [1] * 6, "acc_norm": [0] * 6}, about={"primary_metric": "acc_norm"})
+    assert {each.metric for each in compare([a], [b], num_disagreements=9).disagreements} == {"acc_norm"}
+
+
+def test_a_handful_of_equal_differences_is_not_a_difference(tmp_path: Path):
+    a = evaluated(tmp_path / "a", {"loss": [1.5, 2.5, 3.5]})
+    b = evaluated(tmp_path / "b", {"loss": [1.0, 2.0, 3.0]})
+    metric = one_metric(compare([a], [b]))
+    assert metric.comparison.difference.stderr == 0 and metric.comparison.difference.value == 0.5
+    assert not metric.seen and metric.verdict == "no difference seen: too few questions to tell"
+    assert "arc: 3 questions only, for which the errors are too small" in notes(compare([a], [b]))

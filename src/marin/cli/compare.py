@@ -26,7 +26,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help=what)
     parser.add_argument("b", metavar="B", help="the other model's")
     parser.add_argument("--tasks", metavar="NAMES", help="only these, with commas; patterns like 'mmlu_*' too")
-    parser.add_argument("--metrics", metavar="NAMES", help="only these, with commas")
+    parser.add_argument(
+        "--metrics", metavar="NAMES", help="these, with commas, or all (default: what each task is known by)"
+    )
     parser.add_argument(
         "--disagreements",
         type=int,

@@ -26,6 +26,7 @@ import numpy as np
 from marin.evaluation.compare_groups import compare_groups
 from marin.evaluation.compare_read import MetricRows, NotPairedError, ScoredRun, arrays, metric_rows, read_run, score
 from marin.evaluation.compare_types import (
+    ALL,
     A,
     B,
     Disagreement,
@@ -48,7 +49,7 @@ from marin.evaluation.statistics import (
 __all__ = ["compare", "read_run"]
 
 _SAME_TASK = ("version", "num_fewshot", "prompt_hash")
-_FEW_CLUSTERS = 20
+_FEW_UNITS = 20
 
 
 def compare(
@@ -62,8 +63,9 @@ def compare(
     """A against B on every task that all their runs have; several runs on a side are seeds of one recipe.
 
     tasks are names, names of groups, or patterns such as `mmlu_*`; a name without shots takes the task at all of its
-    shots. None takes all tasks, and metrics=None all metrics. num_disagreements questions are listed for each task in
-    each direction, those with the largest difference in the first metric first.
+    shots; None takes all. metrics=None takes of each task the metric that it is known by (`primary_metric` in
+    results.json), or all where the results name none; "all" among them takes all. num_disagreements questions are
+    listed for each task in each direction, those with the largest difference in the first metric first.
 
     Raises ValueError for a side without runs, and for tasks or metrics that neither side has.
     """
@@ -90,6 +92,9 @@ def compare(
         compared.append(task)
         disagreements += listed
     groups, groups_not_compared = compare_groups(runs, compared, metrics)
+    if tasks is not None:  # a group that was not asked for lacks tasks that were not asked for either
+        groups_not_compared = {group: why for group, why in groups_not_compared.items() if group in tasks}
+    compared = [_only_wanted(task, _wanted(a[0].tasks[task.task], metrics)) for task in compared]
     return EvaluationComparison(
         a=tuple(run.label for run in a),
         b=tuple(run.label for run in b),
@@ -122,9 +127,11 @@ def _chosen(runs: Sequence[ScoredRun], wanted: Sequence[str] | None) -> list[str
 
 
 def _check_metrics(runs: Sequence[ScoredRun], names: Sequence[str], wanted: Sequence[str] | None) -> None:
-    known = dict.fromkeys(m for run in runs for name in names if name in run.tasks for m in run.tasks[name]["metrics"])
+    entries = [run.tasks[name] for run in runs for name in names if name in run.tasks]
+    entries += [group for run in runs for group in run.groups.values()]
+    known = dict.fromkeys(metric for entry in entries for metric in entry["metrics"])
     for metric in wanted or ():
-        if metric not in known:
+        if metric not in known and metric != ALL:
             near = difflib.get_close_matches(metric, list(known), n=3) or list(known)
             raise ValueError(f"no metric {metric!r} in the tasks that are compared; there are {', '.join(near)}")
 
@@ -175,21 +182,21 @@ def _compare_task(
     entry = a[0].tasks[name]
     groups = _groups(a[0].rows[name], paired)
     notes = [] if paired else ["no question was answered by both sides"]
-    if groups is not None and len(set(groups)) < _FEW_CLUSTERS:
-        notes.append(f"the questions come from {len(set(groups))} groups only, for which the errors are too small")
+    num_units = len(paired) if groups is None else len(set(groups))
+    if paired and num_units < _FEW_UNITS:
+        unit = "questions" if groups is None else "groups of questions"
+        notes.append(f"{num_units} {unit} only, for which the errors are too small")
     done: list[MetricComparison] = []
     not_compared: dict[str, str] = {}
     disagreements: list[Disagreement] = []
     for metric in entry["metrics"] if paired else ():
-        if wanted is not None and metric not in wanted:
-            continue
         try:
             sides = _rows_of(a, name, metric), _rows_of(b, name, metric)
             compared = _compare_metric(sides, entry, name, metric, paired, groups)
         except NotPairedError as error:
             not_compared[metric] = str(error)
             continue
-        if num_disagreements and not disagreements:
+        if num_disagreements and not disagreements and metric in _wanted(entry, wanted):
             disagreements = _disagreements(sides, compared, paired, num_disagreements, (a[0], b[0]))
         done.append(compared)
     task = TaskComparison(
@@ -206,6 +213,23 @@ def _compare_task(
         notes=tuple(notes),
     )
     return task, disagreements
+
+
+def _wanted(entry: Mapping[str, Any], metrics: Sequence[str] | None) -> set[str]:
+    """The metrics to show of a task."""
+    primary = entry.get("primary_metric")
+    if metrics is None and isinstance(primary, str) and primary in entry["metrics"]:
+        return {primary}
+    return set(entry["metrics"]) if metrics is None or ALL in metrics else set(metrics)
+
+
+def _only_wanted(task: TaskComparison, wanted: set[str]) -> TaskComparison:
+    """The rest was computed for averages over tasks, which are made of other metrics than tasks are known by."""
+    return replace(
+        task,
+        metrics=tuple(metric for metric in task.metrics if metric.metric in wanted),
+        not_compared={metric: why for metric, why in task.not_compared.items() if metric in wanted},
+    )
 
 
 def _groups(rows: Mapping[str, Mapping[str, Any]], doc_ids: Sequence[str]) -> list[Hashable] | None:

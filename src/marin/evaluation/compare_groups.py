@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 
 from marin.evaluation.compare_read import ScoredRun
-from marin.evaluation.compare_types import A, B, GroupComparison, MetricComparison, TaskComparison, seed_spread, verdict
+from marin.evaluation.compare_types import (
+    ALL,
+    A,
+    B,
+    GroupComparison,
+    MetricComparison,
+    TaskComparison,
+    seed_spread,
+    verdict,
+)
 from marin.evaluation.statistics import Comparison, mcnemar_exact, normal_estimate
 
 _CORE = "core"
@@ -39,10 +48,19 @@ def compare_groups(
             left_out[name] = f"{len(missing)} of its {len(members[0])} tasks are not compared, first {missing[0]}"
             continue
         found = [_metric(name, metric, entries, compared, runs) for metric in entries[0]["metrics"]]  # type: ignore[index]
-        kept = tuple(each for each in found if each is not None and (metrics is None or each.metric in metrics))
+        kept = tuple(
+            each for each in found if each is not None and _is_wanted(each.metric, entries[0], runs[0], metrics)
+        )
         if kept:
             done.append(GroupComparison(group=name, tasks=members[0], metrics=kept))
     return done, left_out
+
+
+def _is_wanted(metric: str, entry: Any, run: ScoredRun, metrics: Sequence[str] | None) -> bool:
+    if metrics is not None:
+        return ALL in metrics or metric in metrics
+    primary = {run.tasks[member].get("primary_metric") for member in entry["tasks"]}
+    return entry.get("group") == _CORE or None in primary or metric in primary
 
 
 def _metric(

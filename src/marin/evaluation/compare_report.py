@@ -77,18 +77,23 @@ def table_header() -> tuple[tuple[str, ...], tuple[int, ...]]:
 def _row(metric: MetricComparison) -> list[str]:
     difference = metric.comparison.difference
     smallest, p_value = metric.comparison.smallest_detectable, metric.comparison.p_value
-    error = "" if difference.stderr is None else f" ± {difference.stderr:.4f}"
+    error = "" if difference.stderr is None else f" ± {_number(difference.stderr)}"
     return [
         metric.task,
         metric.metric,
         str(difference.n),
-        f"{metric.a:.4f}",
-        f"{metric.b:.4f}",
-        f"{difference.value:+.4f}{error}",
+        _number(metric.a),
+        _number(metric.b),
+        f"{'+' if difference.value >= 0 else ''}{_number(difference.value)}{error}",
         "" if p_value is None else f"{p_value:.2g}",
-        "" if smallest is None else f"{smallest:.4f}",
+        # answers that all agree do not show how far others would lie apart
+        "" if not smallest else _number(smallest),
         metric.verdict,
     ]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"
 
 
 def summary(found: EvaluationComparison) -> list[str]:
@@ -99,7 +104,7 @@ def summary(found: EvaluationComparison) -> list[str]:
         return []
     comparisons = f"{count} comparison{'s' * (count != 1)}"
     by_chance = f"about {expected:.1f} of them would differ by chance" if count > 1 else "it would by chance in 1 of 22"
-    return [f"{comparisons}: {seen} differ{'s' * (count == 1)}. If A and B were equally good, {by_chance}."]
+    return [f"{comparisons}: {seen} differ{'s' * (seen == 1)}. If A and B were equally good, {by_chance}."]
 
 
 def refusals(found: EvaluationComparison) -> list[str]:
@@ -281,7 +286,7 @@ def _metric_json(metric: MetricComparison) -> dict[str, Any]:
         "n": difference.n,
         "num_clusters": difference.num_clusters,
         "higher_is_better": metric.higher_is_better,
-        "smallest_detectable": metric.comparison.smallest_detectable,
+        "smallest_detectable": metric.comparison.smallest_detectable or None,
         "p_value": metric.comparison.p_value,
         "only_a_right": metric.only_a_right,
         "only_b_right": metric.only_b_right,

@@ -10,6 +10,9 @@ import numpy as np
 from marin.evaluation.statistics import Comparison
 
 A, B = "A", "B"
+ALL = "all"
+"""Among names of metrics: every one."""
+_FEWEST_UNITS = 5
 
 CHANCE_OF_TWO_SE = math.erfc(2 / math.sqrt(2))
 """Share of comparisons of equal models that lie two standard errors apart by chance: 0.0455."""
@@ -158,10 +161,11 @@ def seed_spread(scores_a: Sequence[float], scores_b: Sequence[float]) -> SeedSpr
 
 def verdict(compared: Comparison, higher_is_better: bool, is_equal: bool) -> str:
     """The comparison in words; is_equal: no question has another value on the other side."""
-    if compared.difference.stderr is None:
-        return "too few questions to tell"
     if is_equal:
         return "no difference seen: the same on every question"
+    # of so few the spread is known too badly: three equal differences by accident would have an error of zero
+    if compared.difference.stderr is None or compared.difference.num_clusters < _FEWEST_UNITS:
+        return "no difference seen: too few questions to tell"
     if not compared.seen:
         return "no difference seen"
     # with few disagreements two standard errors are sooner reached than the exact test allows

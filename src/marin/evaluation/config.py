@@ -84,7 +84,7 @@ class CompareConfig:
     tasks: tuple[str, ...] | None = None
     """Names or patterns of the tasks to compare; None: all that both have."""
     metrics: tuple[str, ...] | None = None
-    """Metrics to compare; None: all."""
+    """Metrics to compare, "all" for every one; None: of each task the metric that it is known by."""
     num_disagreements: int = 5
     """Questions listed for each task in each direction."""
 
