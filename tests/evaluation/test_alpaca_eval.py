@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,6 +35,11 @@ from marin.evaluation.length_control import (
     win_rate,
 )
 from marin.evaluation.results import read_results, read_samples
+from marin.export.hf import save_hf
+from marin.export.verify import verify_export
+from marin.models.llama import LlamaConfig
+from marin.processing.tokenize.config import ChatFormat
+from marin.testing.tiny import TINY_CHAT, TINY_CHAT_TOKENS, write_byte_tokenizer
 
 
 def made_up(n: int, seed: int, theta: float, phi: float, gamma: float, is_hard: bool) -> tuple[np.ndarray, ...]:
@@ -325,6 +331,8 @@ def test_verdicts_are_kept_as_they_come_and_not_asked_for_again(tmp_path: Path):
     assert "4 of 4 pairs fall to the same side" in " ".join(task.notes)
     assert any("no length-controlled win rate: 4 annotations" in note for note in task.notes)
     assert [row["win_rate"] for row in rows] == [1.0, 0.0, 1.0, 0.0]
+    some = annotate(ours[1::2], theirs, judge, folder=tmp_path)
+    assert [row.index for row in some.rows] == [1, 3], "by the order of the data set, which the baseline's file has"
 
 
 def test_a_judge_that_often_says_nothing_is_refused(tmp_path: Path):
@@ -423,12 +431,19 @@ def test_files_of_another_kind_are_named(tmp_path: Path):
         read_annotations(tmp_path / "annotations.json", model="z")
 
 
+JUDGED = {"baseline_outputs_path": "b.json", "judge": HttpJudgeConfig(url="http://h/chat/completions", model="j")}
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
         ({}, "give annotations_path"),
         ({"model_outputs_path": "m.json", "baseline_outputs_path": "b.json"}, "give annotations_path"),
         ({"annotations_path": "a.json", "model_outputs_path": "m.json"}, "not both"),
+        ({"annotations_path": "a.json", "model_path": "m"}, "not both"),
+        ({**JUDGED, "model_outputs_path": "o.json", "model_path": "m"}, "one of model_outputs_path and model_path"),
+        ({**JUDGED, "model_path": "m"}, "a model at model_path takes chat"),
+        ({"annotations_path": "a.json", "temperature": -1.0}, "temperature -1"),
         ({"annotations_path": "a.json", "order": "any"}, "order is 'any'"),
         ({"annotations_path": "a.json", "max_instructions": 1}, "max_instructions is 1"),
     ],
@@ -457,3 +472,44 @@ def test_a_judged_run_can_be_replayed_from_what_it_wrote(tmp_path: Path, serve: 
     again = read_results(run(replayed))["tasks"]["alpaca_eval"]
     assert len(server.requests) == 3
     assert again == first and set(again["metrics"]) == {"win_rate", "discrete_win_rate"}
+
+
+MODEL = LlamaConfig(seq_len=64, hidden_dim=16, intermediate_dim=24, num_heads=2, num_kv_heads=1, num_layers=1)
+
+
+def chat_model(folder: Path) -> Path:
+    tokenizer = write_byte_tokenizer(folder / "tokenizer", extra_special_tokens=TINY_CHAT_TOKENS)
+    params = MODEL.init(260, key=jax.random.key(0))
+    save_hf(MODEL, params, 260, tokenizer, folder / "model")
+    verify_export(folder / "model", config=MODEL, params=params, vocab_size=260, tokenizer_path=tokenizer)
+    return folder / "model"
+
+
+def test_a_chat_model_answers_the_instructions_of_the_baseline(tmp_path: Path, serve: Callable):
+    theirs = [
+        *outputs("base", ["one", "two", "three"]),
+        {"instruction": "long " * 30, "output": "x", "generator": "base"},
+    ]
+    (tmp_path / "b.json").write_text(json.dumps(theirs))
+    plain = {
+        "model_path": str(chat_model(tmp_path)),
+        "baseline_outputs_path": str(tmp_path / "b.json"),
+        "judge": HttpJudgeConfig(url=serve(letter("B")).url, model="judge-1", use_log_probs=False),
+        "chat": TINY_CHAT,
+        "max_new_tokens": 8,
+        "model_name": "tiny",
+    }
+    results = read_results(run(AlpacaEvalConfig(output_path=str(tmp_path / "out"), **plain)))
+    counts = results["tasks"]["alpaca_eval"]["counts"]
+    assert counts["num_too_long"] == 1 and counts["num_inconsistent"] == 3, "the judge likes what stands second"
+    assert results["tasks"]["alpaca_eval"]["metrics"]["win_rate"]["value"] == 0.5 and results["model"] == {
+        "name": "tiny"
+    }
+    rows = read_outputs(tmp_path / "out" / "model_outputs.json")
+    assert [row["instruction"] for row in rows] == ["q0", "q1", "q2"]
+    run(AlpacaEvalConfig(output_path=str(tmp_path / "again"), **plain))
+    assert read_outputs(tmp_path / "again" / "model_outputs.json") == rows
+    with pytest.raises(ValueError, match="no instruction leaves room for 64 new tokens"):
+        run(AlpacaEvalConfig(output_path=str(tmp_path / "x"), **(plain | {"max_new_tokens": 64})))
+    with pytest.raises(ValueError, match="no chat template"):
+        run(AlpacaEvalConfig(output_path=str(tmp_path / "x"), **(plain | {"chat": ChatFormat(template=None)})))

@@ -2,8 +2,9 @@
 
 Annotations are in the form of tatsu-lab/alpaca_eval, rows of instruction, output_1, generator_1 (the baseline),
 output_2, generator_2 (the model) and preference, so what was judged there is counted again here without a judge, and
-what is judged here can be read there. Without recorded annotations the two sets of outputs are judged; each verdict is
-kept as it comes, so that a run that was cut asks for no verdict twice.
+what is judged here can be read there. Without recorded annotations the two sets of outputs are judged, or a model
+answers the baseline's instructions first; each verdict is kept as it comes, so that a run that was cut asks for none
+twice.
 """
 
 import csv
@@ -11,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from marin.io.atomic import write_bytes
 
 TASK = "alpaca_eval"
 TASK_VERSION = 1
-ANNOTATIONS_FILE, VERDICTS_FILE = "annotations.json", "verdicts.jsonl"
+ANNOTATIONS_FILE, OUTPUTS_FILE, VERDICTS_FILE = "annotations.json", "model_outputs.json", "verdicts.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,23 +69,26 @@ def run(config: AlpacaEvalConfig) -> Path:
     """
     folder = Path(config.output_path)
     folder.mkdir(parents=True, exist_ok=True)
+    counts: dict[str, int] = {}
     if config.annotations_path is not None:
         found = read_annotations(config.annotations_path, model=config.model_name, annotator=config.annotator)
     else:
-        assert config.model_outputs_path and config.baseline_outputs_path and config.judge, "the config checks it"
+        assert config.baseline_outputs_path and config.judge, "the config checks it"
+        baseline, judge = read_outputs(config.baseline_outputs_path), HttpJudge(config.judge)
+        ours, counts = _outputs(config, baseline, folder)
         found = annotate(
-            read_outputs(config.model_outputs_path),
-            read_outputs(config.baseline_outputs_path),
-            HttpJudge(config.judge),
+            ours,
+            baseline,
+            judge,
             folder=folder,
             order=config.order,
             seed=config.seed,
             max_instructions=config.max_instructions,
         )
-        text = json.dumps(_as_recorded(found), indent=2, ensure_ascii=False)
-        write_bytes(folder / ANNOTATIONS_FILE, text.encode("utf-8", "backslashreplace"))
+        _write_json(folder / ANNOTATIONS_FILE, _as_recorded(found))
     difficulties, gamed = read_difficulties(config.difficulties_path) if config.difficulties_path else (None, None)
     task, samples = score_annotations(found, difficulties, gamed)
+    task = replace(task, counts={**task.counts, **counts})
     path = write_results(
         folder,
         model={"name": found.model},
@@ -99,6 +103,33 @@ def run(config: AlpacaEvalConfig) -> Path:
         print(f"{found.model}: {format_score(entry['value'], entry['stderr'], entry['n'])} {name}", flush=True)
     print(f"results: {path}", flush=True)
     return path
+
+
+def _outputs(
+    config: AlpacaEvalConfig, baseline: Sequence[Mapping[str, Any]], folder: Path
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """What the model answered, read or made, and what must be counted of it."""
+    if config.model_outputs_path is not None:
+        return read_outputs(config.model_outputs_path), {}
+    from marin.evaluation.alpaca_outputs import answer_instructions
+    from marin.evaluation.exported import open_export
+
+    assert config.model_path is not None and config.chat is not None, "the config checks it"
+    rows, num_too_long = answer_instructions(
+        open_export(config.model_path, config.tokens_per_batch, allow_unverified=config.allow_unverified),
+        config.chat,
+        [row["instruction"] for row in baseline][: config.max_instructions],
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=config.seed,
+        generator=config.model_name or "model",
+    )
+    _write_json(folder / OUTPUTS_FILE, rows)
+    return rows, {"num_too_long": num_too_long}
+
+
+def _write_json(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_bytes(path, json.dumps(rows, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace"))
 
 
 def score_annotations(
@@ -214,10 +245,9 @@ def annotate(
     An answer that is no verdict leaves the pair without one. Raises ValueError where no instruction has both outputs,
     or where the judge gave no verdict on more than one pair in ten.
     """
-    theirs = {row["instruction"]: row for row in baseline_outputs}
-    pairs = [
-        (i, row, theirs[row["instruction"]]) for i, row in enumerate(model_outputs) if row["instruction"] in theirs
-    ]
+    # the baseline's file has every instruction of the data set in its order, by which difficulties are known
+    theirs = {row["instruction"]: (index, row) for index, row in enumerate(baseline_outputs)}
+    pairs = [(row, *theirs[row["instruction"]]) for row in model_outputs if row["instruction"] in theirs]
     if not pairs:
         raise ValueError("no instruction has both a model's and a baseline's output: the two files are of other data")
     if len(pairs) < len(model_outputs):
@@ -226,7 +256,7 @@ def annotate(
     known = _read_verdicts(folder / VERDICTS_FILE)
     rows = []
     with open(folder / VERDICTS_FILE, "a", encoding="utf-8") as file:
-        for index, ours, other in pairs:
+        for ours, index, other in pairs:
             key = _key(judge.name, order, seed, ours["instruction"], other["output"], ours["output"])
             if key not in known:
                 try:

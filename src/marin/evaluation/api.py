@@ -99,6 +99,7 @@ def evaluate_alpaca_eval(
     name: str,
     *,
     annotations: ExecutorStep | InputName | str | None = None,
+    model: ExecutorStep | InputName | str | None = None,
     model_outputs: ExecutorStep | InputName | str | None = None,
     baseline_outputs: ExecutorStep | InputName | str | None = None,
     judge: HttpJudgeConfig | None = None,
@@ -109,8 +110,9 @@ def evaluate_alpaca_eval(
 ) -> ExecutorStep:
     """A step whose output has results.json and samples.jsonl of AlpacaEval.
 
-    Either `annotations` names a file of recorded ones, which needs no judge, or `model_outputs` and `baseline_outputs`
-    name files of outputs and `judge` who is asked. Files are places in another step's output, such as `judged /
+    Either `annotations` names a file of recorded ones, which needs no judge; or `judge` compares the outputs in the
+    file `baseline_outputs` with those in the file `model_outputs`, or with what the exported chat model `model`, spoken
+    to by `chat`, answers to the same instructions. Files are places in another step's output, such as `judged /
     "annotations.json"`, or paths. Every further field of AlpacaEvalConfig goes as a keyword.
     """
     return ExecutorStep(
@@ -119,6 +121,7 @@ def evaluate_alpaca_eval(
         config=AlpacaEvalConfig(
             output_path=this_output_path(),  # type: ignore[arg-type]  # the executor puts the paths in
             annotations_path=annotations,  # type: ignore[arg-type]
+            model_path=model,  # type: ignore[arg-type]
             model_outputs_path=model_outputs,  # type: ignore[arg-type]
             baseline_outputs_path=baseline_outputs,  # type: ignore[arg-type]
             judge=judge,

@@ -158,6 +158,8 @@ class AlpacaEvalConfig:
     """Recorded annotations, JSON or JSON lines; None: a judge is asked."""
     model_outputs_path: str | None = None
     """What the model answered: rows of instruction, output, generator."""
+    model_path: str | None = None
+    """Or the folder of an exported chat model, which answers the baseline's instructions now."""
     baseline_outputs_path: str | None = None
     """What the baseline answered."""
     judge: HttpJudgeConfig | None = None
@@ -168,21 +170,40 @@ class AlpacaEvalConfig:
     """Whose recorded annotations to take where there are several."""
     difficulties_path: str | None = None
     """df_gamed.csv or instruction_difficulty.csv of tatsu-lab/alpaca_eval, for the full forms of length control."""
+    chat: ChatFormat | None = None
+    """How a model at model_path is spoken to; ChatFormat(template=None) takes the template of its folder."""
+    max_new_tokens: int = 1024
+    """Tokens of an answer, at most; instructions that leave no room for them are left out and counted."""
+    temperature: float = 0.7
+    """At which answers are drawn; 0 is greedy."""
+    tokens_per_batch: int = 4096
+    """Tokens that the model reads in one call."""
+    allow_unverified: bool = False
+    """Take an export without a passing parity.json."""
     order: Order = "both"
     """Judge each pair in both orders, or in one that its hash decides."""
     seed: int = 0
-    """Goes into that hash."""
+    """Goes into that hash, and decides what is drawn."""
     max_instructions: int | None = None
     """Judge at most so many pairs; None: all."""
 
     def __post_init__(self) -> None:
-        judged = (self.model_outputs_path, self.baseline_outputs_path, self.judge)
-        if self.annotations_path is not None and any(part is not None for part in judged):
+        answers = [path for path in (self.model_outputs_path, self.model_path) if path is not None]
+        if self.annotations_path is not None and (answers or self.baseline_outputs_path or self.judge):
             raise ValueError("give recorded annotations, or outputs with a judge, not both")
-        if self.annotations_path is None and any(part is None for part in judged):
+        if self.annotations_path is None and (
+            len(answers) != 1 or self.baseline_outputs_path is None or self.judge is None
+        ):
             raise ValueError(
-                "give annotations_path to count recorded annotations, or model_outputs_path, baseline_outputs_path and "
-                "judge to have outputs judged"
+                "give annotations_path to count recorded annotations; or, to have outputs judged, one of "
+                "model_outputs_path and model_path, with baseline_outputs_path and judge"
+            )
+        if self.model_path is not None and self.chat is None:
+            raise ValueError("a model at model_path takes chat, the form of its conversations")
+        if self.max_new_tokens < 1 or self.temperature < 0:
+            raise ValueError(
+                f"max_new_tokens is {self.max_new_tokens} and temperature {self.temperature}; expected 1 or more, and "
+                "0 (greedy) or more"
             )
         if self.order not in get_args(Order):
             raise ValueError(f"order is {self.order!r}; expected {' or '.join(map(repr, get_args(Order)))}")
