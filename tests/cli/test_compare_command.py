@@ -12,6 +12,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from marin.evaluation.api import compare_evaluations
 from marin.evaluation.results import TaskResult, metric_entry, write_results
 from marin.evaluation.statistics import proportion_estimate
 from marin.execution.executor import ExecutorStep, executor_main, this_output_path
@@ -43,6 +44,7 @@ def step(name, *config):
 
 steps = [step("eval/base", 0.45, 1), step("eval/tuned", 0.6, 2), step("eval/other", 0.45, 1, 2)]
 steps += [step(f"eval/seed{seed}", 0.47, seed) for seed in (11, 12, 13)]
+steps += [compare_evaluations("compared", steps[1], steps[3:], a_name="tuned", b_name="seed")]
 
 if __name__ == "__main__":
     executor_main(steps=steps)
@@ -120,3 +122,12 @@ def test_a_senseless_command_line_is_told_what_is_wrong(place: Path, marin: Call
 
 def test_without_a_store_a_missing_folder_is_told(place: Path, marin: Callable):
     assert "no results.json in 'here', and no store at" in marin("compare", "here", "there", expect=2).err
+
+
+def test_a_comparison_is_a_step_that_reads_evaluations_of_others(place: Path, marin: Callable):
+    marin("run", "evals.py", "compared")
+    [folder] = (place / "store").glob("compared-*/data")
+    content = json.loads((folder / "comparison.json").read_text())
+    assert (content["a"], content["b"]) == (["tuned"], ["seed 1", "seed 2", "seed 3"])
+    assert content["tasks"][0]["metrics"]["acc"]["verdict"] == "A is better"
+    assert "eval/seed12" in marin("lineage", "compared").out
