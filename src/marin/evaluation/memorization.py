@@ -190,14 +190,19 @@ def run(config: DocumentMemorizationConfig) -> Path:
     """
     exported = open_export(config.model_path, config.tokens_per_batch, allow_unverified=config.allow_unverified)
     documents, num_bad = _documents(config)
-    found = score_documents(
-        exported.scored,
-        exported.tokenizer,
-        documents,
-        prefix_length=config.prefix_length,
-        suffix_length=config.suffix_length,
-        stride=config.stride,
-    )
+    found: list[Windows] = []
+    for document in documents:  # the windows of many books at once would take much memory
+        found += score_documents(
+            exported.scored,
+            exported.tokenizer,
+            [document],
+            prefix_length=config.prefix_length,
+            suffix_length=config.suffix_length,
+            stride=config.stride,
+        )
+        logs = found[-1].log_probabilities
+        largest = f"largest P(z) {np.exp(logs.max()):.3g}" if len(logs) else "too short"
+        print(f"{len(found)} of {len(documents)} documents: {len(logs):,} windows, {largest}", flush=True)
     long_enough = [windows for windows in found if len(windows.starts)]
     length = config.prefix_length + config.suffix_length
     if not long_enough:
