@@ -101,7 +101,9 @@ def test_a_run_does_not_go_on_with_other_questions(place: Path, tmp_path: Path, 
     shutil.copytree(place / "run", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
     monkeypatch.setenv("MARIN_EVAL_DATA", str(write_task_data(tmp_path / "data", seed=1)))
-    with pytest.raises(ValueError, match="task '(copa|arc_easy)': .* has other questions than when this run was scored"):
+    with pytest.raises(
+        ValueError, match="task '(copa|arc_easy)': .* has other questions than when this run was scored"
+    ):
         train_lm(config(place, tmp_path / "run"))
     monkeypatch.setenv("MARIN_EVAL_DATA", str(place / "data"))
     train_lm(config(place, tmp_path / "run"))

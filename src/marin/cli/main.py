@@ -36,6 +36,7 @@ COMMANDS = {
     "data": "get text and tokens, look into them, and from a training run back to them",
     "tokenize": "train tokenizers, use, look at and compare them",
     "diff": "show what differs between two outputs: recipe, code, environment, files",
+    "compare": "compare the scores of two models, question by question",
     "verify": "compare outputs with their records",
     "invalidate": "strike out wrong outputs, with all that is built on them",
     "rerun": "make again what was struck out and what is tainted by it",

@@ -5,9 +5,13 @@ from typing import Any, TypeAlias
 
 from marin.cluster.resources import ResourceConfig
 from marin.evaluation.config import (
+    AlpacaEvalConfig,
     ChatEvaluationConfig,
     CheckpointsConfig,
+    CompareConfig,
+    DocumentMemorizationConfig,
     EvaluationConfig,
+    HttpJudgeConfig,
     LmHarnessConfig,
     TaskEvaluationConfig,
     ValidationConfig,
@@ -68,6 +72,111 @@ def evaluate_heldout(
             seed=seed,
             max_bytes=max_bytes,
             num_questions=num_questions,
+            **settings,
+        ),
+        resources=resources,
+        description=description,
+    )
+
+
+def compare_evaluations(
+    name: str,
+    a: ExecutorStep | InputName | Sequence[ExecutorStep | InputName],
+    b: ExecutorStep | InputName | Sequence[ExecutorStep | InputName],
+    *,
+    a_name: str,
+    b_name: str,
+    tasks: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    num_disagreements: int = 5,
+    description: str = "Two models on the same questions: paired differences with errors",
+) -> ExecutorStep:
+    """A step whose output has comparison.json and comparison.md of two evaluations of the same tasks.
+
+    a and b are evaluation steps; several on a side are seeds of one recipe. It is `marin compare` as a step, and fails
+    where a task is not the same task on both sides.
+    """
+    return ExecutorStep(
+        name=name,
+        fn="marin.evaluation.compare_report:run",
+        config=CompareConfig(
+            a_paths=tuple(a) if isinstance(a, Sequence) else (a,),  # type: ignore[arg-type]  # paths, once it runs
+            b_paths=tuple(b) if isinstance(b, Sequence) else (b,),  # type: ignore[arg-type]
+            output_path=this_output_path(),  # type: ignore[arg-type]
+            a_name=a_name,
+            b_name=b_name,
+            tasks=None if tasks is None else tuple(tasks),
+            metrics=None if metrics is None else tuple(metrics),
+            num_disagreements=num_disagreements,
+        ),
+        description=description,
+    )
+
+
+def evaluate_alpaca_eval(
+    name: str,
+    *,
+    annotations: ExecutorStep | InputName | str | None = None,
+    model: ExecutorStep | InputName | str | None = None,
+    model_outputs: ExecutorStep | InputName | str | None = None,
+    baseline_outputs: ExecutorStep | InputName | str | None = None,
+    judge: HttpJudgeConfig | None = None,
+    difficulties: ExecutorStep | InputName | str | None = None,
+    resources: ResourceConfig | None = None,
+    description: str = "Win rate against a baseline, with and without control for length",
+    **settings,
+) -> ExecutorStep:
+    """A step whose output has results.json and samples.jsonl of AlpacaEval.
+
+    Either `annotations` names a file of recorded ones, which needs no judge; or `judge` compares the outputs in the
+    file `baseline_outputs` with those in the file `model_outputs`, or with what the exported chat model `model`, spoken
+    to by `chat`, answers to the same instructions. Files are places in another step's output, such as `judged /
+    "annotations.json"`, or paths. Every further field of AlpacaEvalConfig goes as a keyword.
+    """
+    return ExecutorStep(
+        name=name,
+        fn="marin.evaluation.alpaca_eval:run",
+        config=AlpacaEvalConfig(
+            output_path=this_output_path(),  # type: ignore[arg-type]  # the executor puts the paths in
+            annotations_path=annotations,  # type: ignore[arg-type]
+            model_path=model,  # type: ignore[arg-type]
+            model_outputs_path=model_outputs,  # type: ignore[arg-type]
+            baseline_outputs_path=baseline_outputs,  # type: ignore[arg-type]
+            judge=judge,
+            difficulties_path=difficulties,  # type: ignore[arg-type]
+            **settings,
+        ),
+        resources=resources,
+        description=description,
+    )
+
+
+def evaluate_memorization(
+    name: str,
+    model: ExecutorStep | InputName,
+    documents: ExecutorStep | InputName,
+    *,
+    prefix_length: int = 50,
+    suffix_length: int = 50,
+    stride: int = 5,
+    resources: ResourceConfig | None = None,
+    description: str = "How likely the model is to write documents out again, window by window",
+    **settings,
+) -> ExecutorStep:
+    """A step whose output tells P(z) of windows that slide along documents: results, a table, and a plot a document.
+
+    With resources the step is a job of its own. Every further field of DocumentMemorizationConfig goes as a keyword.
+    """
+    return ExecutorStep(
+        name=name,
+        fn="marin.evaluation.memorization:run",
+        config=DocumentMemorizationConfig(
+            model_path=model,  # type: ignore[arg-type]  # the executor puts the paths in
+            documents_path=documents,  # type: ignore[arg-type]
+            output_path=this_output_path(),  # type: ignore[arg-type]
+            prefix_length=prefix_length,
+            suffix_length=suffix_length,
+            stride=stride,
             **settings,
         ),
         resources=resources,

@@ -1,7 +1,7 @@
 """What an evaluation is asked to do: plain values, so that planning one loads no tensor library."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from marin.evaluation.tasks import EvalTaskConfig
 from marin.processing.tokenize.config import ChatFormat
@@ -66,6 +66,192 @@ class EvaluationConfig:
             raise ValueError(f"num_choices is {self.num_choices}; a choice needs at least 2")
         if any(temperature < 0 for temperature in self.temperatures):
             raise ValueError(f"temperatures are {self.temperatures}; expected 0 (greedy) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Compare the evaluations of two models, question by question."""
+
+    a_paths: tuple[str, ...]
+    """Folders with results.json and samples.jsonl of the one model; several are seeds of one recipe."""
+    b_paths: tuple[str, ...]
+    """Those of the other."""
+    output_path: str
+    """Folder that gets comparison.json and comparison.md."""
+    a_name: str
+    """What the page calls the one model."""
+    b_name: str
+    """What it calls the other."""
+    tasks: tuple[str, ...] | None = None
+    """Names or patterns of the tasks to compare; None: all that both have."""
+    metrics: tuple[str, ...] | None = None
+    """Metrics to compare, "all" for every one; None: of each task the metric that it is known by."""
+    num_disagreements: int = 5
+    """Questions listed for each task in each direction."""
+
+    def __post_init__(self) -> None:
+        if not self.a_paths or not self.b_paths:
+            raise ValueError(f"A has {len(self.a_paths)} evaluations and B {len(self.b_paths)}; expected one or more")
+        if self.a_name == self.b_name:
+            raise ValueError(f"both models are called {self.a_name!r}: nobody could tell them apart")
+        if self.num_disagreements < 0:
+            raise ValueError(f"num_disagreements is {self.num_disagreements}; expected 0 (list none) or more")
+
+
+Order = Literal["both", "hash"]
+"""Judge each pair in both orders, or in one that its hash decides."""
+
+JUDGE_PROMPT = """\
+Below are an instruction and two answers to it. Decide which answer a careful person would find more helpful, correct \
+and fitting. The order of the answers and their length mean nothing.
+
+[Instruction]
+{instruction}
+
+[Answer A]
+{output_a}
+
+[Answer B]
+{output_b}
+
+Reply with one letter, A or B, and nothing else."""
+"""What a judge is asked, if nothing else is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpJudgeConfig:
+    """A model behind a chat-completions address, as OpenAI's and most servers have it."""
+
+    url: str
+    """The whole address, ending in /chat/completions."""
+    model: str
+    """Name of the model there; with its date or revision, if a verdict is to mean the same next year."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key; None: no key is sent. The key itself is never written down."""
+    prompt: str = JUDGE_PROMPT
+    """With {instruction}, {output_a} and {output_b}; asks for the letter A or B."""
+    use_log_probs: bool = True
+    """Ask for the probabilities of both letters and take P(B) / (P(A) + P(B)); else the letter alone."""
+    timeout_s: float = 60.0
+    """For one answer."""
+    num_retries: int = 5
+    """After errors that may pass: 408, 429, 5xx, no connection."""
+    wait_s: float = 1.0
+    """Before the first retry, doubled each time, unless the server says how long."""
+
+    def __post_init__(self) -> None:
+        missing = [name for name in ("{instruction}", "{output_a}", "{output_b}") if name not in self.prompt]
+        if missing:
+            raise ValueError(f"the judge's prompt lacks {', '.join(missing)}")
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url is {self.url!r}; expected http://... or https://..., ending in /chat/completions")
+        if self.num_retries < 0 or self.timeout_s <= 0 or self.wait_s < 0:
+            raise ValueError("num_retries and wait_s must be 0 or more, timeout_s above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlpacaEvalConfig:
+    """Win rates of a model's outputs against a baseline's: from recorded annotations, or by a judge."""
+
+    output_path: str
+    """Folder that gets results.json, samples.jsonl and, where a judge was asked, annotations.json."""
+    annotations_path: str | None = None
+    """Recorded annotations, JSON or JSON lines; None: a judge is asked."""
+    model_outputs_path: str | None = None
+    """What the model answered: rows of instruction, output, generator."""
+    model_path: str | None = None
+    """Or the folder of an exported chat model, which answers the baseline's instructions now."""
+    baseline_outputs_path: str | None = None
+    """What the baseline answered."""
+    judge: HttpJudgeConfig | None = None
+    """Who is asked."""
+    model_name: str | None = None
+    """Generator that counts as the model in recorded annotations; None: generator_2."""
+    annotator: str | None = None
+    """Whose recorded annotations to take where there are several."""
+    difficulties_path: str | None = None
+    """df_gamed.csv or instruction_difficulty.csv of tatsu-lab/alpaca_eval, for the full forms of length control."""
+    chat: ChatFormat | None = None
+    """How a model at model_path is spoken to; ChatFormat(template=None) takes the template of its folder."""
+    max_new_tokens: int = 1024
+    """Tokens of an answer, at most; instructions that leave no room for them are left out and counted."""
+    temperature: float = 0.7
+    """At which answers are drawn; 0 is greedy."""
+    tokens_per_batch: int = 4096
+    """Tokens that the model reads in one call."""
+    allow_unverified: bool = False
+    """Take an export without a passing parity.json."""
+    order: Order = "both"
+    """Judge each pair in both orders, or in one that its hash decides."""
+    seed: int = 0
+    """Goes into that hash, and decides what is drawn."""
+    max_instructions: int | None = None
+    """Judge at most so many pairs; None: all."""
+
+    def __post_init__(self) -> None:
+        answers = [path for path in (self.model_outputs_path, self.model_path) if path is not None]
+        if self.annotations_path is not None and (answers or self.baseline_outputs_path or self.judge):
+            raise ValueError("give recorded annotations, or outputs with a judge, not both")
+        if self.annotations_path is None and (
+            len(answers) != 1 or self.baseline_outputs_path is None or self.judge is None
+        ):
+            raise ValueError(
+                "give annotations_path to count recorded annotations; or, to have outputs judged, one of "
+                "model_outputs_path and model_path, with baseline_outputs_path and judge"
+            )
+        if self.model_path is not None and self.chat is None:
+            raise ValueError("a model at model_path takes chat, the form of its conversations")
+        if self.max_new_tokens < 1 or self.temperature < 0:
+            raise ValueError(
+                f"max_new_tokens is {self.max_new_tokens} and temperature {self.temperature}; expected 1 or more, and "
+                "0 (greedy) or more"
+            )
+        if self.order not in get_args(Order):
+            raise ValueError(f"order is {self.order!r}; expected {' or '.join(map(repr, get_args(Order)))}")
+        if self.max_instructions is not None and self.max_instructions < 2:
+            raise ValueError(f"max_instructions is {self.max_instructions}; an error bar takes 2 at least")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentMemorizationConfig:
+    """P(z) over windows that slide along documents: how likely a model is to write them out again."""
+
+    model_path: str
+    """Folder of the exported model."""
+    documents_path: str
+    """Folder of the documents, `documents-*.jsonl[.gz|.zst]`."""
+    output_path: str
+    """Folder that gets results.json, samples.jsonl, windows.jsonl.gz, memorization.md and a plot a document."""
+    prefix_length: int = 50
+    """Tokens shown."""
+    suffix_length: int = 50
+    """Tokens asked for."""
+    stride: int = 5
+    """Tokens that a window moves on."""
+    max_documents: int | None = None
+    """Take at most so many, the first; None: all."""
+    thresholds: tuple[float, ...] = (0.001, 0.01, 0.1, 0.5)
+    """Values of P(z) over which windows and characters are counted."""
+    num_draws: tuple[int, ...] = (1, 100, 10_000)
+    """For each n: the share of windows that n draws give with discovery_probability or more."""
+    discovery_probability: float = 0.5
+    """p of (n, p)-discoverable."""
+    tokens_per_batch: int = 4096
+    """Tokens that the model reads in one call."""
+    allow_unverified: bool = False
+    """Measure an export without a passing parity.json; the results say so."""
+
+    def __post_init__(self) -> None:
+        for name in ("prefix_length", "suffix_length", "stride", "tokens_per_batch", "max_documents"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
+        if not self.thresholds or not all(0 < threshold <= 1 for threshold in self.thresholds):
+            raise ValueError(f"thresholds are {self.thresholds}; expected probabilities above 0, at most 1")
+        if any(count < 1 for count in self.num_draws):
+            raise ValueError(f"num_draws are {self.num_draws}; expected 1 or more each")
+        if not 0 < self.discovery_probability < 1:
+            raise ValueError(f"discovery_probability is {self.discovery_probability}; expected between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -169,7 +169,14 @@ def read_results(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     path = path / RESULTS_FILE if path.is_dir() else path
-    content = json.loads(path.read_text(encoding="utf-8"))
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}: expected the folder of an evaluation, with {RESULTS_FILE}, or that file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}): it was damaged. Evaluate again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object with format_version and tasks, got {type(content).__name__}")
     version = str(content.get("format_version"))
     if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
         raise ValueError(
@@ -180,9 +187,20 @@ def read_results(path: str | Path) -> dict[str, Any]:
 
 
 def read_samples(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of the samples.jsonl that belongs to a results.json or its folder."""
+    """Rows of the samples.jsonl that belongs to a results.json or its folder.
+
+    Raises FileNotFoundError where there is none, and ValueError with the line of what is no JSON.
+    """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     # not splitlines(): a text may hold U+2028 and other ends of lines that JSON leaves as they are
-    lines = (folder / SAMPLES_FILE).read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
+    file = folder / SAMPLES_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"no {file} beside {RESULTS_FILE}: it has the rows that its scores are of")
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+        try:
+            rows += [json.loads(line)] if line else []
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: no JSON ({error}): {line[:80]!r}") from error
+    return rows

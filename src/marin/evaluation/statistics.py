@@ -205,13 +205,50 @@ def compare_ratios(
     `y_a - y_b`: what both find hard alike cancels, and the error is far below that of either score.
     """
     (name_a, values_a), (name_b, values_b) = a, b
-    if len(values_a) != len(values_b):
-        raise ValueError(
-            f"'{name_a}' has {len(values_a)} documents and '{name_b}' has {len(values_b)}; "
-            "a paired comparison needs the same documents in the same order"
-        )
+    _check_paired(a, b, "documents")
     difference = ratio_estimate(np.asarray(values_a) - np.asarray(values_b), denominators, groups)
     return _comparison(name_a, name_b, metric, difference)
+
+
+def compare_means(
+    a: tuple[str, np.ndarray],
+    b: tuple[str, np.ndarray],
+    metric: str,
+    groups: Sequence[Hashable] | None = None,
+) -> Comparison:
+    """Paired difference of two means over the same questions; the error is that of the mean of differences."""
+    (name_a, values_a), (name_b, values_b) = a, b
+    _check_paired(a, b, "questions")
+    difference = mean_estimate(np.asarray(values_a, np.float64) - np.asarray(values_b, np.float64), groups)
+    return _comparison(name_a, name_b, metric, difference)
+
+
+def compare_perplexities(
+    a: tuple[str, np.ndarray],
+    b: tuple[str, np.ndarray],
+    metric: str,
+    groups: Sequence[Hashable] | None = None,
+) -> Comparison:
+    """Paired difference of two perplexities `exp(-mean(log_prob))`, of natural log-probabilities float64[n].
+
+    The error is by the delta method: question i moves the difference by `-P_a (x_ai - mean x_a) + P_b (x_bi - mean
+    x_b)` over n, to first order. It is too small where the perplexities differ by chance by more than some tens of
+    percent.
+    """
+    (name_a, values_a), (name_b, values_b) = a, b
+    _check_paired(a, b, "questions")
+    x, y = np.asarray(values_a, np.float64), np.asarray(values_b, np.float64)
+    p, q = math.exp(-x.mean()), math.exp(-y.mean())
+    stderr, num_clusters = _clustered_stderr(q * (y - y.mean()) - p * (x - x.mean()), float(x.size), groups)
+    return _comparison(name_a, name_b, metric, normal_estimate(p - q, stderr, x.size, num_clusters))
+
+
+def _check_paired(a: tuple[str, np.ndarray], b: tuple[str, np.ndarray], unit: str) -> None:
+    if len(a[1]) != len(b[1]):
+        raise ValueError(
+            f"'{a[0]}' has {len(a[1])} {unit} and '{b[0]}' has {len(b[1])}; "
+            f"a paired comparison needs the same {unit} in the same order"
+        )
 
 
 def compare_answers(

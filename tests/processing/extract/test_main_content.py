@@ -50,7 +50,9 @@ def test_headings_and_leads_before_the_content_are_kept():
     assert text(page).startswith(f"Title\n\n{lead}\n\n{FIRST}")
 
 
-BANNER = "<div><a href='/'><img alt='logo'></a><div>Small. Fast. Ours.</div><div class='menu'><a href='/a'>A</a></div></div>"
+BANNER = (
+    "<div><a href='/'><img alt='logo'></a><div>Small. Fast. Ours.</div><div class='menu'><a href='/a'>A</a></div></div>"
+)
 
 
 @pytest.mark.parametrize("loose", [f"<p>{FIRST}</p><p>{SECOND}</p>", f"<p>{FIRST}</p><h2>More</h2><p>{SECOND}</p>"])

@@ -97,7 +97,10 @@ class ReadPosts:
 
         schema = pa.schema(
             [
-                *(pa.field(name, pa.string()) for name in ("dump", "thread", "id", "body", "title", "accepted", "date")),
+                *(
+                    pa.field(name, pa.string())
+                    for name in ("dump", "thread", "id", "body", "title", "accepted", "date")
+                ),
                 pa.field("is_question", pa.bool_()),
                 pa.field("score", pa.int64()),
                 pa.field("tags", pa.list_(pa.string())),
@@ -153,7 +156,9 @@ def extract_stackexchange(config: StackExchangeConfig) -> "Result":
         for file, dump in zip(files, names_of_dumps(files), strict=True)
     ]
     posts = Dataset.from_items(items, num_shards=len(items)).map_shard(ReadPosts())
-    threads = posts.group_by(("dump", "thread"), ThreadOfPosts(format=config.format, source=config.source, site=config.site))
+    threads = posts.group_by(
+        ("dump", "thread"), ThreadOfPosts(format=config.format, source=config.source, site=config.site)
+    )
     return threads.write_parquet(config.output_path).run(
         workers=config.reading.num_workers, max_bad=config.reading.max_bad
     )
