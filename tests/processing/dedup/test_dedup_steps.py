@@ -161,9 +161,7 @@ def test_what_was_done_on_another_index_of_as_many_documents_is_done_again(
     assert [row["id"] for row in read_rows(tmp_path / "out" / "documents")] == ["a"]
 
 
-def test_documents_of_an_earlier_run_do_not_stay_where_none_are_written(
-    documents: Callable[..., Path], tmp_path: Path
-):
+def test_documents_of_an_earlier_run_do_not_stay_where_none_are_written(documents: Callable[..., Path], tmp_path: Path):
     folder = documents([{"id": "a", "text": "text"}, {"id": "b", "text": "text"}])
     given = {"input_path": str(folder), "output_path": str(tmp_path / "out"), "num_workers": 0}
     given |= {"method": ExactConfig(), "max_removed_per_source": 1.0}

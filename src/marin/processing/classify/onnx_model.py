@@ -29,9 +29,7 @@ def model_digest(folder: str | Path) -> str:
 
 def onnx_scores(scorer: OnnxScorer, texts: Sequence[str]) -> np.ndarray:
     """float64 (texts, columns) as `OnnxScorer.columns` says."""
-    session, tokenizer, pad_id = _loaded(
-        scorer.model, scorer.max_tokens, scorer.num_threads, file_states(scorer.model)
-    )
+    session, tokenizer, pad_id = _loaded(scorer.model, scorer.max_tokens, scorer.num_threads, file_states(scorer.model))
     encodings = tokenizer.encode_batch_fast(list(texts))
     lengths = np.array([len(encoding.ids) for encoding in encodings], np.int64)
     columns = np.zeros((len(texts), len(scorer.columns)))
