@@ -63,7 +63,7 @@ def reference() -> str:
                     "Paloma (validation)",
                     str(len(paloma.PALOMA_DOMAINS)),
                     f"{_link('allenai/paloma')} `65cd6fc`",
-                    "AI2 ImpACT, low risk, and of its parts",
+                    "AI2 ImpACT, and of its parts",
                     "arXiv:2312.10523",
                 ),
                 (

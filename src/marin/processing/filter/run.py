@@ -80,15 +80,14 @@ def measure_signals(config: SignalsConfig) -> "Result":
             "with it first, and measure what it wrote"
         )
     documents = Dataset.from_files(config.input_path).map_batches(RefuseLongTexts(), name="length")
-    chain = steps(config.filters)
-    measures = [step.operation for step in chain if not isinstance(step.operation, ApplyRules)]
-    for operation in measures:
-        documents = documents.map_batches(operation, name=type(operation).__name__)
-    signals = documents.select(["id", *_added(chain)])
+    measures = [step for step in steps(config.filters) if not isinstance(step.operation, ApplyRules)]
+    for step in measures:
+        documents = documents.map_batches(step.operation, name=step.name)
+    signals = documents.select(["id", *_added(measures)])
     plan = signals.write_parquet(config.output_path, names="input")
     forget_measured(config.output_path)
     result = plan.run(workers=config.num_workers, max_bad=config.max_bad)
-    write_measured(config.output_path, measures)
+    write_measured(config.output_path, [step.operation for step in measures])
     return result
 
 
