@@ -211,7 +211,7 @@ def agreement(texts: list[str]) -> list[list[str]]:
 
 
 def sentences(texts: list[str]) -> list[list[str]]:
-    """Rows on C4's count of sentences: whole texts, and pieces of them with about as many sentences as are asked for."""
+    """Rows on C4's count of sentences: whole texts, and pieces with about as many sentences as are asked for."""
     min_sentences = C4().min_sentences
     assert min_sentences is not None
     pieces = [text[start : start + PIECE_CHARS] for text in texts for start in range(0, len(text), PIECE_CHARS)]
@@ -267,8 +267,8 @@ def main() -> None:
         "## Decisions\n\nTexts that a rule alone drops.",
         table(["rule", "both drop", "only marin", "only datatrove"], agreement(texts) + sentences(texts)),
         "Hash signs and ellipses share one setting in datatrove: where there are too many of both, it names the first. "
-        "Sentences of English are counted there by the rules of spaCy's sentencizer, here by ours, which asks whether a "
-        "capital letter follows.\n\n"
+        "Sentences of English are counted there by the rules of spaCy's sentencizer, here by ours, which asks whether "
+        "a capital letter follows.\n\n"
         f"Machine: {machine()}",
     ]
     text = "\n\n".join(pages) + "\n"

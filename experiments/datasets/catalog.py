@@ -3,7 +3,8 @@
 One entry a set, and nothing else about it anywhere: the download, the token store and the table in
 docs/reference/datasets.md are made from it. A revision is a commit; those of the reference project are kept where it
 named one, so that the same text is meant. A licence is that of the set's card on the hub; where the card leaves it to
-the parts, it says so, and the parts' terms hold.
+the parts, it says so, and the parts' terms hold. Which of them were read there is said too: look for yourself before
+you publish anything that was made of a set.
 """
 
 from collections.abc import Iterable
@@ -30,6 +31,8 @@ class PublishedSet:
     """SPDX name where there is one."""
     source: str
     """Who made it, where it is described."""
+    licence_is_checked: bool = False
+    """Whether the licence was read off the set's card, or off its card that there is none."""
     files: tuple[str, ...] = ()
     """Patterns of the files that are fetched; none: all."""
     folder: str = ""
@@ -48,6 +51,11 @@ class PublishedSet:
     def tokenized(self, tokenizer: ExecutorStep = llama3_tokenizer) -> ExecutorStep:
         """The step that makes its token store."""
         return default_tokenize(self.name, dataset=self.documents(), tokenizer=tokenizer, text_column=self.text_column)
+
+
+def licence_of(licence: str, is_checked: bool) -> str:
+    """A licence as the table has it."""
+    return licence if is_checked else f"{licence} (not checked)"
 
 
 class _Named(Protocol):

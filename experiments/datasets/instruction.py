@@ -31,6 +31,8 @@ class InstructionSet:
     """SPDX name where there is one."""
     adapter: ConversationAdapter
     """How its rows become messages."""
+    licence_is_checked: bool = False
+    """Whether the licence was read off the set's card, or off its card that there is none."""
     files: tuple[str, ...] = field(default=())
     """Patterns of the files with this part; none: all data files."""
 
@@ -85,21 +87,24 @@ SETS = by_name(
             name="tulu_2",
             repository="allenai/tulu-v2-sft-mixture",
             revision="6248b17",
-            licence="ODC-By-1.0",
+            licence="ODC-By-1.0; of its parts, some non-commercial",
+            licence_is_checked=True,
             adapter=_messages("dataset", "id"),
         ),
         InstructionSet(
             name="tulu_2_olmo",
             repository="allenai/tulu-v2-sft-mixture-olmo-4096",
             revision="7a7c388",
-            licence="ODC-By-1.0",
+            licence="ODC-By-1.0; of its parts, some non-commercial",
+            licence_is_checked=True,
             adapter=_messages("dataset", "id"),
         ),
         InstructionSet(
             name="tulu_3",
             repository="allenai/tulu-3-sft-mixture",
             revision="55e9fd6",
-            licence="ODC-By-1.0",
+            licence="ODC-By-1.0; of its parts, some non-commercial",
+            licence_is_checked=True,
             adapter=_messages("source", "id"),
         ),
         InstructionSet(
@@ -107,6 +112,7 @@ SETS = by_name(
             repository="meta-math/MetaMathQA",
             revision="aa4f34d",
             licence="MIT",
+            licence_is_checked=True,
             adapter=_pair("query", "response", "type"),
         ),
         InstructionSet(
@@ -114,6 +120,7 @@ SETS = by_name(
             repository="openbmb/UltraInteract_sft",
             revision="2b102e4",
             licence="MIT",
+            licence_is_checked=True,
             adapter=_pair("instruction", "response", "task", "dataset"),
         ),
         InstructionSet(
@@ -121,6 +128,7 @@ SETS = by_name(
             repository="teknium/OpenHermes-2.5",
             revision="b820378",
             licence="none stated",
+            licence_is_checked=True,
             adapter=_sharegpt("category", "source"),
         ),
         InstructionSet(
@@ -128,6 +136,7 @@ SETS = by_name(
             repository="TIGER-Lab/AceCode-89K",
             revision="13216309a9f6cb40b60cb1a9750071efeac414ad",
             licence="MIT",
+            licence_is_checked=True,
             adapter=_pair("question", "inferences", "source", answer_key="completion", best_by="pass_rate"),
         ),
         InstructionSet(
@@ -136,6 +145,7 @@ SETS = by_name(
             revision="f6ac651",
             files=("dolphin-r1-nonreasoning*",),
             licence="Apache-2.0",
+            licence_is_checked=True,
             adapter=_messages("score", "overall_quality"),
         ),
         InstructionSet(
@@ -144,6 +154,7 @@ SETS = by_name(
             revision="f6ac651",
             files=("dolphin-r1-reasoning*",),
             licence="Apache-2.0",
+            licence_is_checked=True,
             adapter=ConversationAdapter(
                 messages_column="messages", answer_column="answer", metadata_columns=("score", "overall_quality")
             ),
@@ -153,6 +164,7 @@ SETS = by_name(
             repository="open-r1/OpenThoughts-114k-math",
             revision="2db609d",
             licence="none stated",
+            licence_is_checked=True,
             adapter=_messages("source", "correct"),
         ),
         InstructionSet(
@@ -167,6 +179,7 @@ SETS = by_name(
             repository="bespokelabs/Bespoke-Stratos-17k",
             revision="9e9adba",
             licence="Apache-2.0",
+            licence_is_checked=True,
             adapter=_sharegpt(system_column="system"),
         ),
         InstructionSet(
@@ -183,6 +196,7 @@ SETS = by_name(
             revision="e6f9a4a",
             files=("data/train-*",),
             licence="CC-BY-NC-4.0",
+            licence_is_checked=True,
             adapter=_messages("category", "prompt_id"),
         ),
         InstructionSet(
@@ -190,6 +204,7 @@ SETS = by_name(
             repository="PrimeIntellect/verifiable-math-problems",
             revision="2ad7c92",
             licence="none stated",
+            licence_is_checked=True,
             adapter=_pair("prompt", "gold_standard_solution", "source", "task_type", "problem_id"),
         ),
         InstructionSet(
@@ -197,6 +212,7 @@ SETS = by_name(
             repository="facebook/natural_reasoning",
             revision="99eea5d",
             licence="CC-BY-NC-4.0",
+            licence_is_checked=True,
             adapter=_pair("question", "responses", "reference_answer", answer_key="response"),
         ),
         InstructionSet(
@@ -204,6 +220,7 @@ SETS = by_name(
             repository="GeneralReasoning/GeneralThought-195K",
             revision="64f7cb8",
             licence="MIT",
+            licence_is_checked=True,
             adapter=_pair("question", "model_answer", "question_source", "task"),
         ),
     ]

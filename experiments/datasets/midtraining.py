@@ -21,6 +21,7 @@ SETS = by_name(
             files=("finemath-3plus/*",),
             folder="finemath-3plus",
             licence="ODC-By-1.0",
+            licence_is_checked=True,
             source="Allal et al. 2025, SmolLM2, arXiv:2502.02737",
         ),
         *(
@@ -31,6 +32,7 @@ SETS = by_name(
                 files=(f"megamath-{part}/*",),
                 folder=f"megamath-{part}",
                 licence="ODC-By-1.0",
+                licence_is_checked=True,
                 source="Zhou et al. 2025, arXiv:2504.02807",
             )
             for part in ("web", "web-pro", "text-code-block", "translated-code", "qa")

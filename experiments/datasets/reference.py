@@ -6,6 +6,7 @@ PYTHONPATH=. python experiments/datasets/reference.py > docs/reference/datasets.
 from collections.abc import Iterable
 
 from experiments.datasets import dclm, dolma, dolmino, instruction, midtraining, nemotron, paloma, simple, uncheatable
+from experiments.datasets.catalog import licence_of
 
 _HUB = "https://huggingface.co/datasets"
 
@@ -15,7 +16,9 @@ def reference() -> str:
     parts = [
         "# Published sets",
         "Made from `experiments/datasets`. A set is a step: `marin plan` shows what it would fetch, from which commit. "
-        'A licence is that of the set\'s card; "of its parts": the card leaves it to what the set was made of.',
+        'A licence is that of the set\'s card; "of its parts": the card leaves it to what the set was made of. '
+        '"not checked": nobody has compared it with the card yet. Read the card before you publish what was made of a '
+        "set.",
         "## Text",
         *_table(
             ("name", "on the hub", "commit", "text in", "licence", "described in"),
@@ -25,7 +28,7 @@ def reference() -> str:
                     _link(entry.repository),
                     f"`{entry.revision}`",
                     f"`{entry.text_column}`",
-                    entry.licence,
+                    licence_of(entry.licence, entry.licence_is_checked),
                     entry.source,
                 )
                 for entry in [*simple.SETS.values(), *midtraining.SETS.values()]
@@ -53,7 +56,7 @@ def reference() -> str:
                     "Nemotron-CC",
                     str(len(nemotron.NEMOTRON_WEIGHTS)),
                     "data.commoncrawl.org, by its list",
-                    "Common Crawl's terms of use",
+                    licence_of("Common Crawl's terms of use", False),
                     "arXiv:2412.02595",
                 ),
                 (
@@ -67,7 +70,7 @@ def reference() -> str:
                     "Uncheatable Eval (validation)",
                     str(len(uncheatable.UNCHEATABLE_PARTS)),
                     f"its repository, {uncheatable.UNCHEATABLE_WINDOW}",
-                    "MIT; the texts are their authors'",
+                    licence_of("MIT; the texts are their authors'", False),
                     "doi:10.5281/zenodo.11284692",
                 ),
             ],
@@ -76,7 +79,12 @@ def reference() -> str:
         *_table(
             ("name", "on the hub", "commit", "licence"),
             [
-                (entry.name, _link(entry.repository), f"`{entry.revision}`", entry.licence)
+                (
+                    entry.name,
+                    _link(entry.repository),
+                    f"`{entry.revision}`",
+                    licence_of(entry.licence, entry.licence_is_checked),
+                )
                 for entry in instruction.SETS.values()
             ],
         ),

@@ -13,6 +13,7 @@ SETS = by_name(
             files=("data/*",),
             folder="data",
             licence="ODC-By-1.0",
+            licence_is_checked=True,
             source="Penedo et al. 2024, arXiv:2406.17557",
         ),
         PublishedSet(
@@ -22,6 +23,7 @@ SETS = by_name(
             files=("data/*",),
             folder="data",
             licence="ODC-By-1.0",
+            licence_is_checked=True,
             source="Penedo et al. 2024, arXiv:2406.17557",
         ),
         PublishedSet(
@@ -47,6 +49,7 @@ SETS = by_name(
             repository="mlfoundations/dclm-baseline-1.0",
             revision="a3b142c",
             licence="CC-BY-4.0",
+            licence_is_checked=True,
             source="Li et al. 2024, arXiv:2406.11794",
         ),
         PublishedSet(
@@ -57,6 +60,7 @@ SETS = by_name(
             folder="data",
             text_column="content",
             licence="of its parts",
+            licence_is_checked=True,
             source="Kocetkov et al. 2022, arXiv:2211.15533",
         ),
         PublishedSet(

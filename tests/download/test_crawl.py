@@ -321,6 +321,38 @@ def test_archives_are_cut_at_their_size_and_a_crawl_goes_on_with_more_pages(site
     assert sorted(tmp_path.glob("*.warc.gz")) == before and len(site.paths()) == 11
 
 
+def test_pages_that_have_not_changed_since_an_earlier_crawl_are_revisits(site: Site, tmp_path: Path):
+    site.links("/", "/same", "/other", "/gone")
+    site.links("/same", "/below")
+    site.pages |= {"/other": b"<p>before", "/gone": b"<p>here", "/below": b"<p>below"}
+    folders = [tmp_path / name for name in ("first", "second", "third")]
+    crawl(config(site, folders[0]))
+    first = {page.url: page for page in archived(folders[0])}
+    site.pages["/other"] = b"<p>after"
+    del site.pages["/gone"]
+    summaries = [
+        crawl(config(site, folder, previous=str(before))) for before, folder in zip(folders, folders[1:], strict=False)
+    ]
+    assert [summary["num_unchanged"] for summary in summaries] == [3, 4]
+    told = {page.url.removeprefix(site.url): page.html or page.problem for page in archived(folders[1])}
+    revisit = "revisit: the page is in another record"
+    assert told == {
+        **dict.fromkeys(("/", "/same", "/below"), revisit),
+        "/other": "<p>after",
+        "/gone": "status: 404",
+    }
+    for folder in folders[1:]:  # to the page itself, not to another revisit
+        (file,) = folder.glob("*.warc.gz")
+        blocks = gzip.decompress(file.read_bytes()).decode().split("WARC/1.1\r\n")
+        referred = [block for block in blocks if f"{site.url}/same\r\n" in block and "WARC-Type: revisit" in block]
+        assert len(referred) == 1 and f"WARC-Refers-To: <{first[f'{site.url}/same'].id}>" in referred[0]
+        assert "identical-payload-digest" in referred[0] and "<a href" not in referred[0]
+    with pytest.raises(ValueError, match="no crawl that has ended is there"):
+        crawl(config(site, tmp_path / "fourth", previous=str(tmp_path)))
+    with pytest.raises(ValueError, match="holds a crawl with another previous"):
+        crawl(config(site, folders[1]))
+
+
 def test_another_crawl_into_the_same_folder_is_refused(site: Site, tmp_path: Path):
     site.pages["/"] = b"<p>"
     crawl(config(site, tmp_path))

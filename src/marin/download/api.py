@@ -11,7 +11,7 @@ from marin.download.local import PATTERNS, LocalDocumentsConfig, folder_digest
 from marin.download.pinned import PinnedFilesConfig
 from marin.download.standard_library import StandardLibraryConfig
 from marin.download.warc import WarcPagesConfig
-from marin.execution.executor import ExecutorStep, this_output_path, unversioned
+from marin.execution.executor import ExecutorStep, InputName, this_output_path, unversioned
 
 
 def standard_library(
@@ -84,9 +84,13 @@ def crawl_site(
     prefixes: tuple[str, ...] = (),
     max_depth: int | None = None,
     use_sitemaps: bool = False,
+    previous: ExecutorStep | InputName | str | None = None,
     delay_s: float = 1.0,
 ) -> ExecutorStep:
-    """A step that crawls pages into WARC files. What a site holds changes, so the step is run once and kept."""
+    """A step that crawls pages into WARC files. What a site holds changes, so the step is run once and kept.
+
+    `previous` is the step, or folder, of an earlier crawl, to whose archives pages that have not changed refer.
+    """
     return ExecutorStep(
         name=name,
         fn="marin.download.crawl:crawl",
@@ -98,6 +102,7 @@ def crawl_site(
             prefixes=prefixes,
             max_depth=max_depth,
             use_sitemaps=use_sitemaps,
+            previous=previous,  # type: ignore[arg-type]  # a path when the step runs
             delay_s=delay_s,
             output_path=this_output_path(),
         ),

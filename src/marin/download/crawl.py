@@ -31,14 +31,9 @@ from pathlib import Path
 from typing import Any
 
 from marin import __version__
-from marin.download.archive import (
-    ArchiveWriter,
-    http_request_block,
-    http_response_block,
-    new_record_id,
-    warc_record,
-)
-from marin.download.frontier import DONE, FAILED, REFUSED, Frontier, Queued
+from marin.download.answers import Answer, archived, request_headers
+from marin.download.archive import ArchiveWriter, new_record_id, warc_record
+from marin.download.frontier import DONE, FAILED, REFUSED, EarlierPages, Frontier, Queued
 from marin.download.http import retry_after_s
 from marin.download.links import links_of, sitemap_links
 from marin.download.robots import ALLOWS_ALL, ALLOWS_NOTHING, MAX_BYTES, Robots, parse_robots
@@ -78,6 +73,9 @@ class CrawlConfig:
     use_sitemaps: bool = False
     """Whether addresses that a host's sitemaps name are taken too, as if linked from the start. A host's sitemap may
     lie on another host, if that is one of `hosts`."""
+    previous: str | None = field(default=None, metadata={"version": {"omit_when": None}})
+    """Folder of an earlier crawl that has ended. Of pages that are byte for byte what they were then, a `revisit`
+    record that refers to that crawl's archive is kept instead: who reads the new archive needs the old one too."""
     delay_s: float = field(default=1.0, metadata={"version": {"exclude": True}})
     """Seconds between two requests to a host, at least; more where its robots.txt says so."""
     max_bytes: int = 20 << 20
@@ -124,22 +122,6 @@ def crawl(config: CrawlConfig) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Answer:
-    """What a server said."""
-
-    status: int
-    reason: str
-    headers: list[tuple[str, str]]
-    body: bytes  # as sent, perhaps packed
-    is_truncated: bool
-    date: str
-    wall_ms: int
-
-    def header(self, name: str) -> str | None:
-        return next((value for key, value in self.headers if key.lower() == name), None)
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Failure:
     """Why there is no answer."""
 
@@ -181,19 +163,21 @@ class _Crawl:
         frontier.commit()
         self._waiting = dict.fromkeys(frontier.hosts())  # hosts, in the order in which they came up
         self._num_answered = frontier.num_answered()
+        self._num_unchanged = frontier.fact("unchanged") or 0
         self._sitemaps: defaultdict[str, set[str]] = defaultdict(set)  # those known, by the host they are for
         self._number, self._length = frontier.fact("archive") or (0, 0)
+        self._earlier = None if config.previous is None else EarlierPages(Path(config.previous), _FRONTIER, SUMMARY)
         self._archive: ArchiveWriter | None = None
 
     def _check_same_crawl(self) -> None:
-        what = {name: value for name, value in asdict(self._config).items() if name in _IDENTITY}
-        what = json.loads(json.dumps(what))
+        given = asdict(self._config)
+        what = json.loads(json.dumps({name: given[name] for name in _IDENTITY if given[name] is not None}))
         before = self._frontier.fact("config")
-        if before not in (None, what):
-            changed = [name for name in _IDENTITY if before.get(name) != what[name]]
+        if before is not None and {name: value for name, value in before.items() if value is not None} != what:
+            changed = [name for name in _IDENTITY if before.get(name) != what.get(name)]
             raise ValueError(
                 f"{self._output} holds a crawl with another {', '.join(changed)} ({before.get(changed[0])!r}, not "
-                f"{what[changed[0]]!r}): choose another folder, or the same settings to go on"
+                f"{what.get(changed[0])!r}): choose another folder, or the same settings to go on"
             )
         self._frontier.note("config", what)
 
@@ -310,7 +294,7 @@ class _Crawl:
             self._hosts.setdefault(name, _Host()).sitemaps.append(_Sitemap(url, of_host))
             self._waiting.setdefault(name)
 
-    def _take_sitemap(self, host: _Host, sitemap: _Sitemap, answer: "_Answer | _Failure") -> None:
+    def _take_sitemap(self, host: _Host, sitemap: _Sitemap, answer: "Answer | _Failure") -> None:
         """Queue what a sitemap names; one that cannot be had is not asked for again."""
         outcome = answer.reason if isinstance(answer, _Failure) else f"status {answer.status}"
         self._frontier.note(f"sitemap {sitemap.url}", outcome)
@@ -330,7 +314,7 @@ class _Crawl:
             self._frontier.commit()
             self._queue_sitemaps(further, base=sitemap.url, of_host=sitemap.of_host)
 
-    def _try_later(self, host: _Host, page: Queued, reason: str, answer: _Answer | None) -> None:
+    def _try_later(self, host: _Host, page: Queued, reason: str, answer: Answer | None) -> None:
         asked = retry_after_s(answer.header("retry-after")) if answer is not None else None
         pause = max(self._backoff(page.attempts + 1), asked or 0.0)
         if page.attempts + 1 < self._config.attempts and pause <= _LONGEST_WAIT_S:
@@ -348,19 +332,25 @@ class _Crawl:
     def _backoff(self, attempt: int) -> float:
         return max(self._config.delay_s, 0.05) * 2**attempt
 
-    def _keep(self, page: Queued, answer: _Answer, *, state: str = DONE, outcome: str = "") -> None:
+    def _keep(self, page: Queued, answer: Answer, *, state: str = DONE, outcome: str = "") -> None:
         """Archive an answer and queue what it leads to, in one transaction."""
         archive = self._archive = self._archive or self._open_archive()
-        length = archive.append(_records(page, answer, self._user_agent))
+        earlier = None if self._earlier is None else self._earlier.kept(page.url)
+        records, kept = archived(page, answer, self._user_agent, earlier)
+        length = archive.append(records)
         found = self._targets(page, answer)
         targets = [url for url in found if self._in_scope(url)]
         self._frontier.begin()
         self._frontier.settle(page.url, state, outcome or f"status {answer.status}")
+        if kept is not None:
+            self._frontier.keep(page.url, kept)
+            self._num_unchanged += kept == earlier
         if self._config.max_depth is None or page.depth < self._config.max_depth:
             self._queue(targets, depth=page.depth + 1, via=page.url)
         if page.depth == 0 and 300 <= answer.status < 400 and not targets:
             self._frontier.note(f"outside {page.url}", found[0] if found else "")
         self._frontier.note("archive", [self._number, length])
+        self._frontier.note("unchanged", self._num_unchanged)
         self._frontier.commit()
         self._num_answered += 1
         report_progress(self._num_answered, self._config.max_pages, "pages")
@@ -372,7 +362,7 @@ class _Crawl:
         self._frontier.add(placed, depth=depth, via=via)
         self._waiting.update(dict.fromkeys(host for _, host in placed))
 
-    def _targets(self, page: Queued, answer: _Answer) -> list[str]:
+    def _targets(self, page: Queued, answer: Answer) -> list[str]:
         if 300 <= answer.status < 400:
             target = normalize_url(answer.header("location") or "", page.url)
             return [target] if target is not None else []
@@ -435,6 +425,7 @@ class _Crawl:
             "start_urls": list(self._config.start_urls),
             "user_agent": self._user_agent,
             "num_pages": self._num_answered,
+            "num_unchanged": self._num_unchanged,
             "left": counts.pop("queued", {}).get("", 0),
             **{state: counts.get(state, {}) for state in (DONE, FAILED, REFUSED)},
             "outside": self._frontier.facts("outside "),
@@ -450,9 +441,9 @@ class _Crawl:
     def _user_agent(self) -> str:
         return f"{AGENT}/{__version__} (+{self._config.contact})"
 
-    def _fetch(self, url: str, *, max_bytes: int | None = None) -> "_Answer | _Failure":
+    def _fetch(self, url: str, *, max_bytes: int | None = None) -> "Answer | _Failure":
         limit = self._config.max_bytes if max_bytes is None else max_bytes
-        request = urllib.request.Request(url, headers=_request_headers(self._user_agent))
+        request = urllib.request.Request(url, headers=request_headers(self._user_agent))
         answer: Any
         began, date = time.monotonic(), _utc_now()
         try:
@@ -462,7 +453,7 @@ class _Crawl:
                 answer = error
             with contextlib.closing(answer):
                 body, is_truncated = _read(answer, limit, began + 4 * self._config.timeout_s)
-                return _Answer(
+                return Answer(
                     status=answer.status,
                     reason=answer.reason or "",
                     headers=list(answer.headers.items()),
@@ -493,7 +484,7 @@ class _Crawl:
         return parse_robots(_unpacked(answer, MAX_BYTES).decode("utf-8-sig", errors="replace"), AGENT)
 
 
-_IDENTITY = ("start_urls", "hosts", "prefixes", "exclude", "max_depth", "use_sitemaps", "max_bytes")
+_IDENTITY = ("start_urls", "hosts", "prefixes", "exclude", "max_depth", "use_sitemaps", "max_bytes", "previous")
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -501,14 +492,6 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
-
-
-def _request_headers(user_agent: str) -> dict[str, str]:
-    return {
-        "User-Agent": user_agent,
-        "Accept": "text/html,application/xhtml+xml,*/*;q=0.5",
-        "Accept-Encoding": "gzip",
-    }
 
 
 def _read(answer: Any, limit: int, deadline: float) -> tuple[bytes, bool]:
@@ -526,7 +509,7 @@ def _read(answer: Any, limit: int, deadline: float) -> tuple[bytes, bool]:
     return bytes(body), False
 
 
-def _unpacked(answer: _Answer, limit: int) -> bytes:
+def _unpacked(answer: Answer, limit: int) -> bytes:
     """The body without its packing, at most `limit` bytes."""
     if (answer.header("content-encoding") or "").lower() not in ("gzip", "x-gzip"):
         return answer.body
@@ -534,50 +517,6 @@ def _unpacked(answer: _Answer, limit: int) -> bytes:
         return zlib.decompressobj(wbits=31).decompress(answer.body, limit)
     except zlib.error:
         return answer.body
-
-
-def _records(page: Queued, answer: _Answer, user_agent: str) -> list[bytes]:
-    """The request, the response, and how the page was found."""
-    parts = urllib.parse.urlsplit(page.url)
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    request_id, response_id = new_record_id(), new_record_id()
-    common = [("WARC-Target-URI", page.url), ("WARC-Date", answer.date)]
-    request = http_request_block(path, {"Host": parts.netloc, **_request_headers(user_agent), "Connection": "close"})
-    response = http_response_block(answer.status, answer.reason, answer.headers, answer.body)
-    truncated = [("WARC-Truncated", "length")] if answer.is_truncated else []
-    about = f"via: {page.via}\r\nhopsFromSeed: {page.depth}\r\nfetchTimeMs: {answer.wall_ms}\r\n"
-    return [
-        warc_record(
-            "request",
-            request,
-            [
-                ("WARC-Record-ID", request_id),
-                *common,
-                ("WARC-Concurrent-To", response_id),
-                ("Content-Type", "application/http; msgtype=request"),
-            ],
-        ),
-        warc_record(
-            "response",
-            response,
-            [
-                ("WARC-Record-ID", response_id),
-                *common,
-                *truncated,
-                ("Content-Type", "application/http; msgtype=response"),
-            ],
-        ),
-        warc_record(
-            "metadata",
-            about.encode("utf-8"),
-            [
-                ("WARC-Record-ID", new_record_id()),
-                *common,
-                ("WARC-Refers-To", response_id),
-                ("Content-Type", "application/warc-fields"),
-            ],
-        ),
-    ]
 
 
 def _utc_now() -> str:

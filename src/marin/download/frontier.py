@@ -22,6 +22,9 @@ CREATE TABLE IF NOT EXISTS pages (
 );
 CREATE INDEX IF NOT EXISTS next_page ON pages (host, state, depth);
 CREATE INDEX IF NOT EXISTS soonest_page ON pages (host, state, not_before);
+CREATE TABLE IF NOT EXISTS kept (
+    url TEXT PRIMARY KEY, digest TEXT NOT NULL, record_id TEXT NOT NULL, date TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
@@ -35,6 +38,37 @@ class Queued:
     depth: int  # links from where the crawl began
     via: str  # the page that named it first; empty at the beginning
     attempts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A payload that an archive has, of this crawl or of one before it."""
+
+    digest: str
+    record_id: str  # of the response that has it
+    date: str  # of that record
+
+
+class EarlierPages:
+    """What an earlier crawl kept. Raises ValueError where there is none in the folder, or it has not ended."""
+
+    def __init__(self, folder: Path, name: str, summary: str):
+        if not (folder / summary).is_file() or not (folder / name).is_file():
+            raise ValueError(f"previous is {folder}: no crawl that has ended is there (no {summary}, {name})")
+        # `immutable`: nobody writes there, so neither locks nor files beside it are needed
+        self._database = sqlite3.connect(f"{(folder / name).absolute().as_uri()}?immutable=1", uri=True)
+        found = self._database.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'kept'").fetchone()[0]
+        if not found:
+            raise ValueError(f"previous is {folder}: that crawl did not note what it kept; leave it out once")
+
+    def kept(self, url: str) -> Kept | None:
+        """What is kept of an address."""
+        return _kept(self._database, url)
+
+
+def _kept(database: sqlite3.Connection, url: str) -> Kept | None:
+    row = database.execute("SELECT digest, record_id, date FROM kept WHERE url = ?", (url,)).fetchone()
+    return None if row is None else Kept(digest=row[0], record_id=row[1], date=row[2])
 
 
 class Frontier:
@@ -103,6 +137,11 @@ class Frontier:
     def settle(self, url: str, state: str, outcome: str) -> None:
         """What became of an address."""
         self._database.execute("UPDATE pages SET state = ?, outcome = ? WHERE url = ?", (state, outcome, url))
+
+    def keep(self, url: str, kept: Kept) -> None:
+        """Note where the payload of an address is kept."""
+        values = (url, kept.digest, kept.record_id, kept.date)
+        self._database.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)", values)
 
     def again(self, url: str, not_before: float, outcome: str) -> None:
         """Try an address once more, later."""

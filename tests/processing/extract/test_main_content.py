@@ -50,9 +50,8 @@ def test_headings_and_leads_before_the_content_are_kept():
     assert text(page).startswith(f"Title\n\n{lead}\n\n{FIRST}")
 
 
-BANNER = (
-    "<div><a href='/'><img alt='logo'></a><div>Small. Fast. Ours.</div><div class='menu'><a href='/a'>A</a></div></div>"
-)
+MENU = "<div class='menu'><a href='/a'>A</a></div>"
+BANNER = f"<div><a href='/'><img alt='logo'></a><div>Small. Fast. Ours.</div>{MENU}</div>"
 
 
 @pytest.mark.parametrize("loose", [f"<p>{FIRST}</p><p>{SECOND}</p>", f"<p>{FIRST}</p><h2>More</h2><p>{SECOND}</p>"])

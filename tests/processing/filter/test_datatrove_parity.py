@@ -62,7 +62,7 @@ def test_few_sentences_are_few_for_datatrove_too_but_near_the_threshold(texts: l
     edited = C4().operations()[0](pa.record_batch({"id": ids, "text": pieces}))
     ours = [count < 5 for count in edited.column("c4.num_sentences").to_pylist()]
     theirs = [filter_peers.num_sentences(text) < 5 for text in edited.column("text").to_pylist()]
-    assert 0 < sum(not few for few in theirs)
+    assert not all(theirs)
     assert sum(one != other for one, other in zip(ours, theirs, strict=True)) <= 0.02 * len(pieces)
 
 

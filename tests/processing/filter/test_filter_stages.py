@@ -145,11 +145,14 @@ def test_signals_are_taken_only_where_they_were_measured_by_the_same_settings(
     given = {"input_path": str(documents), "num_workers": 0}
 
     def filters(listing: Path, *, split: str = "whitespace", level: int | None = None, **lists: str) -> tuple:
-        found = (
-            GopherQuality(min_words=1, min_stop_words=0, words=split),
-            CompressionRatio(level=level, min_ratio=None, max_ratio=None),
+        gopher = GopherQuality(min_words=1, min_stop_words=0, words=split)
+        compression = CompressionRatio(level=level, min_ratio=None, max_ratio=None)
+        return (
+            gopher,
+            compression,
+            BadWords(path=str(listing)),
+            UrlLists(domains=str(urls), missing_url="keep", **lists),
         )
-        return (*found, BadWords(path=str(listing)), UrlLists(domains=str(urls), missing_url="keep", **lists))
 
     measure_signals(SignalsConfig(output_path=signals, filters=(*filters(listed), FineWebQuality()), **given))
 

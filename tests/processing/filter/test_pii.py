@@ -52,9 +52,8 @@ ADDRESSES = st.lists(
 def test_texts_without_marks_have_nothing_to_mask_and_marks_are_those_of_the_plain_form(texts: list[str]):
     found = address_marks(*text_buffer(pa.array(texts, pa.string()))).tolist()
     assert found == [address_marks_reference(text) for text in texts]
-    assert [OPERATION.mask(text, marks)[:3] for text, marks in zip(texts, found, strict=True)] == list(
-        map(masked, texts)
-    )
+    by_marks = [OPERATION.mask(text, marks)[:3] for text, marks in zip(texts, found, strict=True)]
+    assert by_marks == list(map(masked, texts))
     batch = pa.record_batch({"id": [str(row) for row in range(len(texts))], "text": pa.array(texts, pa.string())})
     assert OPERATION(batch).column("text").to_pylist() == [masked(text)[0] for text in texts]
 
@@ -122,14 +121,8 @@ def test_telephone_numbers_are_masked_where_that_is_asked_for(number: str):
     "text",
     [
         *("4152003456", "ISBN 978-3-16-148410-0", "2024-10-11", "x+123456789", "a +1000000 b", "115-200-3456"),
-        *(
-            "415-100-3456",
-            "5-415-200-3456-1",
-            "ABC-415-200-3456x",
-            "202-555-0123",
-            "+1 202 555 0199",
-            "+1 115 200 3456",
-        ),
+        *("415-100-3456", "5-415-200-3456-1", "ABC-415-200-3456x", "202-555-0123", "+1 202 555 0199"),
+        "+1 115 200 3456",
         *("+12", "1.415.200.3456.7", "3.14159265358979", "0.415-200-34567"),
     ],
 )

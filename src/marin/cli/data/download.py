@@ -37,6 +37,7 @@ _FLAGS = {  # flag -> the kinds that take it
     "hosts": ("crawl",),
     "below": ("crawl",),
     "sitemaps": ("crawl",),
+    "previous": ("crawl",),
     "delay": ("crawl",),
 }
 _NEEDED = {"hf": ("revision",), "http": ("index",), "crawl": ("contact", "max_pages"), "warc": ()}
@@ -55,6 +56,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--max-depth", metavar="N", type=int, help="crawl: links from the start (no limit)")
     parser.add_argument("--hosts", metavar="HOST", nargs="+", help="crawl: hosts that may be asked (those of SOURCE)")
     parser.add_argument("--below", metavar="URL", nargs="+", help="crawl: only addresses that begin so")
+    parser.add_argument(
+        "--previous", metavar="DIR", help="crawl: folder of an earlier crawl, whose unchanged pages are referred to"
+    )
     parser.add_argument("--sitemaps", action="store_true", default=None, help="crawl: read sitemaps too")
     parser.add_argument("--delay", metavar="SECONDS", type=float, help="crawl: between two requests to a host (1)")
     parser.add_argument("--json", action="store_true", help="what came, as one JSON object")
@@ -123,6 +127,7 @@ def _work(arguments: Namespace) -> tuple[Any, Any]:
             hosts=tuple(arguments.hosts or ()),
             prefixes=tuple(arguments.below or ()),
             use_sitemaps=bool(arguments.sitemaps),
+            previous=arguments.previous,
             delay_s=1.0 if arguments.delay is None else arguments.delay,
             output_path=arguments.out,
         )

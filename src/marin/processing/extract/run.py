@@ -97,10 +97,8 @@ class ReadPosts:
 
         schema = pa.schema(
             [
-                *(
-                    pa.field(name, pa.string())
-                    for name in ("dump", "thread", "id", "body", "title", "accepted", "date")
-                ),
+                *(pa.field(name, pa.string()) for name in ("dump", "thread", "id", "body")),
+                *(pa.field(name, pa.string()) for name in ("title", "accepted", "date")),
                 pa.field("is_question", pa.bool_()),
                 pa.field("score", pa.int64()),
                 pa.field("tags", pa.list_(pa.string())),
@@ -139,7 +137,7 @@ def extract_ar5iv(config: Ar5ivConfig) -> "Result":
 
 
 def extract_stackexchange(config: StackExchangeConfig) -> "Result":
-    """Documents of threads. Raises ValueError where `site` is given for several dumps, of which it would be but one's."""
+    """Documents of threads. Raises ValueError where `site` is given for several dumps: it would be but one's."""
     if config.form != "posts":
         rows = ThreadOfJson if config.form == "api" else ThreadOfPage
         operation = rows(format=config.format, source=config.source)
@@ -156,9 +154,8 @@ def extract_stackexchange(config: StackExchangeConfig) -> "Result":
         for file, dump in zip(files, names_of_dumps(files), strict=True)
     ]
     posts = Dataset.from_items(items, num_shards=len(items)).map_shard(ReadPosts())
-    threads = posts.group_by(
-        ("dump", "thread"), ThreadOfPosts(format=config.format, source=config.source, site=config.site)
-    )
+    reducer = ThreadOfPosts(format=config.format, source=config.source, site=config.site)
+    threads = posts.group_by(("dump", "thread"), reducer)
     return threads.write_parquet(config.output_path).run(
         workers=config.reading.num_workers, max_bad=config.reading.max_bad
     )

@@ -30,8 +30,8 @@ def made_by(operation: "Operation", column: str) -> Any:
     return identity_of(of_column(column) if of_column else operation)
 
 
-def write_measured(folder: str, operations: Iterable["Operation"]) -> None:
-    """Note in a folder of signals what measured each column."""
+def write_measured(folder: str, operations: Iterable[Any]) -> None:
+    """Note in a folder of signals what measured each column; the operations are those that add some."""
     columns = {column: made_by(operation, column) for operation in operations for column in operation.adds()}
     write_text(Path(folder) / MEASURED_FILE, json.dumps(columns, indent=1, sort_keys=True) + "\n")
 
