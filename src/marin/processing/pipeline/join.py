@@ -23,7 +23,6 @@ import pyarrow.compute as pc  # its functions are made when it is imported, unkn
 from marin.processing.formats.reading import BATCH_ROWS
 from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.evaluate import check_columns
-from marin.processing.pipeline.identity import identity_of
 from marin.processing.pipeline.operations import Missing, Operation
 from marin.processing.pipeline.rows import of_one_schema, text_bytes
 from marin.processing.pipeline.shuffle import Spills
@@ -195,6 +194,7 @@ class Chained:
 
     source: Source
     operations: tuple[Operation, ...]
+    identity: Any  # of the operations
     part: PartOfFile = PartOfFile(is_first=True, is_last=True)  # on the left side, whose rows they are joined with
 
     @property
@@ -202,12 +202,11 @@ class Chained:
         return self.source.num_bytes
 
     def inputs(self) -> list[dict[str, Any]]:
-        then = identity_of(self.operations)
-        return [{**one, "then": then} for one in self.source.inputs()]
+        return [{**one, "then": self.identity} for one in self.source.inputs()]
 
     def is_of_same_rows(self, other: "Chained") -> bool:
         """Whether another one, of the same stage, has the same rows."""
-        return self.source == other.source and identity_of(self.operations) == identity_of(other.operations)
+        return self.source == other.source and self.identity == other.identity
 
     def read(self, counts: Counts, on_bad: OnBad) -> Iterator[pa.RecordBatch]:
         from marin.processing.pipeline.execution import Step, apply

@@ -233,8 +233,9 @@ def _attachments(part: Part, root: str | None) -> list[dict[str, Chained]]:
         assert isinstance(right.input, FilesInput)
         files = right.input if right.operations or wanted is None else replace(right.input, columns=wanted)
         sources: dict[str, Chained] = {}
+        identity = identity_of(right.operations)
         for shard in _file_shards(replace(right, input=files), files, 0, names="input", root=root):
-            sources[stem(shard.label)] = Chained(source=shard.source, operations=right.operations)
+            sources[stem(shard.label)] = Chained(source=shard.source, operations=right.operations, identity=identity)
         found.append(sources)
     return found
 
