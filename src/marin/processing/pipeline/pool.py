@@ -106,10 +106,10 @@ def run_in_processes(
         watch.start()
         running, counted = started, time.monotonic()
         while running:
-            try:
-                kind, value = messages.get(timeout=_NEXT_S if started < most else None)
-            except queue.Empty:
-                kind, value = "nothing", None
+            message: tuple[str, Any] = ("nothing", None)
+            with contextlib.suppress(queue.Empty):
+                message = messages.get(timeout=_NEXT_S if started < most else None)
+            kind, value = message
             if started < most and waiting and time.monotonic() - counted >= _NEXT_S:
                 more = threads[started : 2 * started]
                 for thread in more:
