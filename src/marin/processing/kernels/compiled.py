@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import llvmlite
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.runtime import rtsys
@@ -63,7 +62,7 @@ def _folder(module: str) -> Path | None:
 
     None where nothing can be kept.
     """
-    identity = (numba.__version__, llvmlite.__version__, sys.version, sorted(_sources(module, {}).items()))
+    identity = (numba.__version__, sys.version, sorted(_sources(module, {}).items()))
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     try:
         base = Path(os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -125,9 +125,18 @@ def _tables() -> _Tables:
             if row.isalpha() and row == row.lower() == unicodedata.normalize("NFD", row):  # most: no step changes them
                 table[start : start + _ROW] |= _LETTER
                 continue
-            for character in row:
-                if unicodedata.category(character) not in ("Cn", "Co", "Cs"):
-                    table[ord(character)] = _entry(character, expansions)
+            for point, character in enumerate(row, start):
+                kind = unicodedata.category(character)
+                if kind[0] in "PSZ" or kind == "Cc":
+                    table[point] = _SEPARATOR
+                elif kind == "Lo" and unicodedata.is_normalized("NFD", character):
+                    table[point] |= _LETTER
+                elif 0xAC00 <= point < 0xD7A4:  # a syllable of Hangul is two or three letters
+                    parts = [ord(part) for part in unicodedata.normalize("NFD", character)]
+                    table[point] = _SEVERAL | len(expansions)
+                    expansions += [len(parts) | _SEVERAL, *parts]
+                elif kind not in ("Cn", "Co", "Cs"):
+                    table[point] = _entry(character, expansions)
     for block in _WITHOUT_SPACES:
         part = table[block.start : block.stop]
         part[part < _SEVERAL] |= _ALONE

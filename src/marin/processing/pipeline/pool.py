@@ -106,10 +106,10 @@ def run_in_processes(
         watch.start()
         running, counted = started, time.monotonic()
         while running:
-            try:
-                kind, value = messages.get(timeout=_NEXT_S if started < most else None)
-            except queue.Empty:
-                kind, value = "nothing", None
+            message: tuple[str, Any] = ("nothing", None)
+            with contextlib.suppress(queue.Empty):
+                message = messages.get(timeout=_NEXT_S if started < most else None)
+            kind, value = message
             if started < most and waiting and time.monotonic() - counted >= _NEXT_S:
                 more = threads[started : 2 * started]
                 for thread in more:
@@ -153,6 +153,7 @@ class _Process:
                 pass_fds=[file.fileno()],
             )
         self.pid = self._popen.pid
+        self.has_served = False
         self._ask(list(path))
 
     @staticmethod
@@ -258,17 +259,26 @@ class _Worker(threading.Thread):
             if self._stopping:
                 return
         process.make(self._stage_data, job.task_data, job.too_slow)
+        taken = False
         try:
             while True:
                 kind, *value = process.answer()
+                taken = True
+                if kind == "taken":
+                    continue
                 if kind == "progress":
                     self._messages.put((kind, value))
                     continue
                 with self._lock:
                     self._is_busy = False
+                process.has_served = True
                 self._messages.put((kind, job.index if kind == "done" else (job.index, value[0])))
                 break
         except EOFError:
+            if process.has_served and not taken and not self._stopping:  # it had died before: not of this job
+                self._end()
+                self._waiting.appendleft(job)
+                return
             self._mourn(job, process)
             return
         if self._stopped_at is not None:  # for a row that it left in this moment

@@ -7,8 +7,9 @@ at once. Hashes of strings are the same in all workers, so that a function which
 everywhere.
 
 Messages are pickles, each preceded by its length. In: ("task", stage, task, too_slow), stage and task as bytes of
-cloudpickle. Out: ("progress", bytes, rows), ("done", None), ("failed", reason). Which row of an operation with a time
-limit is at work is written to memory that the parent shares, for a worker stuck in a library cannot send anything.
+cloudpickle. Out: ("taken",) for each task, ("progress", bytes, rows), ("done", None), ("failed", reason). Which row of
+an operation with a time limit is at work is written to memory that the parent shares, for a worker stuck in a library
+cannot send anything.
 """
 
 import hashlib
@@ -128,6 +129,7 @@ def _serve(jobs: "queue.Queue[Any]", out: IO[bytes], place: mmap.mmap) -> None:
 
     while True:
         _, stage_data, task_data, too_slow = jobs.get()
+        send(out, ("taken",))
         progress = _Progress(out)
         try:
             maker.make(stage_data, task_data, too_slow, Watchers(progress=progress.add, row=at_row))
