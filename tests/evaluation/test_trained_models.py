@@ -2,13 +2,17 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from marin.cli import main as cli
+from marin.config import encode
 from marin.data.config import LmDataConfig
 from marin.evaluation.checkpoints import draw, summarize
 from marin.evaluation.checkpoints import run as run_checkpoints
@@ -91,6 +95,25 @@ def test_scores_in_training_are_those_of_an_evaluation_of_the_checkpoint(place: 
     assert "eval/CORE-2/centred" in rows[4]
 
 
+@pytest.mark.slow
+def test_a_run_on_four_devices_is_asked_by_all_of_them(place: Path, tmp_path: Path, repository: Path):
+    """In a process of its own, as the number of devices is fixed when JAX starts."""
+    (tmp_path / "jobs.json").write_text(json.dumps([encode(config(place, tmp_path / "run"))]))
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "MARIN_EVAL_DATA": str(place / "data"),
+        "PYTHONPATH": str(repository / "src"),
+    }
+    command = [sys.executable, str(repository / "tests/distributed/on_devices.py"), str(tmp_path / "jobs.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [None]
+    row = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if "eval/copa/acc" in row][-1]
+    results = read_results(run_tasks(asked(place, tmp_path / "out", model_path=str(tmp_path / "run"))))
+    for task in ("copa", "arc_easy"):
+        for metric, entry in results["tasks"][task]["metrics"].items():
+            assert row[f"eval/{task}/{metric}"] == pytest.approx(entry["value"], abs=1e-5), (task, metric)
+
+
 def test_what_was_asked_in_training_and_what_was_left_out_is_on_record(place: Path):
     [first, *_] = read_rows(place / "run" / "evals.jsonl")
     assert {key: task["n"] for key, task in first["tasks"].items()} == {"copa": 8, "arc_easy": 8}
@@ -101,7 +124,9 @@ def test_a_run_does_not_go_on_with_other_questions(place: Path, tmp_path: Path, 
     shutil.copytree(place / "run", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
     monkeypatch.setenv("MARIN_EVAL_DATA", str(write_task_data(tmp_path / "data", seed=1)))
-    with pytest.raises(ValueError, match="task '(copa|arc_easy)': .* has other questions than when this run was scored"):
+    with pytest.raises(
+        ValueError, match="task '(copa|arc_easy)': .* has other questions than when this run was scored"
+    ):
         train_lm(config(place, tmp_path / "run"))
     monkeypatch.setenv("MARIN_EVAL_DATA", str(place / "data"))
     train_lm(config(place, tmp_path / "run"))
