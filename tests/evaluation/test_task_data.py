@@ -123,10 +123,24 @@ def test_the_tasks_own_source_comes_first_and_its_training_rows_are_the_examples
 
 
 LOCAL_SIZES = {
-    "arc_easy": 2376, "arc_challenge": 1172, "boolq": 3270, "commonsense_qa": 1221, "copa": 100,
-    "hellaswag": 10042, "lambada_openai": 5153, "openbookqa": 500, "piqa": 1838, "wsc273": 273,
-    "winogrande": 1267, "agieval_lsat_ar": 230, "gsm8k": 1319, "gsm8k_cot": 1319, "simple_arithmetic": 1000,
-    "bigbench_dyck_languages": 1000, "bigbench_operators": 210, "bigbench_cs_algorithms": 1320,
+    "arc_easy": 2376,
+    "arc_challenge": 1172,
+    "boolq": 3270,
+    "commonsense_qa": 1221,
+    "copa": 100,
+    "hellaswag": 10042,
+    "lambada_openai": 5153,
+    "openbookqa": 500,
+    "piqa": 1838,
+    "wsc273": 273,
+    "winogrande": 1267,
+    "agieval_lsat_ar": 230,
+    "gsm8k": 1319,
+    "gsm8k_cot": 1319,
+    "simple_arithmetic": 1000,
+    "bigbench_dyck_languages": 1000,
+    "bigbench_operators": 210,
+    "bigbench_cs_algorithms": 1320,
     "bigbench_repeat_copy_logic": 32,
 }
 
