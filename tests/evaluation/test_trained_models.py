@@ -2,13 +2,17 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from marin.cli import main as cli
+from marin.config import encode
 from marin.data.config import LmDataConfig
 from marin.evaluation.checkpoints import draw, summarize
 from marin.evaluation.checkpoints import run as run_checkpoints
@@ -89,6 +93,25 @@ def test_scores_in_training_are_those_of_an_evaluation_of_the_checkpoint(place: 
         assert (row["eval/copa/questions"], row["eval/skipped_tasks"]) == (8, 1)
         assert results["model"]["checkpoint"] == f"step-{step:08d}" and results["model"]["step"] == step
     assert "eval/CORE-2/centred" in rows[4]
+
+
+@pytest.mark.slow
+def test_a_run_on_four_devices_is_asked_by_all_of_them(place: Path, tmp_path: Path, repository: Path):
+    """In a process of its own, as the number of devices is fixed when JAX starts."""
+    (tmp_path / "jobs.json").write_text(json.dumps([encode(config(place, tmp_path / "run"))]))
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "MARIN_EVAL_DATA": str(place / "data"),
+        "PYTHONPATH": str(repository / "src"),
+    }
+    command = [sys.executable, str(repository / "tests/distributed/on_devices.py"), str(tmp_path / "jobs.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [None]
+    row = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if "eval/copa/acc" in row][-1]
+    results = read_results(run_tasks(asked(place, tmp_path / "out", model_path=str(tmp_path / "run"))))
+    for task in ("copa", "arc_easy"):
+        for metric, entry in results["tasks"][task]["metrics"].items():
+            assert row[f"eval/{task}/{metric}"] == pytest.approx(entry["value"], abs=1e-5), (task, metric)
 
 
 def test_what_was_asked_in_training_and_what_was_left_out_is_on_record(place: Path):

@@ -5,7 +5,6 @@ All three become an `ExportedModel`, so that whatever is evaluated can be any of
 and needs the tokenizer, which the run's config names.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -131,8 +130,3 @@ def checkpoints_of(run: str | Path) -> list[str]:
     if not found:
         raise FileNotFoundError(f"{run} has no checkpoint in checkpoints/; has training saved one yet?")
     return found
-
-
-def read_run_description(run: str | Path) -> dict[str, Any]:
-    """model.json of a training run."""
-    return json.loads(Path(run, "model.json").read_text(encoding="utf-8"))

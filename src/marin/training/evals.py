@@ -6,18 +6,18 @@ name for the standard error; groups and the CORE average likewise. What a curve 
 the questions and which tasks were left out, is in evals.jsonl: {"step", "tasks": {TASK: {"prompt_hash", "n",
 "num_fewshot"}}, "skipped": [...]}. A run does not go on with other questions than it was scored on.
 
-Where parameters are spread over several devices they are gathered on one, that of the first process, which asks while
-the others wait for its numbers. So a score does not depend on how the run is spread; the price is the others' time.
+The devices of the run's mesh share the questions. Of several processes the first one asks alone, on a device of its
+own, while the others wait for its numbers: the price is that the parameters are gathered there.
 """
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from marin.distributed.mesh import use_own_device
+from marin.distributed.mesh import make_mesh, use_own_device
 from marin.distributed.processes import fetch, is_first, said_by_first
 from marin.evaluation.run_tasks import TaskScores, evaluate_tasks
 from marin.evaluation.scoring import DocumentPrefix, ScoredModel, scored_model
@@ -63,13 +63,14 @@ class Evals:
     def _measure(self, done: StepDone) -> dict[str, float | int] | None:
         """The row; None in a process that is not the first."""
         params = self._run.model_params(done.state)
-        is_spread = jax.device_count() > 1
-        if is_spread:
+        if jax.process_count() == 1:
+            scores = self._scores(params, make_mesh(self._run.config.trainer.mesh))
+        else:
             params = fetch(params)
-        if not is_first():
-            return None
-        with use_own_device() if is_spread else nullcontext():
-            scores = self._scores(jax.device_put(params, jax.local_devices()[0]) if is_spread else params)
+            if not is_first():
+                return None
+            with use_own_device():
+                scores = self._scores(jax.device_put(params), None)
         if not scores.tasks:
             raise ValueError(f"the evals callback: {all_skipped(scores)}")
         asked = {
@@ -81,11 +82,11 @@ class Evals:
         self._run.log_json(EVALS_FILE, done.step, {"tasks": asked, "skipped": skipped})
         return row_of(scores)
 
-    def _scores(self, params: Any) -> TaskScores:
+    def _scores(self, params: Any, mesh: Mesh | None) -> TaskScores:
         model, vocab_size = self._run.config.model, self._run.data.vocab_size
         prefix: Any = self._run.data.document_prefix
         live = LiveModel(
-            scored=scored_model(model, params, vocab_size, self._config.tokens_per_batch, prefix),
+            scored=scored_model(model, params, vocab_size, self._config.tokens_per_batch, prefix, mesh=mesh),
             loaded=LoadedModel(config=model, params=params, vocab_size=vocab_size),
             tokenizer=self._tokenizer,
             document_prefix=prefix,
