@@ -28,7 +28,7 @@ from typing import Any
 RESULT = Path(__file__).resolve().parent / "results" / "eval.md"
 VOCAB, SEQ_LEN, HEAD_DIM = 50257, 1024, 64
 BATCH_SIZES = (1, 4, 16, 64)
-TOKENS_TO_TUNE = 2048
+TOKENS_TO_TUNE = 1024
 """Of requests with which each batch size is tried."""
 
 # name -> (tasks, shots, questions of each, whether all questions get the examples of the first)
@@ -176,7 +176,8 @@ class Racer:
         return self.read()
 
 
-def race(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def race(arguments: argparse.Namespace) -> Iterator[tuple[dict[str, Any], dict[str, dict[str, Any]]]]:
+    """(what each said at its start, case -> racer -> what it found), after each case."""
     found: dict[str, dict[str, Any]] = {}
     cpu = sorted(os.sched_getaffinity(0))[-1]
     with tempfile.TemporaryDirectory() as scratch:
@@ -191,11 +192,11 @@ def race(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, dict[
                 pairs = requests_of(arguments.data, case, arguments.share)
                 found[case] = {name: racer.run(pairs) for name, racer in racers.items()}
                 print(line_of(case, found[case]), flush=True)
+                yield {name: racer.start for name, racer in racers.items()}, found
         finally:
             for racer in racers.values():
                 racer.process.kill()
                 racer.process.communicate()
-        return {name: racer.start for name, racer in racers.items()}, found
 
 
 def line_of(case: str, found: dict[str, Any]) -> str:
@@ -255,11 +256,12 @@ def main() -> None:
     parser.add_argument("--no_write", action="store_true", help="only print")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
-    start, found = race(arguments)
-    text = report(start, found, arguments, load)
+    text = ""
+    for start, found in race(arguments):
+        text = report(start, found, arguments, load)
+        if not arguments.no_write:
+            RESULT.write_text(text, encoding="utf-8")
     print(text)
-    if not arguments.no_write:
-        RESULT.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

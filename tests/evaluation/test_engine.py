@@ -117,21 +117,24 @@ def test_four_devices_share_the_rows_and_score_the_same():
     code = """
         import jax, numpy as np
         from marin.distributed.config import MeshConfig
-        from marin.distributed.mesh import make_mesh
+        from marin.distributed.mesh import make_mesh, use_mesh
         from marin.evaluation.scoring import Request, log_likelihoods, score_rows, scored_model
         from test_engine import CONFIG, REQUESTS, VOCAB, params
 
         jax.config.update("jax_disable_most_optimizations", True)
         mesh = make_mesh(MeshConfig())
         assert mesh.devices.size == 4
-        one, four = (scored_model(CONFIG, params(), VOCAB, 1024, mesh=m) for m in (None, mesh))
-        found = [model.request_scorer.score(REQUESTS) for model in (one, four)]
+        one = scored_model(CONFIG, params(), VOCAB, 1024)
+        with use_mesh(mesh):
+            four = scored_model(CONFIG, params(), VOCAB, 1024)
+        assert one.request_scorer.mesh is None and four.request_scorer.mesh == mesh
+        found = [model.request_scorer.score(REQUESTS[:281]) for model in (one, four)]
         for (a, greedy), (b, other) in zip(*found, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-4)
             assert greedy.tolist() == other.tolist()
         sharded = four.request_scorer.params.embedding.sharding
         assert len(sharded.device_set) == 4
-        rows = [(np.arange(size, dtype=np.int32), np.arange(size, dtype=np.int32)) for size in (5, 9, 40)]
+        rows = [(np.arange(size, dtype=np.int32), np.arange(size, dtype=np.int32)) for size in (5, 9, 12)]
         for a, b in zip(*(score_rows(model, rows) for model in (one, four)), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-4)
         print("same")

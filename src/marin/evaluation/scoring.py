@@ -99,11 +99,12 @@ def scored_model(
     """A `marin.models` language model as scoring sees it; config is its LmConfig.
 
     What is compiled is kept by config and shape, so a model with other parameters costs no compilation. With a mesh
-    (`marin.distributed.mesh.make_mesh`) its devices share each batch; parameters that do not lie on it are copied to
-    each of its devices.
+    (`marin.distributed.mesh.make_mesh`; None: the one in use, if any) its devices share each batch; parameters that do
+    not lie on it are copied to each of its devices.
     """
-    from marin.evaluation.engine import Engine, on_mesh, row_scorer
+    from marin.evaluation.engine import Engine, mesh_in_use, on_mesh, row_scorer
 
+    mesh = mesh_in_use() if mesh is None else mesh
     params = on_mesh(params, mesh)
     return ScoredModel(
         token_log_probs=row_scorer(config, params, compute_dtype=compute_dtype, mesh=mesh),

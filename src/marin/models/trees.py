@@ -83,6 +83,7 @@ def tree_attention(
         total = weights.sum(axis=-1, keepdims=True)
         mixed = _mix("bkgts,bksh->bkgth", weights, own_value)
     else:
+        assert trees.prefix_len is not None, "a prefix comes with its length"
         slots = jnp.arange(before.key.shape[1], dtype=jnp.int32)
         filled = jnp.broadcast_to(slots < trees.prefix_len, (*query_place.shape, len(slots)))
         filled = _within(filled, query_position, slots[None], window)
