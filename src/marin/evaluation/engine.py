@@ -95,6 +95,12 @@ class Engine:
         )
 
 
+def mesh_in_use() -> Mesh | None:
+    """The mesh of `use_mesh` around the caller, as of a training run that evaluates; None: there is none."""
+    mesh = jax.sharding.get_mesh()
+    return None if mesh.empty else mesh
+
+
 def on_mesh(params: Any, mesh: Mesh | None) -> Any:
     """The parameters as they are, if they lie on the mesh's devices or there is none; else a copy on each device."""
     if mesh is None:

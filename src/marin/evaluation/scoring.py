@@ -1,10 +1,10 @@
 """Log-probabilities from a model: rows of tokens in whole batches, and (context, continuation) requests on top.
 
-A model is seen here as one function from (tokens, targets) to log-probabilities, so everything above it is tested
-with models whose answers are known. Rows are sorted and padded into a few lengths, each compiled once; padding stands
-to the right, where a causal model cannot see it. What a row scores therefore depends on its own tokens only (to
-rounding), and the order of requests changes nothing at all. The price: a context shared by four choices is read four
-times.
+Whole rows are scored by one function from (tokens, targets) to log-probabilities, so everything above it is tested with
+models whose answers are known. Rows are sorted and padded into a few lengths, each compiled once; padding stands to the
+right, where a causal model cannot see it. Requests of a real model go another way, `ScoredModel.request_scorer`, which
+reads what they share once (`marin.evaluation.engine`); a model that is only a function reads a row for each. Either
+way, what a request scores depends on its own tokens only (to rounding), and the order of requests changes nothing.
 """
 
 import dataclasses
@@ -99,11 +99,12 @@ def scored_model(
     """A `marin.models` language model as scoring sees it; config is its LmConfig.
 
     What is compiled is kept by config and shape, so a model with other parameters costs no compilation. With a mesh
-    (`marin.distributed.mesh.make_mesh`) its devices share each batch; parameters that do not lie on it are copied to
-    each of its devices.
+    (`marin.distributed.mesh.make_mesh`; None: the one in use, if any) its devices share each batch; parameters that do
+    not lie on it are copied to each of its devices.
     """
-    from marin.evaluation.engine import Engine, on_mesh, row_scorer
+    from marin.evaluation.engine import Engine, mesh_in_use, on_mesh, row_scorer
 
+    mesh = mesh_in_use() if mesh is None else mesh
     params = on_mesh(params, mesh)
     return ScoredModel(
         token_log_probs=row_scorer(config, params, compute_dtype=compute_dtype, mesh=mesh),
