@@ -23,6 +23,8 @@ COMMANDS = {
     "run": "run an experiment; what is there already is not run again",
     "plan": "show what a run would do, and why; changes nothing",
     "train": "train a language model from a YAML file, without the executor",
+    "generate": "complete prompts with a model",
+    "chat": "talk with a model",
     "why": "show what made a step change, down to the field",
     "status": "show what runs now",
     "ls": "list the steps, runs or refs of a store",

@@ -7,7 +7,7 @@ a mismatch, a full disk or a kill leaves nothing that loads. `parity.json` besid
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from marin.models.lora import LoraLm
 from marin.models.lora_config import LoraConfig
 from marin.processing.tokenize.tokenizer import load_tokenizer
 
-__all__ = ["ExportConfig", "export_model", "export_params"]
+__all__ = ["ExportConfig", "TrainedModel", "export_model", "export_params", "load_trained"]
 
 _UNVERIFIED = ".unverified"
 _WHAT_TO_DO = "Run the training step again, or name another checkpoint to export (checkpoint='checkpoints/step-...')."
@@ -45,24 +45,18 @@ def export_model(config: ExportConfig) -> Parity | None:
     """
     train, output = Path(config.train_path), Path(config.output_path)
     description = _read_description(train)
-    model: LmConfig = decode(LmConfig, description["model"])  # type: ignore[type-abstract]
-    vocab_size = description["vocab_size"]
     _check_tokenizer(config.tokenizer_path, description, train)
-    checkpoint = _find_checkpoint(train, config.checkpoint)
-    lora = None if description.get("lora") is None else decode(LoraConfig, description["lora"])
-    if config.adapter_alone and lora is None:
+    if config.adapter_alone and description.get("lora") is None:
         raise ValueError(f"{train} trained no LoRA adapter: export the model (adapter_alone=False)")
-    trained = model if lora is None else LoraLm(base=model, lora=lora)
-    shapes = jax.eval_shape(lambda: trained.init(vocab_size, key=jax.random.key(0)))
     try:
-        params = checkpoint_format.load(checkpoint, shapes, prefix=_part_to_export(config, checkpoint))
+        found = load_trained(train, config.checkpoint, average=config.average)
     except CorruptCheckpointError as error:
         error.args = (f"cannot export: {error} {_WHAT_TO_DO}",)
         raise
-    if isinstance(trained, LoraLm):
-        if config.adapter_alone:
-            return _export_adapter(trained, params, description, checkpoint, output)
-        params = trained.merge(params)
+    checkpoint, trained, params = found.checkpoint, found.trained, found.params
+    if isinstance(trained, LoraLm) and config.adapter_alone:
+        return _export_adapter(trained, params, description, checkpoint, output)
+    model, params, vocab_size = found.model, found.merged(), found.vocab_size
 
     source = {
         "checkpoint": checkpoint.name,
@@ -87,6 +81,53 @@ def export_model(config: ExportConfig) -> Parity | None:
         flush=True,
     )
     return parity
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """What a checkpoint of a training run holds."""
+
+    model: LmConfig
+    """The model."""
+    trained: LmConfig
+    """What was trained: the model, or with an adapter a LoraLm of it."""
+    params: Any
+    """The parameters of `trained`, float32."""
+    vocab_size: int
+    """Number of token ids."""
+    checkpoint: Path
+    """Where they lie."""
+    description: Mapping[str, Any]
+    """model.json of the run."""
+
+    def merged(self) -> Any:
+        """The parameters of `model`: an adapter is merged in."""
+        return self.trained.merge(self.params) if isinstance(self.trained, LoraLm) else self.params
+
+
+def load_trained(train_path: str | Path, checkpoint: str | None = None, *, average: bool = False) -> TrainedModel:
+    """A checkpoint of a training run, `checkpoints/step-...`; None: the one that training ended with, or the newest.
+
+    `average` takes the running average of the parameters that training kept.
+
+    Raises as `export_model` does.
+    """
+    train = Path(train_path)
+    description = _read_description(train)
+    model: LmConfig = decode(LmConfig, description["model"])  # type: ignore[type-abstract]
+    lora = None if description.get("lora") is None else decode(LoraConfig, description["lora"])
+    trained = model if lora is None else LoraLm(base=model, lora=lora)
+    found = _find_checkpoint(train, checkpoint)
+    shapes = jax.eval_shape(lambda: trained.init(description["vocab_size"], key=jax.random.key(0)))
+    params = checkpoint_format.load(found, shapes, prefix=_part_to_load(average, found))
+    return TrainedModel(
+        model=model,
+        trained=trained,
+        params=params,
+        vocab_size=description["vocab_size"],
+        checkpoint=found,
+        description=description,
+    )
 
 
 def export_params(
@@ -142,13 +183,13 @@ def _read_description(train: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _part_to_export(config: ExportConfig, checkpoint: Path) -> str:
+def _part_to_load(average: bool, checkpoint: Path) -> str:
     """What of the checkpoint is the model. ValueError where it is to be an average that training did not keep."""
-    if not config.average:
+    if not average:
         return "params"
     if not any(name.startswith("average.") for name in checkpoint_format.saved_arrays(checkpoint)):
         raise ValueError(
-            f"{checkpoint} holds no average of the parameters: the run was trained without trainer.ema_beta. Export "
+            f"{checkpoint} holds no average of the parameters: the run was trained without trainer.ema_beta. Take "
             "the parameters (average=False)."
         )
     return "average"

@@ -1,7 +1,6 @@
 """Generation requests of evaluation tasks: each with its own stop strings, length and sampling."""
 
 import functools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,7 +9,8 @@ from marin.inference.sampling import Sampling
 from marin.inference.text import Completion, LanguageModel, TextTokenizer, generate_text
 
 RequestProgress = Callable[[int, int], None]
-"""Called with (requests done, requests in all) whenever one is done; `ProgressLines` is one."""
+"""Called with (requests done, requests in all) whenever one is done; `marin.evaluation.progress.ProgressLines`, which
+tells requests per second and the time left, is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ def generate_until(
 ) -> list[Completion]:
     """The completion of each request, in the order of the requests; `generate_text` says how prompts begin and are cut.
 
-    An answer takes no more than half of what the model reads, also where `max_gen_toks` says more: the other half is the
-    prompt's. Raises ValueError as `generate_text` does.
+    An answer takes no more than half of what the model reads, also where `max_gen_toks` says more: the other half is
+    the prompt's. Raises ValueError as `generate_text` does.
     """
     answers: list[Completion | None] = [None] * len(requests)
     # One run has one way of sampling, one length and one set of stop strings; those alike share batches.
@@ -69,39 +69,3 @@ def generate_until(
 
 def _report(progress: RequestProgress, num_before: int, num_requests: int, num_done: int, _: int) -> None:
     progress(num_before + num_done, num_requests)
-
-
-class ProgressLines:
-    """Writes how many requests are done, how many a second, and how long the rest will take.
-
-    A line at most every `seconds`, and one at the end. The rate is that of all so far: answers that end together, and
-    compilation at the beginning, make a shorter look misleading.
-
-    >>> times = iter([0.0, 10.0])
-    >>> lines = ProgressLines("gsm8k", write=print, clock=lambda: next(times))
-    >>> lines(20, 100)
-    gsm8k: 20 of 100 requests, 2.0 a second, 40 s to go
-    """
-
-    def __init__(
-        self,
-        what: str,
-        *,
-        seconds: float = 5.0,
-        write: Callable[[str], None] = functools.partial(print, flush=True),
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._what = what
-        self._seconds = seconds
-        self._write = write
-        self._clock = clock
-        self._started = self._written = clock()
-
-    def __call__(self, num_done: int, num_requests: int) -> None:
-        now = self._clock()
-        if num_done < num_requests and now - self._written < self._seconds:
-            return
-        self._written = now
-        rate = num_done / max(now - self._started, 1e-9)
-        left = (num_requests - num_done) / rate if num_done else float("inf")
-        self._write(f"{self._what}: {num_done} of {num_requests} requests, {rate:.1f} a second, {left:.0f} s to go")

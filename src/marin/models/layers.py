@@ -220,9 +220,9 @@ def run_layers_cached(
 ) -> tuple[Float[Array, "batch seq hidden"], Any]:
     """`layer(params, layer_cache, x) -> (x, layer_cache)` for each stacked layer; the caches come back stacked.
 
-    `layer` is one function, or one for each layer. A cache that is a tuple of one for each layer comes back as such, and
-    the layers run unrolled; `layers` may then be a tuple too. That is for decoding: a loop over stacked arrays copies
-    each layer's weights and cache at every token.
+    `layer` is one function, or one for each layer. A cache that is a tuple of one for each layer comes back as such,
+    and the layers run unrolled; `layers` may then be a tuple too. That is for decoding: a loop over stacked arrays
+    copies each layer's weights and cache at every token.
     """
     if isinstance(cache, tuple):
         num_layers = len(cache)
