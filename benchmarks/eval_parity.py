@@ -265,7 +265,8 @@ def markdown(compared: list[Compared], arguments: argparse.Namespace, command: s
         "",
         f"`{command}`; what is compared and how: the first lines of the script. Weights: one GPT-2 with random",
         f"weights (2 layers, width 48, {arguments.positions:,} positions, the whole vocabulary), float32, CPU. "
-        f"Answers: the first {arguments.limit} rows of each task. Prompts longer than the model are cut on the left by both.",
+        f"Answers: the first {arguments.limit} rows of each task. Both cut prompts that are longer than the model on "
+        "the left.",
         "",
         "| task | shots | rows | other words | answers | largest difference, nats | margin, nats | theirs = ours |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
