@@ -124,7 +124,7 @@ def measure(arguments: argparse.Namespace) -> list[str]:
     """The lines of the table."""
     vocab_size = SIZES[arguments.size][2]
     lines = [
-        "| prompts x tokens | marin, tokens per CPU s | transformers | ratio | marin's first call, CPU s | tokens alike |",
+        "| prompts x tokens | marin, tokens a CPU s | transformers | ratio | marin's first call, CPU s | tokens alike |",
         "|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +152,8 @@ def measure(arguments: argparse.Namespace) -> list[str]:
 def main() -> None:
     if sys.argv[1:2] == ["--work"]:
         peer, folder, vocab_size, num_new = sys.argv[2:]
-        return work(peer, folder, int(vocab_size), int(num_new))
+        work(peer, folder, int(vocab_size), int(num_new))
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--cases", nargs="+", default=list(CASES))
@@ -168,8 +169,8 @@ def main() -> None:
     num_layers, width, vocab_size = SIZES[arguments.size]
     text = (
         "# Generation\n\nWhat is measured and how: the first lines of `benchmarks/bench_generate.py`.\n\n"
-        f"{num_layers} layers of width {width}, vocabulary {vocab_size:,}, {arguments.new_tokens} new tokens, median of "
-        f"{arguments.rounds} rounds, one thread of {cpu_model()}; jax {jax.__version__}, torch {torch.__version__}, "
+        f"{num_layers} layers of width {width}, vocabulary {vocab_size:,}, {arguments.new_tokens} new tokens, median "
+        f"of {arguments.rounds} rounds, one thread of {cpu_model()}; jax {jax.__version__}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}.\n\n" + "\n".join(lines) + "\n"
     )
     if not arguments.no_write:

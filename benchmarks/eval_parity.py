@@ -259,13 +259,14 @@ def _with(words, theirs, samples, metrics, largest, margin, differing) -> Compar
     )
 
 
-def markdown(compared: list[Compared], limit: int, command: str) -> str:
+def markdown(compared: list[Compared], arguments: argparse.Namespace, command: str) -> str:
     lines = [
         "# Scores beside lm-evaluation-harness 0.4.13",
         "",
         f"`{command}`; what is compared and how: the first lines of the script. Weights: one GPT-2 with random",
-        "weights (2 layers, width 48, 1,024 positions, the whole vocabulary), float32, CPU. Answers: the first "
-        f"{limit} rows of each task.",
+        f"weights (2 layers, width 48, {arguments.positions:,} positions, the whole vocabulary), float32, CPU. "
+        f"Answers: the first {arguments.limit} rows of each task. Both cut prompts that are longer than the model on "
+        "the left.",
         "",
         "| task | shots | rows | other words | answers | largest difference, nats | margin, nats | theirs = ours |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -297,6 +298,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=0, help="rows of each task whose words are compared (all)")
     parser.add_argument("--tasks", nargs="+", help="only these")
     parser.add_argument("--work", help="folder for what is made on the way, which is not made again (a temporary one)")
+    parser.add_argument("--positions", type=int, default=1024, help="tokens that the model reads at once")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no_write", action="store_true", help="print, and leave the results file as it is")
     arguments = parser.parse_args()
@@ -326,7 +328,7 @@ def run(arguments: argparse.Namespace, work: Path) -> str:
     plan = {
         "model": str(model),
         "make_model": True,
-        "positions": 1024,
+        "positions": arguments.positions,
         "seed": 0,
         "threads": arguments.threads,
         "limit": arguments.limit,
@@ -344,15 +346,21 @@ def run(arguments: argparse.Namespace, work: Path) -> str:
         if arguments.limit:
             exported = open_export(model, 2048, allow_unverified=True)
             for name, shots in cases:
-                asked = [EvalTaskConfig(name, shots)]
-                scores[name, shots] = evaluate_tasks(exported, asked, data=data, limit=arguments.limit).samples
+                kept = work / "ours" / f"{file_name(name, shots)}.jsonl"
+                if not kept.is_file():
+                    asked = [EvalTaskConfig(name, shots)]
+                    samples = evaluate_tasks(exported, asked, data=data, limit=arguments.limit).samples
+                    kept.parent.mkdir(exist_ok=True)
+                    kept.write_text("".join(json.dumps(row) + "\n" for row in samples), encoding="utf-8")
+                scores[name, shots] = read(kept)
     if peer.returncode != 0:
         raise SystemExit(f"lm-eval ended with {peer.returncode}")
     compared = [compare_words(work, data, *case, arguments.rows or None) for case in cases]
     if arguments.limit:
         compared = [compare_answers(work, each, scores[each.name, each.shots]) for each in compared]
-    command = f"python benchmarks/eval_parity.py --rows {arguments.rows} --limit {arguments.limit}"
-    return markdown(compared, arguments.limit, command)
+    flags = {"rows": arguments.rows, "limit": arguments.limit, "positions": arguments.positions}
+    command = " ".join(["python benchmarks/eval_parity.py", *(f"--{name} {value}" for name, value in flags.items())])
+    return markdown(compared, arguments, command)
 
 
 if __name__ == "__main__":

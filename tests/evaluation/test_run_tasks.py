@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
+from marin.evaluation.exported import ExportedModel
 from marin.evaluation.results import read_results, read_samples
-from marin.evaluation.run_tasks import evaluate_tasks
-from marin.evaluation.scoring import ScoredModel
+from marin.evaluation.run_tasks import TaskScores, evaluate_tasks
+from marin.evaluation.scoring import ScoredModel, scored_model
 from marin.evaluation.tasks import (
     CORE_TASKS,
     CORE_TASKS_PLUS_MMLU,
@@ -20,14 +22,20 @@ from marin.evaluation.tasks import (
     TASKS,
     EvalTaskConfig,
     TaskDefinition,
+    Writing,
     resolve_tasks,
     task_names,
 )
 from marin.evaluation.tasks.choice_tasks import choice_example
 from marin.evaluation.tasks.data import TaskData
 from marin.evaluation.tasks.definition import LocalFiles, Source
+from marin.evaluation.tasks.filters import Strip
+from marin.evaluation.tasks.generation_tasks import written
+from marin.export.hf import LoadedModel
+from marin.models.gpt2 import Gpt2Config
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 from marin.testing.tiny import write_byte_tokenizer
+from marin.training.state import init_params
 
 
 @dataclass(frozen=True)
@@ -343,3 +351,41 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tokenizer: Token
 
     with pytest.raises(ValueError, match="vocabulary mismatch"):
         evaluate_tasks(Small(tokenizer), [EvalTaskConfig("copa", 0)], data=TaskData(tmp_path))
+
+
+def test_texts_are_written_and_their_answers_compared(tokenizer: Tokenizer, tmp_path: Path):
+    config = Gpt2Config(seq_len=64, hidden_dim=16, num_layers=1, num_heads=2, initializer_range=0.5)
+    params = init_params(config, tokenizer.vocab_size, key=jax.random.key(3))
+    model = ExportedModel(
+        loaded=LoadedModel(config=config, params=params, vocab_size=tokenizer.vocab_size),
+        scored=scored_model(config, params, tokenizer.vocab_size),
+        tokenizer=tokenizer,
+        document_prefix=None,
+        description={},
+    )
+    writing = Writing(stop=("\n\n",), max_new_tokens=4, filters={"strip": (Strip(),)})
+    task = TaskDefinition(
+        name="echo",
+        kind="generation",
+        about="a toy",
+        source=Source(repository="nobody/toy", revision=None, licence="none", files={"test": "toy.parquet"}),
+        local=(LocalFiles(files={"test": "echo.jsonl"}, adapt=lambda row: row),),
+        read=lambda row: written(row["q"], row["a"]),
+        writing=writing,
+        metrics=("exact_match,strip",),
+    )
+
+    def run(*answers: str) -> TaskScores:
+        rows = [{"q": f"question {number}:", "a": answer} for number, answer in enumerate(answers)]
+        (tmp_path / "echo.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        asked = [EvalTaskConfig("echo", 0)]
+        return evaluate_tasks(model, asked, data=TaskData(tmp_path), definitions={"echo": task}, quiet=True)
+
+    first = run("wrong", "also wrong")
+    assert first.value("echo", "exact_match,strip") == 0
+    texts = [row["resps"][0] for row in first.samples]
+    again = run(texts[0].strip(), "still wrong")
+    assert [row["resps"][0] for row in again.samples] == texts
+    assert again.value("echo", "exact_match,strip") == (1 + (texts[1].strip() == "still wrong")) / 2
+    assert again.samples[0]["filtered_resps"] == {"strip": texts[0].strip()}
+    assert again.tasks["echo"].counts["num_ended_by_length"] == 2 and again.tasks["echo"].chance is None

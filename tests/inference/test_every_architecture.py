@@ -15,8 +15,17 @@ from marin.models.lm import logits
 VOCAB = 40
 NUM_TOKENS = 12
 SHAPE = {
-    **{"seq_len": 32, "hidden_dim": 16, "intermediate_dim": 24, "num_heads": 4, "num_kv_heads": 2, "num_layers": 3},
-    **{"head_dim": 6, "sliding_window": 5, "sliding_window_pattern": 2, "max_window_layers": 1, "num_experts": 3},
+    "seq_len": 32,
+    "hidden_dim": 16,
+    "intermediate_dim": 24,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "num_layers": 3,
+    "head_dim": 6,
+    "sliding_window": 5,
+    "sliding_window_pattern": 2,
+    "max_window_layers": 1,
+    "num_experts": 3,
 }
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2], [7], [1, 2, 3], [30, 0, 30, 0, 30, 0], [8, 8]]
 

@@ -130,11 +130,11 @@ def test_streamed_text_adds_up_and_never_shows_the_stop_string(model, tokenizer)
     [whole] = complete(model, tokenizer, PROMPTS[:1], max_new_tokens=30)
     stop = next(whole.text[i : i + 3] for i in range(4, 26) if "\ufffd" not in whole.text[i : i + 3])
     for stops in ([], [stop]):
-        shown: list[str] = []
+        shown: list[tuple[int, str]] = []
         [streamed] = complete(
-            model, tokenizer, PROMPTS[:1], max_new_tokens=30, stop=stops, on_text=lambda _, text: shown.append(text)
+            model, tokenizer, PROMPTS[:1], max_new_tokens=30, stop=stops, on_text=lambda *new, to=shown: to.append(new)
         )
-        assert "".join(shown) == streamed.text and all(shown)
+        assert "".join(text for _, text in shown) == streamed.text and all(text for _, text in shown)
         assert len(shown) > 1 or len(streamed.text) < 4
 
 

@@ -1,7 +1,8 @@
 """Completes prompts with a model.
 
-MODEL is a folder in the Hugging Face format, a training run or one of its checkpoints, or the address of a step that made
-one. Prompts are read from --prompts FILE: of a .jsonl file each line's "prompt", of another file each line; - is stdin.
+MODEL is a folder in the Hugging Face format, a training run or one of its checkpoints, or the address of a step that
+made one. Prompts are read from --prompts FILE: of a .jsonl file each line's "prompt", of another file each line; - is
+stdin.
 A prompt longer than the model can read and write on from loses tokens on its left, which is said.
 """
 
@@ -100,7 +101,7 @@ def run(arguments: Namespace) -> int:
 
 
 def open_model_of(arguments: Namespace) -> Any:
-    """The model that the command line names (`marin.evaluation.exported.ExportedModel`). UsageError where there is none."""
+    """The model that the command line names, a `marin.evaluation.exported.ExportedModel`. UsageError without one."""
     from marin.config import ConfigError
     from marin.evaluation.models import open_model
 

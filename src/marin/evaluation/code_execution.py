@@ -1,4 +1,4 @@
-"""Run a program that a model wrote, and say how it ended: for tasks like HumanEval, off unless a task is asked for by name.
+"""Run a program that a model wrote, and say how it ended: for tasks like HumanEval, and only when asked for by name.
 
 A program runs in a process of its own, in a temporary folder that is deleted behind it. What is sure on every Linux:
 
@@ -8,8 +8,8 @@ A program runs in a process of its own, in a temporary folder that is deleted be
 - the interpreter is isolated (`python -I -S`): no environment, no packages but the standard library, nothing on stdin;
 - where marin runs as root, it runs as the user 65534, who owns nothing.
 
-What is sure only where the kernel lets users make namespaces (`unshare`; most do, many containers do not), by name in
-`ExecutionResult.isolation`:
+What is sure only where the kernel lets users make namespaces (`unshare`; most do, many containers do not), and is
+named in `ExecutionResult.isolation`:
 
 - `network`: it has a network of its own with nothing in it. Else only the module `socket` cannot be imported, which
   stops accidents, and nobody who wants to get around it;
@@ -17,12 +17,13 @@ What is sure only where the kernel lets users make namespaces (`unshare`; most d
   process group is killed, and the limit counts the processes of the user, of whom there are others;
 - `files`: it can write nowhere but in its folder. Else wherever its user may.
 
-Nothing here hides files: it can read what its user can read. And it shares the kernel, whose faults are its chance. This
-is a fence for what models write, not a prison for people: against those run the evaluation in a virtual machine.
+Nothing here hides files: it can read what its user can read. And it shares the kernel, whose faults are its chance.
+This is a fence for what models write, not a prison for people: against those run the evaluation in a virtual machine.
 
-A program passes when it runs to its end, not when its exit code is 0, since `sys.exit()` before the tests gives that too.
+A program passes when it runs to its end, not when its exit code is 0: `sys.exit()` before the tests gives that too.
 """
 
+import contextlib
 import os
 import selectors
 import shutil
@@ -106,7 +107,7 @@ def check_allowed(task: str, allowed: Collection[str]) -> None:
     if task not in allowed:
         raise ValueError(
             f"task '{task}' runs programs that the model wrote, which is off unless asked for by name: allow code "
-            f"execution for '{task}', after reading in marin.evaluation.code_execution what that does and does not guard"
+            f"execution for '{task}', after reading in marin.evaluation.code_execution what that guards and what not"
         )
 
 
@@ -134,8 +135,8 @@ def run_program(source: str, limits: ExecutionLimits = ExecutionLimits()) -> Exe
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     """The probability that one of k samples is correct, estimated from `num_samples` of which `num_correct` are.
 
-    1 - C(n - c, k) / C(n, k) with n samples and c correct ones: unbiased for every n >= k (Chen et al. 2021, "Evaluating
-    Large Language Models Trained on Code", eq. 1). 1 - (1 - c / n)^k would be too small.
+    1 - C(n - c, k) / C(n, k) with n samples and c correct ones: unbiased for every n >= k (Chen et al. 2021,
+    "Evaluating Large Language Models Trained on Code", eq. 1). 1 - (1 - c / n)^k would be too small.
 
     >>> pass_at_k(5, 1, 1), pass_at_k(4, 2, 3)
     (0.2, 1.0)
@@ -178,10 +179,8 @@ def _run(folder: Path, limits: ExecutionLimits) -> ExecutionResult:
                     ended_by = "timeout"
     finally:
         os.close(report)
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         code = process.wait()
     wall_s = time.monotonic() - started
     said = written["report"].decode("utf-8", "replace").split("\n")
@@ -207,7 +206,7 @@ def _read(
     pipes: dict[str, int], deadline: float, output_bytes: int
 ) -> tuple[dict[str, bytes], Literal["timeout", "output"] | None]:
     """What came through each pipe until all were closed, and which limit came before that."""
-    written = {name: b"" for name in pipes}
+    written = dict.fromkeys(pipes, b"")
     with selectors.DefaultSelector() as selector:
         for name, pipe in pipes.items():
             selector.register(pipe, selectors.EVENT_READ, name)

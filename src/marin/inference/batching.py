@@ -66,7 +66,8 @@ def run_jobs(
     """Complete every job, handing its tokens to `on_tokens` at most `steps` at a time.
 
     A completion ends behind a token of `stop_ids`, behind `max_new_tokens`, where the model's `seq_len` is full, or
-    where `on_tokens` says so. What a job gets hangs on its prompt, its stream and the seed, to rounding on nothing else.
+    where `on_tokens` says so. What a job gets hangs on its prompt, its stream and the seed; to rounding, on nothing
+    else.
 
     Raises ValueError for a prompt that is empty, holds an id outside the vocabulary or leaves no room for a token.
     """

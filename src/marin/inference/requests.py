@@ -39,8 +39,8 @@ def generate_until(
 ) -> list[Completion]:
     """The completion of each request, in the order of the requests; `generate_text` says how prompts begin and are cut.
 
-    An answer takes no more than half of what the model reads, also where `max_gen_toks` says more: the other half is the
-    prompt's. Raises ValueError as `generate_text` does.
+    An answer takes no more than half of what the model reads, also where `max_gen_toks` says more: the other half is
+    the prompt's. Raises ValueError as `generate_text` does.
     """
     answers: list[Completion | None] = [None] * len(requests)
     # One run has one way of sampling, one length and one set of stop strings; those alike share batches.

@@ -1,7 +1,7 @@
 """Choose the next token from logits.
 
-First the penalty for repetition; then temperature, top-k, top-p on what top-k left, renormalised, and min-p on what that
-left: the order and the formulas of the Hugging Face library, so that settings carry over.
+First the penalty for repetition; then temperature, top-k, top-p on what top-k left, renormalised, and min-p on what
+that left: the order and the formulas of the Hugging Face library, so that settings carry over.
 """
 
 import math

@@ -19,6 +19,8 @@ from marin.inference.sampling import Sampling
 _STEPS = 8  # tokens between two looks of the host
 _STEPS_OF_A_STREAM = 2  # as many while someone reads along
 
+GREEDY = Sampling()
+
 FinishReason = Literal["stop", "length", "eos"]
 """A stop string came; there was no room for more tokens; the model ended the text."""
 
@@ -26,7 +28,7 @@ Progress = Callable[[int, int], None]
 """Called with (completions done, completions in all) whenever one is done."""
 
 OnText = Callable[[int, str], None]
-"""Called with (index of the completion, text that was added to it) as text comes; the texts of one add up to its all."""
+"""Called with (index of the completion, text that was added to it) as it comes; the texts of one add up to its text."""
 
 
 @runtime_checkable
@@ -81,7 +83,7 @@ def generate_text(
     *,
     max_new_tokens: int,
     stop: Sequence[str] = (),
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     num_samples: int = 1,
     seed: int = 0,
     document_prefix: Literal["eos", "bos"] | None = None,
@@ -234,8 +236,8 @@ def _encoded(
         if not tokens or (wants_bos and tokens[0] != first):
             if first is None:
                 raise ValueError(
-                    f"prompt {index} must begin with {'BOS' if wants_bos else 'EOS, as it is empty'}, and the tokenizer "
-                    "has no such token: use the tokenizer that the model was trained with"
+                    f"prompt {index} must begin with {'BOS' if wants_bos else 'EOS, as it is empty'}, and the "
+                    "tokenizer has no such token: use the tokenizer that the model was trained with"
                 )
             tokens.insert(0, first)
         encoded.append(tokens)
@@ -245,8 +247,8 @@ def _encoded(
 def _check(seq_len: int, max_new_tokens: int, stop: Sequence[str], num_samples: int) -> None:
     if not 0 <= max_new_tokens < seq_len:
         raise ValueError(
-            f"max_new_tokens={max_new_tokens} must be from 0 to {seq_len - 1}: the model reads {seq_len} tokens, and one "
-            "at least is the prompt's"
+            f"max_new_tokens={max_new_tokens} must be from 0 to {seq_len - 1}: the model reads {seq_len} tokens, and "
+            "one at least is the prompt's"
         )
     if isinstance(stop, str) or not all(stop):
         raise ValueError(f"stop={stop!r}: expected a sequence of strings, none of them empty")
