@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from marin.config import decode, encode
+from marin.evaluation.engine import Engine
+from marin.evaluation.packing import Scored, plan
 from marin.models.config import LmConfig
 from marin.models.gemma import GemmaConfig
 from marin.models.gemma2 import Gemma2Config
@@ -293,3 +295,33 @@ def test_a_window_hides_what_is_further_back(config):
     one, other = np.asarray(jitted_logits(config, params, tokens))
     assert (one[5 : 5 + reach + 1] != other[5 : 5 + reach + 1]).any(axis=-1).all()
     np.testing.assert_allclose(one[5 + reach + 1 :], other[5 + reach + 1 :], atol=1e-6)
+
+
+def requests_of_questions() -> list[Scored]:
+    """Questions behind the same examples, each with several choices, and texts that share nothing."""
+    rng = np.random.default_rng(0)
+    examples = rng.integers(0, VOCAB, 40)
+    wholes = [
+        (np.concatenate([context, rng.integers(0, VOCAB, size)]), size)
+        for context in [np.concatenate([examples, rng.integers(0, VOCAB, 4 + number % 20)]) for number in range(80)]
+        for size in (1, 1, 4)
+    ]
+    wholes += [(rng.integers(0, VOCAB, size), size - 1) for size in (2, 30, SEQ, SEQ)]
+    return [
+        Scored(tokens=whole[:-1].astype(np.int32), targets=whole[-asked:].astype(np.int32)) for whole, asked in wholes
+    ]
+
+
+def test_packed_requests_score_as_one_at_a_time(config, params):
+    requests = requests_of_questions()
+    planned = plan(requests, row_len=128, num_rows=1)
+    assert {len(group.prefix) for group in planned} == {0, 40}, "both ways are to be seen here"
+    scored = Engine(config=config, params=params, tokens_per_batch=128).score(requests)
+    tokens = np.stack([np.pad(request.tokens, (0, SEQ - len(request.tokens))) for request in requests])
+    expected = np.asarray(jitted_logits(config, params, tokens), np.float64)
+    for request, (log_probs, greedy), row in zip(requests, scored, expected, strict=True):
+        end, asked = len(request.tokens), len(request.targets)
+        row = row[end - asked : end]
+        chosen = row[np.arange(asked), request.targets]
+        np.testing.assert_allclose(log_probs, chosen - np.log(np.exp(row).sum(axis=-1)), atol=1e-4)
+        assert greedy.tolist() == (row.argmax(axis=-1) == request.targets).tolist()

@@ -1,6 +1,7 @@
 """Requests are scored on the right tokens, whatever stands around them in a batch."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from marin.evaluation.scoring import (
     encode_requests,
     log_likelihoods,
     prefix_policy,
+    rolling_log_likelihoods,
     score_rows,
 )
 
@@ -214,3 +216,41 @@ def test_tokens_of_another_vocabulary_are_refused():
         score_rows(uniform_model(256), [(np.array([1]), np.array([300]))])
     with pytest.raises(ValueError, match="row 0 has 40 tokens.*32 that the model reads"):
         score_rows(uniform_model(256), [(np.zeros(40, int), np.zeros(40, int))])
+
+
+def greedy_model(vocab_size: int, seq_len: int, most_probable) -> ScoredModel:
+    """`prefix_model` that also says that `most_probable(token)` is the most probable token after each token."""
+    likely = np.array([most_probable(token) for token in range(vocab_size)])
+    model = prefix_model(vocab_size, seq_len)
+    return replace(model, token_is_greedy=lambda tokens, targets: likely[tokens] == targets)
+
+
+def test_a_continuation_is_greedy_where_each_of_its_tokens_is():
+    model = greedy_model(300, 32, lambda token: token + 1)
+    requests = [Request(context="xya", continuation=text) for text in ("bcd", "bce", "acd")]
+    answers = log_likelihoods(model, PieceEncoder(), requests)
+    assert [answer.is_greedy for answer in answers] == [True, False, False]
+    assert log_likelihoods(prefix_model(300), PieceEncoder(), requests)[0].is_greedy is None
+
+
+def test_the_log_probabilities_of_the_tokens_sum_to_that_of_the_continuation():
+    requests = [Request(context="one", continuation=" two"), Request(context="", continuation="three")]
+    for answer in log_likelihoods(prefix_model(300), PieceEncoder(), requests):
+        assert answer.token_log_probs.shape == (answer.num_tokens,)
+        assert answer.log_prob == pytest.approx(answer.token_log_probs.sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [0, 1, 8, 9, 16, 21])
+def test_rolling_windows_score_each_token_once_after_what_lm_eval_puts_before_it(size: int):
+    model, encoder = prefix_model(300, seq_len=8), PieceEncoder()
+    text = "abcdefghijklmnopqrstuvwxyz"[:size]
+    [answer] = rolling_log_likelihoods(model, encoder, [text])
+    tokens = [256, *text.encode()]
+    expected: list[float] = []
+    while len(expected) < size:
+        done = len(expected)
+        end = min(done + 8, size)
+        window = np.array([tokens[max(0, end - 8) : end + 1]])
+        expected.extend(model.token_log_probs(window[:, :-1], window[:, 1:])[0, -(end - done) :])
+    np.testing.assert_allclose(answer.token_log_probs, np.array(expected, np.float32), rtol=1e-6)
+    assert answer.num_tokens == size

@@ -15,7 +15,7 @@ from typing import Any
 from marin.evaluation.statistics import Comparison, Estimate
 from marin.io.atomic import write_bytes
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 """Major part: readers of another one must refuse. Minor part: fields were added."""
 
 RESULTS_FILE = "results.json"
@@ -42,6 +42,8 @@ class TaskResult:
     """What happened on the way: num_bytes, num_tokens, num_truncated, num_boundary_merged, ..."""
     notes: Sequence[str] = ()
     """What a reader must know to read the scores right."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of its entry: its task where it is listed under another name, how many questions there are, ..."""
 
 
 def metric_entry(
@@ -111,12 +113,16 @@ def write_results(
     tasks: Mapping[str, TaskResult],
     comparisons: Sequence[Mapping[str, Any]] = (),
     generations: Sequence[Mapping[str, Any]] = (),
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
+    skipped: Sequence[Mapping[str, Any]] = (),
     samples: Iterable[Mapping[str, Any]] = (),
     policy: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write samples.jsonl, then results.json, each atomically; returns the path of results.json.
 
+    `groups` are scores over several tasks, `skipped` the tasks that were asked for and could not run: {"task",
+    "reason", "fetch"}, the last the command that brings their data, or null.
     The numbers of both are finite or null; anything else is our mistake and raises ValueError.
     """
     folder = Path(output_path)
@@ -129,6 +135,8 @@ def write_results(
         "tasks": {name: _task_entry(result) for name, result in tasks.items()},
         "comparisons": [dict(comparison) for comparison in comparisons],
         "generations": [dict(generation) for generation in generations],
+        "groups": {name: dict(group) for name, group in (groups or {}).items()},
+        "skipped": [dict(task) for task in skipped],
         "policy": dict(policy or {}),
         "config": dict(config or {}),
         "samples": SAMPLES_FILE,
@@ -150,6 +158,7 @@ def _task_entry(result: TaskResult) -> dict[str, Any]:
         "metrics": {name: dict(entry) for name, entry in result.metrics.items()},
         "counts": dict(result.counts),
         "notes": list(result.notes),
+        **result.about,
     }
 
 

@@ -1,24 +1,31 @@
 """Log-probabilities from a model: rows of tokens in whole batches, and (context, continuation) requests on top.
 
-A model is seen here as one function from (tokens, targets) to log-probabilities, so everything above it is tested
-with models whose answers are known. Rows are sorted and padded into a few lengths, each compiled once; padding stands
-to the right, where a causal model cannot see it. What a row scores therefore depends on its own tokens only (to
-rounding), and the order of requests changes nothing at all. The price: a context shared by four choices is read four
-times.
+Whole rows are scored by one function from (tokens, targets) to log-probabilities, so everything above it is tested with
+models whose answers are known. Rows are sorted and padded into a few lengths, each compiled once; padding stands to the
+right, where a causal model cannot see it. Requests of a real model go another way, `ScoredModel.request_scorer`, which
+reads what they share once (`marin.evaluation.engine`); a model that is only a function reads a row for each. Either
+way, what a request scores depends on its own tokens only (to rounding), and the order of requests changes nothing.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32
+
+from marin.evaluation.packing import Scored
 
 TokenLogProbs = Callable[[Int32[np.ndarray, "batch seq"], Int32[np.ndarray, "batch seq"]], Any]
 """(tokens, targets) -> array-like float32[batch, seq]: natural log-probability of each target after its tokens."""
 
+TokenIsGreedy = Callable[[Int32[np.ndarray, "batch seq"], Int32[np.ndarray, "batch seq"]], Any]
+"""(tokens, targets) -> array-like bool[batch, seq]: whether each target is the most probable token, the lowest id of
+equals."""
+
 Progress = Callable[[int, int], None]
-"""Called with (rows done, rows in all) after every batch."""
+"""Called with (done, in all) after every batch: requests, or rows where whole rows are scored."""
 
 DocumentPrefix = Literal["eos", "bos"]
 """What training put before a document: the EOS of the document before it, or a BOS of its own."""
@@ -40,6 +47,17 @@ class Encoder(Protocol):
     def encode_batch(self, texts: list[str]) -> list[Int32[np.ndarray, " tokens"]]: ...
 
 
+@runtime_checkable
+class RequestScorer(Protocol):
+    """Scores what requests ask for and no more."""
+
+    def score(
+        self, requests: Sequence[Scored], progress: Progress | None = None
+    ) -> list[tuple[Float32[np.ndarray, " targets"], Bool[np.ndarray, " targets"]]]:
+        """Of each target of each request: its log-probability, and whether it is the most probable token."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoredModel:
     """A model as scoring sees it."""
@@ -54,6 +72,12 @@ class ScoredModel:
     """Tokens in one batch; more needs more memory, fewer waste time on call overhead."""
     document_prefix: DocumentPrefix | None = None
     """What training put before a document; None: unknown, so BOS where the tokenizer has one, else EOS."""
+    token_is_greedy: TokenIsGreedy | None = None
+    """Whether each target is the most probable token; None: the model gives log-probabilities and no more. Not asked of
+    a model with a request_scorer."""
+    request_scorer: RequestScorer | None = None
+    """Scores continuations and reads once what their contexts share, as `scored_model` gives; None: one row each,
+    through the two functions."""
 
     def __post_init__(self) -> None:
         if self.seq_len < 1 or self.tokens_per_batch < 1:
@@ -68,19 +92,29 @@ def scored_model(
     vocab_size: int,
     tokens_per_batch: int = 4096,
     document_prefix: DocumentPrefix | None = None,
+    *,
+    compute_dtype: Any = "float32",
+    mesh: Any = None,
 ) -> ScoredModel:
-    """A `marin.models` language model, jitted, as scoring sees it; config is its LmConfig."""
-    import jax
+    """A `marin.models` language model as scoring sees it; config is its LmConfig.
 
-    from marin.models import lm
+    What is compiled is kept by config and shape, so a model with other parameters costs no compilation. With a mesh
+    (`marin.distributed.mesh.make_mesh`; None: the one in use, if any) its devices share each batch; parameters that do
+    not lie on it are copied to each of its devices.
+    """
+    from marin.evaluation.engine import Engine, mesh_in_use, on_mesh, row_scorer
 
-    score = jax.jit(lambda params, tokens, targets: lm.token_log_probs(config, params, tokens, targets))
+    mesh = mesh_in_use() if mesh is None else mesh
+    params = on_mesh(params, mesh)
     return ScoredModel(
-        token_log_probs=lambda tokens, targets: score(params, tokens, targets),
+        token_log_probs=row_scorer(config, params, compute_dtype=compute_dtype, mesh=mesh),
         seq_len=config.seq_len,
         vocab_size=vocab_size,
         tokens_per_batch=tokens_per_batch,
         document_prefix=document_prefix,
+        request_scorer=Engine(
+            config=config, params=params, tokens_per_batch=tokens_per_batch, compute_dtype=compute_dtype, mesh=mesh
+        ),
     )
 
 
@@ -108,19 +142,7 @@ def score_rows(
 
     Raises ValueError for a row longer than the model reads or an id outside its vocabulary.
     """
-    for index, (tokens, targets) in enumerate(rows):
-        if len(tokens) != len(targets) or len(tokens) > model.seq_len:
-            raise ValueError(
-                f"row {index} has {len(tokens)} tokens and {len(targets)} targets; expected equally many, at most "
-                f"the {model.seq_len} that the model reads. Cut longer texts into windows"
-            )
-        top = max(int(np.max(part, initial=0)) for part in (tokens, targets))
-        if top >= model.vocab_size:
-            raise ValueError(
-                f"row {index} has token id {top}, outside the model's vocabulary of {model.vocab_size}: it was made "
-                "with another tokenizer"
-            )
-
+    _check_rows(model, rows)
     results: list[np.ndarray] = [np.zeros(0, np.float32) for _ in rows]
     num_done = 0
     shortest = 0
@@ -144,6 +166,21 @@ def score_rows(
             if progress is not None:
                 progress(num_done, len(rows))
     return results
+
+
+def _check_rows(model: ScoredModel, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    for index, (tokens, targets) in enumerate(rows):
+        if len(tokens) != len(targets) or len(tokens) > model.seq_len:
+            raise ValueError(
+                f"row {index} has {len(tokens)} tokens and {len(targets)} targets; expected equally many, at most "
+                f"the {model.seq_len} that the model reads. Cut longer texts into windows"
+            )
+        top = max(int(np.max(part, initial=0)) for part in (tokens, targets))
+        if top >= model.vocab_size:
+            raise ValueError(
+                f"row {index} has token id {top}, outside the model's vocabulary of {model.vocab_size}: it was made "
+                "with another tokenizer"
+            )
 
 
 def resolve_prefix(tokenizer: Encoder, document_prefix: DocumentPrefix | None) -> DocumentPrefix:
@@ -211,6 +248,11 @@ class LogLikelihood:
     """Tokens of the context that the model could not read, cut on the left."""
     boundary_merged: bool
     """As in `EncodedRequest`."""
+    is_greedy: bool | None
+    """Whether each of them was the most probable token, the lowest id of equals, given those before it; None where the
+    model gives log-probabilities only, which no model of `scored_model` does."""
+    token_log_probs: Float32[np.ndarray, " continuation"] = field(compare=False)
+    """Natural log-probability of each of them."""
 
 
 def encode_requests(
@@ -268,25 +310,105 @@ def log_likelihoods(
     A context too long for the model loses tokens on its left, which the answer counts. Raises ValueError where a
     continuation alone is longer than the model reads, since a cut one would be no score of the same text.
     """
-    rows, encoded = [], encode_requests(tokenizer, requests, model.document_prefix)
+    encoded = encode_requests(tokenizer, requests, model.document_prefix)
     for request, tokens in zip(requests, encoded, strict=True):
         if len(tokens.continuation) > model.seq_len:
             raise ValueError(
                 f"continuation {request.continuation[:60]!r}... has {len(tokens.continuation)} tokens and the model "
                 f"reads {model.seq_len}: shorten it, or measure long texts in bits per byte"
             )
-        whole = np.concatenate([tokens.context, tokens.continuation])
-        rows.append((whole[:-1][-model.seq_len :], whole[1:][-model.seq_len :]))
+    scored = score_continuations(model, [(item.context, item.continuation) for item in encoded], progress)
+    return [
+        LogLikelihood(
+            log_prob=float(item.log_probs.astype(np.float64).sum()),
+            num_tokens=len(tokens.continuation),
+            num_cut_tokens=max(0, len(tokens.context) + len(tokens.continuation) - 1 - model.seq_len),
+            boundary_merged=tokens.boundary_merged,
+            is_greedy=item.is_greedy,
+            token_log_probs=item.log_probs,
+        )
+        for tokens, item in zip(encoded, scored, strict=True)
+    ]
 
+
+def rolling_log_likelihoods(
+    model: ScoredModel, tokenizer: Encoder, texts: Sequence[str], progress: Progress | None = None
+) -> list[LogLikelihood]:
+    """Log-likelihood of each whole text, its tokens taken in windows that do not overlap.
+
+    The first window follows what stood before documents in training, each later one the last token of the window
+    before it; the last one has as many tokens before it as the model reads. So lm-eval does
+    (`get_rolling_token_windows` with one token of context, `make_disjoint_window`). `is_greedy` says whether every
+    token was the most probable one. A text of no tokens has log-likelihood 0.
+    """
+    check_vocabulary(model, tokenizer)
+    first = prefix_id(tokenizer, model.document_prefix)
+    pairs, owners = [], []
+    for index, tokens in enumerate(tokenizer.encode_batch(list(texts))):
+        tokens = np.asarray(tokens, np.int32)
+        if len(tokens) and tokens[0] == tokenizer.bos_id:
+            tokens = tokens[1:]  # what stands in front is decided here
+        whole = np.concatenate([[first], tokens]).astype(np.int32)
+        for done in range(0, len(tokens), model.seq_len):
+            end = min(done + model.seq_len, len(tokens))
+            pairs.append((whole[max(0, end - model.seq_len) : done + 1], whole[done + 1 : end + 1]))
+            owners.append(index)
+    parts: list[list[ScoredContinuation]] = [[] for _ in texts]
+    for owner, part in zip(owners, score_continuations(model, pairs, progress), strict=True):
+        parts[owner].append(part)
     answers = []
-    for tokens, log_probs in zip(encoded, score_rows(model, rows, progress), strict=True):
-        num_tokens = len(tokens.continuation)
+    for windows in parts:
+        log_probs = np.concatenate([np.zeros(0, np.float32), *(window.log_probs for window in windows)])
+        unknown = any(window.is_greedy is None for window in windows)
         answers.append(
             LogLikelihood(
-                log_prob=float(log_probs[-num_tokens:].astype(np.float64).sum()),
-                num_tokens=num_tokens,
-                num_cut_tokens=max(0, len(tokens.context) + num_tokens - 1 - model.seq_len),
-                boundary_merged=tokens.boundary_merged,
+                log_prob=float(log_probs.astype(np.float64).sum()),
+                num_tokens=len(log_probs),
+                num_cut_tokens=0,
+                boundary_merged=False,
+                is_greedy=None if unknown else all(window.is_greedy for window in windows),
+                token_log_probs=log_probs,
             )
         )
     return answers
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoredContinuation:
+    """What a model says of the tokens of a continuation."""
+
+    log_probs: Float32[np.ndarray, " continuation"]
+    """Natural log-probability of each, given all before it."""
+    is_greedy: bool | None
+    """As in `LogLikelihood`."""
+
+
+def score_continuations(
+    model: ScoredModel, pairs: Sequence[tuple[np.ndarray, np.ndarray]], progress: Progress | None = None
+) -> list[ScoredContinuation]:
+    """Scores of the continuation of each (context int[c], continuation int[n]), in the order given.
+
+    Contexts have one token at least. What does not fit into the model is cut on the left of the context.
+    """
+    rows = []
+    for context, continuation in pairs:
+        whole = np.concatenate([context, continuation])
+        rows.append((whole[:-1][-model.seq_len :], whole[1:][-model.seq_len :]))
+    if model.request_scorer is not None:
+        _check_rows(model, rows)
+        asked = [
+            Scored(tokens=tokens, targets=targets[-len(continuation) :])
+            for (tokens, targets), (_, continuation) in zip(rows, pairs, strict=True)
+        ]
+        found = model.request_scorer.score(asked, progress)
+        return [ScoredContinuation(log_probs=log_probs, is_greedy=bool(greedy.all())) for log_probs, greedy in found]
+    log_probs = score_rows(model, rows, progress)
+    greedy = None
+    if model.token_is_greedy is not None:
+        greedy = score_rows(dataclasses.replace(model, token_log_probs=model.token_is_greedy), rows)
+    scored = []
+    for index, (_, continuation) in enumerate(pairs):
+        size = len(continuation)
+        is_greedy = None if greedy is None else bool(greedy[index][-size:].all())
+        scored.append(ScoredContinuation(log_probs=log_probs[index][-size:], is_greedy=is_greedy))
+    return scored

@@ -40,7 +40,8 @@ class Estimate:
     """How ci95 was made: 'normal' (value +- 1.96 SE) or 'wilson'; None where there is none."""
 
 
-def _normal(value: float, stderr: float | None, n: int, num_clusters: int) -> Estimate:
+def normal_estimate(value: float, stderr: float | None, n: int, num_clusters: int) -> Estimate:
+    """A value with its standard error and value +- 1.96 SE; neither where stderr is None."""
     if stderr is None:
         return Estimate(value=value, stderr=None, ci95=None, n=n, num_clusters=num_clusters, interval=None)
     ci95 = (value - Z95 * stderr, value + Z95 * stderr)
@@ -76,7 +77,7 @@ def mean_estimate(values: Sequence[float] | np.ndarray, groups: Sequence[Hashabl
         raise ValueError("the mean of no values is not a number; give at least one value")
     mean = float(x.mean())
     stderr, num_clusters = _clustered_stderr(x - mean, float(x.size), groups)
-    return _normal(mean, stderr, x.size, num_clusters)
+    return normal_estimate(mean, stderr, x.size, num_clusters)
 
 
 def ratio_estimate(
@@ -99,7 +100,7 @@ def ratio_estimate(
         raise ValueError(f"denominators sum to {total}; a ratio needs a positive total (are all documents empty?)")
     ratio = float(y.sum()) / total
     stderr, num_clusters = _clustered_stderr(y - ratio * x, total, groups)
-    return _normal(ratio, stderr, y.size, num_clusters)
+    return normal_estimate(ratio, stderr, y.size, num_clusters)
 
 
 def wilson_interval(successes: int | float, n: int | float, z: float = Z95) -> tuple[float, float]:

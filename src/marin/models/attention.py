@@ -28,6 +28,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from marin.models.config import ATTENTION_IMPLEMENTATIONS
+from marin.models.trees import MASKED, TokenTrees, tree_attention
 
 ATTENTION_OUTPUT = "attention"
 """Name of what `causal_attention` gives, for remat policies that keep it."""
@@ -38,8 +39,6 @@ IMPLEMENTATIONS = tuple(ATTENTION_IMPLEMENTATIONS)
 _BLOCK = 64
 _MAX_BLOCKS = 16
 
-_MASKED = -1e30  # finite, so that a row of masked scores cannot make NaN
-
 
 def causal_attention(
     query: Float[Array, "batch seq kv_heads group head_dim"],
@@ -47,6 +46,8 @@ def causal_attention(
     value: Float[Array, "batch seq kv_heads head_dim"],
     *,
     segment_ids: Int[Array, "batch seq"] | None = None,
+    trees: TokenTrees | None = None,
+    before: Any = None,
     implementation: str = "blocked",
     window: int | None = None,
     scale: float | None = None,
@@ -55,9 +56,17 @@ def causal_attention(
     """softmax(q k^T / sqrt(head_dim)) v over the keys at or before each query, in its segment if segments are given.
 
     Scaled dot-product attention of Vaswani et al. 2017; query head `kv * group + g` reads key-value head `kv`
-    (Ainslie et al. 2023); the windows are those of Beltagy et al. 2020, the cap that of Gemma 2 (2024). Raises
-    ValueError for a name not in `IMPLEMENTATIONS`, and for what that implementation cannot do here.
+    (Ainslie et al. 2023); the windows are those of Beltagy et al. 2020, the cap that of Gemma 2 (2024). Where the rows
+    are `trees`, a query sees its ancestors instead, and `before`, this layer's cache of what stands before all trees.
+    Raises ValueError for a name not in `IMPLEMENTATIONS`, and for what that implementation cannot do here.
     """
+    if trees is not None:
+        if implementation in ("cudnn", "xla") or segment_ids is not None:
+            raise ValueError(
+                f"attention in trees has one implementation of its own and no segments, got '{implementation}' and "
+                f"{'no ' if segment_ids is None else ''}segment_ids. Leave both out; a tree is its own segment"
+            )
+        return tree_attention(query, key, value, trees, before, window=window, scale=scale, softcap=softcap)
     if implementation in ("cudnn", "xla"):
         return checkpoint_name(
             _by_library(query, key, value, segment_ids, implementation, window, scale, softcap), ATTENTION_OUTPUT
@@ -197,7 +206,7 @@ def _attend(query, key, value, mask, scale, softcap):
     scores = jnp.einsum("bkgth,bksh->bkgts", query, key, preferred_element_type=jnp.float32)
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
-    scores = jnp.where(mask[:, None, None], scores, _MASKED)
+    scores = jnp.where(mask[:, None, None], scores, MASKED)
     # softmax does not depend on what is subtracted, so neither does its gradient
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1, keepdims=True)

@@ -23,6 +23,7 @@ from marin.distributed.mesh import by_rows
 from marin.models.attention import ATTENTION_OUTPUT
 from marin.models.config import REMAT_NAMES, check_remat
 from marin.models.rotary import RotaryEmbeddingsConfig
+from marin.models.trees import TokenTrees
 
 T = TypeVar("T")
 X = TypeVar("X")
@@ -146,6 +147,11 @@ def unstack(layers: T, num_layers: int) -> list[T]:
         jax.tree.unflatten(structure, [parts[i].reshape(parts[i].shape[1:]) for parts in split])
         for i in range(num_layers)
     ]
+
+
+def with_prefix(layers: T, trees: TokenTrees | None) -> tuple[T, Any]:
+    """The stacked layers, each with its part of the cache that stands before all trees; None where there is none."""
+    return layers, None if trees is None else trees.prefix
 
 
 def for_kinds(function: Callable, kinds: Sequence[Any]) -> list[Callable]:
@@ -302,9 +308,9 @@ def check_shape(config: Any) -> None:
         raise ValueError(f"sliding_window={window} must be at least 1; None is for no window")
 
 
-def check_length(seq: int, seq_len: int, what: str = "a sequence") -> None:
-    """Raise ValueError where `seq` tokens do not fit a model of `seq_len`."""
-    if seq > seq_len:
+def check_length(seq: int, seq_len: int, what: str = "a sequence", trees: TokenTrees | None = None) -> None:
+    """Raise ValueError where `seq` tokens do not fit a model of `seq_len`; rows of trees may be longer than a text."""
+    if seq > seq_len and trees is None:
         raise ValueError(
             f"{what} of {seq} tokens does not fit a model with seq_len={seq_len}; "
             f"cut it to {seq_len} tokens or use a model with a longer seq_len"

@@ -1,0 +1,94 @@
+"""Which tasks are asked together, at how many shots each.
+
+A list is plain values, so an experiment can name one, add to it, or write its own. What a task is, its data, prompts
+and metrics, is in the catalog; a list only points there.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EvalTaskConfig:
+    """One task, or group of tasks, at a number of shots."""
+
+    name: str
+    """Name of the task or group in the catalog."""
+    num_fewshot: int
+    """Solved examples in front of each question."""
+    task_alias: str | None = None
+    """What its scores are listed under; None: the name, with @SHOTS where one run has a task at several."""
+
+    def __post_init__(self) -> None:
+        if self.num_fewshot < 0:
+            raise ValueError(f"task '{self.name}': num_fewshot is {self.num_fewshot}; expected 0 or more")
+
+
+CORE_TASKS = (
+    EvalTaskConfig("agieval_lsat_ar", 3),
+    EvalTaskConfig("arc_easy", 10),
+    EvalTaskConfig("arc_challenge", 10),
+    EvalTaskConfig("boolq", 10),
+    EvalTaskConfig("commonsense_qa", 10),
+    EvalTaskConfig("copa", 0),
+    EvalTaskConfig("hellaswag", 0),
+    EvalTaskConfig("hellaswag", 10),
+    EvalTaskConfig("lambada_openai", 0),
+    EvalTaskConfig("openbookqa", 0),
+    EvalTaskConfig("piqa", 10),
+    EvalTaskConfig("wsc273", 0),
+    EvalTaskConfig("winogrande", 0),
+)
+"""Tasks that tell small base models apart, all by log-likelihood."""
+
+MMLU_0_SHOT = EvalTaskConfig("mmlu", 0)
+MMLU_5_SHOT = EvalTaskConfig("mmlu", 5)
+
+CORE_TASKS_PLUS_MMLU = (*CORE_TASKS, MMLU_0_SHOT, MMLU_5_SHOT)
+"""CORE_TASKS and MMLU, without and with examples."""
+
+KEY_GENERATION_TASKS = (
+    EvalTaskConfig("ifeval", 0),
+    EvalTaskConfig("gsm8k_cot", 8),
+    EvalTaskConfig("drop", 0),
+    EvalTaskConfig("humaneval", 10),
+    EvalTaskConfig("bbh_cot_fewshot", 3),
+    EvalTaskConfig("minerva_math", 4),
+)
+"""What an instructed model writes."""
+
+KEY_MULTIPLE_CHOICE_TASKS = (MMLU_0_SHOT, MMLU_5_SHOT, EvalTaskConfig("truthfulqa_mc2", 6))
+"""What an instructed model knows."""
+
+BASE_GENERATION_TASKS = (
+    EvalTaskConfig("bbh_cot_fewshot", 3),
+    EvalTaskConfig("gsm8k_cot", 8),
+    EvalTaskConfig("nq_open", 0),
+    EvalTaskConfig("triviaqa", 0),
+)
+"""What a base model writes after examples."""
+
+DCLM_CORE_TASKS = (
+    EvalTaskConfig("agieval_lsat_ar", 3),
+    EvalTaskConfig("arc_easy", 10),
+    EvalTaskConfig("arc_challenge", 10),
+    EvalTaskConfig("bigbench_cs_algorithms", 10),
+    EvalTaskConfig("bigbench_dyck_languages", 10),
+    EvalTaskConfig("bigbench_language_identification", 10),
+    EvalTaskConfig("bigbench_operators", 10),
+    EvalTaskConfig("bigbench_qa_wikidata", 10),
+    EvalTaskConfig("bigbench_repeat_copy_logic", 10),
+    EvalTaskConfig("boolq", 10),
+    EvalTaskConfig("commonsense_qa", 10),
+    EvalTaskConfig("copa", 0),
+    EvalTaskConfig("coqa_completion", 0),
+    EvalTaskConfig("hellaswag", 0),
+    EvalTaskConfig("hellaswag", 10),
+    EvalTaskConfig("jeopardy", 10),
+    EvalTaskConfig("lambada_openai", 0),
+    EvalTaskConfig("openbookqa", 0),
+    EvalTaskConfig("piqa", 10),
+    EvalTaskConfig("squad_completion", 10),
+    EvalTaskConfig("wsc273", 0),
+    EvalTaskConfig("winogrande", 0),
+)
+"""The 22 tasks of the CORE score of DataComp-LM (Li et al. 2024, section 3.5 and appendix G), at its shots."""

@@ -1,0 +1,175 @@
+"""From log-likelihoods and texts to the value of each metric on each question, and from those to scores.
+
+A score is always a mean over questions of values in samples.jsonl (perplexity: a function of such a mean), so that two
+models can be compared question by question, whatever the metric.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from marin.evaluation.scoring import LogLikelihood
+from marin.evaluation.statistics import Estimate, mean_estimate, normal_estimate, proportion_estimate
+from marin.evaluation.tasks.definition import Example, TaskDefinition, Writing
+from marin.evaluation.tasks.filters import exact_match, extract
+
+PROPORTIONS = ("acc", "acc_norm", "acc_bytes", "acc_per_token", "acc_mutual_info", "exact_match")
+"""Metrics that are right or wrong on a question."""
+LOWER_IS_BETTER = ("perplexity", "bits_per_byte")
+
+METRIC_MEANINGS = {
+    "acc": "share of questions whose right candidate is the likeliest; for one candidate, share that greedy decoding "
+    "would write exactly",
+    "acc_norm": "as acc, each log-likelihood divided by the characters of its candidate",
+    "acc_bytes": "as acc, divided by the UTF-8 bytes of the candidate",
+    "acc_per_token": "as acc, divided by the candidate's tokens: the lowest mean loss over the answer",
+    "acc_mutual_info": "as acc, less the log-likelihood that the candidate has without the question",
+    "mc2": "share of the candidates' probability that the true ones have",
+    "bits_per_byte": "-log2 of the right answer's probability, per UTF-8 byte of it; mean over questions",
+    "perplexity": "exp of the mean over questions of -log of the right answer's probability",
+    "exact_match,NAME": "share of texts whose answer, taken out by filter NAME, is a right one",
+}
+"""What each metric is, in a line."""
+
+
+def choice_values(
+    example: Example, answers: Sequence[LogLikelihood], alone: Sequence[LogLikelihood] | None = None
+) -> dict[str, float | bool]:
+    """Metric -> value on a question with candidates; `alone` are the candidates after nothing.
+
+    The first of equally good candidates counts as chosen, as with numpy's argmax.
+    """
+    log_probs = np.array([answer.log_prob for answer in answers], np.float64)
+    gold = example.gold
+    divisors = {
+        "acc": np.ones(len(answers)),
+        "acc_norm": np.array([len(choice) for choice in example.choices]),
+        "acc_bytes": np.array([len(choice.encode("utf-8")) for choice in example.choices]),
+        "acc_per_token": np.array([answer.num_tokens for answer in answers]),
+    }
+    values: dict[str, float | bool] = {
+        metric: int(np.argmax(log_probs / divisor)) in gold for metric, divisor in divisors.items()
+    }
+    if alone is not None:
+        less = log_probs - np.array([answer.log_prob for answer in alone], np.float64)
+        values["acc_mutual_info"] = int(np.argmax(less)) in gold
+    values["bits_per_byte"] = _bits_per_byte(answers[gold[0]], example.continuations[gold[0]])
+    probabilities = np.exp(log_probs - log_probs.max())
+    values["mc2"] = float(probabilities[list(gold)].sum() / probabilities.sum())
+    return values
+
+
+def continuation_values(example: Example, answer: LogLikelihood) -> dict[str, float | bool]:
+    """Metric -> value on a question with one right text."""
+    return {
+        "acc": answer.is_greedy,
+        "bits_per_byte": _bits_per_byte(answer, example.continuations[0]),
+        "log_likelihood": answer.log_prob,
+    }
+
+
+def _bits_per_byte(answer: LogLikelihood, text: str) -> float:
+    return -answer.log_prob / math.log(2) / len(text.encode("utf-8"))
+
+
+def written_values(example: Example, text: str, writing: Writing) -> tuple[dict[str, bool], dict[str, str]]:
+    """(metric -> value, filter -> answer taken out) of a text that was written."""
+    answers = {name: extract(text, filters) for name, filters in writing.filters.items()}
+    values = {
+        f"exact_match,{name}": exact_match(
+            answer,
+            example.targets,
+            remove=writing.normalise,
+            ignore_case=writing.ignore_case,
+            ignore_punctuation=writing.ignore_punctuation,
+        )
+        for name, answer in answers.items()
+    }
+    return values, answers
+
+
+def metrics_of(task: TaskDefinition, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The metrics of a task's samples: those it is known by first."""
+    if task.kind == "multiple_choice":
+        others = ("acc", "acc_norm", "acc_bytes", "acc_per_token", "acc_mutual_info", "bits_per_byte")
+    elif task.kind == "continuation":
+        others = ("acc", "perplexity", "bits_per_byte")
+    else:
+        others = ()
+    names = [*task.metrics, *(name for name in others if name not in task.metrics)]
+    return tuple(name for name in names if name == "perplexity" or name in rows[0])
+
+
+def estimate(metric: str, rows: Sequence[Mapping[str, Any]]) -> Estimate:
+    """A score over samples, with its error clustered by the samples' groups."""
+    groups = [row["group"] or f"question {index}" for index, row in enumerate(rows)]
+    clusters = groups if any(row["group"] for row in rows) else None
+    if metric == "perplexity":
+        return _perplexity([row["log_likelihood"] for row in rows], clusters)
+    values = [row[metric] for row in rows]
+    if metric.split(",")[0] in PROPORTIONS:
+        return proportion_estimate(np.array(values, bool), clusters)
+    return mean_estimate(values, clusters)
+
+
+def _perplexity(log_likelihoods: Sequence[float], groups: Sequence[str] | None) -> Estimate:
+    """exp(-mean log-likelihood); the error is that of the mean, carried through exp (delta method)."""
+    mean = mean_estimate(-np.asarray(log_likelihoods, np.float64), groups)
+    value = math.exp(min(mean.value, 700.0))  # beyond that no float holds it
+    if mean.stderr is None or mean.ci95 is None:
+        return Estimate(value=value, stderr=None, ci95=None, n=mean.n, num_clusters=mean.num_clusters, interval=None)
+    low, high = (math.exp(min(end, 700.0)) for end in mean.ci95)
+    return Estimate(
+        value=value,
+        stderr=value * mean.stderr,
+        ci95=(low, high),
+        n=mean.n,
+        num_clusters=mean.num_clusters,
+        interval="exp of normal",
+    )
+
+
+def pooled(estimates: Sequence[Estimate]) -> Estimate:
+    """The score of a group: its tasks' questions count alike, and the error is that within tasks.
+
+    With v_i, SE_i and n_i of task i, N their questions and k their number: value = sum(n_i v_i) / N and
+    SE = sqrt(sum((n_i - 1) n_i SE_i^2) / (N - k) / N), the pooled variance of the questions over N, as
+    lm-evaluation-harness has it.
+    """
+    if not estimates:
+        raise ValueError("a group's score needs the score of at least one of its tasks")
+    sizes = np.array([each.n for each in estimates], np.float64)
+    total, count = float(sizes.sum()), len(estimates)
+    value = float(sum(each.value * each.n for each in estimates) / total)
+    clusters = sum(each.num_clusters for each in estimates)
+    if total <= count:
+        return normal_estimate(value, None, int(total), clusters)
+    squares = sum((each.n - 1) * each.n * (each.stderr or 0.0) ** 2 for each in estimates)
+    stderr = math.sqrt(squares / (total - count) / total)
+    return normal_estimate(value, stderr, int(total), clusters)
+
+
+def core_score(scores: Mapping[str, tuple[Estimate, float]]) -> tuple[Estimate, dict[str, dict[str, Any]]]:
+    """The CORE average of DataComp-LM over tasks {name: (accuracy, score b of guessing)}: mean of (acc - b) / (1 - b).
+
+    With it come each task's accuracy, baseline and centred score. The error takes the tasks as independent:
+    SE = sqrt(sum_i (SE_i / (1 - b_i))^2) / n; there is none where a task has none.
+    """
+    if not scores:
+        raise ValueError("a CORE average needs at least one task")
+    tasks = {
+        name: {
+            "accuracy": accuracy.value,
+            "baseline": baseline,
+            "centred": (accuracy.value - baseline) / (1 - baseline),
+            "stderr": None if accuracy.stderr is None else accuracy.stderr / (1 - baseline),
+        }
+        for name, (accuracy, baseline) in scores.items()
+    }
+    errors = [task["stderr"] for task in tasks.values()]
+    value = sum(task["centred"] for task in tasks.values()) / len(tasks)
+    stderr = None if None in errors else math.sqrt(sum(error**2 for error in errors)) / len(tasks)
+    num_questions = sum(accuracy.n for accuracy, _ in scores.values())
+    return normal_estimate(value, stderr, num_questions, len(tasks)), tasks

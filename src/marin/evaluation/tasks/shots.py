@@ -1,0 +1,96 @@
+"""Solved examples in front of each question.
+
+Which examples a question gets is decided as in lm-evaluation-harness, so that the same seed asks the same words: one
+random generator per task draws for one question after the other, which makes the examples of a question depend on how
+many came before it. The price: questions must be prompted in their order, and a shorter run is a run of the first ones.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from marin.evaluation.tasks.data import LocatedRow, TaskRows, read_example
+from marin.evaluation.tasks.definition import Example, TaskDefinition
+
+FEWSHOT_SEED = 1234
+"""Default seed of lm-evaluation-harness."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptedQuestion:
+    """A question of a task as it is asked."""
+
+    doc_id: int
+    """Its row among the asked ones, counted from 0."""
+    prefix: str
+    """Description and solved examples: what stands before each of the example's contexts."""
+    example: Example
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Whole context of each candidate, or the one prompt of a text to write."""
+        return tuple(self.prefix + context for context in self.example.contexts)
+
+
+class ShotSampler:
+    """Draws examples as `lm_eval.api.samplers.ContextSampler` does: same seed, same rows, same order."""
+
+    def __init__(self, pool: Sequence[LocatedRow], seed: int):
+        self._pool = list(pool)
+        self._random = random.Random(seed)
+
+    def sample(self, count: int, leave_out: LocatedRow | None) -> list[LocatedRow]:
+        """`count` rows; never one equal to `leave_out`, for which one more is drawn. ValueError for too few rows."""
+        drawn = count + (leave_out is not None)
+        if drawn > len(self._pool):
+            raise ValueError(f"{count} examples were asked for and there are {len(self._pool)} rows to take them from")
+        rows = self._random.sample(self._pool, drawn)
+        if leave_out is None:
+            return rows
+        rows = [row for row in rows if row.row != leave_out.row][:count]
+        if len(rows) < count:  # the asked row is there several times
+            others = [row for row in self._pool if row.row != leave_out.row]
+            rows = self._random.sample(others, count)
+        return rows
+
+
+def first_rows(pool: Sequence[LocatedRow], count: int) -> list[LocatedRow]:
+    """The first rows of a pool. ValueError for too few."""
+    if count > len(pool):
+        raise ValueError(f"{count} examples were asked for and the task has {len(pool)}")
+    return list(pool[:count])
+
+
+def prompted(
+    task: TaskDefinition, rows: TaskRows, *, num_fewshot: int, seed: int, limit: int | None = None
+) -> Iterator[PromptedQuestion]:
+    """Every question of a task (the first `limit`) as it is asked, with `num_fewshot` examples drawn by seed.
+
+    Raises ValueError for too few rows to take examples from, and, with file and line, for a broken row.
+    """
+    shots = task.shots
+    sampler = ShotSampler(rows.pool, seed)
+    spare = rows.pool_is_asked or shots.draws_spare
+    known: dict[str, str] = {}
+    for index, located in enumerate(rows.asked if limit is None else rows.asked[:limit]):
+        try:
+            if num_fewshot == 0:
+                chosen = []
+            elif shots.sampler == "first":
+                chosen = first_rows(rows.pool, num_fewshot)
+            else:
+                chosen = sampler.sample(num_fewshot, located if spare else None)
+        except ValueError as error:
+            raise ValueError(f"task '{task.name}' at {num_fewshot} shots: {error}; ask for fewer") from error
+        examples = []
+        for row in chosen:
+            if row.where not in known or shots.fixed:
+                known[row.where] = _solved(task, read_example(task, row))
+            examples.append(known[row.where])
+        yield PromptedQuestion(
+            doc_id=index, prefix=task.description + "".join(examples), example=read_example(task, located)
+        )
+
+
+def _solved(task: TaskDefinition, example: Example) -> str:
+    return f"{example.question}{task.delimiter}{example.answer}{task.example_delimiter}"
