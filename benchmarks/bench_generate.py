@@ -124,7 +124,7 @@ def measure(arguments: argparse.Namespace) -> list[str]:
     """The lines of the table."""
     vocab_size = SIZES[arguments.size][2]
     lines = [
-        "| prompts x tokens | marin, tokens a CPU s | transformers | ratio | marin's first call, CPU s | tokens alike |",
+        "| prompts x tokens | marin, tokens a CPU s | transformers | ratio | marin's first, CPU s | tokens alike |",
         "|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
