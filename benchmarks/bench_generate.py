@@ -27,7 +27,7 @@ from bench_train_cpu import cpu_model
 RESULT = Path(__file__).resolve().parent / "results" / "generate.md"
 SIZES = {"tiny": (2, 64, 1000), "small": (6, 384, 50257), "gpt2": (12, 768, 50257)}  # layers, width, vocabulary
 HEAD_DIM, SEQ_LEN = 64, 1024
-CASES = ("1x64", "1x512", "8x128", "32x64")  # prompts x tokens of each
+CASES = ("1x64", "1x512", "8x128", "32x64")  # prompts x tokens
 PEERS = ("marin", "transformers")
 
 
@@ -124,7 +124,7 @@ def measure(arguments: argparse.Namespace) -> list[str]:
     """The lines of the table."""
     vocab_size = SIZES[arguments.size][2]
     lines = [
-        "| prompts x tokens | marin, tokens a CPU s | transformers | ratio | marin's first call, CPU s | tokens alike |",
+        "| prompts x tokens | marin, tokens a CPU s | transformers | ratio | marin's first, CPU s | tokens alike |",
         "|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """`marin generate` and `marin chat`, typed as people type them."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,7 +18,6 @@ import pytest
 from marin.data.store import ChatInfo
 from marin.evaluation.models import open_model
 from marin.export.hf import save_hf
-from marin.export.verify import verify_export
 from marin.inference.text import generate_text
 from marin.models.llama import LlamaConfig
 from marin.processing.tokenize.tokenizer import load_tokenizer
@@ -41,19 +41,9 @@ def place(tmp_path_factory) -> Path:
         shapes = jax.eval_shape(lambda config=config: config.init(VOCAB_SIZE, key=jax.random.key(0)))
         params = jax.tree.map(lambda leaf: jnp.asarray(random.standard_normal(leaf.shape, np.float32)), shapes)
         if name == "endless":  # printable letters alone
-            unembedding = params.unembedding.at[:, 97:123].add(0.0).at[:, :97].set(0).at[:, 123:].set(0)
-            params = jax.tree.map(lambda x: x, params)
-            params = type(params)(**{**vars(params), "unembedding": 100 * unembedding})
+            letters = (jnp.arange(VOCAB_SIZE) >= 97) & (jnp.arange(VOCAB_SIZE) < 123)
+            params = dataclasses.replace(params, unembedding=100 * jnp.where(letters, params.unembedding, 0))
         save_hf(config, params, VOCAB_SIZE, tokenizer, root / "models" / name, chat=chat)
-        if name == "chat":
-            verify_export(
-                root / "models/chat",
-                config=config,
-                params=params,
-                vocab_size=VOCAB_SIZE,
-                tokenizer_path=tokenizer,
-                chat=chat,
-            )
     return root
 
 

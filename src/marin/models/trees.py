@@ -84,15 +84,15 @@ def tree_attention(
         mixed = _mix("bkgts,bksh->bkgth", weights, own_value)
     else:
         assert trees.prefix_len is not None, "a prefix comes with its length"
-        slots = jnp.arange(before.key.shape[1], dtype=jnp.int32)
+        slots = jnp.arange(before.key.shape[2], dtype=jnp.int32)
         filled = jnp.broadcast_to(slots < trees.prefix_len, (*query_place.shape, len(slots)))
         filled = _within(filled, query_position, slots[None], window)
-        shared = _scores("bkgth,skh->bkgts", query, before.key[0].astype(query.dtype), filled, softcap)
+        shared = _scores("bkgth,ksh->bkgts", query, before.key[0].astype(query.dtype), filled, softcap)
         top = jnp.maximum(top, shared.max(axis=-1, keepdims=True))
         weights, shared_weights = jnp.exp(own - top), jnp.exp(shared - top)
         total = weights.sum(axis=-1, keepdims=True) + shared_weights.sum(axis=-1, keepdims=True)
         mixed = _mix("bkgts,bksh->bkgth", weights, own_value)
-        mixed += _mix("bkgts,skh->bkgth", shared_weights, before.value[0].astype(value.dtype))
+        mixed += _mix("bkgts,ksh->bkgth", shared_weights, before.value[0].astype(value.dtype))
     mixed = jnp.moveaxis((mixed / total).astype(value.dtype), -2, 1)  # (B * N, block, K, G, H)
     return mixed.reshape(batch, num_blocks * block, kv_heads, group, head_dim)[:, :seq]
 
