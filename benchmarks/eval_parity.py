@@ -6,7 +6,8 @@ For each task the harness's own definition is run over the very rows that marin 
 the task's source; the only thing changed in the definition is where its rows are). Compared are
 
 1. the words: context and continuation of every request of every row, at the shots of CORE_TASKS and their like, which
-   covers prompts, delimiters, example sampling and order of candidates. No model is needed for this.
+   covers prompts, delimiters, example sampling and order of candidates. No model is needed for this. Examples of a
+   row depend on all rows before it, so the first `--rows` say nearly as much as all.
 2. the answers: log-likelihoods, acc, acc_norm, exact match of the first rows on one GPT-2 with random weights, read by
    marin from the same folder, against the harness's `hf` backend (torch on the CPU, float32).
 
@@ -19,9 +20,10 @@ import argparse
 import json
 import subprocess
 import tempfile
-import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +38,8 @@ HERE = Path(__file__).resolve().parent
 
 # marin's task -> (the harness's own definition, what is changed in it beside where the rows are)
 BASES: dict[str, tuple[str, dict]] = {
-    "agieval_lsat_ar": ("agieval/lsat-ar.yaml", {}),
+    # its answer is a list, which the harness cannot write into an example: at more than 0 shots it stops
+    "agieval_lsat_ar": ("agieval/lsat-ar.yaml", {"fewshot_config": {"doc_to_target": "{{choices[gold[0]]}}"}}),
     "arc_easy": ("arc/arc_easy.yaml", {}),
     "arc_challenge": ("arc/arc_challenge.yaml", {}),
     "boolq": ("super_glue/boolq/default.yaml", {}),
@@ -153,11 +156,11 @@ def write_task(work: Path, data: TaskData, name: str, shots: int) -> None:
     (work / "lm_eval" / f"{file_name(name, shots)}.yaml").write_text(json.dumps(config), encoding="utf-8")
 
 
-def our_arguments(data: TaskData, name: str, shots: int) -> list[list[list[str]]]:
+def our_arguments(data: TaskData, name: str, shots: int, limit: int | None) -> list[list[list[str]]]:
     """[context, continuation] of each request of each row; of a task that writes, the prompt."""
     task = TASKS[name]
     between = task.delimiter if task.kind == "multiple_choice" else ""
-    questions = prompted(task, data.load(task, shots), num_fewshot=shots, seed=FEWSHOT_SEED)
+    questions = prompted(task, data.load(task, shots), num_fewshot=shots, seed=FEWSHOT_SEED, limit=limit)
     if task.kind == "generation":
         return [[[question.prompts[0]]] for question in questions]
     return [
@@ -173,9 +176,9 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def compare_words(work: Path, data: TaskData, name: str, shots: int) -> Compared:
+def compare_words(work: Path, data: TaskData, name: str, shots: int, limit: int | None) -> Compared:
     theirs = [row["arguments"] for row in read(work / "requests" / f"{file_name(name, shots)}.jsonl")]
-    ours = our_arguments(data, name, shots)
+    ours = our_arguments(data, name, shots, limit)
     if TASKS[name].kind == "generation":
         theirs = [[arguments[0][:1]] for arguments in theirs]
     differing = [index for index, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b]
@@ -183,7 +186,7 @@ def compare_words(work: Path, data: TaskData, name: str, shots: int) -> Compared
     return Compared(name=name, shots=shots, rows=len(ours), other_words=len(differing), differing=shown)
 
 
-def compare_answers(work: Path, words: Compared, samples: list[dict]) -> Compared:
+def compare_answers(work: Path, words: Compared, samples: Sequence[Mapping[str, Any]]) -> Compared:
     theirs = read(work / "answers" / f"{file_name(words.name, words.shots)}.jsonl")
     kind = TASKS[words.name].kind
     if kind == "generation":
@@ -191,7 +194,9 @@ def compare_answers(work: Path, words: Compared, samples: list[dict]) -> Compare
     largest, margins, differing = 0.0, [], []
     metrics = [name for name in ("acc", "acc_norm") if name in theirs[0]]
     for their, our in zip(theirs, samples, strict=True):
-        responses = [their["responses"]] if kind == "continuation" and not isinstance(their["responses"][0], list) else their["responses"]
+        responses = their["responses"]
+        if not isinstance(responses[0], list):  # of a single request
+            responses = [responses]
         log_probs = np.array([float(response[0]) for response in responses])
         ours = np.array(our["log_probs"])
         largest = max(largest, float(np.max(np.abs(log_probs - ours))))
@@ -206,7 +211,7 @@ def compare_answers(work: Path, words: Compared, samples: list[dict]) -> Compare
     return _with(words, theirs, samples, metrics, largest, min(margins, default=None), differing)
 
 
-def _compare_texts(words: Compared, theirs: list[dict], samples: list[dict]) -> Compared:
+def _compare_texts(words: Compared, theirs: list[dict], samples: Sequence[Mapping[str, Any]]) -> Compared:
     ours = {row["doc_id"]: row for row in samples}
     strict = [row for row in theirs if row["filter"] == "strict-match"]
     differing = [
@@ -227,7 +232,9 @@ def _compare_texts(words: Compared, theirs: list[dict], samples: list[dict]) -> 
         )
         for name in ("strict-match", "flexible-extract")
     )
-    return Compared(**{**vars(words), "answered": len(strict), "metrics": metrics, "differing": words.differing + tuple(differing)})
+    return Compared(
+        **{**vars(words), "answered": len(strict), "metrics": metrics, "differing": words.differing + tuple(differing)}
+    )
 
 
 def _with(words, theirs, samples, metrics, largest, margin, differing) -> Compared:
@@ -256,23 +263,25 @@ def markdown(compared: list[Compared], limit: int, command: str) -> str:
     lines = [
         "# Scores beside lm-evaluation-harness 0.4.13",
         "",
-        f"`{command}`; what is compared and how: the first lines of the script. Weights: one GPT-2 with random weights",
-        f"(2 layers, width 48, 1,024 positions, the whole vocabulary), float32, CPU. Answers: the first {limit} rows of "
-        "each task.",
+        f"`{command}`; what is compared and how: the first lines of the script. Weights: one GPT-2 with random",
+        "weights (2 layers, width 48, 1,024 positions, the whole vocabulary), float32, CPU. Answers: the first "
+        f"{limit} rows of each task.",
         "",
-        "| task | shots | rows | other words | answers compared | largest difference, nats | margin, nats | theirs = ours |",
+        "| task | shots | rows | other words | answers | largest difference, nats | margin, nats | theirs = ours |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for each in compared:
         scores = ", ".join(
-            f"{name} {theirs:.4f} = {ours:.4f}" if not count else f"**{name} {theirs:.4f} / {ours:.4f}, {count} differ**"
+            f"{name} {theirs:.4f} = {ours:.4f}"
+            if not count
+            else f"**{name} {theirs:.4f} / {ours:.4f}, {count} differ**"
             for name, theirs, ours, count in each.metrics
         )
         margin = "-" if each.margin is None else f"{each.margin:.2g}"
         largest = f"{each.largest:.1e}" if each.answered and each.largest else "-"
         lines.append(
-            f"| {each.name} | {each.shots} | {each.rows:,} | {each.other_words} | {each.answered} | {largest} | {margin} "
-            f"| {scores} |"
+            f"| {each.name} | {each.shots} | {each.rows:,} | {each.other_words} | {each.answered} | {largest} "
+            f"| {margin} | {scores} |"
         )
     differing = [f"- {each.name} at {each.shots}: {words}" for each in compared for words in each.differing]
     lines += ["", "## Rows that differ", "", *(differing or ["None."])]
@@ -285,8 +294,9 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of evaluation data")
     parser.add_argument("--tokenizer", required=True, help="folder of GPT-2's tokenizer")
     parser.add_argument("--limit", type=int, default=0, help="rows of each task that are scored; 0: compare words only")
+    parser.add_argument("--rows", type=int, default=0, help="rows of each task whose words are compared (all)")
     parser.add_argument("--tasks", nargs="+", help="only these")
-    parser.add_argument("--work", help="folder for what is made on the way (a temporary one)")
+    parser.add_argument("--work", help="folder for what is made on the way, which is not made again (a temporary one)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no_write", action="store_true", help="print, and leave the results file as it is")
     arguments = parser.parse_args()
@@ -320,26 +330,28 @@ def run(arguments: argparse.Namespace, work: Path) -> str:
         "seed": 0,
         "threads": arguments.threads,
         "limit": arguments.limit,
+        "rows": arguments.rows or None,
         "batch_size": 2,
         "tasks": [file_name(*case) for case in cases],
     }
-    for make in (True, False):
-        if make and (model / "model.safetensors").is_file():
-            continue
-        (work / "plan.json").write_text(json.dumps(plan | {"make_model": make}))
-        started = time.monotonic()
+    if not (model / "model.safetensors").is_file():
+        (work / "plan.json").write_text(json.dumps(plan | {"make_model": True}))
         subprocess.run([arguments.peer, str(HERE / "peers" / "lm_eval_peer.py"), str(work)], check=True)
-        print(f"lm-eval: {time.monotonic() - started:.0f} s", flush=True)
-    compared = [compare_words(work, data, *case) for case in cases]
+    load_tokenizer(arguments.tokenizer).save(model)
+    (work / "plan.json").write_text(json.dumps(plan | {"make_model": False}))
+    with subprocess.Popen([arguments.peer, str(HERE / "peers" / "lm_eval_peer.py"), str(work)]) as peer:
+        scores = {}
+        if arguments.limit:
+            exported = open_export(model, 2048, allow_unverified=True)
+            for name, shots in cases:
+                asked = [EvalTaskConfig(name, shots)]
+                scores[name, shots] = evaluate_tasks(exported, asked, data=data, limit=arguments.limit).samples
+    if peer.returncode != 0:
+        raise SystemExit(f"lm-eval ended with {peer.returncode}")
+    compared = [compare_words(work, data, *case, arguments.rows or None) for case in cases]
     if arguments.limit:
-        load_tokenizer(arguments.tokenizer).save(model)
-        exported = open_export(model, 2048, allow_unverified=True)
-        started = time.monotonic()
-        for index, (name, shots) in enumerate(cases):
-            scores = evaluate_tasks(exported, [EvalTaskConfig(name, shots)], data=data, limit=arguments.limit)
-            compared[index] = compare_answers(work, compared[index], list(scores.samples))
-        print(f"marin: {time.monotonic() - started:.0f} s", flush=True)
-    command = f"python benchmarks/eval_parity.py --limit {arguments.limit}"
+        compared = [compare_answers(work, each, scores[each.name, each.shots]) for each in compared]
+    command = f"python benchmarks/eval_parity.py --rows {arguments.rows} --limit {arguments.limit}"
     return markdown(compared, arguments.limit, command)
 
 

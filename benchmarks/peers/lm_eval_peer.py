@@ -1,10 +1,10 @@
-"""lm-evaluation-harness's side of `benchmarks/eval_parity.py`: its own tasks, over the rows in a folder, on its hf backend.
+"""lm-evaluation-harness's side of `benchmarks/eval_parity.py`: its own tasks over given rows, on its hf backend.
 
-    python lm_eval_peer.py WORK          (a Python that has lm-eval 0.4.13, transformers and torch; marin is not needed)
+    python lm_eval_peer.py WORK          (by a Python with lm-eval 0.4.13, transformers and torch)
 
 WORK/plan.json says what to do, WORK/lm_eval/*.yaml are the tasks: each includes the harness's own definition and only
 names other files. Writes WORK/requests/NAME.jsonl, what it would ask of every row, and WORK/answers/NAME.jsonl, what it
-scored on the first rows.
+scored on the first rows; a file that is there is not made again.
 """
 
 import json
@@ -43,13 +43,15 @@ def write(path: Path, rows: list) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def dump_requests(work: Path, names: list[str], manager: TaskManager) -> None:
+def dump_requests(work: Path, names: list[str], manager: TaskManager, limit: int | None) -> None:
     """What each task asks of all its rows, at the shots of its file and the harness's default seed."""
     loaded = manager.load(names)["tasks"] if hasattr(manager, "load") else lm_eval.tasks.get_task_dict(names, manager)
     for name in names:
+        if (work / "requests" / f"{name}.jsonl").exists():
+            continue
         task = loaded[name]
         task.set_fewshot_seed(1234)
-        task.build_all_requests()
+        task.build_all_requests(limit=limit)
         rows: dict[int, dict] = {}
         for instance in task.instances:
             row = rows.setdefault(instance.doc_id, {"doc_id": instance.doc_id, "arguments": []})
@@ -65,11 +67,13 @@ def main() -> None:
         return
     torch.set_num_threads(plan["threads"])
     manager = TaskManager(include_defaults=False, include_path=str(work / "lm_eval"))
-    dump_requests(work, plan["tasks"], manager)
+    dump_requests(work, plan["tasks"], manager, plan["rows"])
     if not plan["limit"]:
         return
     model = HFLM(pretrained=plan["model"], dtype="float32", device="cpu", batch_size=plan["batch_size"])
     for name in plan["tasks"]:
+        if (work / "answers" / f"{name}.jsonl").exists():
+            continue
         started = time.process_time()
         results = lm_eval.simple_evaluate(
             model=model,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marin.inference import generate as generate_module
+from marin.inference import decoding
 from marin.inference.generate import generate
 from marin.models.gpt2 import Gpt2Config
 from marin.models.llama import LlamaConfig
@@ -91,10 +91,10 @@ def test_sampling_depends_on_the_seed_and_not_on_the_other_prompts(model):
 def test_many_lengths_compile_few_programs(model):
     config, params = model
     config = replace(config, initializer_range=0.5)  # its own entries in the cache of compiled programs
-    before = generate_module._complete._cache_size()
+    before = decoding.decode._cache_size(), decoding.admit._cache_size()
     for length in range(1, 12):
         generate(config, params, [[1] * length, [2]], max_new_tokens=4)
-    assert generate_module._complete._cache_size() - before == 1
+    assert (decoding.decode._cache_size() - before[0], decoding.admit._cache_size() - before[1]) == (1, 1)
 
 
 @pytest.mark.parametrize(

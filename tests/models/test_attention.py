@@ -63,7 +63,7 @@ def test_windows_scales_and_softcaps_do_what_their_definition_says(implementatio
     out = jitted_attention(query, key, value, segment_ids=segment_ids, implementation=implementation, **options)
     np.testing.assert_allclose(out, by_definition(query, key, value, segment_ids, **options), atol=1e-5)
     positions = jnp.arange(67, dtype=jnp.int32)[None]
-    cached = cached_attention(query, key, value, positions, **options)
+    cached = cached_attention(query, *(jnp.swapaxes(x, 1, 2) for x in (key, value)), positions, **options)
     np.testing.assert_allclose(cached, by_definition(query, key, value, None, **options), atol=1e-5)
 
 
@@ -124,7 +124,8 @@ def test_a_cache_slot_beyond_the_query_is_not_read():
     query, key, value = random_inputs(2, 9, 2, 2, 4)
     garbage = jnp.full_like(key[:, :3], 1e9)
     positions = jnp.broadcast_to(jnp.arange(9, dtype=jnp.int32), (2, 9))
-    out = cached_attention(query, *(jnp.concatenate([x, garbage], 1) for x in (key, value)), positions)
+    slots = (jnp.swapaxes(jnp.concatenate([x, garbage], 1), 1, 2) for x in (key, value))
+    out = cached_attention(query, *slots, positions)
     np.testing.assert_allclose(out, by_definition(query, key, value, None), atol=1e-5)
 
 

@@ -30,7 +30,7 @@ from marin.evaluation.tasks.catalog import GROUPS, TASKS, task_names
 from marin.evaluation.tasks.data import MissingDataError, TaskData, TaskRows
 from marin.evaluation.tasks.definition import TaskDefinition
 from marin.evaluation.tasks.finished import FinishedTasks
-from marin.evaluation.tasks.lists import EvalTaskConfig
+from marin.evaluation.tasks.lists import DCLM_CORE_TASKS, EvalTaskConfig
 from marin.evaluation.tasks.question import prompt_hash
 from marin.evaluation.tasks.scores import (
     LOWER_IS_BETTER,
@@ -119,10 +119,11 @@ def evaluate_tasks(
     """The model's scores on tasks and groups; with `output_path`, results.json and samples.jsonl there.
 
     `limit` asks the first so many questions of each task, and the scores say so. `seed` draws solved examples.
-    `metrics` "core" adds the CORE average of DataComp-LM (`scores.core_score`) over the tasks asked: there, candidates
-    are compared by mean loss over their tokens. `mutual_information` adds acc_mutual_info, for a second, short request
-    for each candidate. `definitions` are tasks beside those of the catalog, by name. A run that was stopped and is
-    started again with the same output_path, model and arguments goes on behind the last task that was done.
+    `metrics` "core" adds the CORE average of DataComp-LM (`scores.core_score`) over those of its 22 tasks that are
+    asked and have data, where candidates are compared by mean loss over their tokens. `mutual_information` adds
+    acc_mutual_info, for a second, short request for each candidate. `definitions` are tasks beside those of the
+    catalog, by name. A run that was stopped and is started again with the same output_path, model and arguments goes on
+    behind the last task that was done.
 
     Raises ValueError for an unknown task (with near misses), a broken row (with file and line), too few rows for the
     examples asked for, and a tokenizer that does not fit the model or gives none of the task's texts back.
@@ -166,7 +167,7 @@ def evaluate_tasks(
     group_scores = _group_scores(groups, results, samples, known)
     for key, group in group_scores.items():
         say(_group_line(key, group))
-    core = _core(asked, samples) if metrics == "core" else None
+    core = _core(asked, samples, set(definitions or ())) if metrics == "core" else None
     if core is not None:
         say(_group_line(core["name"], core))
     _say_skipped(skipped, say)
@@ -503,7 +504,12 @@ def _group_scores(
     return scores
 
 
-def _core(asked: Sequence[_Asked], samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
+def _core(
+    asked: Sequence[_Asked], samples: Mapping[str, Sequence[Mapping[str, Any]]], own: set[str]
+) -> dict[str, Any] | None:
+    """The average over the asked tasks that DataComp-LM's has, and over tasks of one's own."""
+    counted = {config.name for config in DCLM_CORE_TASKS} | own
+    asked = [task for task in asked if task.definition.name in counted]
     scores: dict[str, tuple[Estimate, float]] = {}
     for task in asked:
         if task.key not in samples or task.definition.kind == "generation":
@@ -534,6 +540,8 @@ def _line(key: str, result: TaskResult) -> str:
     metric = result.about["primary_metric"]
     entry = result.metrics[metric]
     words = [f"{key}: {format_score(entry['value'], entry['stderr'], entry['n'])} {metric}"]
+    if entry["interval"] == "wilson":  # the error says little of so few right or wrong answers
+        words.append("95% interval {:.3f} to {:.3f}".format(*entry["ci95"]))
     if result.n < result.about["n_all"]:
         words.append(f"of {result.about['n_all']} questions")
     if result.chance is not None:

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32
+
+from marin.evaluation.packing import Scored
 
 TokenLogProbs = Callable[[Int32[np.ndarray, "batch seq"], Int32[np.ndarray, "batch seq"]], Any]
 """(tokens, targets) -> array-like float32[batch, seq]: natural log-probability of each target after its tokens."""
@@ -23,7 +25,7 @@ TokenIsGreedy = Callable[[Int32[np.ndarray, "batch seq"], Int32[np.ndarray, "bat
 equals."""
 
 Progress = Callable[[int, int], None]
-"""Called with (rows done, rows in all) after every batch."""
+"""Called with (done, in all) after every batch: requests, or rows where whole rows are scored."""
 
 DocumentPrefix = Literal["eos", "bos"]
 """What training put before a document: the EOS of the document before it, or a BOS of its own."""
@@ -45,6 +47,17 @@ class Encoder(Protocol):
     def encode_batch(self, texts: list[str]) -> list[Int32[np.ndarray, " tokens"]]: ...
 
 
+@runtime_checkable
+class RequestScorer(Protocol):
+    """Scores what requests ask for and no more."""
+
+    def score(
+        self, requests: Sequence[Scored], progress: Progress | None = None
+    ) -> list[tuple[Float32[np.ndarray, " targets"], Bool[np.ndarray, " targets"]]]:
+        """Of each target of each request: its log-probability, and whether it is the most probable token."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoredModel:
     """A model as scoring sees it."""
@@ -60,7 +73,11 @@ class ScoredModel:
     document_prefix: DocumentPrefix | None = None
     """What training put before a document; None: unknown, so BOS where the tokenizer has one, else EOS."""
     token_is_greedy: TokenIsGreedy | None = None
-    """Whether each target is the most probable token; None: the model gives log-probabilities and no more."""
+    """Whether each target is the most probable token; None: the model gives log-probabilities and no more. Not asked of
+    a model with a request_scorer."""
+    request_scorer: RequestScorer | None = None
+    """Scores continuations and reads once what their contexts share, as `scored_model` gives; None: one row each,
+    through the two functions."""
 
     def __post_init__(self) -> None:
         if self.seq_len < 1 or self.tokens_per_batch < 1:
@@ -75,21 +92,28 @@ def scored_model(
     vocab_size: int,
     tokens_per_batch: int = 4096,
     document_prefix: DocumentPrefix | None = None,
+    *,
+    compute_dtype: Any = "float32",
+    mesh: Any = None,
 ) -> ScoredModel:
-    """A `marin.models` language model, jitted, as scoring sees it; config is its LmConfig."""
-    import jax
+    """A `marin.models` language model as scoring sees it; config is its LmConfig.
 
-    from marin.models import lm
+    What is compiled is kept by config and shape, so a model with other parameters costs no compilation. With a mesh
+    (`marin.distributed.mesh.make_mesh`) its devices share each batch; parameters that do not lie on it are copied to
+    each of its devices.
+    """
+    from marin.evaluation.engine import Engine, on_mesh, row_scorer
 
-    score = jax.jit(lambda params, tokens, targets: lm.token_log_probs(config, params, tokens, targets))
-    is_greedy = jax.jit(lambda params, tokens, targets: lm.logits(config, params, tokens).argmax(axis=-1) == targets)
+    params = on_mesh(params, mesh)
     return ScoredModel(
-        token_log_probs=lambda tokens, targets: score(params, tokens, targets),
+        token_log_probs=row_scorer(config, params, compute_dtype=compute_dtype, mesh=mesh),
         seq_len=config.seq_len,
         vocab_size=vocab_size,
         tokens_per_batch=tokens_per_batch,
         document_prefix=document_prefix,
-        token_is_greedy=lambda tokens, targets: is_greedy(params, tokens, targets),
+        request_scorer=Engine(
+            config=config, params=params, tokens_per_batch=tokens_per_batch, compute_dtype=compute_dtype, mesh=mesh
+        ),
     )
 
 
@@ -117,19 +141,7 @@ def score_rows(
 
     Raises ValueError for a row longer than the model reads or an id outside its vocabulary.
     """
-    for index, (tokens, targets) in enumerate(rows):
-        if len(tokens) != len(targets) or len(tokens) > model.seq_len:
-            raise ValueError(
-                f"row {index} has {len(tokens)} tokens and {len(targets)} targets; expected equally many, at most "
-                f"the {model.seq_len} that the model reads. Cut longer texts into windows"
-            )
-        top = max(int(np.max(part, initial=0)) for part in (tokens, targets))
-        if top >= model.vocab_size:
-            raise ValueError(
-                f"row {index} has token id {top}, outside the model's vocabulary of {model.vocab_size}: it was made "
-                "with another tokenizer"
-            )
-
+    _check_rows(model, rows)
     results: list[np.ndarray] = [np.zeros(0, np.float32) for _ in rows]
     num_done = 0
     shortest = 0
@@ -153,6 +165,21 @@ def score_rows(
             if progress is not None:
                 progress(num_done, len(rows))
     return results
+
+
+def _check_rows(model: ScoredModel, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    for index, (tokens, targets) in enumerate(rows):
+        if len(tokens) != len(targets) or len(tokens) > model.seq_len:
+            raise ValueError(
+                f"row {index} has {len(tokens)} tokens and {len(targets)} targets; expected equally many, at most "
+                f"the {model.seq_len} that the model reads. Cut longer texts into windows"
+            )
+        top = max(int(np.max(part, initial=0)) for part in (tokens, targets))
+        if top >= model.vocab_size:
+            raise ValueError(
+                f"row {index} has token id {top}, outside the model's vocabulary of {model.vocab_size}: it was made "
+                "with another tokenizer"
+            )
 
 
 def resolve_prefix(tokenizer: Encoder, document_prefix: DocumentPrefix | None) -> DocumentPrefix:
@@ -366,6 +393,14 @@ def score_continuations(
     for context, continuation in pairs:
         whole = np.concatenate([context, continuation])
         rows.append((whole[:-1][-model.seq_len :], whole[1:][-model.seq_len :]))
+    if model.request_scorer is not None:
+        _check_rows(model, rows)
+        asked = [
+            Scored(tokens=tokens, targets=targets[-len(continuation) :])
+            for (tokens, targets), (_, continuation) in zip(rows, pairs, strict=True)
+        ]
+        found = model.request_scorer.score(asked, progress)
+        return [ScoredContinuation(log_probs=log_probs, is_greedy=bool(greedy.all())) for log_probs, greedy in found]
     log_probs = score_rows(model, rows, progress)
     greedy = None
     if model.token_is_greedy is not None:

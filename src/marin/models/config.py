@@ -85,6 +85,7 @@ class LmConfig(Protocol):
         *,
         positions: Any = None,
         segment_ids: Any = None,
+        trees: Any = None,
         compute_dtype: Any = "float32",
         remat: str = "none",
         scan_layers: bool | None = None,
@@ -94,9 +95,10 @@ class LmConfig(Protocol):
 
         `segment_ids` int32 `(batch, seq)`: a token attends only to earlier tokens of its own segment, and, unless
         `positions` int32 `(batch, seq)` are given, positions restart at 0 with each segment; a negative id is padding,
-        whose states mean nothing. `remat` is a name of
-        `REMAT_POLICIES`. `scan_layers` compiles one layer and loops over it; None: only on accelerators
-        with many layers. `attention` is a name of `ATTENTION_IMPLEMENTATIONS`; None: as the config says.
+        whose states mean nothing. `trees`, a `marin.models.trees.TokenTrees`, stands in place of `segment_ids`
+        where the rows hold trees of tokens, and wants `positions` beside it. `remat` is a name of `REMAT_POLICIES`.
+        `scan_layers` compiles one layer and loops over it; None: only on accelerators with many layers. `attention` is
+        a name of `ATTENTION_IMPLEMENTATIONS`; None: as the config says.
         """
         ...
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from marin.models import layers
 from marin.models.attention import KeyValueCache, cached_attention, causal_attention, empty_cache, write_cache
 from marin.models.rotary import DefaultRotaryEmbeddingsConfig, RotaryEmbeddingsConfig
+from marin.models.trees import TokenTrees
 
 __all__ = ["Gemma3Config", "Gemma3Layers", "Gemma3Params"]
 
@@ -125,25 +126,31 @@ class Gemma3Config:
         *,
         positions: Int[Array, "batch seq"] | None = None,
         segment_ids: Int[Array, "batch seq"] | None = None,
+        trees: TokenTrees | None = None,
         compute_dtype: Any = jnp.float32,
         remat: str = "none",
         scan_layers: bool | None = None,
         attention: str | None = None,
     ) -> Float[Array, "batch seq hidden"]:
         """States after the final norm; see `LmConfig.hidden_states`."""
-        layers.check_length(tokens.shape[1], self.seq_len)
+        layers.check_length(tokens.shape[1], self.seq_len, trees=trees)
         if positions is None:
             positions = layers.positions_of(tokens, segment_ids)
         rotation_of = self._rotations(positions)
         implementation = attention or ("blocked" if self.use_flash_attention else "reference")
 
-        def layer(window: int | None, layer_params: Gemma3Layers, x: Float[Array, "batch seq hidden"]):
+        def layer(
+            window: int | None, inputs: tuple[Gemma3Layers, KeyValueCache | None], x: Float[Array, "batch seq hidden"]
+        ):
+            layer_params, before = inputs
             query, key, value = _attention_input(self, layer_params, x, rotation_of[window])
             mixed = causal_attention(
                 query,
                 key,
                 value,
                 segment_ids=segment_ids,
+                trees=trees,
+                before=before,
                 implementation=implementation,
                 window=window,
                 scale=self.query_pre_attn_scalar**-0.5,
@@ -153,7 +160,7 @@ class Gemma3Config:
         x = _embed(self, params, tokens, compute_dtype)
         x = layers.run_layers(
             layers.for_kinds(layer, self.attention_windows),
-            layers.cast(params.layers, compute_dtype),
+            layers.with_prefix(layers.cast(params.layers, compute_dtype), trees),
             x,
             num_layers=self.num_layers,
             remat=remat,
@@ -181,11 +188,11 @@ class Gemma3Config:
         self,
         params: "Gemma3Params",
         tokens: Int[Array, "batch seq"],
-        cache: KeyValueCache,
+        cache: KeyValueCache | tuple[KeyValueCache, ...],
         *,
         positions: Int[Array, "batch seq"],
         compute_dtype: Any = jnp.float32,
-    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache]:
+    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache | tuple[KeyValueCache, ...]]:
         """States of `tokens` and the cache with their keys and values in the slots named by `positions`.
 
         A token attends to every slot up to its own, so slots must be filled from 0 on; slots at or beyond `max_len`

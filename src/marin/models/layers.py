@@ -23,6 +23,7 @@ from marin.distributed.mesh import by_rows
 from marin.models.attention import ATTENTION_OUTPUT
 from marin.models.config import REMAT_NAMES, check_remat
 from marin.models.rotary import RotaryEmbeddingsConfig
+from marin.models.trees import TokenTrees
 
 T = TypeVar("T")
 X = TypeVar("X")
@@ -148,6 +149,11 @@ def unstack(layers: T, num_layers: int) -> list[T]:
     ]
 
 
+def with_prefix(layers: T, trees: TokenTrees | None) -> tuple[T, Any]:
+    """The stacked layers, each with its part of the cache that stands before all trees; None where there is none."""
+    return layers, None if trees is None else trees.prefix
+
+
 def for_kinds(function: Callable, kinds: Sequence[Any]) -> list[Callable]:
     """`function` with its first argument set to the kind of each layer; equal kinds share one object."""
     made = {kind: partial(function, kind) for kind in kinds}
@@ -214,11 +220,24 @@ def run_layers_cached(
 ) -> tuple[Float[Array, "batch seq hidden"], Any]:
     """`layer(params, layer_cache, x) -> (x, layer_cache)` for each stacked layer; the caches come back stacked.
 
-    `layer` is one function, or one for each layer.
+    `layer` is one function, or one for each layer. A cache that is a tuple of one for each layer comes back as such, and
+    the layers run unrolled; `layers` may then be a tuple too. That is for decoding: a loop over stacked arrays copies
+    each layer's weights and cache at every token.
     """
-    num_layers = jax.tree.leaves(cache)[0].shape[0]
+    if isinstance(cache, tuple):
+        num_layers = len(cache)
+    else:
+        num_layers = jax.tree.leaves(cache)[0].shape[0]
     each = [layer] * num_layers if callable(layer) else list(layer)
-    return _scan_periods(lambda function, inputs, carry: function(*inputs, carry), each, (layers, cache), x)
+    if not isinstance(cache, tuple):
+        return _scan_periods(lambda function, inputs, carry: function(*inputs, carry), each, (layers, cache), x)
+    once = {function: jax.jit(function, inline=True) for function in each}  # traced once a kind
+    written = []
+    apart = layers if isinstance(layers, tuple) else unstack(layers, num_layers)
+    for function, params, layer_cache in zip(each, apart, cache, strict=True):
+        x, layer_cache = once[function](params, layer_cache, x)
+        written.append(layer_cache)
+    return x, tuple(written)
 
 
 def _scan_periods(call: Callable, each: Sequence[Callable], stacked: Any, x: Any) -> tuple[Any, Any]:
@@ -289,9 +308,9 @@ def check_shape(config: Any) -> None:
         raise ValueError(f"sliding_window={window} must be at least 1; None is for no window")
 
 
-def check_length(seq: int, seq_len: int, what: str = "a sequence") -> None:
-    """Raise ValueError where `seq` tokens do not fit a model of `seq_len`."""
-    if seq > seq_len:
+def check_length(seq: int, seq_len: int, what: str = "a sequence", trees: TokenTrees | None = None) -> None:
+    """Raise ValueError where `seq` tokens do not fit a model of `seq_len`; rows of trees may be longer than a text."""
+    if seq > seq_len and trees is None:
         raise ValueError(
             f"{what} of {seq} tokens does not fit a model with seq_len={seq_len}; "
             f"cut it to {seq_len} tokens or use a model with a longer seq_len"

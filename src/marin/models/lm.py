@@ -9,13 +9,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from marin.distributed.mesh import by_rows
 from marin.models.config import LmConfig
 
-__all__ = ["LmConfig", "logits", "token_log_probs"]
+__all__ = ["LmConfig", "logits", "scores_at", "token_log_probs"]
 
 _CHUNK = 512
+ENTRIES_AT_ONCE = 256
+"""Places of a row whose logits exist at one time in `scores_at`."""
 
 
 def logits(config: LmConfig, params: Any, tokens: Int[Array, "batch seq"], **kwargs) -> Float[Array, "batch seq vocab"]:
@@ -55,3 +58,41 @@ def token_log_probs(
 
     chunks = flat_states.reshape(num_chunks, _CHUNK, -1), flat_targets.reshape(num_chunks, _CHUNK)
     return jax.lax.map(chunk_log_probs, chunks).reshape(-1)[:num_tokens].reshape(tokens.shape)
+
+
+def scores_at(
+    config: LmConfig,
+    params: Any,
+    states: Float[Array, "batch seq hidden"],
+    places: Int[Array, "batch entries"],
+    targets: Int[Array, "batch entries targets"],
+    num_entries: Int[Array, ""],
+) -> tuple[Float[Array, "batch entries targets"], Bool[Array, "batch entries targets"]]:
+    """Natural log-probability, float32, that the place of each entry gives to each of its targets as the next token,
+    and whether the target is the most probable one, the lowest id of equals.
+
+    Only the states at `places` meet the vocabulary, so many entries at a time; entries must be a multiple of
+    `ENTRIES_AT_ONCE`. Those from `num_entries` on are not computed and 0: the number may change without compiling.
+    """
+    assert places.shape[1] % ENTRIES_AT_ONCE == 0, "callers pad the entries"
+    matrix = config.unembedding(params).astype(states.dtype)
+
+    def score(index, results):
+        start = index * ENTRIES_AT_ONCE
+        here = jax.lax.dynamic_slice_in_dim(places, start, ENTRIES_AT_ONCE, axis=1)
+        wanted = jax.lax.dynamic_slice_in_dim(targets, start, ENTRIES_AT_ONCE, axis=1)
+        chosen_states = by_rows(jnp.take_along_axis(states, here[:, :, None], axis=1))
+        logits = unembed(chosen_states, matrix, config.final_logit_softcap)
+        top = logits.max(axis=-1, keepdims=True)
+        total = jnp.log(jnp.exp(logits - top).sum(axis=-1, keepdims=True)) + top
+        # not argmax, which XLA's CPU compiler computes a number at a time
+        ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+        first = jnp.where(logits == top, ids, logits.shape[-1]).min(axis=-1, keepdims=True)
+        found = jnp.take_along_axis(logits, wanted, axis=-1) - total, wanted == first
+        return tuple(
+            jax.lax.dynamic_update_slice_in_dim(result, part, start, axis=1)
+            for result, part in zip(results, found, strict=True)
+        )
+
+    nothing = jnp.zeros(targets.shape, jnp.float32), jnp.zeros(targets.shape, bool)
+    return jax.lax.fori_loop(0, -(-num_entries // ENTRIES_AT_ONCE), score, nothing)

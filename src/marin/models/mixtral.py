@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from marin.models import layers
 from marin.models.attention import KeyValueCache, cached_attention, causal_attention, empty_cache, write_cache
 from marin.models.rotary import DefaultRotaryEmbeddingsConfig, RotaryEmbeddingsConfig
+from marin.models.trees import TokenTrees
 
 __all__ = ["MixtralConfig", "MixtralLayers", "MixtralParams", "RouterLosses"]
 
@@ -139,6 +140,7 @@ class MixtralConfig:
         *,
         positions: Int[Array, "batch seq"] | None = None,
         segment_ids: Int[Array, "batch seq"] | None = None,
+        trees: TokenTrees | None = None,
         compute_dtype: Any = jnp.float32,
         remat: str = "none",
         scan_layers: bool | None = None,
@@ -150,6 +152,7 @@ class MixtralConfig:
             tokens,
             positions=positions,
             segment_ids=segment_ids,
+            trees=trees,
             compute_dtype=compute_dtype,
             remat=remat,
             scan_layers=scan_layers,
@@ -171,24 +174,33 @@ class MixtralConfig:
         *,
         positions: Int[Array, "batch seq"] | None = None,
         segment_ids: Int[Array, "batch seq"] | None = None,
+        trees: TokenTrees | None = None,
         compute_dtype: Any = jnp.float32,
         remat: str = "none",
         scan_layers: bool | None = None,
         attention: str | None = None,
     ) -> tuple[Float[Array, "batch seq hidden"], RouterLosses]:
         """The states and what the routers of all layers would be fined for."""
-        layers.check_length(tokens.shape[1], self.seq_len)
+        layers.check_length(tokens.shape[1], self.seq_len, trees=trees)
         if positions is None:
             positions = layers.positions_of(tokens, segment_ids)
         rotation = layers.rotation(self.rope, self.head_size, positions)
         implementation = attention or ("blocked" if self.use_flash_attention else "reference")
         counted = jnp.ones(tokens.shape, bool) if segment_ids is None else segment_ids >= 0
 
-        def layer(layer_params: MixtralLayers, carry: tuple[Array, RouterLosses]):
+        def layer(inputs: tuple[MixtralLayers, KeyValueCache | None], carry: tuple[Array, RouterLosses]):
+            layer_params, before = inputs
             x, losses = carry
             query, key, value = _attention_input(self, layer_params, x, rotation)
             mixed = causal_attention(
-                query, key, value, segment_ids=segment_ids, implementation=implementation, window=self.sliding_window
+                query,
+                key,
+                value,
+                segment_ids=segment_ids,
+                trees=trees,
+                before=before,
+                implementation=implementation,
+                window=self.sliding_window,
             )
             x, layer_losses = _experts_block(self, layer_params, x + _attention_output(layer_params, mixed), counted)
             return x, jax.tree.map(jnp.add, losses, layer_losses)
@@ -196,7 +208,7 @@ class MixtralConfig:
         x = params.embedding[tokens].astype(compute_dtype)
         x, losses = layers.run_layers(
             layer,
-            layers.cast(params.layers, compute_dtype),
+            layers.with_prefix(layers.cast(params.layers, compute_dtype), trees),
             (x, RouterLosses(jnp.float32(0), jnp.float32(0))),
             num_layers=self.num_layers,
             remat=remat,
@@ -225,11 +237,11 @@ class MixtralConfig:
         self,
         params: "MixtralParams",
         tokens: Int[Array, "batch seq"],
-        cache: KeyValueCache,
+        cache: KeyValueCache | tuple[KeyValueCache, ...],
         *,
         positions: Int[Array, "batch seq"],
         compute_dtype: Any = jnp.float32,
-    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache]:
+    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache | tuple[KeyValueCache, ...]]:
         """States of `tokens` and the cache with their keys and values in the slots named by `positions`.
 
         A token attends to every slot up to its own, so slots must be filled from 0 on; slots at or beyond `max_len`

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from marin.models import layers
 from marin.models.attention import KeyValueCache, cached_attention, causal_attention, empty_cache, write_cache
 from marin.models.rotary import DefaultRotaryEmbeddingsConfig, RotaryEmbeddingsConfig
+from marin.models.trees import TokenTrees
 
 __all__ = ["Olmo2Config", "Olmo2Layers", "Olmo2Params"]
 
@@ -99,27 +100,31 @@ class Olmo2Config:
         *,
         positions: Int[Array, "batch seq"] | None = None,
         segment_ids: Int[Array, "batch seq"] | None = None,
+        trees: TokenTrees | None = None,
         compute_dtype: Any = jnp.float32,
         remat: str = "none",
         scan_layers: bool | None = None,
         attention: str | None = None,
     ) -> Float[Array, "batch seq hidden"]:
         """States after the final norm; see `LmConfig.hidden_states`."""
-        layers.check_length(tokens.shape[1], self.seq_len)
+        layers.check_length(tokens.shape[1], self.seq_len, trees=trees)
         if positions is None:
             positions = layers.positions_of(tokens, segment_ids)
         rotation = layers.rotation(self.rope, self.head_size, positions)
         implementation = attention or ("blocked" if self.use_flash_attention else "reference")
 
-        def layer(layer_params: Olmo2Layers, x: Float[Array, "batch seq hidden"]):
+        def layer(inputs: tuple[Olmo2Layers, KeyValueCache | None], x: Float[Array, "batch seq hidden"]):
+            layer_params, before = inputs
             query, key, value = _attention_input(self, layer_params, x, rotation)
-            mixed = causal_attention(query, key, value, segment_ids=segment_ids, implementation=implementation)
+            mixed = causal_attention(
+                query, key, value, segment_ids=segment_ids, trees=trees, before=before, implementation=implementation
+            )
             return _mlp_block(self, layer_params, x + _attention_output(self, layer_params, mixed))
 
         x = params.embedding[tokens].astype(compute_dtype)
         x = layers.run_layers(
             layer,
-            layers.cast(params.layers, compute_dtype),
+            layers.with_prefix(layers.cast(params.layers, compute_dtype), trees),
             x,
             num_layers=self.num_layers,
             remat=remat,
@@ -147,11 +152,11 @@ class Olmo2Config:
         self,
         params: "Olmo2Params",
         tokens: Int[Array, "batch seq"],
-        cache: KeyValueCache,
+        cache: KeyValueCache | tuple[KeyValueCache, ...],
         *,
         positions: Int[Array, "batch seq"],
         compute_dtype: Any = jnp.float32,
-    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache]:
+    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache | tuple[KeyValueCache, ...]]:
         """States of `tokens` and the cache with their keys and values in the slots named by `positions`.
 
         A token attends to every slot up to its own, so slots must be filled from 0 on; slots at or beyond `max_len`

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from marin.models import layers
 from marin.models.attention import KeyValueCache, cached_attention, causal_attention, empty_cache, write_cache
 from marin.models.rotary import DefaultRotaryEmbeddingsConfig, RotaryEmbeddingsConfig
+from marin.models.trees import TokenTrees
 
 __all__ = ["Qwen3Config", "Qwen3Layers", "Qwen3Params"]
 
@@ -111,29 +112,40 @@ class Qwen3Config:
         *,
         positions: Int[Array, "batch seq"] | None = None,
         segment_ids: Int[Array, "batch seq"] | None = None,
+        trees: TokenTrees | None = None,
         compute_dtype: Any = jnp.float32,
         remat: str = "none",
         scan_layers: bool | None = None,
         attention: str | None = None,
     ) -> Float[Array, "batch seq hidden"]:
         """States after the final norm; see `LmConfig.hidden_states`."""
-        layers.check_length(tokens.shape[1], self.seq_len)
+        layers.check_length(tokens.shape[1], self.seq_len, trees=trees)
         if positions is None:
             positions = layers.positions_of(tokens, segment_ids)
         rotation = layers.rotation(self.rope, self.head_size, positions)
         implementation = attention or ("blocked" if self.use_flash_attention else "reference")
 
-        def layer(window: int | None, layer_params: Qwen3Layers, x: Float[Array, "batch seq hidden"]):
+        def layer(
+            window: int | None, inputs: tuple[Qwen3Layers, KeyValueCache | None], x: Float[Array, "batch seq hidden"]
+        ):
+            layer_params, before = inputs
             query, key, value = _attention_input(self, layer_params, x, rotation)
             mixed = causal_attention(
-                query, key, value, segment_ids=segment_ids, implementation=implementation, window=window
+                query,
+                key,
+                value,
+                segment_ids=segment_ids,
+                trees=trees,
+                before=before,
+                implementation=implementation,
+                window=window,
             )
             return _mlp_block(self, layer_params, x + _attention_output(layer_params, mixed))
 
         x = params.embedding[tokens].astype(compute_dtype)
         x = layers.run_layers(
             layers.for_kinds(layer, self.attention_windows),
-            layers.cast(params.layers, compute_dtype),
+            layers.with_prefix(layers.cast(params.layers, compute_dtype), trees),
             x,
             num_layers=self.num_layers,
             remat=remat,
@@ -161,11 +173,11 @@ class Qwen3Config:
         self,
         params: "Qwen3Params",
         tokens: Int[Array, "batch seq"],
-        cache: KeyValueCache,
+        cache: KeyValueCache | tuple[KeyValueCache, ...],
         *,
         positions: Int[Array, "batch seq"],
         compute_dtype: Any = jnp.float32,
-    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache]:
+    ) -> tuple[Float[Array, "batch seq hidden"], KeyValueCache | tuple[KeyValueCache, ...]]:
         """States of `tokens` and the cache with their keys and values in the slots named by `positions`.
 
         A token attends to every slot up to its own, so slots must be filled from 0 on; slots at or beyond `max_len`

@@ -128,10 +128,14 @@ OPENBOOKQA = TaskDefinition(
 
 # --- SuperGLUE: BoolQ, COPA
 
-_SUPER_GLUE = {
-    "repository": "aps/super_glue",
-    "revision": "3de24cf8022e94f4ee4b9d55a6f539891524d646",
-}
+
+def _super_glue(name: str, licence: str) -> Source:
+    return Source(
+        repository="aps/super_glue",
+        revision="3de24cf8022e94f4ee4b9d55a6f539891524d646",
+        licence=licence,
+        files={"validation": f"{name}/validation-*.parquet", "train": f"{name}/train-*.parquet"},
+    )
 
 
 def _read_boolq(row: Row) -> Example:
@@ -151,11 +155,7 @@ BOOLQ = TaskDefinition(
     kind="multiple_choice",
     about="yes or no questions about a passage",
     version=2,
-    source=Source(
-        **_SUPER_GLUE,
-        licence="CC-BY-SA-3.0",
-        files={"validation": "boolq/validation-*.parquet", "train": "boolq/train-*.parquet"},
-    ),
+    source=_super_glue("boolq", "CC-BY-SA-3.0"),
     split="validation",
     local=(LocalFiles(files={"validation": "mosaic/reading_comprehension/boolq.jsonl"}, adapt=_adapt_boolq),),
     read=_read_boolq,
@@ -190,11 +190,7 @@ COPA = TaskDefinition(
     name="copa",
     kind="multiple_choice",
     about="cause or effect of a sentence",
-    source=Source(
-        **_SUPER_GLUE,
-        licence="BSD-2-Clause",
-        files={"validation": "copa/validation-*.parquet", "train": "copa/train-*.parquet"},
-    ),
+    source=_super_glue("copa", "BSD-2-Clause"),
     split="validation",
     local=(LocalFiles(files={"validation": "mosaic/commonsense_reasoning/copa.jsonl"}, adapt=_adapt_copa),),
     read=_read_copa,

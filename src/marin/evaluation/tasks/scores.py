@@ -63,6 +63,7 @@ def choice_values(
 
 def continuation_values(example: Example, answer: LogLikelihood) -> dict[str, float | bool]:
     """Metric -> value on a question with one right text."""
+    assert answer.is_greedy is not None
     return {
         "acc": answer.is_greedy,
         "bits_per_byte": _bits_per_byte(answer, example.continuations[0]),

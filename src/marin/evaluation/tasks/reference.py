@@ -1,0 +1,137 @@
+"""The page docs/reference/tasks.md, made from the definitions themselves.
+
+`python -m marin.evaluation.tasks.reference > docs/reference/tasks.md`
+"""
+
+from collections.abc import Iterable
+
+from marin.evaluation.tasks.catalog import GROUPS, LISTS, TASKS, task_names
+from marin.evaluation.tasks.definition import TaskDefinition
+from marin.evaluation.tasks.mmlu import MMLU_TASKS
+
+_INTRODUCTION = """
+# Tasks
+
+This page is what `python -m marin.evaluation.tasks.reference` prints.
+
+A task is asked with `evaluate_tasks` by its name, by the name of a group or list it is in, or as `NAME@SHOTS`. Its rows
+come from a folder of evaluation data: first from `hub/REPOSITORY` in it, where `marin data download hf` puts the task's
+own source, then from the other layouts below. What is absent is skipped, counted, and named with the command that
+fetches it. [How to add a task](../how-to/add-a-task.md).
+
+Prompts, examples, filters and versions are those of lm-evaluation-harness 0.4.13 where it has a task of the name;
+`benchmarks/results/eval_parity.md` is the comparison. Examples are drawn with seed 1234 unless another is given, anew
+for each question, from the split named below; where that is not at hand, from the other asked rows, and the score says
+so. *n* counts the asked rows, *baseline* is what guessing scores, *shots* what a task is asked with if nobody says.
+"""
+
+_METRICS_INTRODUCTION = """
+## Metrics
+
+The first metric of a task is the one to quote. Every score has its standard error and 95% interval: clustered where
+questions share a passage, Wilson's where few answers are right or few wrong, pooled within tasks for a group.
+
+| metric | what it is |
+| --- | --- |
+"""
+
+
+def tasks_reference() -> str:
+    """Markdown: lists, groups, metrics, then every task by kind."""
+    from marin.evaluation.tasks.scores import METRIC_MEANINGS
+
+    parts = [_INTRODUCTION.strip(), _lists(), _groups()]
+    parts.append(_METRICS_INTRODUCTION.strip() + "\n" + _rows((f"`{k}`", v) for k, v in METRIC_MEANINGS.items()))
+    titles = {
+        "multiple_choice": "Chosen among candidates by likelihood",
+        "continuation": "One right continuation",
+        "generation": "Written, then taken out of the text",
+    }
+    for kind, title in titles.items():
+        tasks = [task for task in TASKS.values() if task.kind == kind and task not in MMLU_TASKS]
+        parts.append(f"## {title}\n\n{_table(tasks, with_mmlu=kind == 'multiple_choice')}")
+    parts.append(_left_out())
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(rows: Iterable[tuple[str, ...]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _lists() -> str:
+    head = "## Lists\n\n| list | tasks@shots |\n| --- | --- |\n"
+    return head + _rows(
+        (f"`{name}`", ", ".join(f"{config.name}@{config.num_fewshot}" for config in configs))
+        for name, configs in LISTS.items()
+    )
+
+
+def _groups() -> str:
+    head = "## Groups\n\n| group | members | tasks |\n| --- | --- | --- |\n"
+    return head + _rows(
+        (
+            f"`{name}`",
+            ", ".join(member.removeprefix("mmlu_") for member in members),
+            str(len(task_names(name))),
+        )
+        for name, members in GROUPS.items()
+    )
+
+
+def _table(tasks: list[TaskDefinition], *, with_mmlu: bool) -> str:
+    head = "| task | asks for | source, revision | licence | n | baseline | shots | examples from | version | metrics "
+    head += "|\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    rows = [_row(task) for task in tasks]
+    if with_mmlu:
+        name, _, *others = _row(MMLU_TASKS[0])
+        others[2], others[3] = "14,042 in all", "0.25"
+        rows.append(("`mmlu_SUBJECT`", f"{len(MMLU_TASKS)} subjects, see the groups", *others))
+    return head + _rows(rows)
+
+
+def _row(task: TaskDefinition) -> tuple[str, ...]:
+    source = task.source
+    place = (
+        f"[{source.repository}](https://huggingface.co/datasets/{source.repository})"
+        if source.is_hub
+        else f"[llm-foundry]({source.repository})"
+    )
+    revision = f"`{source.revision[:12]}`" if source.revision else "not pinned"
+    return (
+        f"`{task.name}`",
+        task.about,
+        f"{place}, {revision}",
+        source.licence,
+        "?" if task.num_rows is None else f"{task.num_rows:,}",
+        _baseline(task),
+        str(task.default_shots),
+        "its own" if task.shots.fixed else task.shots.split,
+        str(task.version),
+        ", ".join(task.metrics),
+    )
+
+
+_NUM_CHOICES: dict[str, int] = dict.fromkeys(("arc_easy", "arc_challenge", "hellaswag", "openbookqa"), 4)
+_NUM_CHOICES |= dict.fromkeys(("boolq", "copa", "piqa", "wsc273", "winogrande"), 2)
+_NUM_CHOICES |= dict.fromkeys(("commonsense_qa", "agieval_lsat_ar"), 5)
+"""Candidates of a question of the task's own source; a few rows of ARC have another number."""
+
+
+def _baseline(task: TaskDefinition) -> str:
+    if task.kind != "multiple_choice":
+        return "0"
+    count = _NUM_CHOICES.get(task.name)
+    chance = f"{1 / count:g}" if count else "by row"
+    return chance if task.core_baseline is None else f"{chance} (CORE: {task.core_baseline:g})"
+
+
+def _left_out() -> str:
+    head = (
+        "## Described, and left out for now\n\nThese are in the lists, so that a list is whole; asked for, they are "
+        "skipped with this reason.\n\n| task | why |\n| --- | --- |\n"
+    )
+    return head + _rows((f"`{task.name}`", task.unsupported) for task in TASKS.values() if task.unsupported)
+
+
+if __name__ == "__main__":
+    print(tasks_reference(), end="")

@@ -1,0 +1,345 @@
+"""A model's scores on tasks: what is asked, counted, skipped and kept."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from marin.evaluation.results import read_results, read_samples
+from marin.evaluation.run_tasks import evaluate_tasks
+from marin.evaluation.scoring import ScoredModel
+from marin.evaluation.tasks import (
+    CORE_TASKS,
+    CORE_TASKS_PLUS_MMLU,
+    DCLM_CORE_TASKS,
+    LISTS,
+    TASKS,
+    EvalTaskConfig,
+    TaskDefinition,
+    resolve_tasks,
+    task_names,
+)
+from marin.evaluation.tasks.choice_tasks import choice_example
+from marin.evaluation.tasks.data import TaskData
+from marin.evaluation.tasks.definition import LocalFiles, Source
+from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
+from marin.testing.tiny import write_byte_tokenizer
+
+
+@dataclass(frozen=True)
+class ToyModel:
+    """A model that likes some bytes: each of them has log-probability -1, every other token -3."""
+
+    tokenizer: Any
+    favourites: str = "a"
+    seq_len: int = 256
+    description: Mapping[str, Any] = field(default_factory=lambda: {"weights_sha256": {"toy": "0"}})
+    document_prefix: None = None
+    loaded: None = None
+    calls: list = field(default_factory=list)
+
+    @property
+    def scored(self) -> ScoredModel:
+        table = np.full(300, -3.0, np.float32)
+        table[list(self.favourites.encode())] = -1.0
+        best = int(np.argmax(table))
+
+        def score(tokens: np.ndarray, targets: np.ndarray) -> np.ndarray:
+            self.calls.append(tokens.shape)
+            return table[targets]
+
+        return ScoredModel(
+            token_log_probs=score,
+            seq_len=self.seq_len,
+            vocab_size=300,
+            token_is_greedy=lambda tokens, targets: targets == best,
+        )
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return load_tokenizer(write_byte_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+
+
+def toy_task(name: str, **changes: Any) -> TaskDefinition:
+    """Rows {query, choices, gold} of the file NAME.jsonl."""
+    return TaskDefinition(
+        name=name,
+        kind="multiple_choice",
+        about="a toy",
+        source=Source(repository="nobody/toy", revision="0123456", licence="none", files={"test": "toy.parquet"}),
+        local=(LocalFiles(files={"test": f"{name}.jsonl"}, adapt=lambda row: row),),
+        read=lambda row: choice_example(row["query"], row["choices"], row["gold"], group=row.get("group", "")),
+        metrics=("acc", "acc_norm"),
+        **changes,
+    )
+
+
+def write_rows(folder: Path, name: str, golds: list[int], query: str = "Q: x\nAnswer: ") -> None:
+    """Questions whose first candidate is the likelier."""
+    rows = [{"query": f"{number} {query}", "choices": ["aa", "bb"], "gold": gold} for number, gold in enumerate(golds)]
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_scores_are_written_with_what_they_were_measured_on(tokenizer: Tokenizer, tmp_path: Path):
+    write_rows(tmp_path, "toy", [0] * 12 + [1] * 13)
+    scores = evaluate_tasks(
+        ToyModel(tokenizer),
+        [EvalTaskConfig("toy", 2)],
+        data=TaskData(tmp_path),
+        limit=20,
+        output_path=tmp_path / "out",
+        definitions={"toy": toy_task("toy", version=7)},
+        mutual_information=True,
+    )
+    assert scores.value("toy", "acc") == 12 / 20
+    results, samples = read_results(tmp_path / "out"), read_samples(tmp_path / "out")
+    entry = results["tasks"]["toy"]
+    assert (entry["n"], entry["n_all"], entry["version"], entry["num_fewshot"]) == (20, 25, 7, 2)
+    assert entry["notes"][0] == "the first 20 of 25 questions"
+    assert "examples are other rows of the asked" in entry["notes"][1]
+    assert entry["chance"] == 0.5 and entry["fewshot_seed"] == 1234 and entry["files"] == ["toy.jsonl"]
+    assert entry["metrics"]["acc"]["stderr"] > 0 and entry["metrics"]["acc"]["n"] == 20
+    assert set(entry["metrics"]) == {
+        "acc",
+        "acc_norm",
+        "acc_bytes",
+        "acc_per_token",
+        "acc_mutual_info",
+        "bits_per_byte",
+    }
+    assert results["policy"]["tokenizer_digest"] == tokenizer.digest and results["policy"]["document_prefix"] == "eos"
+    assert [row["doc_id"] for row in samples] == list(range(20)) and samples[3]["task"] == "toy"
+    assert samples[0]["acc"] is True and samples[19]["acc"] is False and len(samples[0]["prefix_hash"]) == 16
+    # the blank that ends the query moved into what is scored, so there are two before the candidate, each -3
+    assert samples[0]["log_probs"] == pytest.approx([-8.0, -12.0])
+
+
+def test_the_same_question_in_other_words_has_another_hash(tokenizer: Tokenizer, tmp_path: Path):
+    write_rows(tmp_path, "toy", [0, 1, 0])
+    hashes = {
+        evaluate_tasks(
+            ToyModel(tokenizer),
+            [EvalTaskConfig("toy", shots)],
+            data=TaskData(tmp_path),
+            seed=seed,
+            definitions={"toy": definition},
+        )
+        .tasks["toy"]
+        .prompt_hash
+        for definition, shots, seed in (
+            (toy_task("toy"), 0, 1),
+            (toy_task("toy"), 0, 2),
+            (toy_task("toy"), 1, 1),
+            (toy_task("toy"), 1, 5),
+            (toy_task("toy", delimiter=""), 0, 1),
+        )
+    }
+    assert len(hashes) == 4  # without examples the seed says nothing
+
+
+def test_a_task_at_several_shots_has_a_key_for_each(tokenizer: Tokenizer, tmp_path: Path):
+    write_rows(tmp_path, "toy", [0, 1, 0, 1])
+    definitions = {"toy": toy_task("toy")}
+    asked = [EvalTaskConfig("toy", 0), EvalTaskConfig("toy", 2), EvalTaskConfig("toy", 2)]
+    scores = evaluate_tasks(ToyModel(tokenizer), asked, data=TaskData(tmp_path), definitions=definitions)
+    assert list(scores.tasks) == ["toy@0", "toy@2"]
+    assert [result.about["task"] for result in scores.tasks.values()] == ["toy", "toy"]
+    named = [EvalTaskConfig("toy", 0, "plain"), EvalTaskConfig("toy", 2)]
+    scores = evaluate_tasks(ToyModel(tokenizer), named, data=TaskData(tmp_path), definitions=definitions)
+    assert list(scores.tasks) == ["plain", "toy@2"]
+    with pytest.raises(ValueError, match="two tasks would be listed under 'same'"):
+        evaluate_tasks(
+            ToyModel(tokenizer),
+            [EvalTaskConfig("toy", 0, "same"), EvalTaskConfig("toy", 2, "same")],
+            data=TaskData(tmp_path),
+            definitions=definitions,
+        )
+
+
+def test_a_task_without_data_is_skipped_counted_and_has_its_command(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    write_rows(tmp_path, "toy", [0, 1])
+    scores = evaluate_tasks(
+        ToyModel(tokenizer),
+        [*resolve_tasks("copa,ifeval"), EvalTaskConfig("toy", 0)],
+        data=TaskData(tmp_path),
+        output_path=tmp_path / "out",
+        definitions={"toy": toy_task("toy")},
+    )
+    assert list(scores.tasks) == ["toy"]
+    skipped = read_results(tmp_path / "out")["skipped"]
+    assert [task["task"] for task in skipped] == ["copa", "ifeval"]
+    assert skipped[0]["fetch"].startswith("marin data download hf aps/super_glue --revision 3de24cf")
+    assert skipped[1]["fetch"] is None and "checkers" in skipped[1]["reason"]
+    printed = capsys.readouterr().out
+    assert "2 tasks were skipped:" in printed and "to fetch: marin data download hf" in printed
+
+
+def test_prompts_that_are_longer_than_the_model_are_counted_and_shown(
+    tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    write_rows(tmp_path, "toy", [0, 1], query="long " * 20)
+    scores = evaluate_tasks(
+        ToyModel(tokenizer, seq_len=32),
+        [EvalTaskConfig("toy", 0)],
+        data=TaskData(tmp_path),
+        definitions={"toy": toy_task("toy")},
+    )
+    assert scores.tasks["toy"].counts["num_truncated"] == 2
+    assert scores.samples[0]["num_truncated"] > 60
+    assert "2 prompts cut on the left" in capsys.readouterr().out
+
+
+class LossyTokenizer:
+    """Writes capital letters small."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self.vocab_size, self.bos_id, self.eos_id = tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        return self._tokenizer.encode_batch([text.lower() for text in texts])
+
+    def decode(self, ids: np.ndarray) -> str:
+        return self._tokenizer.decode(ids)
+
+
+def test_a_tokenizer_that_does_not_give_a_text_back_is_noticed(tokenizer: Tokenizer, tmp_path: Path):
+    lossy = LossyTokenizer(tokenizer)
+    definitions = {"toy": toy_task("toy")}
+    rows = [{"query": query, "choices": ["aa", "bb"], "gold": 0} for query in ("Capital", "small", "small too")]
+    (tmp_path / "toy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = {"tasks": [EvalTaskConfig("toy", 0)], "data": TaskData(tmp_path), "definitions": definitions}
+    result = evaluate_tasks(ToyModel(lossy), **asked).tasks["toy"]
+    assert result.counts["num_not_given_back"] == 1
+    assert "does not give the text of 1 of 3 questions back" in result.notes[-1]
+    (tmp_path / "toy.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(ValueError, match="the tokenizer gives no text of it back; 'Capitalaabb' becomes 'capitalaabb'"):
+        evaluate_tasks(ToyModel(lossy), **asked)
+
+
+def test_a_stopped_run_goes_on_behind_the_last_task_that_was_done(tokenizer: Tokenizer, tmp_path: Path):
+    write_rows(tmp_path, "first", [0, 1, 1])
+    definitions = {"first": toy_task("first"), "second": toy_task("second")}
+    asked = {
+        "tasks": [EvalTaskConfig("first", 0), EvalTaskConfig("second", 0)],
+        "data": TaskData(tmp_path),
+        "definitions": definitions,
+        "output_path": tmp_path / "out",
+    }
+    (tmp_path / "second.jsonl").write_text('{"query": "q"}\n')
+    model = ToyModel(tokenizer)
+    with pytest.raises(ValueError, match=r"second\.jsonl, line 1: no row of this task: no column 'choices'"):
+        evaluate_tasks(model, **asked)
+    assert not (tmp_path / "out/results.json").exists() and len(model.calls) > 0
+
+    write_rows(tmp_path, "second", [0, 1])
+    again = ToyModel(tokenizer)
+    scores = evaluate_tasks(again, **asked)
+    fresh = ToyModel(tokenizer)
+    plain = evaluate_tasks(fresh, **{**asked, "output_path": tmp_path / "other"})
+    assert len(again.calls) < len(fresh.calls)  # the first task was not asked again
+    assert (tmp_path / "out/results.json").read_bytes() == (tmp_path / "other/results.json").read_bytes()
+    assert (tmp_path / "out/samples.jsonl").read_bytes() == (tmp_path / "other/samples.jsonl").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "samples.jsonl"]
+    assert list(scores.tasks) == list(plain.tasks)
+
+
+@pytest.mark.parametrize("change", [{"seed": 5, "shots": 1}, {"limit": 2}, {"weights": "1"}, {"rows": [1, 1, 0]}])
+def test_what_was_done_under_other_conditions_is_done_again(tokenizer: Tokenizer, tmp_path: Path, change: dict):
+    def run(seed: int = 1, limit: int | None = None, weights: str = "0", rows: list[int] | None = None, shots: int = 1):
+        write_rows(tmp_path, "first", rows or [0, 1, 1])
+        model = ToyModel(tokenizer, description={"weights_sha256": {"toy": weights}})
+        with pytest.raises(ValueError, match=r"second\.jsonl, line 1"):
+            evaluate_tasks(
+                model,
+                [EvalTaskConfig("first", shots), EvalTaskConfig("second", 0)],
+                data=TaskData(tmp_path),
+                definitions={"first": toy_task("first"), "second": toy_task("second")},
+                output_path=tmp_path / "out",
+                seed=seed,
+                limit=limit,
+            )
+        return len(model.calls)
+
+    (tmp_path / "second.jsonl").write_text("{}\n")
+    assert run() > 0 and run() == 0
+    assert run(**change) > 0
+
+
+def test_a_group_has_a_score_and_says_what_it_misses(tokenizer: Tokenizer, tmp_path: Path):
+    known = {}
+    for index, name in enumerate(("mmlu_anatomy", "mmlu_astronomy")):
+        write_rows(tmp_path, name, [0] * (index + 2) + [1] * 3)
+        known[name] = toy_task(name)
+    scores = evaluate_tasks(
+        ToyModel(tokenizer),
+        [EvalTaskConfig("mmlu", 0), EvalTaskConfig("mmlu_anatomy", 0)],
+        data=TaskData(tmp_path),
+        definitions=known,
+        output_path=tmp_path / "out",
+    )
+    assert list(scores.tasks) == ["mmlu_anatomy", "mmlu_astronomy"] and len(scores.skipped) == 55
+    assert set(scores.groups) == {"mmlu", "mmlu_stem"}
+    stem = read_results(tmp_path / "out")["groups"]["mmlu_stem"]
+    assert stem["n"] == 11 and len(stem["missing"]) == 17 and stem["metrics"]["acc"]["value"] == pytest.approx(5 / 11)
+    assert scores.value("mmlu", "acc") == pytest.approx(5 / 11)
+
+
+def test_the_core_average_is_named_by_the_tasks_that_had_data(tokenizer: Tokenizer, tmp_path: Path):
+    write_rows(tmp_path, "one", [0, 0, 0, 1])
+    write_rows(tmp_path, "two", [1, 1, 0, 0])
+    definitions = {"one": toy_task("one"), "two": toy_task("two", core_baseline=0.75)}
+    scores = evaluate_tasks(
+        ToyModel(tokenizer),
+        [EvalTaskConfig("one", 0), EvalTaskConfig("two", 0), EvalTaskConfig("copa", 0)],
+        data=TaskData(tmp_path),
+        definitions=definitions,
+        metrics="core",
+        output_path=tmp_path / "out",
+    )
+    assert scores.core is not None and scores.core["name"] == "CORE-2" and scores.core["missing"] == ["copa"]
+    assert scores.core["metrics"]["centred"]["value"] == pytest.approx((0.5 - 1.0) / 2)
+    assert "CORE-2" in read_results(tmp_path / "out")["groups"]
+
+
+def test_an_unknown_task_is_an_error_with_near_misses(tokenizer: Tokenizer, tmp_path: Path):
+    for call in (
+        lambda: resolve_tasks("helaswag"),
+        lambda: evaluate_tasks(ToyModel(tokenizer), [EvalTaskConfig("helaswag", 0)], data=TaskData(tmp_path)),
+    ):
+        with pytest.raises(ValueError, match=r"no task, group or list 'helaswag'; did you mean 'hellaswag'\?"):
+            call()
+    with pytest.raises(ValueError, match="expected a number of examples behind @"):
+        resolve_tasks("mmlu@five")
+    with pytest.raises(ValueError, match="no task is named"):
+        resolve_tasks(" , ")
+    with pytest.raises(ValueError, match="limit is 0"):
+        evaluate_tasks(ToyModel(tokenizer), CORE_TASKS, data=TaskData(tmp_path), limit=0)
+
+
+def test_names_stand_for_lists_groups_and_tasks():
+    assert resolve_tasks("core,copa,gsm8k") == (*CORE_TASKS, EvalTaskConfig("gsm8k", 5))
+    assert resolve_tasks("core", shots=1)[0] == EvalTaskConfig("agieval_lsat_ar", 1)
+    assert resolve_tasks("core_plus_mmlu") == CORE_TASKS_PLUS_MMLU
+    assert len(task_names("mmlu")) == 57 and len(DCLM_CORE_TASKS) == 22
+    for configs in LISTS.values():
+        assert all(set(task_names(config.name)) <= set(TASKS) for config in configs)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tokenizer: Tokenizer, tmp_path: Path):
+    model = ToyModel(tokenizer)
+
+    class Small(ToyModel):
+        @property
+        def scored(self) -> ScoredModel:
+            return replace(model.scored, vocab_size=100)
+
+    with pytest.raises(ValueError, match="vocabulary mismatch"):
+        evaluate_tasks(Small(tokenizer), [EvalTaskConfig("copa", 0)], data=TaskData(tmp_path))

@@ -1,0 +1,146 @@
+"""Answers are taken out of texts, metrics have the values that their formulas give, and errors are honest."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marin.evaluation.scoring import LogLikelihood
+from marin.evaluation.statistics import mean_estimate, proportion_estimate
+from marin.evaluation.tasks import TASKS, Example
+from marin.evaluation.tasks.filters import INVALID, Find, Strip, exact_match, extract
+from marin.evaluation.tasks.scores import (
+    choice_values,
+    continuation_values,
+    core_score,
+    estimate,
+    pooled,
+    written_values,
+)
+
+
+def answer(log_prob: float, num_tokens: int = 1, *, greedy: bool = False) -> LogLikelihood:
+    return LogLikelihood(
+        log_prob=log_prob,
+        num_tokens=num_tokens,
+        num_cut_tokens=0,
+        boundary_merged=False,
+        is_greedy=greedy,
+        token_log_probs=np.full(num_tokens, log_prob / num_tokens, np.float32),
+    )
+
+
+def choosing(*choices: str, gold: int | tuple[int, ...] = 0) -> Example:
+    return Example(
+        question="q",
+        answer="a",
+        contexts=("q",) * len(choices),
+        continuations=choices,
+        choices=choices,
+        gold=gold if isinstance(gold, tuple) else (gold,),
+    )
+
+
+def test_each_metric_divides_by_its_own_length():
+    example = choosing("aa", "éééé", gold=1)
+    values = choice_values(example, [answer(-4.0, 4), answer(-6.0, 5)], [answer(-1.0), answer(-4.0)])
+    assert values["acc"] is False  # -4 against -6
+    assert values["acc_norm"] is True  # -2 against -1.5 a character
+    assert values["acc_bytes"] is True  # -2 against -0.75 a byte
+    assert values["acc_per_token"] is False  # -1 against -1.2 a token
+    assert values["acc_mutual_info"] is True  # -3 against -2
+    assert values["bits_per_byte"] == pytest.approx(6 / math.log(2) / 8)
+
+
+def test_the_first_of_equally_likely_candidates_is_chosen():
+    likelihoods = [answer(-2.0), answer(-2.0)]
+    assert choice_values(choosing("a", "b", gold=0), likelihoods)["acc"] is True
+    assert choice_values(choosing("a", "b", gold=1), likelihoods)["acc"] is False
+
+
+def test_true_answers_share_the_probability():
+    values = choice_values(choosing("a", "b", "c", gold=(0, 2)), [answer(math.log(p)) for p in (0.1, 0.2, 0.1)])
+    assert values["mc2"] == pytest.approx(0.5) and values["acc"] is False
+
+
+@given(vocab=st.integers(2, 1000), text=st.text(min_size=1, max_size=20))
+def test_a_uniform_model_of_one_byte_tokens_costs_log2_of_its_vocabulary(vocab: int, text: str):
+    count = len(text.encode("utf-8", "ignore"))
+    example = Example(question="", answer=text, contexts=("",), continuations=(text,), choices=(text,))
+    if count == len(text.encode("utf-8", "surrogatepass")):
+        values = continuation_values(example, answer(-count * math.log(vocab), count))
+        assert values["bits_per_byte"] == pytest.approx(math.log2(vocab))
+
+
+def test_perplexity_is_the_exponential_of_the_mean_with_its_error():
+    rows = [{"log_likelihood": value, "group": ""} for value in (-1.0, -2.0, -6.0)]
+    measured, mean = estimate("perplexity", rows), mean_estimate([1.0, 2.0, 6.0])
+    assert mean.stderr is not None and mean.ci95 is not None
+    assert measured.value == pytest.approx(math.exp(3.0))
+    assert measured.stderr == pytest.approx(math.exp(3.0) * mean.stderr)
+    assert measured.ci95 == pytest.approx(tuple(math.exp(end) for end in mean.ci95))
+    assert math.isfinite(estimate("perplexity", [{"log_likelihood": -1e6, "group": ""}]).value)
+
+
+def test_questions_about_one_passage_are_one_cluster():
+    rows = [{"acc": bool(index % 3), "group": f"p{index // 4}"} for index in range(80)]
+    alone = [{**row, "group": ""} for row in rows]
+    assert estimate("acc", rows).num_clusters == 20 and estimate("acc", alone).num_clusters == 80
+    assert estimate("acc", rows).value == estimate("acc", alone).value
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=2, max_size=30), min_size=1, max_size=6))
+def test_a_group_counts_questions_alike_and_its_error_is_that_within_tasks(tasks: list[list[bool]]):
+    group = pooled([proportion_estimate(np.array(task)) for task in tasks])
+    everything = np.array([value for task in tasks for value in task], float)
+    within = sum(((np.array(task) - np.mean(task)) ** 2).sum() for task in tasks)
+    assert group.value == pytest.approx(everything.mean()) and group.n == len(everything)
+    assert group.stderr == pytest.approx(math.sqrt(within / (len(everything) - len(tasks)) / len(everything)))
+
+
+def test_the_core_average_subtracts_guessing_and_is_named_by_its_tasks():
+    a, b = proportion_estimate([True] * 60 + [False] * 40), proportion_estimate([True] * 25 + [False] * 75)
+    average, centred = core_score({"a": (a, 0.5), "b": (b, 0.25)})
+    assert centred["a"]["centred"] == pytest.approx(0.2) and centred["b"]["centred"] == pytest.approx(0.0)
+    assert average.value == pytest.approx(0.1) and average.num_clusters == 2
+    assert a.stderr is not None and b.stderr is not None
+    assert average.stderr == pytest.approx(math.hypot(a.stderr / 0.5, b.stderr / 0.75) / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "strict", "flexible"),
+    [
+        ("gsm8k", " 3 + 4 = 7\n#### 7", True, True),
+        ("gsm8k", " #### 1,007.", False, False),
+        ("gsm8k", " #### $7", False, True),
+        ("gsm8k", " 7 eggs", False, True),
+        ("gsm8k", " no number", False, False),
+        ("gsm8k_cot", " So the answer is 7.", False, True),
+        ("gsm8k_cot", " The answer is 7.", True, True),
+        ("gsm8k_cot", " The answer is $7.", False, True),
+    ],
+)
+def test_gsm8k_answers_are_taken_out_strictly_and_flexibly(name: str, text: str, strict: bool, flexible: bool):
+    target = "so\n#### 7" if name == "gsm8k" else "7"
+    example = Example(question="q", answer=target, contexts=("q",), targets=(target,))
+    writing = TASKS[name].writing
+    assert writing is not None
+    values, _ = written_values(example, text, writing)
+    assert values == {"exact_match,strict-match": strict, "exact_match,flexible-extract": flexible}
+
+
+def test_filters_find_the_first_or_last_match_or_say_that_there_is_none():
+    number = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
+    assert extract("1 then 22 then 3", [Find(number)]) == "1"
+    assert extract("1 then 22 then -3", [Find(number, which=-1)]) == "-3"
+    assert extract("none", [Find(number)]) == INVALID
+    assert extract(" x \n", [Strip()]) == "x"
+
+
+def test_what_does_not_count_is_removed_from_answer_and_target_alike():
+    assert exact_match("The 1,000.", ["1000"], remove=(r"\b(?:The )", ",", r"\.$"))
+    assert exact_match("u.s.a.", ["USA"], ignore_case=True, ignore_punctuation=True)
+    assert not exact_match("usa", ["USA"])
+    assert exact_match("b", ["a", "b"]) and not exact_match("", ["a"])
