@@ -93,16 +93,27 @@ def test_a_lower_loss_is_better(tmp_path: Path):
     for name, shift in (("a", 0.0), ("b", 0.3)):
         bits, sizes = 800 + rng.normal(0, 5, 30) + 100 * shift, np.full(30, 100)
         entry = metric_entry(mean_estimate(bits / sizes), higher_is_better=False)
-        task = TaskResult(version=1, n=30, prompt_hash="b" * 64, metrics={"bits_per_byte": entry})
+        loss = {"value": bits.sum() * math.log(2) / (30 * 25), "higher_is_better": False}
+        metrics = {"bits_per_byte": entry, "loss": loss}
+        task = TaskResult(version=1, n=30, prompt_hash="b" * 64, metrics=metrics)
         samples = [
-            {"task": "text", "doc_id": i, "bits": {"model": bits[i], "uniform": 8.0}, "num_bytes": 100}
+            {
+                "task": "text",
+                "doc_id": i,
+                "bits": {"model": bits[i], "uniform": 8.0},
+                "num_bytes": 100,
+                "num_tokens": 25,
+            }
             for i in range(30)
         ]
         write_results(tmp_path / name, model={}, tasks={"text": task, "text/uniform": task}, samples=samples)
         rows.append(read_run(tmp_path / name, name))
-    metric = one_metric(compare([rows[0]], [rows[1]]))
+    metric, loss = compare([rows[0]], [rows[1]]).metrics
     assert metric.metric == "bits_per_byte" and metric.verdict == "A is better"
     assert metric.comparison.difference.value == pytest.approx(-0.3, abs=0.05)
+    # 4 bytes a token, in nats
+    assert loss.comparison.difference.value == pytest.approx(4 * math.log(2) * metric.comparison.difference.value)
+    assert loss.comparison.difference.stderr == pytest.approx(4 * math.log(2) * metric.comparison.difference.stderr)
 
 
 def test_answers_to_one_passage_are_one_cluster(tmp_path: Path):

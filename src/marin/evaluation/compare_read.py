@@ -18,8 +18,12 @@ from marin.evaluation.results import read_results, read_samples
 Form = Literal["mean", "ratio", "perplexity"]
 """How a score follows from its rows: mean(x), sum(x) / sum(weight), exp(-mean(x))."""
 
-# Metric -> (field of the numerator, field of the denominator), for ratios of sums.
-_RATIOS = {"bits_per_byte": ("bits", "num_bytes"), "nats_per_token": ("nats", "num_tokens")}
+# Metric -> (field of the numerator, its unit in the metric's, field of the denominator), for ratios of sums.
+_RATIOS = {
+    "bits_per_byte": ("bits", 1.0, "num_bytes"),
+    "nats_per_token": ("nats", 1.0, "num_tokens"),
+    "loss": ("bits", math.log(2), "num_tokens"),
+}
 # Metric -> field of its rows, where that has another name.
 _FIELDS = {"stop_rate": "stopped", "perplexity": "log_likelihood"}
 _SYSTEM = "model"  # of rows that hold the values of several systems, the one that was evaluated
@@ -107,8 +111,8 @@ def metric_rows(run: ScoredRun, task: str, metric: str) -> MetricRows:
     value = run.tasks[task]["metrics"][metric]["value"]
     found = None
     if metric in _RATIOS:
-        numerator, denominator = _RATIOS[metric]
-        found = _numbers(rows, numerator), _numbers(rows, denominator)
+        numerator, unit, denominator = _RATIOS[metric]
+        found = _numbers(rows, numerator, unit), _numbers(rows, denominator)
     if found is not None and found[0] is not None and found[1] is not None:
         candidates = [MetricRows(form="ratio", values=found[0], weights=found[1])]
     else:
@@ -148,8 +152,8 @@ def arrays(rows: MetricRows, doc_ids: Sequence[str], *, weights: bool = False) -
     return np.array([source[doc_id] for doc_id in doc_ids], np.float64)
 
 
-def _numbers(rows: Mapping[str, Mapping[str, Any]], field: str) -> dict[str, float] | None:
-    """The field of every row as a number; None where a row has none."""
+def _numbers(rows: Mapping[str, Mapping[str, Any]], field: str, unit: float = 1.0) -> dict[str, float] | None:
+    """The field of every row as a number, times unit; None where a row has none."""
     found = {}
     for doc_id, row in rows.items():
         value = row.get(field)
@@ -157,5 +161,5 @@ def _numbers(rows: Mapping[str, Mapping[str, Any]], field: str) -> dict[str, flo
             value = value.get(_SYSTEM)
         if not isinstance(value, bool | int | float):
             return None
-        found[doc_id] = float(value)
+        found[doc_id] = float(value) * unit
     return found
