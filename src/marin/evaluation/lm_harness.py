@@ -113,7 +113,8 @@ class MarinLM(TemplateLM):
         return ids
 
     def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        asked = [Request(context=context, continuation=text) for context, text in (each.args for each in requests)]
+        pairs: list[Any] = [each.args for each in requests]
+        asked = [Request(context=context, continuation=text) for context, text in pairs]
         answers = log_likelihoods(self.model.scored, self._encoder, asked, self._progress("log-likelihoods"))
         self.num_truncated += sum(answer.num_cut_tokens > 0 for answer in answers)
         self.num_boundary_merged += sum(answer.boundary_merged for answer in answers)
@@ -132,7 +133,8 @@ class MarinLM(TemplateLM):
         return self._remember("loglikelihood_rolling", requests, [answer.log_prob for answer in answers])
 
     def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
-        asked = [generate_request(prompt, settings) for prompt, settings in (each.args for each in requests)]
+        pairs: list[Any] = [each.args for each in requests]
+        asked = [generate_request(prompt, settings) for prompt, settings in pairs]
         completions = generate_until(
             self.model.loaded,
             self._encoder,  # type: ignore[arg-type]  # a cached_property is a property
@@ -269,9 +271,10 @@ def run(config: LmHarnessConfig) -> Path:
     groups: dict[str, Mapping[str, Any]] = {}
     samples: list[Mapping[str, Any]] = []
     times = Counter(task.name for task in config.tasks)
+    evaluate: Any = lm_eval.simple_evaluate  # its decorator hides its signature from type checkers
     # the harness lists a task under its name, so one that is asked at several shots needs a call for each
     for asked in config.tasks:
-        found = lm_eval.simple_evaluate(
+        found = evaluate(
             model=lm,
             tasks=load_task(asked, manager),
             task_manager=manager,  # without it the harness reads all of its own tasks again

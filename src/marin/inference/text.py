@@ -110,13 +110,14 @@ def generate_text(
     encoded = _encoded(tokenizer, prompts, document_prefix)
     longest = model.config.seq_len - max_new_tokens
     kept = [tokens[-longest:] for tokens in encoded]
-    stop_ids = frozenset([tokenizer.eos_id] if stop_ids is None else stop_ids) - {None}
+    asked_ids = [tokenizer.eos_id] if stop_ids is None else stop_ids
+    ends = frozenset(token for token in asked_ids if token is not None)
     jobs = [
         Job(prompt=tokens, max_new_tokens=max_new_tokens, stream=index * num_samples + sample)
         for index, tokens in enumerate(kept)
         for sample in range(num_samples)
     ]
-    drafts = [_Draft(tokenizer.token_bytes, [text.encode() for text in stop], stop_ids) for _ in jobs]
+    drafts = [_Draft(tokenizer.token_bytes, [text.encode() for text in stop], ends) for _ in jobs]
     num_done = 0
 
     def receive(index: int, tokens: list[int], log_probs: list[float]) -> bool:
@@ -137,7 +138,7 @@ def generate_text(
         jobs,
         receive,
         sampling=sampling,
-        stop_ids=stop_ids,
+        stop_ids=ends,
         seed=seed,
         batch_size=batch_size,
         steps=_STEPS_OF_A_STREAM if on_text is not None else _STEPS,

@@ -30,7 +30,7 @@ _IMPORT = re.compile(r"^from marin\.processing\.kernels\.(\w+) import", re.MULTI
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Compile a function at its first call with arguments of these types, or read it from the disk."""
-    dispatcher = numba.njit(nogil=True)(function)
+    dispatcher: Any = numba.njit(nogil=True)(function)
     folder = _folder(function.__module__.rpartition(".")[2])
     if folder is not None:
         dispatcher._cache = _Cache(function)
@@ -40,7 +40,8 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 def inner(function: Callable[..., Any]) -> Any:
     """A function that only compiled ones call, and that becomes a part of them: not kept, not for Python to call."""
-    return numba.njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    decorate: Any = numba.njit
+    return decorate(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 def _nothing() -> None:

@@ -33,6 +33,7 @@ from marin.processing.pipeline.worker import PLACE, receive, send
 
 _LOOK_S = 0.1
 _NEXT_S = 0.5  # after which there are twice as many processes, where their number is open and shards wait
+_NOTHING: tuple[str, Any] = ("nothing", None)  # said by no worker yet
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -106,7 +107,7 @@ def run_in_processes(
         watch.start()
         running, counted = started, time.monotonic()
         while running:
-            message: tuple[str, Any] = ("nothing", None)
+            message = _NOTHING
             with contextlib.suppress(queue.Empty):
                 message = messages.get(timeout=_NEXT_S if started < most else None)
             kind, value = message
