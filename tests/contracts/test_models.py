@@ -57,6 +57,21 @@ MODELS = {
 
 OFFSETS_FROM_ONE = (GemmaConfig, Gemma2Config, Gemma3Config)  # what the weights of their norms are
 
+# Tests that compile several programs take these in `make test`, one of each kind of attention, and all in `make test-all`.
+FEW = (
+    "gpt2",
+    "llama grouped, tied, llama3 rope, wide heads",
+    "mistral with a window",
+    "mixtral",
+    "gemma2",
+)
+compiles_much = pytest.mark.parametrize(
+    "config",
+    [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
+    indirect=True,
+    scope="module",
+)
+
 # Compiling is most of what these tests cost, so they share few functions and shapes.
 jitted_init = jax.jit(lambda config, key, vocab_size: config.init(vocab_size, key=key), static_argnums=(0, 2))
 jitted_logits = jax.jit(
@@ -102,6 +117,7 @@ def test_a_model_is_a_config_that_survives_yaml(config):
     assert hash(config) == hash(decode(LmConfig, encode(config)))
 
 
+@compiles_much
 def test_logits_are_float32_of_batch_seq_vocab(config, params):
     tokens = random_tokens(2, SEQ)
     out = jitted_logits(config, params, tokens)
@@ -158,6 +174,7 @@ def test_the_future_changes_nothing(config, params):
         assert (out[cut:] != other[cut:]).any(axis=-1).all()
 
 
+@compiles_much
 def test_packed_documents_score_as_they_do_alone(config, params):
     lengths = (3, 46, 1, 20)
     tokens = np.asarray(random_tokens(1, SEQ))
@@ -175,6 +192,7 @@ def test_packed_documents_score_as_they_do_alone(config, params):
         np.testing.assert_allclose(packed, expected, atol=2e-5)
 
 
+@compiles_much
 def test_every_way_to_run_it_gives_the_same_logits(config, params):
     tokens = random_tokens(2, SEQ)
     expected = jitted_logits(config, params, tokens)
@@ -187,6 +205,7 @@ def test_every_way_to_run_it_gives_the_same_logits(config, params):
         np.testing.assert_allclose(by_library, expected, atol=2e-5)
 
 
+@compiles_much
 def test_the_cache_gives_what_recomputing_gives(config, params):
     tokens = random_tokens(2, SEQ)
     expected = jitted_logits(config, params, tokens)
@@ -216,6 +235,7 @@ def test_rows_of_a_cache_may_be_at_different_positions(config, params):
         np.testing.assert_allclose(out, expected[np.arange(2), where[:, 0]], atol=2e-5)
 
 
+@compiles_much
 def test_gradients_are_those_of_finite_differences(config, params):
     tokens, targets = random_tokens(2, SEQ), random_tokens(2, SEQ, seed=3)
     segments = (jnp.arange(SEQ)[None] >= jnp.array([[25], [SEQ]])).astype(jnp.int32)
@@ -312,6 +332,7 @@ def requests_of_questions() -> list[Scored]:
     ]
 
 
+@compiles_much
 def test_packed_requests_score_as_one_at_a_time(config, params):
     requests = requests_of_questions()
     planned = plan(requests, row_len=128, num_rows=1)

@@ -143,6 +143,7 @@ def test_training_killed_with_9_resumes_to_the_same_bits(repository: Path, finis
     assert same_files(tmp_path, finished) == []
 
 
+@pytest.mark.slow
 def test_a_kill_in_every_step_changes_no_result(repository: Path, finished: Path, tmp_path: Path):
     for name in STEPS:
 

@@ -195,7 +195,8 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(
     ("resources", "number"),
-    [("ResourceConfig.with_cpu()", signal.SIGINT), ("ResourceConfig.with_cpu()", signal.SIGTERM)]
+    [("ResourceConfig.with_cpu()", signal.SIGINT)]
+    + [pytest.param("ResourceConfig.with_cpu()", signal.SIGTERM, marks=pytest.mark.slow)]
     + [("None", signal.SIGTERM)],  # in the process of the run, where the signal comes to training itself
 )
 def test_a_stopped_step_of_a_run_saves_and_says_so_in_one_line(stores, tmp_path, resources, number):
@@ -278,6 +279,7 @@ def test_asked_to_leave_while_the_last_checkpoint_is_being_written_a_run_complet
     assert (output / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_a_program_from_the_cache_gives_the_bits_of_one_just_compiled(tiny_config, tmp_path):
     cache = tmp_path / "cache"
     runs = []
