@@ -57,7 +57,7 @@ MODELS = {
 
 OFFSETS_FROM_ONE = (GemmaConfig, Gemma2Config, Gemma3Config)  # what the weights of their norms are
 
-# Tests that compile several programs take these in `make test`, one of each kind of attention, and all in `make test-all`.
+# Tests that compile several programs take these in `make test`, all in `make test-all`: one of each kind of attention.
 FEW = (
     "gpt2",
     "llama grouped, tied, llama3 rope, wide heads",
