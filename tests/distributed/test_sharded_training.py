@@ -90,13 +90,8 @@ def both(store: Path, name: str, **options: Any) -> list[TrainLmConfig]:
 
 @pytest.fixture(scope="module")
 def runs(store) -> Path:
-    """Most runs of this file, in one process."""
-    jobs = [
-        job(store, "one", ONE),
-        *(job(store, name, mesh) for name, mesh in MESHES.items()),
-        job(store, "microbatches", MeshConfig(data=2), per_device_parallelism=1),
-        *both(store, "mixtral", model=MIXTRAL),
-    ]
+    """What most tests of this file compare with, in one process."""
+    jobs = [job(store, "one", ONE), *(job(store, name, MESHES[name]) for name in ("fsdp", "replicas"))]
     assert run(store, jobs) == [None] * len(jobs)
     return store
 
@@ -113,7 +108,7 @@ def assert_same_curves(run: Path, other: Path, *, tolerance: float = 1e-5, num_r
         assert row == pytest.approx(expected, rel=tolerance, abs=tolerance), (run.name, row["step"])
 
 
-@pytest.mark.parametrize("name", [*MESHES, "microbatches"])
+@pytest.mark.parametrize("name", ["fsdp", "replicas"])
 def test_losses_on_a_mesh_are_those_of_one_device(runs, name):
     assert_same_curves(runs / name, runs / "one")
 
@@ -123,21 +118,24 @@ def test_a_run_says_over_which_devices_it_is_spread_and_how_much_each_holds(runs
     sizes = [float(line.split(", ")[1].split()[0]) for line in said]
     one = 3 * LLAMA.num_params(259) * 4 / 2**20  # parameters and two moments
     assert "8 devices: replica 1 x data 8 x model 1, " in said[0] and sizes[0] == pytest.approx(one / 8, abs=0.06)
-    assert "8 devices: replica 2 x data 2 x model 2, " in said[2] and sizes[2] < one / 2
-
-
-def test_so_are_those_of_a_mixture_of_experts_whose_balance_is_of_the_whole_batch(runs):
-    assert_same_curves(runs / "mixtral_mesh", runs / "mixtral_one")
+    assert "8 devices: replica 2 x data 2 x model 2, " in said[1] and sizes[1] < one / 2
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_so_are_those_of_other_models_optimizers_and_ways_to_use_the_mesh(runs):
     copies = job(runs, "copies", MeshConfig(fsdp=False), remat="attention")
-    muon = both(runs, "muon", optimizer=MuonConfig(learning_rate=1e-2), ema_beta=0.9)
-    assert run(runs, [copies, *both(runs, "gpt2", model=GPT2), *muon]) == [None] * 5
-    assert_same_curves(runs / "copies", runs / "one")
-    for name in ("gpt2", "muon"):
+    tensor_parallel = job(runs, "tensor_parallel", MESHES["tensor_parallel"])
+    microbatches = job(runs, "microbatches", MeshConfig(data=2), per_device_parallelism=1)
+    pairs = [
+        *both(runs, "gpt2", model=GPT2),
+        *both(runs, "muon", optimizer=MuonConfig(learning_rate=1e-2), ema_beta=0.9),
+        *both(runs, "mixtral", model=MIXTRAL),  # whose balance is of the whole batch
+    ]
+    assert run(runs, [copies, tensor_parallel, microbatches, *pairs]) == [None] * 9
+    for name in ("copies", "tensor_parallel", "microbatches"):
+        assert_same_curves(runs / name, runs / "one")
+    for name in ("gpt2", "muon", "mixtral"):
         assert_same_curves(runs / f"{name}_mesh", runs / f"{name}_one")
 
 
@@ -153,6 +151,7 @@ def test_a_run_goes_on_from_its_checkpoint_on_another_mesh(runs):
     assert_same_curves(moved, runs / "one")
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_a_checkpoint_from_another_mesh(runs):
     given = InitializeFrom(
         path=str(runs / "fsdp/checkpoints/step-00000003"), content="state", reset_data_loader_on_init=False
@@ -169,6 +168,7 @@ def test_a_run_begins_with_a_checkpoint_from_another_mesh(runs):
             assert row == pytest.approx(whole[row["step"]], rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_trained_on_a_mesh_as_on_one_device(runs):
     given = InitializeFrom(path=str(runs / "fsdp"), content="weights")
     jobs = [replace(one, initialize_from=given, lora=LoraConfig(r=4, alpha=8.0)) for one in both(runs, "lora")]

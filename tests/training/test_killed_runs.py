@@ -155,6 +155,7 @@ def test_asked_to_leave_while_a_checkpoint_is_being_written_a_run_completes_it_a
     assert final_bits(asked.output_path) == final_bits(quiet.output_path)
 
 
+@pytest.mark.slow
 def test_what_time_has_saved_is_not_lost_and_leaves_no_trace(tiny_config, tmp_path):
     shape = {"num_train_steps": 3000, "steps_per_checkpoint": 1400, "steps_per_eval": None}
     quiet = tiny_config("quiet", **shape, runtime=RuntimeConfig(show_progress=False, seconds_per_checkpoint=None))
