@@ -13,9 +13,10 @@ from jaxtyping import install_import_hook
 from document_folders import write_shards
 from s3_server import Doorkeeper
 
-# How long an example takes says what else the machine does, and the first one compiles.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# How long an example takes says what else the machine does, and the first one compiles. Laws that do not say how many
+# examples they need get a quarter of hypothesis's own number; HYPOTHESIS_EXAMPLES=1000 is for whoever changes one.
+settings.register_profile("laws", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "25")))
+settings.load_profile("laws")
 
 # The shapes and dtypes in signatures are checked while tests run. Configs are left out: while an experiment is planned,
 # their path fields hold references to steps.

@@ -25,6 +25,7 @@ def write(path: Path, texts: list[str]) -> None:
     write_records(path, [{"id": f"{path.parent.name}-{number}", "text": text} for number, text in enumerate(texts)])
 
 
+@pytest.mark.slow
 def test_languages_are_learned_from_some_works_and_reported_on_others(tmp_path: Path, capsys: pytest.CaptureFixture):
     for language, sentence in SENTENCES.items():
         for work in ("guide", "manual", "help"):

@@ -28,6 +28,7 @@ def test_every_window_is_planned_over_ratios_that_are_measured_once(on_path: Non
     assert 0.99 < tokens / 28e9 <= 1
 
 
+@pytest.mark.slow
 def test_the_twin_trains_on_what_lies_in_its_window(on_path: None, tmp_path: Path):
     from experiments.compel.exp633_twin import Twin, twin
 

@@ -33,6 +33,7 @@ def toy(conversations: Path):
     )
 
 
+@pytest.mark.slow
 def test_a_model_learns_to_answer_and_to_stop(tmp_path: Path):
     evaluation = sft(toy(tmp_path / "conversations"))
     done = run([evaluation], prefix=str(tmp_path / "store"))

@@ -195,6 +195,7 @@ def twin(experiments, tmp_path_factory) -> dict[str, Phase]:
     return {phase: Phase(Path(done.output_path(step))) for phase, step in steps.items()}
 
 
+@pytest.mark.slow
 def test_updates_are_counted_through_all_phases(twin):
     counts = {phase: (twin[phase].start, twin[phase].end) for phase in twin}
     assert counts == {
@@ -213,6 +214,7 @@ def test_updates_are_counted_through_all_phases(twin):
         assert list(phase.rows) == list(range(phase.start + 1, phase.end + 1))
 
 
+@pytest.mark.slow
 def test_the_rate_goes_on_as_the_schedule_of_the_phase_says_from_its_first_update(twin):
     for phase in twin.values():
         schedule = phase.config.optimizer.schedule(phase.config.trainer.num_train_steps)
@@ -224,12 +226,14 @@ def test_the_rate_goes_on_as_the_schedule_of_the_phase_says_from_its_first_updat
 
 
 @pytest.mark.parametrize("name", FORMER)
+@pytest.mark.slow
 def test_a_phase_begins_with_the_parameters_of_the_former_and_the_rows_that_follow(twin, name):
     phase, former = twin[name], twin[FORMER[name]]
     assert phase.first_loss() == pytest.approx(phase.loss_with(former.array("params", phase.start)), rel=1e-5)
     assert phase.rows[phase.start + 1]["train/tokens"] == phase.loader().batches.offset(phase.start + 1) * 64
 
 
+@pytest.mark.slow
 def test_no_row_comes_twice_on_the_way_through_the_line(twin):
     """As long as a source is not passed through; and what a later phase says of an earlier update is what that did."""
     last = twin["deeper-starling"]
@@ -244,6 +248,7 @@ def test_no_row_comes_twice_on_the_way_through_the_line(twin):
     assert len(kept) == len(set(kept)) > 200
 
 
+@pytest.mark.slow
 def test_each_stage_of_the_mixture_begins_with_its_phase(twin, experiments):
     tootsie = experiments[0]
     phoenix = twin["phoenix"]
@@ -254,6 +259,7 @@ def test_each_stage_of_the_mixture_begins_with_its_phase(twin, experiments):
     assert set().union(*(sources[u] for u in range(23, 26))) <= set(tootsie.PHOENIX_WEIGHTS)
 
 
+@pytest.mark.slow
 def test_the_optimizer_is_carried_through_and_made_anew_where_weights_alone_are_taken(twin):
     counts = {name: phase.count() for name, phase in twin.items()}
     assert counts == {name: phase.end for name, phase in twin.items()}
@@ -263,6 +269,7 @@ def test_the_optimizer_is_carried_through_and_made_anew_where_weights_alone_are_
     assert [row.position for row in rows_at_update(softer.loader(), 1)] == list(range(12)), "rows from the first on"
 
 
+@pytest.mark.slow
 def test_z_loss_is_added_and_batches_grow_where_the_phase_says(twin):
     with_z_loss = {n for n, phase in twin.items() for row in [phase.rows[phase.end]] if _has_z_loss(row)}
     assert with_z_loss == {"starling", "deeper-starling", "spoonbill-zloss"}
@@ -275,6 +282,7 @@ def _has_z_loss(row: dict) -> bool:
     return row["train/total_loss"] > row["train/loss"]
 
 
+@pytest.mark.slow
 def test_an_average_that_is_added_begins_as_the_parameters(twin, tmp_path):
     kestrel, ocelot = twin["kestrel"], twin["ocelot"]
     trainer = replace(ocelot.config.trainer, num_train_steps=kestrel.end + 1)
@@ -288,6 +296,7 @@ def test_an_average_that_is_added_begins_as_the_parameters(twin, tmp_path):
     assert "ema/standard_library" not in kestrel.summary["final_validation"]
 
 
+@pytest.mark.slow
 def test_with_the_loader_reset_the_count_goes_on_and_rows_begin_anew(twin, tmp_path):
     ocelot = twin["ocelot"]
     config = replace(

@@ -36,7 +36,12 @@ def registered() -> dict[str, type]:
     return {name: config._import_choice(target) for name, target in config._CHOICES[LmConfig].items()}
 
 
-@pytest.mark.parametrize("name", registered())
+FEW = ("gpt2", "llama", "gemma3")  # in `make test`; all in `make test-all`
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in registered()]
+)
 def test_greedy_generation_is_that_of_recomputing_everything_token_for_token(name):
     fields = {field.name for field in dataclasses.fields(registered()[name])}
     config = decode(LmConfig, {"type": name} | {key: value for key, value in SHAPE.items() if key in fields})
