@@ -34,6 +34,7 @@ from marin.evaluation.tasks.lists import DCLM_CORE_TASKS, EvalTaskConfig
 from marin.evaluation.tasks.question import prompt_hash
 from marin.evaluation.tasks.scores import (
     LOWER_IS_BETTER,
+    SCORES_VERSION,
     choice_values,
     continuation_values,
     core_score,
@@ -188,6 +189,7 @@ def evaluate_tasks(
                 "tokenizer_digest": getattr(model.tokenizer, "digest", None),
                 "fewshot_seed": seed,
                 "log_likelihoods": "natural",
+                "scores_version": SCORES_VERSION,
             },
             config={"tasks": [asdict(config) for config in tasks], **settings},
         )
@@ -345,7 +347,7 @@ def _score(
         end = start + len(example.continuations)
         answers = scored[start:end]
         without = scored[len(requests) + start : len(requests) + end] if alone else None
-        values = choice_values(example, answers, without) if choosing else _continuation(task, example, answers[0])
+        values = choice_values(example, answers, without) if choosing else _continuation(task, answers[0])
         cut = max(answer.num_cut_tokens for answer in answers)
         counts["num_truncated"] += cut > 0
         counts["num_boundary_merged"] += any(answer.boundary_merged for answer in answers)
@@ -366,13 +368,13 @@ def _score(
     return _Answered(samples=samples, counts=dict(counts), notes=[])
 
 
-def _continuation(task: _Asked, example: Any, answer: LogLikelihood) -> dict[str, Any]:
+def _continuation(task: _Asked, answer: LogLikelihood) -> dict[str, Any]:
     if answer.is_greedy is None:
         raise ValueError(
             f"task '{task.key}' asks whether greedy decoding would write the answer, and this model gives "
             "log-probabilities only; score it through `scoring.scored_model`"
         )
-    return continuation_values(example, answer)
+    return continuation_values(answer)
 
 
 def _write(

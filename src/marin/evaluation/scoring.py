@@ -251,8 +251,20 @@ class LogLikelihood:
     is_greedy: bool | None
     """Whether each of them was the most probable token, the lowest id of equals, given those before it; None where the
     model gives log-probabilities only, which no model of `scored_model` does."""
+    num_bytes: int
+    """UTF-8 bytes of the text that was scored (`scored_text`)."""
     token_log_probs: Float32[np.ndarray, " continuation"] = field(compare=False)
     """Natural log-probability of each of them."""
+
+
+def scored_text(request: Request) -> str:
+    """The text whose likelihood answers a request: the whitespace that ends the context, then the continuation."""
+    return request.context[len(request.context.rstrip()) :] + request.continuation
+
+
+def alone_request(request: Request) -> Request:
+    """The request that asks how likely the same scored text is with nothing before it."""
+    return Request(context="", continuation=scored_text(request))
 
 
 def encode_requests(
@@ -272,8 +284,7 @@ def encode_requests(
     for request in requests:
         if not request.continuation:
             raise ValueError(f"empty continuation after context {request.context[-60:]!r}: there is nothing to score")
-        context = request.context.rstrip()
-        moved.append((context, request.context[len(context) :] + request.continuation))
+        moved.append((request.context.rstrip(), scored_text(request)))
     contexts = sorted({context for context, _ in moved})
     context_ids = dict(zip(contexts, tokenizer.encode_batch(contexts), strict=True))
     wholes = tokenizer.encode_batch([context + continuation for context, continuation in moved])
@@ -325,9 +336,10 @@ def log_likelihoods(
             num_cut_tokens=max(0, len(tokens.context) + len(tokens.continuation) - 1 - model.seq_len),
             boundary_merged=tokens.boundary_merged,
             is_greedy=item.is_greedy,
+            num_bytes=len(scored_text(request).encode("utf-8", "surrogatepass")),
             token_log_probs=item.log_probs,
         )
-        for tokens, item in zip(encoded, scored, strict=True)
+        for request, tokens, item in zip(requests, encoded, scored, strict=True)
     ]
 
 
@@ -357,7 +369,7 @@ def rolling_log_likelihoods(
     for owner, part in zip(owners, score_continuations(model, pairs, progress), strict=True):
         parts[owner].append(part)
     answers = []
-    for windows in parts:
+    for text, windows in zip(texts, parts, strict=True):
         log_probs = np.concatenate([np.zeros(0, np.float32), *(window.log_probs for window in windows)])
         unknown = any(window.is_greedy is None for window in windows)
         answers.append(
@@ -367,6 +379,7 @@ def rolling_log_likelihoods(
                 num_cut_tokens=0,
                 boundary_merged=False,
                 is_greedy=None if unknown else all(window.is_greedy for window in windows),
+                num_bytes=len(text.encode("utf-8", "surrogatepass")),
                 token_log_probs=log_probs,
             )
         )

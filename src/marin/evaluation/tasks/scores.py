@@ -15,6 +15,10 @@ from marin.evaluation.statistics import Estimate, mean_estimate, normal_estimate
 from marin.evaluation.tasks.definition import Example, TaskDefinition, Writing
 from marin.evaluation.tasks.filters import exact_match, extract
 
+SCORES_VERSION = 2
+"""Raised whenever the same log-likelihoods or texts would give other values of a metric. 2: bits_per_byte divides by
+all that was scored, delimiter and moved whitespace too."""
+
 PROPORTIONS = ("acc", "acc_norm", "acc_bytes", "acc_per_token", "acc_mutual_info", "exact_match")
 """Metrics that are right or wrong on a question."""
 LOWER_IS_BETTER = ("perplexity", "bits_per_byte")
@@ -27,7 +31,8 @@ METRIC_MEANINGS = {
     "acc_per_token": "as acc, divided by the candidate's tokens: the lowest mean loss over the answer",
     "acc_mutual_info": "as acc, less the log-likelihood that the candidate has without the question",
     "mc2": "share of the candidates' probability that the true ones have",
-    "bits_per_byte": "-log2 of the right answer's probability, per UTF-8 byte of it; mean over questions",
+    "bits_per_byte": "-log2 of the right answer's probability, per UTF-8 byte of what is scored for it: the "
+    "whitespace in front (delimiter, and what ends the question) and the answer; mean over questions",
     "perplexity": "exp of the mean over questions of -log of the right answer's probability",
     "exact_match,NAME": "share of texts whose answer, taken out by filter NAME, is a right one",
 }
@@ -55,24 +60,24 @@ def choice_values(
     if alone is not None:
         less = log_probs - np.array([answer.log_prob for answer in alone], np.float64)
         values["acc_mutual_info"] = int(np.argmax(less)) in gold
-    values["bits_per_byte"] = _bits_per_byte(answers[gold[0]], example.continuations[gold[0]])
+    values["bits_per_byte"] = _bits_per_byte(answers[gold[0]])
     probabilities = np.exp(log_probs - log_probs.max())
     values["mc2"] = float(probabilities[list(gold)].sum() / probabilities.sum())
     return values
 
 
-def continuation_values(example: Example, answer: LogLikelihood) -> dict[str, float | bool]:
+def continuation_values(answer: LogLikelihood) -> dict[str, float | bool]:
     """Metric -> value on a question with one right text."""
     assert answer.is_greedy is not None
     return {
         "acc": answer.is_greedy,
-        "bits_per_byte": _bits_per_byte(answer, example.continuations[0]),
+        "bits_per_byte": _bits_per_byte(answer),
         "log_likelihood": answer.log_prob,
     }
 
 
-def _bits_per_byte(answer: LogLikelihood, text: str) -> float:
-    return -answer.log_prob / math.log(2) / len(text.encode("utf-8"))
+def _bits_per_byte(answer: LogLikelihood) -> float:
+    return -answer.log_prob / math.log(2) / answer.num_bytes
 
 
 def written_values(example: Example, text: str, writing: Writing) -> tuple[dict[str, bool], dict[str, str]]:
