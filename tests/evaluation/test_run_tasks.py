@@ -1,6 +1,7 @@
 """A model's scores on tasks: what is asked, counted, skipped and kept."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,9 +29,10 @@ from marin.evaluation.tasks import (
 )
 from marin.evaluation.tasks.choice_tasks import choice_example
 from marin.evaluation.tasks.data import TaskData
-from marin.evaluation.tasks.definition import LocalFiles, Source
+from marin.evaluation.tasks.definition import Example, LocalFiles, Shots, Source
 from marin.evaluation.tasks.filters import Strip
 from marin.evaluation.tasks.generation_tasks import written
+from marin.evaluation.tasks.shots import prompted
 from marin.export.hf import LoadedModel
 from marin.models.gpt2 import Gpt2Config
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
@@ -125,6 +127,44 @@ def test_scores_are_written_with_what_they_were_measured_on(tokenizer: Tokenizer
     assert samples[0]["acc"] is True and samples[19]["acc"] is False and len(samples[0]["prefix_hash"]) == 16
     # the blank that ends the query moved into what is scored, so there are two before the candidate, each -3
     assert samples[0]["log_probs"] == pytest.approx([-8.0, -12.0])
+
+
+@pytest.mark.parametrize("kind", ["multiple_choice", "continuation"])
+@pytest.mark.parametrize(("query", "delimiter"), [("Q", " "), ("Q: \n", ""), ("Q ", "  "), ("Q", "")])
+def test_a_uniform_model_of_bytes_takes_the_same_bits_for_every_byte(
+    tokenizer: Tokenizer, tmp_path: Path, kind: Any, query: str, delimiter: str
+):
+    between = delimiter if kind == "multiple_choice" else ""
+    rows = [{"query": query, "choices": choices, "gold": 1} for choices in (["A", "B"], ["long", "ééé\n"])]
+    (tmp_path / "toy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = toy_task("toy", delimiter=between)
+    if kind == "continuation":
+        read = task.read
+        task = replace(task, kind=kind, metrics=("acc",), read=lambda row: _first_alone(read({**row, "gold": 0})))
+    scores = evaluate_tasks(
+        ToyModel(tokenizer, favourites=""),
+        [EvalTaskConfig("toy", 0)],
+        data=TaskData(tmp_path),
+        definitions={"toy": task},
+    )
+    assert scores.value("toy", "bits_per_byte") == pytest.approx(3 / math.log(2))
+    assert [row["bits_per_byte"] for row in scores.samples] == pytest.approx([3 / math.log(2)] * 2)
+
+
+def _first_alone(example: Example) -> Example:
+    return replace(example, contexts=example.contexts[:1], continuations=example.continuations[:1], choices=(), gold=())
+
+
+def test_the_asked_row_is_no_example_of_its_own_where_the_first_rows_are(tokenizer: Tokenizer, tmp_path: Path):
+    write_rows(tmp_path, "toy", [0, 1, 0, 1])
+    task = toy_task("toy", shots=Shots(split="dev", sampler="first"))
+    asked = list(prompted(task, TaskData(tmp_path).load(task, 2), num_fewshot=2, seed=1))
+    for question in asked:
+        assert question.example.question not in question.prefix
+        assert question.prefix.count("Q: x") == 2
+    assert [question.prefix[0] for question in asked] == ["1", "0", "0", "0"]
+    with pytest.raises(ValueError, match="4 examples were asked for and there are 3 rows to take them from"):
+        list(prompted(task, TaskData(tmp_path).load(task, 4), num_fewshot=4, seed=1))
 
 
 def test_the_same_question_in_other_words_has_another_hash(tokenizer: Tokenizer, tmp_path: Path):

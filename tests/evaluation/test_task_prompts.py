@@ -68,7 +68,7 @@ def test_mmlu_begins_with_its_description_and_takes_the_first_examples():
         "q1\nA. w\nB. x\nC. y\nD. z\nAnswer: B\n\n"
         "q0\nA. w\nB. x\nC. y\nD. z\nAnswer:"
     )
-    with pytest.raises(ValueError, match="3 examples were asked for and the task has 2"):
+    with pytest.raises(ValueError, match="3 examples were asked for and there are 2 rows"):
         questions("mmlu_anatomy", rows[0], pool=(rows[1], rows[2]), shots=3)
 
 
