@@ -9,7 +9,7 @@ it is of. Nothing here knows a model's kind: it is scored as `marin.evaluation.s
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,6 +17,7 @@ from marin.evaluation.results import TaskResult, format_score, metric_entry, wri
 from marin.evaluation.scoring import (
     DocumentPrefix,
     LogLikelihood,
+    NotFiniteError,
     Progress,
     Request,
     ScoredModel,
@@ -26,11 +27,12 @@ from marin.evaluation.scoring import (
     resolve_prefix,
 )
 from marin.evaluation.statistics import Estimate
-from marin.evaluation.tasks.catalog import GROUPS, TASKS, task_names
+from marin.evaluation.tasks.catalog import TASKS
 from marin.evaluation.tasks.data import MissingDataError, TaskData, TaskRows
 from marin.evaluation.tasks.definition import TaskDefinition
 from marin.evaluation.tasks.finished import FinishedTasks
 from marin.evaluation.tasks.lists import DCLM_CORE_TASKS, EvalTaskConfig
+from marin.evaluation.tasks.plan import Asked, AskedGroup, planned
 from marin.evaluation.tasks.question import prompt_hash
 from marin.evaluation.tasks.scores import (
     LOWER_IS_BETTER,
@@ -94,15 +96,6 @@ class TaskScores:
         return (self.tasks[key].metrics if key in self.tasks else self.groups[key]["metrics"])[metric]["value"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """A task as one run asks it."""
-
-    key: str
-    definition: TaskDefinition
-    num_fewshot: int
-
-
 def evaluate_tasks(
     model: EvaluatedModel,
     tasks: Sequence[EvalTaskConfig],
@@ -132,7 +125,7 @@ def evaluate_tasks(
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; expected 1 or more questions for each task, or None for all")
     known = {**TASKS, **(definitions or {})}
-    asked, groups = _planned(tasks, known)
+    asked, groups = planned(tasks, known)
     check_vocabulary(model.scored, model.tokenizer)
     say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
     settings = {
@@ -141,7 +134,15 @@ def evaluate_tasks(
         "metrics": metrics,
         "mutual_information": mutual_information,
     }
-    kept = FinishedTasks(output_path, model.description, settings)
+    policy = {
+        "document_prefix": resolve_prefix(model.tokenizer, model.document_prefix),
+        "prefix": prefix_policy(model.tokenizer, model.document_prefix),
+        "tokenizer_digest": getattr(model.tokenizer, "digest", None),
+        "fewshot_seed": seed,
+        "log_likelihoods": "natural",
+        "scores_version": SCORES_VERSION,
+    }
+    kept = FinishedTasks(output_path, model.description, {**settings, **policy})
 
     results: dict[str, TaskResult] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
@@ -156,12 +157,13 @@ def evaluate_tasks(
             skipped.append(_skipped(task, str(error), None))
             continue
         asked_hash = _prompt_hash(task.definition, questions)
-        done = kept.read(task.key, asked_hash)
+        finished_hash = _finished_hash(task.definition, questions, rows, asked_hash)
+        done = kept.read(task.key, finished_hash)
         if done is None:
             follow = None if progress is None else progress(task.key)
             answered = _ask(model, task, questions, mutual_information, follow)
             done = _result(task, answered, rows, asked_hash, model, seed), answered.samples
-            kept.write(task.key, asked_hash, *done)
+            kept.write(task.key, finished_hash, *done)
         results[task.key], samples[task.key] = done
         say(_line(task.key, results[task.key]))
 
@@ -183,14 +185,7 @@ def evaluate_tasks(
             groups=group_scores | ({} if core is None else {core["name"]: core}),
             skipped=skipped,
             samples=rows_of_all,
-            policy={
-                "document_prefix": resolve_prefix(model.tokenizer, model.document_prefix),
-                "prefix": prefix_policy(model.tokenizer, model.document_prefix),
-                "tokenizer_digest": getattr(model.tokenizer, "digest", None),
-                "fewshot_seed": seed,
-                "log_likelihoods": "natural",
-                "scores_version": SCORES_VERSION,
-            },
+            policy=policy,
             config={"tasks": [asdict(config) for config in tasks], **settings},
         )
         kept.clear()
@@ -205,53 +200,7 @@ class _CannotRunError(Exception):
     """Why a task cannot run, other than for want of data."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Group:
-    key: str
-    name: str
-    num_fewshot: int
-    members: tuple[str, ...]  # keys of its tasks
-
-
-def _planned(
-    configs: Sequence[EvalTaskConfig], known: Mapping[str, TaskDefinition]
-) -> tuple[list[_Asked], list[_Group]]:
-    """Tasks in their order, each once for a number of shots, and the groups over them."""
-    wanted: dict[tuple[str, int], str | None] = {}
-    for config in configs:
-        names = (config.name,) if config.name in known else task_names(config.name)
-        for name in names:
-            alias = config.task_alias if config.name in known else None
-            wanted[name, config.num_fewshot] = wanted.get((name, config.num_fewshot)) or alias
-    times = Counter(name for name, _ in wanted)
-    keys = {
-        (name, shots): alias or (f"{name}@{shots}" if times[name] > 1 else name)
-        for (name, shots), alias in wanted.items()
-    }
-    doubled = [key for key, count in Counter(keys.values()).items() if count > 1]
-    if doubled:
-        raise ValueError(f"two tasks would be listed under '{doubled[0]}'; give one of them another task_alias")
-
-    group_times = Counter(config.name for config in configs if config.name in GROUPS and config.name not in known)
-    groups: dict[str, _Group] = {}
-    for config in configs:
-        if config.name not in group_times:
-            continue
-        for name in _with_subgroups(config.name):
-            key = f"{name}@{config.num_fewshot}" if group_times[config.name] > 1 else name
-            if name == config.name and config.task_alias:
-                key = config.task_alias
-            members = tuple(keys[task, config.num_fewshot] for task in task_names(name))
-            groups[key] = _Group(key=key, name=name, num_fewshot=config.num_fewshot, members=members)
-    tasks = [_Asked(key=key, definition=known[name], num_fewshot=shots) for (name, shots), key in keys.items()]
-    return tasks, list(groups.values())
-
-
-def _with_subgroups(name: str) -> list[str]:
-    return [name, *(inner for member in GROUPS[name] if member in GROUPS for inner in _with_subgroups(member))]
-
-
-def _questions(task: _Asked, data: TaskData, seed: int, limit: int | None) -> tuple[list[PromptedQuestion], TaskRows]:
+def _questions(task: Asked, data: TaskData, seed: int, limit: int | None) -> tuple[list[PromptedQuestion], TaskRows]:
     if task.definition.unsupported:
         raise _CannotRunError(task.definition.unsupported)
     rows = data.load(task.definition, task.num_fewshot)
@@ -259,15 +208,34 @@ def _questions(task: _Asked, data: TaskData, seed: int, limit: int | None) -> tu
 
 
 def _prompt_hash(definition: TaskDefinition, questions: Sequence[PromptedQuestion]) -> str:
-    """sha256 over everything that is asked and what counts as right."""
-    asked: list[Any] = [definition.kind, definition.delimiter]
+    """sha256 over everything that is asked and what counts as right: what lengths are of, and how texts are read."""
+    asked: list[Any] = [definition.kind, definition.delimiter, _written_how(definition)]
     for question in questions:
         example = question.example
-        asked.append([question.prefix, example.contexts, example.continuations, example.gold, example.targets])
+        texts = [question.prefix, example.contexts, example.continuations, example.choices]
+        asked.append([*texts, example.gold, example.targets])
     return prompt_hash(asked)
 
 
-def _skipped(task: _Asked, reason: str, fetch: str | None) -> dict[str, Any]:
+def _written_how(definition: TaskDefinition) -> Any:
+    """The settings of a text to write, each filter with its kind and fields."""
+    writing = definition.writing
+    if writing is None:
+        return None
+    filters = {name: [[type(each).__name__, asdict(each)] for each in kept] for name, kept in writing.filters.items()}
+    return {**{field.name: getattr(writing, field.name) for field in fields(writing)}, "filters": filters}
+
+
+def _finished_hash(
+    definition: TaskDefinition, questions: Sequence[PromptedQuestion], rows: TaskRows, asked_hash: str
+) -> str:
+    """sha256 over what its result and samples depend on but for the model: all that they say of the task as well."""
+    groups = [question.example.group for question in questions]
+    said = [definition.name, definition.version, definition.metrics, asdict(definition.source)]
+    return prompt_hash([asked_hash, *said, groups, len(rows.asked), rows.files, rows.notes])
+
+
+def _skipped(task: Asked, reason: str, fetch: str | None) -> dict[str, Any]:
     return {"task": task.key, "num_fewshot": task.num_fewshot, "reason": reason, "fetch": fetch}
 
 
@@ -283,7 +251,7 @@ class _Answered:
 
 def _ask(
     model: EvaluatedModel,
-    task: _Asked,
+    task: Asked,
     questions: Sequence[PromptedQuestion],
     mutual_information: bool,
     progress: Progress | None,
@@ -303,7 +271,7 @@ def _ask(
     return _Answered(samples=answered.samples, counts=counts, notes=notes)
 
 
-def _not_given_back(tokenizer: Any, task: _Asked, questions: Sequence[PromptedQuestion]) -> int:
+def _not_given_back(tokenizer: Any, task: Asked, questions: Sequence[PromptedQuestion]) -> int:
     """Questions whose text is another one after encoding and decoding. ValueError where that is every one."""
     texts = [question.example.question + "".join(question.example.continuations) for question in questions]
     if not hasattr(tokenizer, "decode"):
@@ -324,7 +292,7 @@ def _not_given_back(tokenizer: Any, task: _Asked, questions: Sequence[PromptedQu
 
 def _score(
     model: EvaluatedModel,
-    task: _Asked,
+    task: Asked,
     questions: Sequence[PromptedQuestion],
     mutual_information: bool,
     progress: Progress | None,
@@ -339,7 +307,12 @@ def _score(
     ]
     alone = [Request(context="", continuation=each.continuation) for each in requests] if mutual_information else []
     alone = alone if choosing else []
-    scored = log_likelihoods(model.scored, model.tokenizer, [*requests, *alone], progress)
+    try:
+        scored = log_likelihoods(model.scored, model.tokenizer, [*requests, *alone], progress)
+    except NotFiniteError as error:
+        owners = [question.doc_id for question in questions for _ in question.example.continuations]
+        asked = owners[error.index % len(requests)]
+        raise ValueError(f"task '{task.key}', question {asked}: {error}") from error
     samples, counts = [], Counter[str](num_truncated=0, num_boundary_merged=0)
     start = 0
     for question in questions:
@@ -368,7 +341,7 @@ def _score(
     return _Answered(samples=samples, counts=dict(counts), notes=[])
 
 
-def _continuation(task: _Asked, answer: LogLikelihood) -> dict[str, Any]:
+def _continuation(task: Asked, answer: LogLikelihood) -> dict[str, Any]:
     if answer.is_greedy is None:
         raise ValueError(
             f"task '{task.key}' asks whether greedy decoding would write the answer, and this model gives "
@@ -378,7 +351,7 @@ def _continuation(task: _Asked, answer: LogLikelihood) -> dict[str, Any]:
 
 
 def _write(
-    model: EvaluatedModel, task: _Asked, questions: Sequence[PromptedQuestion], progress: Progress | None
+    model: EvaluatedModel, task: Asked, questions: Sequence[PromptedQuestion], progress: Progress | None
 ) -> _Answered:
     """Greedy texts behind every prompt."""
     from marin.inference.text import generate_text
@@ -422,7 +395,7 @@ def _write(
     )
 
 
-def _sample(task: _Asked, question: PromptedQuestion) -> dict[str, Any]:
+def _sample(task: Asked, question: PromptedQuestion) -> dict[str, Any]:
     """What every row of samples.jsonl has; solved examples only by the hash of all that stands in front."""
     prefix = question.prefix.encode("utf-8", "surrogatepass")
     return {
@@ -438,7 +411,7 @@ def _sample(task: _Asked, question: PromptedQuestion) -> dict[str, Any]:
 
 
 def _result(
-    task: _Asked,
+    task: Asked,
     answered: _Answered,
     rows: TaskRows,
     asked_hash: str,
@@ -477,7 +450,7 @@ def _result(
 
 
 def _group_scores(
-    groups: Sequence[_Group],
+    groups: Sequence[AskedGroup],
     results: Mapping[str, TaskResult],
     samples: Mapping[str, Sequence[Mapping[str, Any]]],
     known: Mapping[str, TaskDefinition],
@@ -507,7 +480,7 @@ def _group_scores(
 
 
 def _core(
-    asked: Sequence[_Asked], samples: Mapping[str, Sequence[Mapping[str, Any]]], own: set[str]
+    asked: Sequence[Asked], samples: Mapping[str, Sequence[Mapping[str, Any]]], own: set[str]
 ) -> dict[str, Any] | None:
     """The average over the asked tasks that DataComp-LM's has, and over tasks of one's own."""
     counted = {config.name for config in DCLM_CORE_TASKS} | own
