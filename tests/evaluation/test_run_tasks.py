@@ -30,7 +30,7 @@ from marin.evaluation.tasks import (
 from marin.evaluation.tasks.choice_tasks import choice_example
 from marin.evaluation.tasks.data import TaskData
 from marin.evaluation.tasks.definition import Example, LocalFiles, Shots, Source
-from marin.evaluation.tasks.filters import Strip
+from marin.evaluation.tasks.filters import Find, Strip
 from marin.evaluation.tasks.generation_tasks import written
 from marin.evaluation.tasks.shots import prompted
 from marin.export.hf import LoadedModel
@@ -48,7 +48,7 @@ class ToyModel:
     favourites: str = "a"
     seq_len: int = 256
     description: Mapping[str, Any] = field(default_factory=lambda: {"weights_sha256": {"toy": "0"}})
-    document_prefix: None = None
+    document_prefix: Any = None
     loaded: None = None
     calls: list = field(default_factory=list)
 
@@ -66,6 +66,7 @@ class ToyModel:
             token_log_probs=score,
             seq_len=self.seq_len,
             vocab_size=300,
+            document_prefix=self.document_prefix,
             token_is_greedy=lambda tokens, targets: targets == best,
         )
 
@@ -200,7 +201,7 @@ def test_a_task_at_several_shots_has_a_key_for_each(tokenizer: Tokenizer, tmp_pa
     named = [EvalTaskConfig("toy", 0, "plain"), EvalTaskConfig("toy", 2)]
     scores = evaluate_tasks(ToyModel(tokenizer), named, data=TaskData(tmp_path), definitions=definitions)
     assert list(scores.tasks) == ["plain", "toy@2"]
-    with pytest.raises(ValueError, match="two tasks would be listed under 'same'"):
+    with pytest.raises(ValueError, match="two tasks or groups would be listed under 'same'"):
         evaluate_tasks(
             ToyModel(tokenizer),
             [EvalTaskConfig("toy", 0, "same"), EvalTaskConfig("toy", 2, "same")],
@@ -321,6 +322,140 @@ def test_what_was_done_under_other_conditions_is_done_again(tokenizer: Tokenizer
     assert run(**change) > 0
 
 
+ANOTHER_TASK = {
+    "version": {"version": 2},
+    "metrics": {"metrics": ("acc_norm", "acc")},
+    "group": {"read": lambda row: choice_example(row["query"], row["choices"], row["gold"], group="one")},
+    "choices": {
+        "read": lambda row: replace(
+            choice_example(row["query"], row["choices"], row["gold"]), choices=("much longer", "b")
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("change", [*ANOTHER_TASK, "document_prefix"])
+def test_a_task_that_would_be_scored_or_told_otherwise_is_asked_again(
+    tokenizer: Tokenizer, tmp_path: Path, change: str
+):
+    (tmp_path / "second.jsonl").write_text("{}\n")
+    write_rows(tmp_path, "first", [0, 1, 1])
+
+    def run(prefix: Any = None, **changes: Any) -> int:
+        model = ToyModel(tokenizer, document_prefix=prefix)
+        with pytest.raises(ValueError, match=r"second\.jsonl, line 1"):
+            evaluate_tasks(
+                model,
+                [EvalTaskConfig("first", 0), EvalTaskConfig("second", 0)],
+                data=TaskData(tmp_path),
+                definitions={"first": replace(toy_task("first"), **changes), "second": toy_task("second")},
+                output_path=tmp_path / "out",
+            )
+        return len(model.calls)
+
+    assert run() > 0 and run() == 0
+    # "eos" is what the tokenizer begins with anyway, but now it is known and no guess
+    assert run(**(ANOTHER_TASK.get(change) or {"prefix": "eos"})) > 0
+
+
+def test_how_a_text_is_written_and_read_is_part_of_the_prompt_hash(tokenizer: Tokenizer, tmp_path: Path):
+    base = Writing(stop=("\n",), max_new_tokens=4, filters={"strip": (Strip(),)})
+    writings = [
+        base,
+        replace(base, stop=(".",)),
+        replace(base, max_new_tokens=5),
+        replace(base, filters={"strip": (Find("x"),)}),
+        replace(base, filters={"strip": (Find("x", which=-1),)}),
+        replace(base, normalise=(",",)),
+        replace(base, ignore_case=True),
+        replace(base, ignore_punctuation=True),
+    ]
+    (tmp_path / "echo.jsonl").write_text('{"q": "question:", "a": "answer"}\n')
+    model = written_by_random_weights(tokenizer)
+    hashes = {
+        evaluate_tasks(
+            model,
+            [EvalTaskConfig("echo", 0)],
+            data=TaskData(tmp_path),
+            definitions={"echo": echo_task(writing)},
+            quiet=True,
+        )
+        .tasks["echo"]
+        .prompt_hash
+        for writing in writings
+    }
+    assert len(hashes) == len(writings)
+
+
+def test_what_a_killed_writer_left_behind_is_taken_away(tokenizer: Tokenizer, tmp_path: Path):
+    write_rows(tmp_path, "toy", [0, 1])
+    left = tmp_path / "out/finished_tasks/.toy.json.123.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    asked = {"data": TaskData(tmp_path), "definitions": {"toy": toy_task("toy")}, "output_path": tmp_path / "out"}
+    evaluate_tasks(ToyModel(tokenizer), [EvalTaskConfig("toy", 0)], **asked)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "samples.jsonl"]
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_log_probability_that_is_no_number_names_task_and_question(
+    tokenizer: Tokenizer, tmp_path: Path, value: float
+):
+    write_rows(tmp_path, "toy", [0, 1, 0])
+    model = ToyModel(tokenizer)
+
+    class Broken(ToyModel):
+        @property
+        def scored(self) -> ScoredModel:
+            # the question that begins with 2 is the only one of a model that goes wrong behind a 2
+            def score(tokens: np.ndarray, targets: np.ndarray) -> np.ndarray:
+                values = np.array(model.scored.token_log_probs(tokens, targets))
+                values[(tokens == ord("2")).any(axis=1)] = value
+                return values
+
+            return replace(model.scored, token_log_probs=score)
+
+    for mutual_information in (False, True):
+        with pytest.raises(ValueError, match=rf"task 'toy', question 2: .* the log-probability {value}; expected"):
+            evaluate_tasks(
+                Broken(tokenizer),
+                [EvalTaskConfig("toy", 0)],
+                data=TaskData(tmp_path),
+                definitions={"toy": toy_task("toy")},
+                mutual_information=mutual_information,
+            )
+
+
+def test_groups_and_tasks_at_several_shots_stand_beside_one_another(tokenizer: Tokenizer, tmp_path: Path):
+    known = {}
+    for name in ("mmlu_anatomy", "mmlu_virology"):
+        write_rows(tmp_path, name, [0, 1, 1, 1])
+        known[name] = toy_task(name)
+
+    def keys(*configs: EvalTaskConfig) -> tuple[set[str], set[str]]:
+        asked = {"data": TaskData(tmp_path), "definitions": known, "quiet": True}
+        scores = evaluate_tasks(ToyModel(tokenizer), configs, **asked)
+        return set(scores.tasks), set(scores.groups)
+
+    tasks, groups = keys(EvalTaskConfig("mmlu", 0), EvalTaskConfig("mmlu_stem", 1))
+    assert tasks == {"mmlu_anatomy@0", "mmlu_anatomy@1", "mmlu_virology"}
+    assert groups == {"mmlu", "mmlu_stem@0", "mmlu_stem@1", "mmlu_other"}
+    assert keys(EvalTaskConfig("mmlu", 0, "all"), EvalTaskConfig("mmlu_stem", 0))[1] == {
+        "all",
+        "mmlu_stem",
+        "mmlu_other",
+    }
+    for configs, wrong in (
+        ([EvalTaskConfig("mmlu", 0, "mmlu_anatomy")], "would be listed under 'mmlu_anatomy'"),
+        ([EvalTaskConfig("mmlu", 0, "mmlu_stem")], "would be listed under 'mmlu_stem'"),
+        ([EvalTaskConfig("mmlu_anatomy", 0, "a"), EvalTaskConfig("mmlu_anatomy", 0, "b")], "has two names"),
+        ([EvalTaskConfig("mmlu_stem", 0, "a"), EvalTaskConfig("mmlu_stem", 0, "b")], "has two names"),
+        ([EvalTaskConfig("mmlu_anatomy", 0, "CORE-1")], "is what a CORE average is listed under"),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            keys(*configs)
+
+
 def test_a_group_has_a_score_and_says_what_it_misses(tokenizer: Tokenizer, tmp_path: Path):
     known = {}
     for index, name in enumerate(("mmlu_anatomy", "mmlu_astronomy")):
@@ -393,18 +528,21 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tokenizer: Token
         evaluate_tasks(Small(tokenizer), [EvalTaskConfig("copa", 0)], data=TaskData(tmp_path))
 
 
-def test_texts_are_written_and_their_answers_compared(tokenizer: Tokenizer, tmp_path: Path):
+def written_by_random_weights(tokenizer: Tokenizer) -> ExportedModel:
     config = Gpt2Config(seq_len=64, hidden_dim=16, num_layers=1, num_heads=2, initializer_range=0.5)
     params = init_params(config, tokenizer.vocab_size, key=jax.random.key(3))
-    model = ExportedModel(
+    return ExportedModel(
         loaded=LoadedModel(config=config, params=params, vocab_size=tokenizer.vocab_size),
         scored=scored_model(config, params, tokenizer.vocab_size),
         tokenizer=tokenizer,
         document_prefix=None,
         description={},
     )
-    writing = Writing(stop=("\n\n",), max_new_tokens=4, filters={"strip": (Strip(),)})
-    task = TaskDefinition(
+
+
+def echo_task(writing: Writing) -> TaskDefinition:
+    """Rows {q, a} of the file echo.jsonl."""
+    return TaskDefinition(
         name="echo",
         kind="generation",
         about="a toy",
@@ -414,6 +552,11 @@ def test_texts_are_written_and_their_answers_compared(tokenizer: Tokenizer, tmp_
         writing=writing,
         metrics=("exact_match,strip",),
     )
+
+
+def test_texts_are_written_and_their_answers_compared(tokenizer: Tokenizer, tmp_path: Path):
+    model = written_by_random_weights(tokenizer)
+    task = echo_task(Writing(stop=("\n\n",), max_new_tokens=4, filters={"strip": (Strip(),)}))
 
     def run(*answers: str) -> TaskScores:
         rows = [{"q": f"question {number}:", "a": answer} for number, answer in enumerate(answers)]

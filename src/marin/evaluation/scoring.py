@@ -267,6 +267,20 @@ def alone_request(request: Request) -> Request:
     return Request(context="", continuation=scored_text(request))
 
 
+class NotFiniteError(ValueError):
+    """A model gave a log-probability that is no number, so nothing can be said of the text."""
+
+    def __init__(self, index: int, text: str, log_probs: Float32[np.ndarray, " tokens"]) -> None:
+        """`index` is that of the request, `text` what was scored with what stood before it."""
+        wrong = int(np.flatnonzero(~np.isfinite(log_probs))[0])
+        super().__init__(
+            f"request {index}, which ends in {text[-60:]!r}: the model gives token {wrong + 1} of {len(log_probs)} the "
+            f"log-probability {log_probs[wrong]}; expected a finite number. Its parameters are likely not finite: "
+            "take an earlier checkpoint, or another compute_dtype"
+        )
+        self.index = index
+
+
 def encode_requests(
     tokenizer: Encoder, requests: Sequence[Request], document_prefix: DocumentPrefix | None
 ) -> list[EncodedRequest]:
@@ -319,7 +333,8 @@ def log_likelihoods(
     """Log-likelihood of each continuation after its context, in the order of the requests.
 
     A context too long for the model loses tokens on its left, which the answer counts. Raises ValueError where a
-    continuation alone is longer than the model reads, since a cut one would be no score of the same text.
+    continuation alone is longer than the model reads, since a cut one would be no score of the same text, and
+    NotFiniteError, which is one, where a log-probability is no finite number.
     """
     encoded = encode_requests(tokenizer, requests, model.document_prefix)
     for request, tokens in zip(requests, encoded, strict=True):
@@ -329,6 +344,9 @@ def log_likelihoods(
                 f"reads {model.seq_len}: shorten it, or measure long texts in bits per byte"
             )
     scored = score_continuations(model, [(item.context, item.continuation) for item in encoded], progress)
+    for index, (request, item) in enumerate(zip(requests, scored, strict=True)):
+        if not np.isfinite(item.log_probs).all():
+            raise NotFiniteError(index, request.context + request.continuation, item.log_probs)
     return [
         LogLikelihood(
             log_prob=float(item.log_probs.astype(np.float64).sum()),
@@ -352,6 +370,8 @@ def rolling_log_likelihoods(
     before it; the last one has as many tokens before it as the model reads. So lm-eval does
     (`get_rolling_token_windows` with one token of context, `make_disjoint_window`). `is_greedy` says whether every
     token was the most probable one. A text of no tokens has log-likelihood 0.
+
+    Raises NotFiniteError as `log_likelihoods` does.
     """
     check_vocabulary(model, tokenizer)
     first = prefix_id(tokenizer, model.document_prefix)
@@ -371,6 +391,8 @@ def rolling_log_likelihoods(
     answers = []
     for text, windows in zip(texts, parts, strict=True):
         log_probs = np.concatenate([np.zeros(0, np.float32), *(window.log_probs for window in windows)])
+        if not np.isfinite(log_probs).all():
+            raise NotFiniteError(len(answers), text, log_probs)
         unknown = any(window.is_greedy is None for window in windows)
         answers.append(
             LogLikelihood(
