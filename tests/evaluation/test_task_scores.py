@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marin.evaluation.scoring import LogLikelihood
-from marin.evaluation.statistics import mean_estimate, proportion_estimate
+from marin.evaluation.statistics import mean_estimate, proportion_estimate, weighted_sum_interval
 from marin.evaluation.tasks import TASKS, Example
 from marin.evaluation.tasks.filters import INVALID, Find, Strip, exact_match, extract
 from marin.evaluation.tasks.scores import (
@@ -84,7 +84,7 @@ def test_questions_about_one_passage_are_one_cluster():
 
 @given(st.lists(st.lists(st.booleans(), min_size=2, max_size=30), min_size=1, max_size=6))
 def test_a_group_counts_questions_alike_and_its_error_is_that_within_tasks(tasks: list[list[bool]]):
-    group = pooled([proportion_estimate(np.array(task)) for task in tasks])
+    group = pooled([proportion_estimate(np.array(task)) for task in tasks], is_proportion=True)
     everything = np.array([value for task in tasks for value in task], float)
     within = sum(((np.array(task) - np.mean(task)) ** 2).sum() for task in tasks)
     assert group.value == pytest.approx(everything.mean()) and group.n == len(everything)
@@ -98,6 +98,31 @@ def test_the_core_average_subtracts_guessing_and_is_named_by_its_tasks():
     assert average.value == pytest.approx(0.1) and average.num_clusters == 2
     assert a.stderr is not None and b.stderr is not None
     assert average.stderr == pytest.approx(math.hypot(a.stderr / 0.5, b.stderr / 0.75) / 2)
+
+
+@given(st.lists(st.tuples(st.integers(2, 40), st.booleans()), min_size=1, max_size=5), st.booleans())
+def test_intervals_over_tasks_have_a_width_where_every_answer_is_alike(tasks: list[tuple[int, bool]], alike: bool):
+    estimates = [proportion_estimate([right if not alike else True] * count) for count, right in tasks]
+    for group in (
+        pooled(estimates, is_proportion=True),
+        core_score({str(index): (each, 0.25) for index, each in enumerate(estimates)})[0],
+    ):
+        assert group.ci95 is not None
+        assert group.ci95[0] <= group.value + 1e-12 and group.value <= group.ci95[1] + 1e-12
+        assert group.ci95[1] - group.ci95[0] > 0.01
+    if alike:
+        count = sum(count for count, _ in tasks)
+        # the end that Wilson's formula has at p = 1
+        assert pooled(estimates, is_proportion=True).ci95 == pytest.approx((count / (count + 1.959964**2), 1.0))
+
+
+def test_a_core_average_of_normal_intervals_has_a_normal_one():
+    a, b = proportion_estimate([True] * 60 + [False] * 40), proportion_estimate([True] * 25 + [False] * 75)
+    average, _ = core_score({"a": (a, 0.5), "b": (b, 0.25)})
+    assert average.interval == "normal"
+    assert a.ci95 is not None and b.ci95 is not None
+    low, high = weighted_sum_interval([a.value, b.value], [a.ci95, b.ci95], [1.0, 2.0 / 3])
+    assert average.ci95 == pytest.approx((low - 0.5 - 0.25 * 2 / 3, high - 0.5 - 0.25 * 2 / 3))
 
 
 @pytest.mark.parametrize(

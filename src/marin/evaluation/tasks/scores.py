@@ -6,12 +6,20 @@ models can be compared question by question, whatever the metric.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from marin.evaluation.scoring import LogLikelihood
-from marin.evaluation.statistics import Estimate, mean_estimate, normal_estimate, proportion_estimate
+from marin.evaluation.statistics import (
+    Estimate,
+    mean_estimate,
+    normal_estimate,
+    proportion_estimate,
+    proportion_interval,
+    weighted_sum_interval,
+)
 from marin.evaluation.tasks.definition import Example, TaskDefinition, Writing
 from marin.evaluation.tasks.filters import exact_match, extract
 
@@ -115,7 +123,7 @@ def estimate(metric: str, rows: Sequence[Mapping[str, Any]]) -> Estimate:
     if metric == "perplexity":
         return _perplexity([row["log_likelihood"] for row in rows], clusters)
     values = [row[metric] for row in rows]
-    if metric.split(",")[0] in PROPORTIONS:
+    if is_proportion(metric):
         return proportion_estimate(np.array(values, bool), clusters)
     return mean_estimate(values, clusters)
 
@@ -137,12 +145,14 @@ def _perplexity(log_likelihoods: Sequence[float], groups: Sequence[str] | None) 
     )
 
 
-def pooled(estimates: Sequence[Estimate]) -> Estimate:
+def pooled(estimates: Sequence[Estimate], *, is_proportion: bool) -> Estimate:
     """The score of a group: its tasks' questions count alike, and the error is that within tasks.
 
     With v_i, SE_i and n_i of task i, N their questions and k their number: value = sum(n_i v_i) / N and
     SE = sqrt(sum((n_i - 1) n_i SE_i^2) / (N - k) / N), the pooled variance of the questions over N, as
-    lm-evaluation-harness has it.
+    lm-evaluation-harness has it. The interval of a proportion (`is_proportion`) is Wilson's over the counts of all
+    tasks where few answers are right or few wrong; else made of the tasks' own where one of those is Wilson's
+    (`statistics.weighted_sum_interval`), as SE is 0 where the answers within each task are alike; else +- 1.96 SE.
     """
     if not estimates:
         raise ValueError("a group's score needs the score of at least one of its tasks")
@@ -154,14 +164,28 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
         return normal_estimate(value, None, int(total), clusters)
     squares = sum((each.n - 1) * each.n * (each.stderr or 0.0) ** 2 for each in estimates)
     stderr = math.sqrt(squares / (total - count) / total)
-    return normal_estimate(value, stderr, int(total), clusters)
+    normal = normal_estimate(value, stderr, int(total), clusters)
+    if not is_proportion:
+        return normal
+    ci95, interval = proportion_interval(value, stderr, int(total), clusters)
+    own = [each.ci95 for each in estimates if each.ci95 is not None]
+    if interval == "normal" and len(own) == count and any(each.interval != "normal" for each in estimates):
+        low, high = weighted_sum_interval([each.value for each in estimates], own, (sizes / total).tolist())
+        ci95, interval = (max(0.0, low), min(1.0, high)), "mover"
+    return replace(normal, ci95=ci95, interval=interval)
+
+
+def is_proportion(metric: str) -> bool:
+    """Whether a metric is right or wrong on a question."""
+    return metric.split(",")[0] in PROPORTIONS
 
 
 def core_score(scores: Mapping[str, tuple[Estimate, float]]) -> tuple[Estimate, dict[str, dict[str, Any]]]:
     """The CORE average of DataComp-LM over tasks {name: (accuracy, score b of guessing)}: mean of (acc - b) / (1 - b).
 
     With it come each task's accuracy, baseline and centred score. The error takes the tasks as independent:
-    SE = sqrt(sum_i (SE_i / (1 - b_i))^2) / n; there is none where a task has none.
+    SE = sqrt(sum_i (SE_i / (1 - b_i))^2) / n; there is none where a task has none. The interval is made of the tasks'
+    own (`statistics.weighted_sum_interval`), which have a width also where all answers of a task are right or wrong.
     """
     if not scores:
         raise ValueError("a CORE average needs at least one task")
@@ -178,4 +202,14 @@ def core_score(scores: Mapping[str, tuple[Estimate, float]]) -> tuple[Estimate, 
     value = sum(task["centred"] for task in tasks.values()) / len(tasks)
     stderr = None if None in errors else math.sqrt(sum(error**2 for error in errors)) / len(tasks)
     num_questions = sum(accuracy.n for accuracy, _ in scores.values())
-    return normal_estimate(value, stderr, num_questions, len(tasks)), tasks
+    average = normal_estimate(value, stderr, num_questions, len(tasks))
+    accuracies = [accuracy for accuracy, _ in scores.values()]
+    intervals = [accuracy.ci95 for accuracy in accuracies if accuracy.ci95 is not None]
+    if stderr is None or len(intervals) < len(accuracies):
+        return average, tasks
+    if any(accuracy.interval != "normal" for accuracy in accuracies):
+        weights = [1 / (1 - baseline) / len(tasks) for _, baseline in scores.values()]
+        low, high = weighted_sum_interval([accuracy.value for accuracy in accuracies], intervals, weights)
+        guessing = sum(weight * baseline for weight, (_, baseline) in zip(weights, scores.values(), strict=True))
+        average = replace(average, ci95=(low - guessing, high - guessing), interval="mover")
+    return average, tasks
