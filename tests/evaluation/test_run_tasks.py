@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from marin.evaluation.exported import ExportedModel
@@ -490,6 +492,91 @@ def test_the_core_average_is_named_by_the_tasks_that_had_data(tokenizer: Tokeniz
     assert scores.core is not None and scores.core["name"] == "CORE-2" and scores.core["missing"] == ["copa"]
     assert scores.core["metrics"]["centred"]["value"] == pytest.approx((0.5 - 1.0) / 2)
     assert "CORE-2" in read_results(tmp_path / "out")["groups"]
+
+
+def test_core_counts_its_tasks_at_its_shots_and_ones_own_once(tokenizer: Tokenizer, tmp_path: Path):
+    definitions = {name: toy_task(name) for name in ("arc_easy", "hellaswag", "mine")}
+    for name in definitions:
+        write_rows(tmp_path, name, [0, 1] * 8)
+
+    def core(*asked: tuple[str, int]) -> Mapping[str, Any] | None:
+        return evaluate_tasks(
+            ToyModel(tokenizer),
+            [EvalTaskConfig(*each) for each in asked],
+            data=TaskData(tmp_path),
+            definitions=definitions,
+            metrics="core",
+        ).core
+
+    found = core(("arc_easy", 0), ("arc_easy", 10), ("mine", 2), ("mine", 0), ("hellaswag", 0), ("hellaswag", 10))
+    assert found is not None and found["name"] == "CORE-4"
+    assert found["tasks"] == ["arc_easy@10", "mine@2", "hellaswag@0", "hellaswag@10"]
+    assert found["not_counted"] == ["arc_easy@0", "mine@0"]
+    assert core(("arc_easy", 0)) is None
+
+
+def test_the_baseline_of_four_choices_is_not_that_of_five(tokenizer: Tokenizer, tmp_path: Path):
+    def baseline() -> float:
+        scores = evaluate_tasks(
+            ToyModel(tokenizer, seq_len=512),
+            [EvalTaskConfig("commonsense_qa", 10)],
+            data=TaskData(tmp_path),
+            metrics="core",
+        )
+        assert scores.core is not None
+        return scores.core["centred"]["commonsense_qa"]["baseline"]
+
+    listed = "\n".join(f"{letter}. {letter}{letter}" for letter in "ABCD")
+    query = f"Question: what?\nChoices:\n{listed}\nAnswer:"
+    rows = [{"query": query.replace("what", str(n)), "choices": list("ABCD"), "gold": n % 4} for n in range(12)]
+    local = tmp_path / "mosaic/commonsense_reasoning/commonsense_qa.jsonl"
+    local.parent.mkdir(parents=True)
+    local.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert baseline() == 0.403
+
+    letters = list("ABCDE")
+    published = [
+        {"question": f"{n}?", "choices": {"label": letters, "text": letters}, "answerKey": letters[n % 5]}
+        for n in range(12)
+    ]
+    for split in ("validation", "train"):
+        file = tmp_path / f"hub/tau/commonsense_qa/data/{split}-0.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(published), file)
+    assert baseline() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("task", "context"),
+    [
+        ("squad_completion", "Context: Passage {passage}.\nQuestion: Number {question}?\nAnswer:"),
+        (
+            "coqa_completion",
+            "A story.\n\nPassage {passage}.\n\nFinal question:\nQuestion: {question}?\nAnswer: ",
+        ),
+        (
+            "coqa_completion",
+            "Passage: {passage}\n\nPreceding questions:\nQuestion: {question}\nAnswer: x\nFinal question: y",
+        ),
+    ],
+)
+def test_questions_about_one_passage_are_one_cluster_of_a_reading_task(
+    tokenizer: Tokenizer, tmp_path: Path, task: str, context: str
+):
+    rows = [
+        {"context": context.format(passage=passage, question=question), "answer": "yes"}
+        for passage in range(3)
+        for question in range(4)
+    ]
+    file = tmp_path / TASKS[task].local[0].files["test"]
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scores = evaluate_tasks(ToyModel(tokenizer), [EvalTaskConfig(task, 0)], data=TaskData(tmp_path))
+    assert scores.tasks[task].counts["num_groups"] == 3
+    assert len({row["group"] for row in scores.samples[:4]}) == 1 and scores.tasks[task].version == 2
+    file.write_text('{"context": "no passage", "answer": "yes"}\n')
+    with pytest.raises(ValueError, match=r"line 1: .* expected a passage, then a line that begins with 'Question:'"):
+        evaluate_tasks(ToyModel(tokenizer), [EvalTaskConfig(task, 0)], data=TaskData(tmp_path))
 
 
 def test_an_unknown_task_is_an_error_with_near_misses(tokenizer: Tokenizer, tmp_path: Path):

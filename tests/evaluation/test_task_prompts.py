@@ -23,7 +23,7 @@ def questions(
     """The questions of source rows, with examples from pool (None: the rows themselves)."""
     asked = [LocatedRow(row=row, where=f"line {number}") for number, row in enumerate(rows, 1)]
     others = asked if pool is None else [LocatedRow(row=row, where=f"pool {n}") for n, row in enumerate(pool, 1)]
-    given = TaskRows(asked=asked, pool=others, pool_is_asked=pool is None, files=(), notes=())
+    given = TaskRows(asked=asked, pool=others, pool_is_asked=pool is None, files=(), notes=(), core_baseline=None)
     return list(prompted(TASKS[name], given, num_fewshot=shots, seed=FEWSHOT_SEED))
 
 

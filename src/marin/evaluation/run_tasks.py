@@ -41,6 +41,7 @@ from marin.evaluation.tasks.scores import (
     continuation_values,
     core_score,
     estimate,
+    is_proportion,
     metrics_of,
     pooled,
     written_values,
@@ -114,10 +115,10 @@ def evaluate_tasks(
 
     `limit` asks the first so many questions of each task, and the scores say so. `seed` draws solved examples.
     `metrics` "core" adds the CORE average of DataComp-LM (`scores.core_score`) over those of its 22 tasks that are
-    asked and have data, where candidates are compared by mean loss over their tokens. `mutual_information` adds
-    acc_mutual_info, for a second, short request for each candidate. `definitions` are tasks beside those of the
-    catalog, by name. A run that was stopped and is started again with the same output_path, model and arguments goes on
-    behind the last task that was done.
+    asked at its numbers of examples and have data, where candidates are compared by mean loss over their tokens.
+    `mutual_information` adds acc_mutual_info, for a second, short request for each candidate. `definitions` are tasks
+    beside those of the catalog, by name. A run that was stopped and is started again with the same output_path, model
+    and arguments goes on behind the last task that was done.
 
     Raises ValueError for an unknown task (with near misses), a broken row (with file and line), too few rows for the
     examples asked for, and a tokenizer that does not fit the model or gives none of the task's texts back.
@@ -146,6 +147,7 @@ def evaluate_tasks(
 
     results: dict[str, TaskResult] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
+    baselines: dict[str, float | None] = {}
     skipped: list[dict[str, Any]] = []
     for task in asked:
         try:
@@ -165,14 +167,17 @@ def evaluate_tasks(
             done = _result(task, answered, rows, asked_hash, model, seed), answered.samples
             kept.write(task.key, finished_hash, *done)
         results[task.key], samples[task.key] = done
+        baselines[task.key] = rows.core_baseline
         say(_line(task.key, results[task.key]))
 
     group_scores = _group_scores(groups, results, samples, known)
     for key, group in group_scores.items():
         say(_group_line(key, group))
-    core = _core(asked, samples, set(definitions or ())) if metrics == "core" else None
+    core = _core(asked, samples, baselines, set(definitions or ())) if metrics == "core" else None
     if core is not None:
         say(_group_line(core["name"], core))
+    elif metrics == "core":
+        say("no CORE average: no task of it was asked at its number of examples and had data; list dclm_core has them")
     _say_skipped(skipped, say)
 
     rows_of_all = [row for key in results for row in samples[key]]
@@ -470,7 +475,7 @@ def _group_scores(
             "missing": [key for key in group.members if key not in results],
             "metrics": {
                 name: metric_entry(
-                    pooled([estimate(name, samples[key]) for key in members]),
+                    pooled([estimate(name, samples[key]) for key in members], is_proportion=is_proportion(name)),
                     higher_is_better=name not in LOWER_IS_BETTER,
                 )
                 for name in common
@@ -480,19 +485,32 @@ def _group_scores(
 
 
 def _core(
-    asked: Sequence[Asked], samples: Mapping[str, Sequence[Mapping[str, Any]]], own: set[str]
+    asked: Sequence[Asked],
+    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+    baselines: Mapping[str, float | None],
+    own: set[str],
 ) -> dict[str, Any] | None:
-    """The average over the asked tasks that DataComp-LM's has, and over tasks of one's own."""
-    counted = {config.name for config in DCLM_CORE_TASKS} | own
-    asked = [task for task in asked if task.definition.name in counted]
+    """The average over the asked tasks that DataComp-LM's has, at its numbers of examples, and over tasks of one's own.
+
+    A task of one's own counts once, at the number of examples that it is asked with first.
+    """
+    of_core = {(config.name, config.num_fewshot) for config in DCLM_CORE_TASKS}
+    own = own - {name for name, _ in of_core}
+    first_shots = {task.definition.name: task.num_fewshot for task in reversed(asked)}
+    counted = [
+        task
+        for task in asked
+        if (task.definition.name, task.num_fewshot) in of_core
+        or (task.definition.name in own and task.num_fewshot == first_shots[task.definition.name])
+    ]
     scores: dict[str, tuple[Estimate, float]] = {}
-    for task in asked:
+    for task in counted:
         if task.key not in samples or task.definition.kind == "generation":
             continue
         rows = samples[task.key]
         metric = "acc_per_token" if task.definition.kind == "multiple_choice" else "acc"
         guessing = sum(1 / len(row["choices"]) for row in rows) / len(rows) if metric == "acc_per_token" else 0.0
-        baseline = task.definition.core_baseline
+        baseline = baselines[task.key]
         scores[task.key] = estimate(metric, rows), guessing if baseline is None else baseline
     if not scores:
         return None
@@ -502,7 +520,8 @@ def _core(
         "group": "core",
         "n": average.n,
         "tasks": list(centred),
-        "missing": [task.key for task in asked if task.key not in scores],
+        "missing": [task.key for task in counted if task.key not in scores],
+        "not_counted": [task.key for task in asked if task not in counted],
         "metrics": {"centred": metric_entry(average, higher_is_better=True)},
         "centred": centred,
     }
@@ -530,7 +549,8 @@ def _group_line(key: str, group: Mapping[str, Any]) -> str:
     metric, entry = next(iter(group["metrics"].items()))
     missing = f", {len(group['missing'])} tasks missing" if group["missing"] else ""
     score = format_score(entry["value"], entry["stderr"], entry["n"])
-    return f"{key}: {score} {metric} over {len(group['tasks'])} tasks{missing}"
+    interval = "" if entry["interval"] in ("normal", None) else ", 95% interval {:.3f} to {:.3f}".format(*entry["ci95"])
+    return f"{key}: {score} {metric} over {len(group['tasks'])} tasks{interval}{missing}"
 
 
 def _say_skipped(skipped: Sequence[Mapping[str, Any]], say: Callable[[str], None]) -> None:

@@ -66,6 +66,8 @@ class LocalFiles:
     """A row of these files as the source would have it. Raises KeyError, TypeError or ValueError for what is none."""
     note: str = ""
     """In what these rows differ from the source's."""
+    core_baseline: float | None = None
+    """As the task's, where these rows have another one than the source's."""
 
 
 @dataclass(frozen=True, kw_only=True)
