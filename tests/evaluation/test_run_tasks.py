@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from marin.evaluation.exported import ExportedModel
+from marin.evaluation.multiple_choice import METRICS, answer_questions
 from marin.evaluation.results import read_results, read_samples
 from marin.evaluation.run_tasks import TaskScores, evaluate_tasks
 from marin.evaluation.scoring import ScoredModel, scored_model
+from marin.evaluation.task_files import read_multiple_choice
 from marin.evaluation.tasks import (
     CORE_TASKS,
     CORE_TASKS_PLUS_MMLU,
@@ -156,6 +158,37 @@ def test_a_uniform_model_of_bytes_takes_the_same_bits_for_every_byte(
 
 def _first_alone(example: Example) -> Example:
     return replace(example, contexts=example.contexts[:1], continuations=example.continuations[:1], choices=(), gold=())
+
+
+def test_a_task_is_judged_as_the_same_questions_are_by_multiple_choice(tokenizer: Tokenizer, tmp_path: Path):
+    class Bigram(ToyModel):
+        @property
+        def scored(self) -> ScoredModel:
+            table = np.random.default_rng(1).normal(-5, 3, (300, 300)).astype(np.float32)
+            return replace(super().scored, token_log_probs=lambda tokens, targets: table[tokens, targets])
+
+    model = Bigram(tokenizer)
+    texts = ["yes", "no", "maybe so", "éé", " two words"]
+    rows = [
+        {"query": f"{n}{end}", "choices": [texts[n % 5], texts[(n + 1) % 5], texts[(n + 3) % 5]], "gold": n % 3}
+        for n, end in enumerate(["?\n", "", " ", "?  \n", ": "] * 6)
+    ]
+    (tmp_path / "toy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scores = evaluate_tasks(
+        model,
+        [EvalTaskConfig("toy", 0)],
+        data=TaskData(tmp_path),
+        definitions={"toy": toy_task("toy")},
+        mutual_information=True,
+        quiet=True,
+    )
+    task = read_multiple_choice(tmp_path / "toy.jsonl", name="toy")
+    answers = answer_questions(model.scored, tokenizer, task)
+    for answer, row in zip(answers, scores.samples, strict=True):
+        assert answer.log_probs == pytest.approx(row["log_probs"])
+        assert answer.log_probs_alone == pytest.approx(row["log_probs_alone"])
+        assert answer.right == {metric: row[metric] for metric in METRICS}
+    assert 0 < scores.value("toy", "acc_mutual_info") < 1
 
 
 def test_the_asked_row_is_no_example_of_its_own_where_the_first_rows_are(tokenizer: Tokenizer, tmp_path: Path):

@@ -21,6 +21,7 @@ from marin.evaluation.scoring import (
     Progress,
     Request,
     ScoredModel,
+    alone_request,
     check_vocabulary,
     log_likelihoods,
     prefix_policy,
@@ -310,7 +311,7 @@ def _score(
         for question in questions
         for prompt, continuation in zip(question.prompts, question.example.continuations, strict=True)
     ]
-    alone = [Request(context="", continuation=each.continuation) for each in requests] if mutual_information else []
+    alone = [alone_request(each) for each in requests] if mutual_information else []
     alone = alone if choosing else []
     try:
         scored = log_likelihoods(model.scored, model.tokenizer, [*requests, *alone], progress)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from marin.evaluation.scoring import LogLikelihood
 from marin.evaluation.statistics import (
@@ -25,7 +26,7 @@ from marin.evaluation.tasks.filters import exact_match, extract
 
 SCORES_VERSION = 2
 """Raised whenever the same log-likelihoods or texts would give other values of a metric. 2: bits_per_byte divides by
-all that was scored, delimiter and moved whitespace too."""
+all that was scored, delimiter and moved whitespace too; so is that whitespace what acc_mutual_info subtracts."""
 
 PROPORTIONS = ("acc", "acc_norm", "acc_bytes", "acc_per_token", "acc_mutual_info", "exact_match")
 """Metrics that are right or wrong on a question."""
@@ -47,6 +48,35 @@ METRIC_MEANINGS = {
 """What each metric is, in a line."""
 
 
+def choice_scores(
+    log_probs: Sequence[float],
+    choices: Sequence[str],
+    *,
+    alone: Sequence[float] | None = None,
+    num_tokens: Sequence[int] | None = None,
+) -> dict[str, Float64[np.ndarray, " choices"]]:
+    """Way to choose -> what each choice scores, for natural log-likelihoods after the question.
+
+    `acc` is `log p(choice | question)`; `acc_norm` and `acc_bytes` divide it by the choice's characters and UTF-8
+    bytes, those of its own indentation included; the delimiter and the whitespace that ends the question are scored
+    too, alike for every choice, and not counted. With `num_tokens`, `acc_per_token` divides by those. With `alone`,
+    the log-likelihoods of the same scored texts after nothing, `acc_mutual_info` is `log p(choice | question) -
+    log p(choice)` (Brown et al., "Language Models are Few-Shot Learners", 2020, section 2.4; Holtzman et al., "Surface
+    Form Competition", 2021).
+    """
+    after = np.asarray(log_probs, np.float64)
+    scores = {
+        "acc": after,
+        "acc_norm": after / np.array([len(choice) for choice in choices]),
+        "acc_bytes": after / np.array([len(choice.encode("utf-8")) for choice in choices]),
+    }
+    if num_tokens is not None:
+        scores["acc_per_token"] = after / np.asarray(num_tokens)
+    if alone is not None:
+        scores["acc_mutual_info"] = after - np.asarray(alone, np.float64)
+    return scores
+
+
 def choice_values(
     example: Example, answers: Sequence[LogLikelihood], alone: Sequence[LogLikelihood] | None = None
 ) -> dict[str, float | bool]:
@@ -56,18 +86,13 @@ def choice_values(
     """
     log_probs = np.array([answer.log_prob for answer in answers], np.float64)
     gold = example.gold
-    divisors = {
-        "acc": np.ones(len(answers)),
-        "acc_norm": np.array([len(choice) for choice in example.choices]),
-        "acc_bytes": np.array([len(choice.encode("utf-8")) for choice in example.choices]),
-        "acc_per_token": np.array([answer.num_tokens for answer in answers]),
-    }
-    values: dict[str, float | bool] = {
-        metric: int(np.argmax(log_probs / divisor)) in gold for metric, divisor in divisors.items()
-    }
-    if alone is not None:
-        less = log_probs - np.array([answer.log_prob for answer in alone], np.float64)
-        values["acc_mutual_info"] = int(np.argmax(less)) in gold
+    scores = choice_scores(
+        [answer.log_prob for answer in answers],
+        example.choices,
+        alone=None if alone is None else [answer.log_prob for answer in alone],
+        num_tokens=[answer.num_tokens for answer in answers],
+    )
+    values: dict[str, float | bool] = {metric: int(np.argmax(each)) in gold for metric, each in scores.items()}
     values["bits_per_byte"] = _bits_per_byte(answers[gold[0]])
     probabilities = np.exp(log_probs - log_probs.max())
     values["mc2"] = float(probabilities[list(gold)].sum() / probabilities.sum())
