@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from marin.evaluation.code_execution import ExecutionLimits
 from marin.evaluation.exported import ExportedModel
 from marin.evaluation.multiple_choice import METRICS, answer_questions
 from marin.evaluation.results import read_results, read_samples
@@ -692,3 +694,51 @@ def test_texts_are_written_and_their_answers_compared(tokenizer: Tokenizer, tmp_
     assert again.value("echo", "exact_match,strip") == (1 + (texts[1].strip() == "still wrong")) / 2
     assert again.samples[0]["filtered_resps"] == {"strip": texts[0].strip()}
     assert again.tasks["echo"].counts["num_ended_by_length"] == 2 and again.tasks["echo"].chance is None
+
+
+def test_programs_run_only_where_their_task_is_named(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    limits = ExecutionLimits(timeout_s=2.0, required_isolation=())
+    prompt = "def double(x):\n"
+    check = "def check(f):\n    assert f(3) == 6"
+    row = {"prompt": prompt, "canonical_solution": "    return 2 * x", "test": check, "entry_point": "double"}
+    path = tmp_path / "hub/openai/openai_humaneval/openai_humaneval/test-0.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([row] * 3), path)
+    bodies = [
+        "    return x + x",
+        "    return x",
+        "    while True: pass",
+        "    return 2 * x",
+        "    exit()",
+        "    return 6",
+    ]
+
+    def write(model: Any, tokenizer: Any, prompts: list[str], *, num_samples: int, **settings: Any) -> list[Any]:
+        assert prompts == [prompt] * 3 and num_samples == 2
+        return [SimpleNamespace(text=body, finish_reason="stop", num_prompt_tokens_cut=0) for body in bodies]
+
+    monkeypatch.setattr("marin.inference.text.generate_text", write)
+    task = TASKS["humaneval"]
+    assert task.writing is not None
+    twice = replace(task, writing=replace(task.writing, num_samples=2, temperature=0.2))
+
+    def run(*allowed: str) -> TaskScores:
+        return evaluate_tasks(
+            ToyModel(tokenizer),
+            [EvalTaskConfig("humaneval", 0)],
+            data=TaskData(tmp_path),
+            definitions={"humaneval": twice},
+            allow_code_execution=allowed,
+            limits=limits,
+            quiet=True,
+        )
+
+    refused = run("mbpp")
+    assert not refused.tasks and "off unless asked for by name" in refused.skipped[0]["reason"]
+    scores = run("humaneval")
+    assert [row["pass@1"] for row in scores.samples] == [0.5, 0.5, 0.5]
+    ended = [[program["reason"] for program in row["programs"]] for row in scores.samples]
+    assert ended == [["passed", "failed"], ["timeout", "passed"], ["failed", "passed"]]
+    assert scores.value("humaneval", "pass@1") == 0.5

@@ -8,11 +8,13 @@ it is of. Nothing here knows a model's kind: it is scored as `marin.evaluation.s
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from marin.evaluation.code_execution import ExecutionLimits
+from marin.evaluation.code_tasks import program_values, why_not_run
 from marin.evaluation.results import TaskResult, format_score, metric_entry, write_results
 from marin.evaluation.scoring import (
     DocumentPrefix,
@@ -51,6 +53,9 @@ from marin.evaluation.tasks.shots import FEWSHOT_SEED, PromptedQuestion, prompte
 
 TaskProgress = Callable[[str], Progress]
 """Key of a task -> what is called with (requests done, requests in all) of it."""
+
+
+_LIMITS = ExecutionLimits()
 
 
 class EvaluatedModel(Protocol):
@@ -110,6 +115,8 @@ def evaluate_tasks(
     metrics: Literal["lm_eval", "core"] = "lm_eval",
     mutual_information: bool = False,
     definitions: Mapping[str, TaskDefinition] | None = None,
+    allow_code_execution: Collection[str] = (),
+    limits: ExecutionLimits = _LIMITS,
     quiet: bool = False,
 ) -> TaskScores:
     """The model's scores on tasks and groups; with `output_path`, results.json and samples.jsonl there.
@@ -118,8 +125,9 @@ def evaluate_tasks(
     `metrics` "core" adds the CORE average of DataComp-LM (`scores.core_score`) over those of its 22 tasks that are
     asked at its numbers of examples and have data, where candidates are compared by mean loss over their tokens.
     `mutual_information` adds acc_mutual_info, for a second, short request for each candidate. `definitions` are tasks
-    beside those of the catalog, by name. A run that was stopped and is started again with the same output_path, model
-    and arguments goes on behind the last task that was done.
+    beside those of the catalog, by name. A task that runs what the model wrote is skipped unless it is named in
+    `allow_code_execution`; each program has `limits`. A run that was stopped and is started again with the same
+    output_path, model and arguments goes on behind the last task that was done.
 
     Raises ValueError for an unknown task (with near misses), a broken row (with file and line), too few rows for the
     examples asked for, and a tokenizer that does not fit the model or gives none of the task's texts back.
@@ -144,7 +152,7 @@ def evaluate_tasks(
         "log_likelihoods": "natural",
         "scores_version": SCORES_VERSION,
     }
-    kept = FinishedTasks(output_path, model.description, {**settings, **policy})
+    kept = FinishedTasks(output_path, model.description, {**settings, **policy, "limits": asdict(limits)})
 
     results: dict[str, TaskResult] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
@@ -153,6 +161,9 @@ def evaluate_tasks(
     for task in asked:
         try:
             questions, rows = _questions(task, data, seed, limit)
+            why_not = why_not_run(task.definition, allow_code_execution, limits) if task.definition.runs_code else ""
+            if why_not:
+                raise _CannotRunError(why_not)
         except MissingDataError as error:
             skipped.append(_skipped(task, error.reason, error.fetch))
             continue
@@ -164,7 +175,7 @@ def evaluate_tasks(
         done = kept.read(task.key, finished_hash)
         if done is None:
             follow = None if progress is None else progress(task.key)
-            answered = _ask(model, task, questions, mutual_information, follow)
+            answered = _ask(model, task, questions, mutual_information, follow, limits, seed)
             done = _result(task, answered, rows, asked_hash, model, seed), answered.samples
             kept.write(task.key, finished_hash, *done)
         results[task.key], samples[task.key] = done
@@ -218,7 +229,7 @@ def _prompt_hash(definition: TaskDefinition, questions: Sequence[PromptedQuestio
     asked: list[Any] = [definition.kind, definition.delimiter, _written_how(definition)]
     for question in questions:
         example = question.example
-        texts = [question.prefix, example.contexts, example.continuations, example.choices]
+        texts = [question.prefix, example.contexts, example.continuations, example.choices, example.check]
         asked.append([*texts, example.gold, example.targets])
     return prompt_hash(asked)
 
@@ -261,10 +272,12 @@ def _ask(
     questions: Sequence[PromptedQuestion],
     mutual_information: bool,
     progress: Progress | None,
+    limits: ExecutionLimits,
+    seed: int,
 ) -> _Answered:
     changed = _not_given_back(model.tokenizer, task, questions)
     if task.definition.kind == "generation":
-        answered = _write(model, task, questions, progress)
+        answered = _write(model, task, questions, progress, limits, seed)
     else:
         answered = _score(model, task, questions, mutual_information, progress)
     notes = [*answered.notes]
@@ -357,9 +370,15 @@ def _continuation(task: Asked, answer: LogLikelihood) -> dict[str, Any]:
 
 
 def _write(
-    model: EvaluatedModel, task: Asked, questions: Sequence[PromptedQuestion], progress: Progress | None
+    model: EvaluatedModel,
+    task: Asked,
+    questions: Sequence[PromptedQuestion],
+    progress: Progress | None,
+    limits: ExecutionLimits,
+    seed: int,
 ) -> _Answered:
-    """Greedy texts behind every prompt."""
+    """Texts behind every prompt, and what is right about them."""
+    from marin.inference.sampling import Sampling
     from marin.inference.text import generate_text
 
     writing = task.definition.writing
@@ -371,20 +390,29 @@ def _write(
         [question.prompts[0] for question in questions],
         max_new_tokens=room,
         stop=writing.stop,
+        sampling=Sampling(temperature=writing.temperature),
+        num_samples=writing.num_samples,
+        seed=seed,
         document_prefix=model.document_prefix,
         progress=progress,
     )
     samples = []
-    for question, completion in zip(questions, completions, strict=True):
+    for index, question in enumerate(questions):
+        ours = completions[index * writing.num_samples : (index + 1) * writing.num_samples]
+        completion, texts = ours[0], [each.text for each in ours]
         values, answers = written_values(question.example, completion.text, writing)
+        programs: dict[str, Any] = {}
+        if task.definition.runs_code:
+            values, programs["programs"] = program_values(question.example, texts, limits)
         samples.append(
             {
                 **_sample(task, question),
                 "target": question.example.targets[0],
-                "resps": [completion.text],
+                "resps": texts,
                 "filtered_resps": answers,
                 "finish_reason": completion.finish_reason,
                 "num_truncated": completion.num_prompt_tokens_cut,
+                **programs,
                 **values,
             }
         )

@@ -22,8 +22,6 @@ class Asked:
     """What its scores are listed under."""
     definition: TaskDefinition
     num_fewshot: int
-    by_own_name: bool = False
-    """Whether it was asked for itself, and not only as a member of a group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +48,9 @@ def planned(
     """
     tasks: dict[_Asking, list[str]] = {}
     groups: dict[_Asking, list[str]] = {}
-    own: set[_Asking] = set()
     for config in configs:
         shots = config.num_fewshot
         if config.name in known:
-            own.add((config.name, shots))
             tasks.setdefault((config.name, shots), []).extend(_given(config))
             continue
         for task in task_names(config.name):
@@ -71,10 +67,7 @@ def planned(
     if taken:
         raise ValueError(f"task_alias '{taken[0]}' is what a CORE average is listed under; give another one")
     return (
-        [
-            Asked(key=key, definition=known[name], num_fewshot=shots, by_own_name=(name, shots) in own)
-            for (name, shots), key in task_keys.items()
-        ],
+        [Asked(key=key, definition=known[name], num_fewshot=shots) for (name, shots), key in task_keys.items()],
         [
             AskedGroup(
                 key=key,

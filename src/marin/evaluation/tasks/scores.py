@@ -43,6 +43,7 @@ METRIC_MEANINGS = {
     "bits_per_byte": "-log2 of the right answer's probability, per UTF-8 byte of what is scored for it: the "
     "whitespace in front (delimiter, and what ends the question) and the answer; mean over questions",
     "perplexity": "exp of the mean over questions of -log of the right answer's probability",
+    "pass@1": "share of the programs written for a question that pass its check; mean over questions",
     "exact_match,NAME": "share of texts whose answer, taken out by filter NAME, is a right one",
 }
 """What each metric is, in a line."""
@@ -148,7 +149,7 @@ def estimate(metric: str, rows: Sequence[Mapping[str, Any]]) -> Estimate:
     if metric == "perplexity":
         return _perplexity([row["log_likelihood"] for row in rows], clusters)
     values = [row[metric] for row in rows]
-    if is_proportion(metric):
+    if is_proportion(metric) or (metric.startswith("pass@") and all(value in (0, 1) for value in values)):
         return proportion_estimate(np.array(values, bool), clusters)
     return mean_estimate(values, clusters)
 
