@@ -1,19 +1,26 @@
 """A model's scores on tasks: what is asked, counted, skipped and kept."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from marin.evaluation.code_execution import ExecutionLimits
 from marin.evaluation.exported import ExportedModel
+from marin.evaluation.multiple_choice import METRICS, answer_questions
 from marin.evaluation.results import read_results, read_samples
 from marin.evaluation.run_tasks import TaskScores, evaluate_tasks
 from marin.evaluation.scoring import ScoredModel, scored_model
+from marin.evaluation.task_files import read_multiple_choice
 from marin.evaluation.tasks import (
     CORE_TASKS,
     CORE_TASKS_PLUS_MMLU,
@@ -28,9 +35,10 @@ from marin.evaluation.tasks import (
 )
 from marin.evaluation.tasks.choice_tasks import choice_example
 from marin.evaluation.tasks.data import TaskData
-from marin.evaluation.tasks.definition import LocalFiles, Source
-from marin.evaluation.tasks.filters import Strip
+from marin.evaluation.tasks.definition import Example, LocalFiles, Shots, Source
+from marin.evaluation.tasks.filters import Find, Strip
 from marin.evaluation.tasks.generation_tasks import written
+from marin.evaluation.tasks.shots import prompted
 from marin.export.hf import LoadedModel
 from marin.models.gpt2 import Gpt2Config
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
@@ -46,7 +54,7 @@ class ToyModel:
     favourites: str = "a"
     seq_len: int = 256
     description: Mapping[str, Any] = field(default_factory=lambda: {"weights_sha256": {"toy": "0"}})
-    document_prefix: None = None
+    document_prefix: Any = None
     loaded: None = None
     calls: list = field(default_factory=list)
 
@@ -64,6 +72,7 @@ class ToyModel:
             token_log_probs=score,
             seq_len=self.seq_len,
             vocab_size=300,
+            document_prefix=self.document_prefix,
             token_is_greedy=lambda tokens, targets: targets == best,
         )
 
@@ -127,6 +136,75 @@ def test_scores_are_written_with_what_they_were_measured_on(tokenizer: Tokenizer
     assert samples[0]["log_probs"] == pytest.approx([-8.0, -12.0])
 
 
+@pytest.mark.parametrize("kind", ["multiple_choice", "continuation"])
+@pytest.mark.parametrize(("query", "delimiter"), [("Q", " "), ("Q: \n", ""), ("Q ", "  "), ("Q", "")])
+def test_a_uniform_model_of_bytes_takes_the_same_bits_for_every_byte(
+    tokenizer: Tokenizer, tmp_path: Path, kind: Any, query: str, delimiter: str
+):
+    between = delimiter if kind == "multiple_choice" else ""
+    rows = [{"query": query, "choices": choices, "gold": 1} for choices in (["A", "B"], ["long", "ééé\n"])]
+    (tmp_path / "toy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = toy_task("toy", delimiter=between)
+    if kind == "continuation":
+        read = task.read
+        task = replace(task, kind=kind, metrics=("acc",), read=lambda row: _first_alone(read({**row, "gold": 0})))
+    scores = evaluate_tasks(
+        ToyModel(tokenizer, favourites=""),
+        [EvalTaskConfig("toy", 0)],
+        data=TaskData(tmp_path),
+        definitions={"toy": task},
+    )
+    assert scores.value("toy", "bits_per_byte") == pytest.approx(3 / math.log(2))
+    assert [row["bits_per_byte"] for row in scores.samples] == pytest.approx([3 / math.log(2)] * 2)
+
+
+def _first_alone(example: Example) -> Example:
+    return replace(example, contexts=example.contexts[:1], continuations=example.continuations[:1], choices=(), gold=())
+
+
+def test_a_task_is_judged_as_the_same_questions_are_by_multiple_choice(tokenizer: Tokenizer, tmp_path: Path):
+    class Bigram(ToyModel):
+        @property
+        def scored(self) -> ScoredModel:
+            table = np.random.default_rng(1).normal(-5, 3, (300, 300)).astype(np.float32)
+            return replace(super().scored, token_log_probs=lambda tokens, targets: table[tokens, targets])
+
+    model = Bigram(tokenizer)
+    texts = ["yes", "no", "maybe so", "éé", " two words"]
+    rows = [
+        {"query": f"{n}{end}", "choices": [texts[n % 5], texts[(n + 1) % 5], texts[(n + 3) % 5]], "gold": n % 3}
+        for n, end in enumerate(["?\n", "", " ", "?  \n", ": "] * 6)
+    ]
+    (tmp_path / "toy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scores = evaluate_tasks(
+        model,
+        [EvalTaskConfig("toy", 0)],
+        data=TaskData(tmp_path),
+        definitions={"toy": toy_task("toy")},
+        mutual_information=True,
+        quiet=True,
+    )
+    task = read_multiple_choice(tmp_path / "toy.jsonl", name="toy")
+    answers = answer_questions(model.scored, tokenizer, task)
+    for answer, row in zip(answers, scores.samples, strict=True):
+        assert answer.log_probs == pytest.approx(row["log_probs"])
+        assert answer.log_probs_alone == pytest.approx(row["log_probs_alone"])
+        assert answer.right == {metric: row[metric] for metric in METRICS}
+    assert 0 < scores.value("toy", "acc_mutual_info") < 1
+
+
+def test_the_asked_row_is_no_example_of_its_own_where_the_first_rows_are(tokenizer: Tokenizer, tmp_path: Path):
+    write_rows(tmp_path, "toy", [0, 1, 0, 1])
+    task = toy_task("toy", shots=Shots(split="dev", sampler="first"))
+    asked = list(prompted(task, TaskData(tmp_path).load(task, 2), num_fewshot=2, seed=1))
+    for question in asked:
+        assert question.example.question not in question.prefix
+        assert question.prefix.count("Q: x") == 2
+    assert [question.prefix[0] for question in asked] == ["1", "0", "0", "0"]
+    with pytest.raises(ValueError, match="4 examples were asked for and there are 3 rows to take them from"):
+        list(prompted(task, TaskData(tmp_path).load(task, 4), num_fewshot=4, seed=1))
+
+
 def test_the_same_question_in_other_words_has_another_hash(tokenizer: Tokenizer, tmp_path: Path):
     write_rows(tmp_path, "toy", [0, 1, 0])
     hashes = {
@@ -160,7 +238,7 @@ def test_a_task_at_several_shots_has_a_key_for_each(tokenizer: Tokenizer, tmp_pa
     named = [EvalTaskConfig("toy", 0, "plain"), EvalTaskConfig("toy", 2)]
     scores = evaluate_tasks(ToyModel(tokenizer), named, data=TaskData(tmp_path), definitions=definitions)
     assert list(scores.tasks) == ["plain", "toy@2"]
-    with pytest.raises(ValueError, match="two tasks would be listed under 'same'"):
+    with pytest.raises(ValueError, match="two tasks or groups would be listed under 'same'"):
         evaluate_tasks(
             ToyModel(tokenizer),
             [EvalTaskConfig("toy", 0, "same"), EvalTaskConfig("toy", 2, "same")],
@@ -281,6 +359,140 @@ def test_what_was_done_under_other_conditions_is_done_again(tokenizer: Tokenizer
     assert run(**change) > 0
 
 
+ANOTHER_TASK = {
+    "version": {"version": 2},
+    "metrics": {"metrics": ("acc_norm", "acc")},
+    "group": {"read": lambda row: choice_example(row["query"], row["choices"], row["gold"], group="one")},
+    "choices": {
+        "read": lambda row: replace(
+            choice_example(row["query"], row["choices"], row["gold"]), choices=("much longer", "b")
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("change", [*ANOTHER_TASK, "document_prefix"])
+def test_a_task_that_would_be_scored_or_told_otherwise_is_asked_again(
+    tokenizer: Tokenizer, tmp_path: Path, change: str
+):
+    (tmp_path / "second.jsonl").write_text("{}\n")
+    write_rows(tmp_path, "first", [0, 1, 1])
+
+    def run(prefix: Any = None, **changes: Any) -> int:
+        model = ToyModel(tokenizer, document_prefix=prefix)
+        with pytest.raises(ValueError, match=r"second\.jsonl, line 1"):
+            evaluate_tasks(
+                model,
+                [EvalTaskConfig("first", 0), EvalTaskConfig("second", 0)],
+                data=TaskData(tmp_path),
+                definitions={"first": replace(toy_task("first"), **changes), "second": toy_task("second")},
+                output_path=tmp_path / "out",
+            )
+        return len(model.calls)
+
+    assert run() > 0 and run() == 0
+    # "eos" is what the tokenizer begins with anyway, but now it is known and no guess
+    assert run(**(ANOTHER_TASK.get(change) or {"prefix": "eos"})) > 0
+
+
+def test_how_a_text_is_written_and_read_is_part_of_the_prompt_hash(tokenizer: Tokenizer, tmp_path: Path):
+    base = Writing(stop=("\n",), max_new_tokens=4, filters={"strip": (Strip(),)})
+    writings = [
+        base,
+        replace(base, stop=(".",)),
+        replace(base, max_new_tokens=5),
+        replace(base, filters={"strip": (Find("x"),)}),
+        replace(base, filters={"strip": (Find("x", which=-1),)}),
+        replace(base, normalise=(",",)),
+        replace(base, ignore_case=True),
+        replace(base, ignore_punctuation=True),
+    ]
+    (tmp_path / "echo.jsonl").write_text('{"q": "question:", "a": "answer"}\n')
+    model = written_by_random_weights(tokenizer)
+    hashes = {
+        evaluate_tasks(
+            model,
+            [EvalTaskConfig("echo", 0)],
+            data=TaskData(tmp_path),
+            definitions={"echo": echo_task(writing)},
+            quiet=True,
+        )
+        .tasks["echo"]
+        .prompt_hash
+        for writing in writings
+    }
+    assert len(hashes) == len(writings)
+
+
+def test_what_a_killed_writer_left_behind_is_taken_away(tokenizer: Tokenizer, tmp_path: Path):
+    write_rows(tmp_path, "toy", [0, 1])
+    left = tmp_path / "out/finished_tasks/.toy.json.123.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    asked = {"data": TaskData(tmp_path), "definitions": {"toy": toy_task("toy")}, "output_path": tmp_path / "out"}
+    evaluate_tasks(ToyModel(tokenizer), [EvalTaskConfig("toy", 0)], **asked)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "samples.jsonl"]
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_log_probability_that_is_no_number_names_task_and_question(
+    tokenizer: Tokenizer, tmp_path: Path, value: float
+):
+    write_rows(tmp_path, "toy", [0, 1, 0])
+    model = ToyModel(tokenizer)
+
+    class Broken(ToyModel):
+        @property
+        def scored(self) -> ScoredModel:
+            # the question that begins with 2 is the only one of a model that goes wrong behind a 2
+            def score(tokens: np.ndarray, targets: np.ndarray) -> np.ndarray:
+                values = np.array(model.scored.token_log_probs(tokens, targets))
+                values[(tokens == ord("2")).any(axis=1)] = value
+                return values
+
+            return replace(model.scored, token_log_probs=score)
+
+    for mutual_information in (False, True):
+        with pytest.raises(ValueError, match=rf"task 'toy', question 2: .* the log-probability {value}; expected"):
+            evaluate_tasks(
+                Broken(tokenizer),
+                [EvalTaskConfig("toy", 0)],
+                data=TaskData(tmp_path),
+                definitions={"toy": toy_task("toy")},
+                mutual_information=mutual_information,
+            )
+
+
+def test_groups_and_tasks_at_several_shots_stand_beside_one_another(tokenizer: Tokenizer, tmp_path: Path):
+    known = {}
+    for name in ("mmlu_anatomy", "mmlu_virology"):
+        write_rows(tmp_path, name, [0, 1, 1, 1])
+        known[name] = toy_task(name)
+
+    def keys(*configs: EvalTaskConfig) -> tuple[set[str], set[str]]:
+        asked = {"data": TaskData(tmp_path), "definitions": known, "quiet": True}
+        scores = evaluate_tasks(ToyModel(tokenizer), configs, **asked)
+        return set(scores.tasks), set(scores.groups)
+
+    tasks, groups = keys(EvalTaskConfig("mmlu", 0), EvalTaskConfig("mmlu_stem", 1))
+    assert tasks == {"mmlu_anatomy@0", "mmlu_anatomy@1", "mmlu_virology"}
+    assert groups == {"mmlu", "mmlu_stem@0", "mmlu_stem@1", "mmlu_other"}
+    assert keys(EvalTaskConfig("mmlu", 0, "all"), EvalTaskConfig("mmlu_stem", 0))[1] == {
+        "all",
+        "mmlu_stem",
+        "mmlu_other",
+    }
+    for configs, wrong in (
+        ([EvalTaskConfig("mmlu", 0, "mmlu_anatomy")], "would be listed under 'mmlu_anatomy'"),
+        ([EvalTaskConfig("mmlu", 0, "mmlu_stem")], "would be listed under 'mmlu_stem'"),
+        ([EvalTaskConfig("mmlu_anatomy", 0, "a"), EvalTaskConfig("mmlu_anatomy", 0, "b")], "has two names"),
+        ([EvalTaskConfig("mmlu_stem", 0, "a"), EvalTaskConfig("mmlu_stem", 0, "b")], "has two names"),
+        ([EvalTaskConfig("mmlu_anatomy", 0, "CORE-1")], "is what a CORE average is listed under"),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            keys(*configs)
+
+
 def test_a_group_has_a_score_and_says_what_it_misses(tokenizer: Tokenizer, tmp_path: Path):
     known = {}
     for index, name in enumerate(("mmlu_anatomy", "mmlu_astronomy")):
@@ -315,6 +527,91 @@ def test_the_core_average_is_named_by_the_tasks_that_had_data(tokenizer: Tokeniz
     assert scores.core is not None and scores.core["name"] == "CORE-2" and scores.core["missing"] == ["copa"]
     assert scores.core["metrics"]["centred"]["value"] == pytest.approx((0.5 - 1.0) / 2)
     assert "CORE-2" in read_results(tmp_path / "out")["groups"]
+
+
+def test_core_counts_its_tasks_at_its_shots_and_ones_own_once(tokenizer: Tokenizer, tmp_path: Path):
+    definitions = {name: toy_task(name) for name in ("arc_easy", "hellaswag", "mine")}
+    for name in definitions:
+        write_rows(tmp_path, name, [0, 1] * 8)
+
+    def core(*asked: tuple[str, int]) -> Mapping[str, Any] | None:
+        return evaluate_tasks(
+            ToyModel(tokenizer),
+            [EvalTaskConfig(*each) for each in asked],
+            data=TaskData(tmp_path),
+            definitions=definitions,
+            metrics="core",
+        ).core
+
+    found = core(("arc_easy", 0), ("arc_easy", 10), ("mine", 2), ("mine", 0), ("hellaswag", 0), ("hellaswag", 10))
+    assert found is not None and found["name"] == "CORE-4"
+    assert found["tasks"] == ["arc_easy@10", "mine@2", "hellaswag@0", "hellaswag@10"]
+    assert found["not_counted"] == ["arc_easy@0", "mine@0"]
+    assert core(("arc_easy", 0)) is None
+
+
+def test_the_baseline_of_four_choices_is_not_that_of_five(tokenizer: Tokenizer, tmp_path: Path):
+    def baseline() -> float:
+        scores = evaluate_tasks(
+            ToyModel(tokenizer, seq_len=512),
+            [EvalTaskConfig("commonsense_qa", 10)],
+            data=TaskData(tmp_path),
+            metrics="core",
+        )
+        assert scores.core is not None
+        return scores.core["centred"]["commonsense_qa"]["baseline"]
+
+    listed = "\n".join(f"{letter}. {letter}{letter}" for letter in "ABCD")
+    query = f"Question: what?\nChoices:\n{listed}\nAnswer:"
+    rows = [{"query": query.replace("what", str(n)), "choices": list("ABCD"), "gold": n % 4} for n in range(12)]
+    local = tmp_path / "mosaic/commonsense_reasoning/commonsense_qa.jsonl"
+    local.parent.mkdir(parents=True)
+    local.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert baseline() == 0.403
+
+    letters = list("ABCDE")
+    published = [
+        {"question": f"{n}?", "choices": {"label": letters, "text": letters}, "answerKey": letters[n % 5]}
+        for n in range(12)
+    ]
+    for split in ("validation", "train"):
+        file = tmp_path / f"hub/tau/commonsense_qa/data/{split}-0.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(published), file)
+    assert baseline() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("task", "context"),
+    [
+        ("squad_completion", "Context: Passage {passage}.\nQuestion: Number {question}?\nAnswer:"),
+        (
+            "coqa_completion",
+            "A story.\n\nPassage {passage}.\n\nFinal question:\nQuestion: {question}?\nAnswer: ",
+        ),
+        (
+            "coqa_completion",
+            "Passage: {passage}\n\nPreceding questions:\nQuestion: {question}\nAnswer: x\nFinal question: y",
+        ),
+    ],
+)
+def test_questions_about_one_passage_are_one_cluster_of_a_reading_task(
+    tokenizer: Tokenizer, tmp_path: Path, task: str, context: str
+):
+    rows = [
+        {"context": context.format(passage=passage, question=question), "answer": "yes"}
+        for passage in range(3)
+        for question in range(4)
+    ]
+    file = tmp_path / TASKS[task].local[0].files["test"]
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scores = evaluate_tasks(ToyModel(tokenizer), [EvalTaskConfig(task, 0)], data=TaskData(tmp_path))
+    assert scores.tasks[task].counts["num_groups"] == 3
+    assert len({row["group"] for row in scores.samples[:4]}) == 1 and scores.tasks[task].version == 2
+    file.write_text('{"context": "no passage", "answer": "yes"}\n')
+    with pytest.raises(ValueError, match=r"line 1: .* expected a passage, then a line that begins with 'Question:'"):
+        evaluate_tasks(ToyModel(tokenizer), [EvalTaskConfig(task, 0)], data=TaskData(tmp_path))
 
 
 def test_an_unknown_task_is_an_error_with_near_misses(tokenizer: Tokenizer, tmp_path: Path):
@@ -353,18 +650,21 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tokenizer: Token
         evaluate_tasks(Small(tokenizer), [EvalTaskConfig("copa", 0)], data=TaskData(tmp_path))
 
 
-def test_texts_are_written_and_their_answers_compared(tokenizer: Tokenizer, tmp_path: Path):
+def written_by_random_weights(tokenizer: Tokenizer) -> ExportedModel:
     config = Gpt2Config(seq_len=64, hidden_dim=16, num_layers=1, num_heads=2, initializer_range=0.5)
     params = init_params(config, tokenizer.vocab_size, key=jax.random.key(3))
-    model = ExportedModel(
+    return ExportedModel(
         loaded=LoadedModel(config=config, params=params, vocab_size=tokenizer.vocab_size),
         scored=scored_model(config, params, tokenizer.vocab_size),
         tokenizer=tokenizer,
         document_prefix=None,
         description={},
     )
-    writing = Writing(stop=("\n\n",), max_new_tokens=4, filters={"strip": (Strip(),)})
-    task = TaskDefinition(
+
+
+def echo_task(writing: Writing) -> TaskDefinition:
+    """Rows {q, a} of the file echo.jsonl."""
+    return TaskDefinition(
         name="echo",
         kind="generation",
         about="a toy",
@@ -374,6 +674,11 @@ def test_texts_are_written_and_their_answers_compared(tokenizer: Tokenizer, tmp_
         writing=writing,
         metrics=("exact_match,strip",),
     )
+
+
+def test_texts_are_written_and_their_answers_compared(tokenizer: Tokenizer, tmp_path: Path):
+    model = written_by_random_weights(tokenizer)
+    task = echo_task(Writing(stop=("\n\n",), max_new_tokens=4, filters={"strip": (Strip(),)}))
 
     def run(*answers: str) -> TaskScores:
         rows = [{"q": f"question {number}:", "a": answer} for number, answer in enumerate(answers)]
@@ -389,3 +694,51 @@ def test_texts_are_written_and_their_answers_compared(tokenizer: Tokenizer, tmp_
     assert again.value("echo", "exact_match,strip") == (1 + (texts[1].strip() == "still wrong")) / 2
     assert again.samples[0]["filtered_resps"] == {"strip": texts[0].strip()}
     assert again.tasks["echo"].counts["num_ended_by_length"] == 2 and again.tasks["echo"].chance is None
+
+
+def test_programs_run_only_where_their_task_is_named(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    limits = ExecutionLimits(timeout_s=2.0, required_isolation=())
+    prompt = "def double(x):\n"
+    check = "def check(f):\n    assert f(3) == 6"
+    row = {"prompt": prompt, "canonical_solution": "    return 2 * x", "test": check, "entry_point": "double"}
+    path = tmp_path / "hub/openai/openai_humaneval/openai_humaneval/test-0.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([row] * 3), path)
+    bodies = [
+        "    return x + x",
+        "    return x",
+        "    while True: pass",
+        "    return 2 * x",
+        "    exit()",
+        "    return 6",
+    ]
+
+    def write(model: Any, tokenizer: Any, prompts: list[str], *, num_samples: int, **settings: Any) -> list[Any]:
+        assert prompts == [prompt] * 3 and num_samples == 2
+        return [SimpleNamespace(text=body, finish_reason="stop", num_prompt_tokens_cut=0) for body in bodies]
+
+    monkeypatch.setattr("marin.inference.text.generate_text", write)
+    task = TASKS["humaneval"]
+    assert task.writing is not None
+    twice = replace(task, writing=replace(task.writing, num_samples=2, temperature=0.2))
+
+    def run(*allowed: str) -> TaskScores:
+        return evaluate_tasks(
+            ToyModel(tokenizer),
+            [EvalTaskConfig("humaneval", 0)],
+            data=TaskData(tmp_path),
+            definitions={"humaneval": twice},
+            allow_code_execution=allowed,
+            limits=limits,
+            quiet=True,
+        )
+
+    refused = run("mbpp")
+    assert not refused.tasks and "off unless asked for by name" in refused.skipped[0]["reason"]
+    scores = run("humaneval")
+    assert [row["pass@1"] for row in scores.samples] == [0.5, 0.5, 0.5]
+    ended = [[program["reason"] for program in row["programs"]] for row in scores.samples]
+    assert ended == [["passed", "failed"], ["timeout", "passed"], ["failed", "passed"]]
+    assert scores.value("humaneval", "pass@1") == 0.5

@@ -10,7 +10,7 @@ import pytest
 
 from marin.evaluation.tasks import TASKS
 from marin.evaluation.tasks.data import MissingDataError, TaskData, fetch_command, read_example
-from marin.evaluation.tasks.rows import read_rows
+from marin.io.rows import read_rows
 
 ROWS = [{"query": f"q{number}", "choices": ["a", "b"], "gold": number % 2} for number in range(3)]
 
@@ -38,6 +38,11 @@ def test_rows_are_the_same_from_every_kind_of_file(tmp_path: Path):
     write_arrow(tmp_path / "file.arrow", ROWS, stream=False)
     for file in sorted(tmp_path.iterdir()):
         assert list(read_rows(file)) == list(enumerate(ROWS, start=1)), file.name
+
+
+def test_a_row_has_the_number_of_its_line_behind_blank_lines_too(tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text('\n{"x": 1}\n\n{"x": 2}\n')
+    assert list(read_rows(tmp_path / "rows.jsonl")) == [(2, {"x": 1}), (4, {"x": 2})]
 
 
 def test_lines_of_text_make_items_and_keep_characters_that_other_readers_take_for_line_ends(tmp_path: Path):
@@ -177,6 +182,7 @@ def test_local_schemas_are_put_together_as_they_were(shared_data: Path):
 def test_baselines_of_core_are_what_the_most_frequent_answer_would_score(shared_data: Path):
     for name in ("boolq", "commonsense_qa"):
         task = TASKS[name]
-        golds = [read_example(task, row).gold[0] for row in TaskData(shared_data / "eval").load(task, 0).asked]
+        rows = TaskData(shared_data / "eval").load(task, 0)
+        golds = [read_example(task, row).gold[0] for row in rows.asked]
         share = max(golds.count(gold) for gold in set(golds)) / len(golds)
-        assert task.core_baseline == pytest.approx(share, abs=0.005)
+        assert rows.core_baseline == pytest.approx(share, abs=0.005)

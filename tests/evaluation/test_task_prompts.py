@@ -23,7 +23,7 @@ def questions(
     """The questions of source rows, with examples from pool (None: the rows themselves)."""
     asked = [LocatedRow(row=row, where=f"line {number}") for number, row in enumerate(rows, 1)]
     others = asked if pool is None else [LocatedRow(row=row, where=f"pool {n}") for n, row in enumerate(pool, 1)]
-    given = TaskRows(asked=asked, pool=others, pool_is_asked=pool is None, files=(), notes=())
+    given = TaskRows(asked=asked, pool=others, pool_is_asked=pool is None, files=(), notes=(), core_baseline=None)
     return list(prompted(TASKS[name], given, num_fewshot=shots, seed=FEWSHOT_SEED))
 
 
@@ -68,7 +68,7 @@ def test_mmlu_begins_with_its_description_and_takes_the_first_examples():
         "q1\nA. w\nB. x\nC. y\nD. z\nAnswer: B\n\n"
         "q0\nA. w\nB. x\nC. y\nD. z\nAnswer:"
     )
-    with pytest.raises(ValueError, match="3 examples were asked for and the task has 2"):
+    with pytest.raises(ValueError, match="3 examples were asked for and there are 2 rows"):
         questions("mmlu_anatomy", rows[0], pool=(rows[1], rows[2]), shots=3)
 
 

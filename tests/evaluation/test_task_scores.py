@@ -8,12 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marin.evaluation.scoring import LogLikelihood
-from marin.evaluation.statistics import mean_estimate, proportion_estimate
+from marin.evaluation.statistics import mean_estimate, proportion_estimate, weighted_sum_interval
 from marin.evaluation.tasks import TASKS, Example
 from marin.evaluation.tasks.filters import INVALID, Find, Strip, exact_match, extract
 from marin.evaluation.tasks.scores import (
     choice_values,
-    continuation_values,
     core_score,
     estimate,
     pooled,
@@ -21,13 +20,14 @@ from marin.evaluation.tasks.scores import (
 )
 
 
-def answer(log_prob: float, num_tokens: int = 1, *, greedy: bool = False) -> LogLikelihood:
+def answer(log_prob: float, num_tokens: int = 1, *, greedy: bool = False, num_bytes: int = 1) -> LogLikelihood:
     return LogLikelihood(
         log_prob=log_prob,
         num_tokens=num_tokens,
         num_cut_tokens=0,
         boundary_merged=False,
         is_greedy=greedy,
+        num_bytes=num_bytes,
         token_log_probs=np.full(num_tokens, log_prob / num_tokens, np.float32),
     )
 
@@ -45,13 +45,13 @@ def choosing(*choices: str, gold: int | tuple[int, ...] = 0) -> Example:
 
 def test_each_metric_divides_by_its_own_length():
     example = choosing("aa", "éééé", gold=1)
-    values = choice_values(example, [answer(-4.0, 4), answer(-6.0, 5)], [answer(-1.0), answer(-4.0)])
+    values = choice_values(example, [answer(-4.0, 4), answer(-6.0, 5, num_bytes=9)], [answer(-1.0), answer(-4.0)])
     assert values["acc"] is False  # -4 against -6
     assert values["acc_norm"] is True  # -2 against -1.5 a character
     assert values["acc_bytes"] is True  # -2 against -0.75 a byte
     assert values["acc_per_token"] is False  # -1 against -1.2 a token
     assert values["acc_mutual_info"] is True  # -3 against -2
-    assert values["bits_per_byte"] == pytest.approx(6 / math.log(2) / 8)
+    assert values["bits_per_byte"] == pytest.approx(6 / math.log(2) / 9)  # four characters of two bytes and a blank
 
 
 def test_the_first_of_equally_likely_candidates_is_chosen():
@@ -63,15 +63,6 @@ def test_the_first_of_equally_likely_candidates_is_chosen():
 def test_true_answers_share_the_probability():
     values = choice_values(choosing("a", "b", "c", gold=(0, 2)), [answer(math.log(p)) for p in (0.1, 0.2, 0.1)])
     assert values["mc2"] == pytest.approx(0.5) and values["acc"] is False
-
-
-@given(vocab=st.integers(2, 1000), text=st.text(min_size=1, max_size=20))
-def test_a_uniform_model_of_one_byte_tokens_costs_log2_of_its_vocabulary(vocab: int, text: str):
-    count = len(text.encode("utf-8", "ignore"))
-    example = Example(question="", answer=text, contexts=("",), continuations=(text,), choices=(text,))
-    if count == len(text.encode("utf-8", "surrogatepass")):
-        values = continuation_values(example, answer(-count * math.log(vocab), count))
-        assert values["bits_per_byte"] == pytest.approx(math.log2(vocab))
 
 
 def test_perplexity_is_the_exponential_of_the_mean_with_its_error():
@@ -93,7 +84,7 @@ def test_questions_about_one_passage_are_one_cluster():
 
 @given(st.lists(st.lists(st.booleans(), min_size=2, max_size=30), min_size=1, max_size=6))
 def test_a_group_counts_questions_alike_and_its_error_is_that_within_tasks(tasks: list[list[bool]]):
-    group = pooled([proportion_estimate(np.array(task)) for task in tasks])
+    group = pooled([proportion_estimate(np.array(task)) for task in tasks], is_proportion=True)
     everything = np.array([value for task in tasks for value in task], float)
     within = sum(((np.array(task) - np.mean(task)) ** 2).sum() for task in tasks)
     assert group.value == pytest.approx(everything.mean()) and group.n == len(everything)
@@ -107,6 +98,31 @@ def test_the_core_average_subtracts_guessing_and_is_named_by_its_tasks():
     assert average.value == pytest.approx(0.1) and average.num_clusters == 2
     assert a.stderr is not None and b.stderr is not None
     assert average.stderr == pytest.approx(math.hypot(a.stderr / 0.5, b.stderr / 0.75) / 2)
+
+
+@given(st.lists(st.tuples(st.integers(2, 40), st.booleans()), min_size=1, max_size=5), st.booleans())
+def test_intervals_over_tasks_have_a_width_where_every_answer_is_alike(tasks: list[tuple[int, bool]], alike: bool):
+    estimates = [proportion_estimate([right if not alike else True] * count) for count, right in tasks]
+    for group in (
+        pooled(estimates, is_proportion=True),
+        core_score({str(index): (each, 0.25) for index, each in enumerate(estimates)})[0],
+    ):
+        assert group.ci95 is not None
+        assert group.ci95[0] <= group.value + 1e-12 and group.value <= group.ci95[1] + 1e-12
+        assert group.ci95[1] - group.ci95[0] > 0.01
+    if alike:
+        count = sum(count for count, _ in tasks)
+        # the end that Wilson's formula has at p = 1
+        assert pooled(estimates, is_proportion=True).ci95 == pytest.approx((count / (count + 1.959964**2), 1.0))
+
+
+def test_a_core_average_of_normal_intervals_has_a_normal_one():
+    a, b = proportion_estimate([True] * 60 + [False] * 40), proportion_estimate([True] * 25 + [False] * 75)
+    average, _ = core_score({"a": (a, 0.5), "b": (b, 0.25)})
+    assert average.interval == "normal"
+    assert a.ci95 is not None and b.ci95 is not None
+    low, high = weighted_sum_interval([a.value, b.value], [a.ci95, b.ci95], [1.0, 2.0 / 3])
+    assert average.ci95 == pytest.approx((low - 0.5 - 0.25 * 2 / 3, high - 0.5 - 0.25 * 2 / 3))
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--harness", action="store_true", help="tasks of lm-evaluation-harness, on our engine")
     parser.add_argument("--include", metavar="DIR", help="with --harness: YAML files of tasks, instead of its own")
     parser.add_argument("--chat", action="store_true", help="with --harness: in the chat template of the model")
+    parser.add_argument(
+        "--allow-code-execution", action="store_true", help="run what the model writes for tasks named in --tasks"
+    )
     add_prefix_argument(parser)
     parser.add_argument("--json", action="store_true", help="the results as one JSON object")
 
@@ -126,8 +129,15 @@ def _config(arguments: Namespace, path: str, output: str) -> Any:
         limit=arguments.limit,
         fewshot_seed=arguments.seed,
         metrics=arguments.metrics,
+        allow_code_execution=_may_run_code(arguments),
         allow_unverified=arguments.allow_unverified,
     )
+
+
+def _may_run_code(arguments: Namespace) -> tuple[str, ...]:
+    """Tasks that were typed by their own name; one that comes in a list or group only may not run code."""
+    words = [word.partition("@")[0].strip() for word in arguments.tasks.split(",")]
+    return tuple(words) if arguments.allow_code_execution else ()
 
 
 def _checkpoint(given: str | None) -> str | None:

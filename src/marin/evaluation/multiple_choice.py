@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from marin.evaluation.scoring import Encoder, Progress, Request, ScoredModel, log_likelihoods
+from marin.evaluation.scoring import Encoder, Progress, Request, ScoredModel, alone_request, log_likelihoods
 from marin.evaluation.tasks import MultipleChoiceTask, Question
+from marin.evaluation.tasks.scores import choice_scores
 
 CONTINUATION_CHOICE_VERSION = 2
 """Version of the task that `continuation_choice` makes. 2: the length of a choice counts its indentation."""
 
 
 METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
-"""Ways to choose among the choices; see `judge`."""
+"""Ways to choose among the choices; see `tasks.scores.choice_scores`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,28 +48,19 @@ class Answer:
 def judge(question: Question, log_probs: Sequence[float], log_probs_alone: Sequence[float], **counts: Any) -> Answer:
     """The answer that these log-likelihoods, after the query and after nothing, amount to.
 
-    `acc` compares `log p(choice | query)`; `acc_norm` and `acc_bytes` divide it by the choice's characters and UTF-8
-    bytes, those of its own indentation included, since they are scored; the delimiter and the whitespace that ends the
-    query are scored too, alike for every choice, and not counted; `acc_mutual_info` compares `log p(choice | query) -
-    log p(choice)` (Brown et al., "Language Models are Few-Shot Learners", 2020, section 2.4; Holtzman et al., "Surface
-    Form Competition", 2021).
+    Choices are compared by `tasks.scores.choice_scores`, as every task's are; ValueError for another number of scores
+    than choices.
     """
     if not len(log_probs) == len(log_probs_alone) == len(question.choices):
         raise ValueError(
             f"question '{question.id}': {len(log_probs)} and {len(log_probs_alone)} scores for "
             f"{len(question.choices)} choices"
         )
-    after, alone = np.asarray(log_probs, np.float64), np.asarray(log_probs_alone, np.float64)
-    scores = {
-        "acc": after,
-        "acc_norm": after / np.array([len(choice) for choice in question.choices]),
-        "acc_bytes": after / np.array([len(choice.encode("utf-8")) for choice in question.choices]),
-        "acc_mutual_info": after - alone,
-    }
+    scores = choice_scores(log_probs, question.choices, alone=log_probs_alone)
     return Answer(
         question=question,
-        log_probs=tuple(after.tolist()),
-        log_probs_alone=tuple(alone.tolist()),
+        log_probs=tuple(map(float, log_probs)),
+        log_probs_alone=tuple(map(float, log_probs_alone)),
         right={metric: bool(np.argmax(scores[metric]) == question.gold) for metric in METRICS},
         **counts,
     )
@@ -83,11 +75,7 @@ def answer_questions(
         for question in task.questions
         for choice in question.choices
     ]
-    # the same text is scored without the query: the whitespace that ends it belongs to the scored text, see scoring
-    alone = [
-        Request(context=request.context[len(request.context.rstrip()) :], continuation=request.continuation)
-        for request in after
-    ]
+    alone = [alone_request(request) for request in after]
     scored = log_likelihoods(model, tokenizer, after + alone, progress)
     answers = []
     start = 0

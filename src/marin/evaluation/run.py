@@ -8,7 +8,6 @@ model and documents give the same bytes. The price of that is that timings are o
 
 import functools
 import hashlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from marin.evaluation.multiple_choice import (
     groups_of,
 )
 from marin.evaluation.perplexity import document_bits
+from marin.evaluation.progress import ProgressLines
 from marin.evaluation.results import (
     TaskResult,
     comparison_entry,
@@ -53,7 +53,6 @@ __all__ = ["EvaluationConfig", "run"]
 BITS_PER_BYTE = "heldout_text"
 BITS_PER_BYTE_VERSION = 1
 MODEL, NGRAM, UNIFORM = "model", "ngram3_bytes", "uniform_bytes"
-_SECONDS_BETWEEN_LINES = 5.0
 
 
 def run(config: EvaluationConfig) -> Path:
@@ -209,7 +208,7 @@ def _bits_per_byte(
     documents = held_out.documents
     texts = [text for _, text in documents]
     data = [text.encode("utf-8") for text in texts]
-    scored = document_bits(model, tokenizer, texts, config.stride, _ProgressLines("bits per byte"))
+    scored = document_bits(model, tokenizer, texts, config.stride, ProgressLines("bits per byte", "rows"))
     bits = {
         MODEL: scored.bits,
         UNIFORM: UniformByteModel().document_bits(data),
@@ -261,7 +260,7 @@ def _multiple_choice(
     model: ScoredModel, tokenizer: Encoder, ngram: NgramByteModel, task: MultipleChoiceTask
 ) -> tuple[dict[str, TaskResult], list[dict[str, Any]], list[dict[str, Any]]]:
     answers = {
-        MODEL: answer_questions(model, tokenizer, task, _ProgressLines(task.name)),
+        MODEL: answer_questions(model, tokenizer, task, ProgressLines(task.name)),
         NGRAM: answer_with_bytes(ngram.byte_bits, task),
     }
     groups = groups_of(answers[MODEL])
@@ -342,17 +341,3 @@ def _generations(
 
 def _task_name(task: str, system: str) -> str:
     return task if system == MODEL else f"{task}/{system}"
-
-
-class _ProgressLines:
-    """Prints how far scoring is, every few seconds and at the end."""
-
-    def __init__(self, what: str):
-        self.what = what
-        self.started = self.printed = time.monotonic()
-
-    def __call__(self, num_done: int, num_rows: int) -> None:
-        now = time.monotonic()
-        if num_done == num_rows or now - self.printed >= _SECONDS_BETWEEN_LINES:
-            self.printed = now
-            print(f"{self.what}: {num_done} of {num_rows} rows, {now - self.started:.1f} s", flush=True)

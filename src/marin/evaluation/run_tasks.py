@@ -8,36 +8,43 @@ it is of. Nothing here knows a model's kind: it is scored as `marin.evaluation.s
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from marin.evaluation.code_execution import ExecutionLimits
+from marin.evaluation.code_tasks import program_values, why_not_run
 from marin.evaluation.results import TaskResult, format_score, metric_entry, write_results
 from marin.evaluation.scoring import (
     DocumentPrefix,
     LogLikelihood,
+    NotFiniteError,
     Progress,
     Request,
     ScoredModel,
+    alone_request,
     check_vocabulary,
     log_likelihoods,
     prefix_policy,
     resolve_prefix,
 )
 from marin.evaluation.statistics import Estimate
-from marin.evaluation.tasks.catalog import GROUPS, TASKS, task_names
+from marin.evaluation.tasks.catalog import TASKS
 from marin.evaluation.tasks.data import MissingDataError, TaskData, TaskRows
 from marin.evaluation.tasks.definition import TaskDefinition
 from marin.evaluation.tasks.finished import FinishedTasks
 from marin.evaluation.tasks.lists import DCLM_CORE_TASKS, EvalTaskConfig
+from marin.evaluation.tasks.plan import Asked, AskedGroup, planned
 from marin.evaluation.tasks.question import prompt_hash
 from marin.evaluation.tasks.scores import (
     LOWER_IS_BETTER,
+    SCORES_VERSION,
     choice_values,
     continuation_values,
     core_score,
     estimate,
+    is_proportion,
     metrics_of,
     pooled,
     written_values,
@@ -46,6 +53,9 @@ from marin.evaluation.tasks.shots import FEWSHOT_SEED, PromptedQuestion, prompte
 
 TaskProgress = Callable[[str], Progress]
 """Key of a task -> what is called with (requests done, requests in all) of it."""
+
+
+_LIMITS = ExecutionLimits()
 
 
 class EvaluatedModel(Protocol):
@@ -93,15 +103,6 @@ class TaskScores:
         return (self.tasks[key].metrics if key in self.tasks else self.groups[key]["metrics"])[metric]["value"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """A task as one run asks it."""
-
-    key: str
-    definition: TaskDefinition
-    num_fewshot: int
-
-
 def evaluate_tasks(
     model: EvaluatedModel,
     tasks: Sequence[EvalTaskConfig],
@@ -114,16 +115,19 @@ def evaluate_tasks(
     metrics: Literal["lm_eval", "core"] = "lm_eval",
     mutual_information: bool = False,
     definitions: Mapping[str, TaskDefinition] | None = None,
+    allow_code_execution: Collection[str] = (),
+    limits: ExecutionLimits = _LIMITS,
     quiet: bool = False,
 ) -> TaskScores:
     """The model's scores on tasks and groups; with `output_path`, results.json and samples.jsonl there.
 
     `limit` asks the first so many questions of each task, and the scores say so. `seed` draws solved examples.
     `metrics` "core" adds the CORE average of DataComp-LM (`scores.core_score`) over those of its 22 tasks that are
-    asked and have data, where candidates are compared by mean loss over their tokens. `mutual_information` adds
-    acc_mutual_info, for a second, short request for each candidate. `definitions` are tasks beside those of the
-    catalog, by name. A run that was stopped and is started again with the same output_path, model and arguments goes on
-    behind the last task that was done.
+    asked at its numbers of examples and have data, where candidates are compared by mean loss over their tokens.
+    `mutual_information` adds acc_mutual_info, for a second, short request for each candidate. `definitions` are tasks
+    beside those of the catalog, by name. A task that runs what the model wrote is skipped unless it is named in
+    `allow_code_execution`; each program has `limits`. A run that was stopped and is started again with the same
+    output_path, model and arguments goes on behind the last task that was done.
 
     Raises ValueError for an unknown task (with near misses), a broken row (with file and line), too few rows for the
     examples asked for, and a tokenizer that does not fit the model or gives none of the task's texts back.
@@ -131,7 +135,7 @@ def evaluate_tasks(
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; expected 1 or more questions for each task, or None for all")
     known = {**TASKS, **(definitions or {})}
-    asked, groups = _planned(tasks, known)
+    asked, groups = planned(tasks, known)
     check_vocabulary(model.scored, model.tokenizer)
     say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
     settings = {
@@ -140,14 +144,26 @@ def evaluate_tasks(
         "metrics": metrics,
         "mutual_information": mutual_information,
     }
-    kept = FinishedTasks(output_path, model.description, settings)
+    policy = {
+        "document_prefix": resolve_prefix(model.tokenizer, model.document_prefix),
+        "prefix": prefix_policy(model.tokenizer, model.document_prefix),
+        "tokenizer_digest": getattr(model.tokenizer, "digest", None),
+        "fewshot_seed": seed,
+        "log_likelihoods": "natural",
+        "scores_version": SCORES_VERSION,
+    }
+    kept = FinishedTasks(output_path, model.description, {**settings, **policy, "limits": asdict(limits)})
 
     results: dict[str, TaskResult] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
+    baselines: dict[str, float | None] = {}
     skipped: list[dict[str, Any]] = []
     for task in asked:
         try:
             questions, rows = _questions(task, data, seed, limit)
+            why_not = why_not_run(task.definition, allow_code_execution, limits) if task.definition.runs_code else ""
+            if why_not:
+                raise _CannotRunError(why_not)
         except MissingDataError as error:
             skipped.append(_skipped(task, error.reason, error.fetch))
             continue
@@ -155,21 +171,25 @@ def evaluate_tasks(
             skipped.append(_skipped(task, str(error), None))
             continue
         asked_hash = _prompt_hash(task.definition, questions)
-        done = kept.read(task.key, asked_hash)
+        finished_hash = _finished_hash(task.definition, questions, rows, asked_hash)
+        done = kept.read(task.key, finished_hash)
         if done is None:
             follow = None if progress is None else progress(task.key)
-            answered = _ask(model, task, questions, mutual_information, follow)
+            answered = _ask(model, task, questions, mutual_information, follow, limits, seed)
             done = _result(task, answered, rows, asked_hash, model, seed), answered.samples
-            kept.write(task.key, asked_hash, *done)
+            kept.write(task.key, finished_hash, *done)
         results[task.key], samples[task.key] = done
+        baselines[task.key] = rows.core_baseline
         say(_line(task.key, results[task.key]))
 
     group_scores = _group_scores(groups, results, samples, known)
     for key, group in group_scores.items():
         say(_group_line(key, group))
-    core = _core(asked, samples, set(definitions or ())) if metrics == "core" else None
+    core = _core(asked, samples, baselines, set(definitions or ())) if metrics == "core" else None
     if core is not None:
         say(_group_line(core["name"], core))
+    elif metrics == "core":
+        say("no CORE average: no task of it was asked at its number of examples and had data; list dclm_core has them")
     _say_skipped(skipped, say)
 
     rows_of_all = [row for key in results for row in samples[key]]
@@ -182,13 +202,7 @@ def evaluate_tasks(
             groups=group_scores | ({} if core is None else {core["name"]: core}),
             skipped=skipped,
             samples=rows_of_all,
-            policy={
-                "document_prefix": resolve_prefix(model.tokenizer, model.document_prefix),
-                "prefix": prefix_policy(model.tokenizer, model.document_prefix),
-                "tokenizer_digest": getattr(model.tokenizer, "digest", None),
-                "fewshot_seed": seed,
-                "log_likelihoods": "natural",
-            },
+            policy=policy,
             config={"tasks": [asdict(config) for config in tasks], **settings},
         )
         kept.clear()
@@ -203,53 +217,7 @@ class _CannotRunError(Exception):
     """Why a task cannot run, other than for want of data."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Group:
-    key: str
-    name: str
-    num_fewshot: int
-    members: tuple[str, ...]  # keys of its tasks
-
-
-def _planned(
-    configs: Sequence[EvalTaskConfig], known: Mapping[str, TaskDefinition]
-) -> tuple[list[_Asked], list[_Group]]:
-    """Tasks in their order, each once for a number of shots, and the groups over them."""
-    wanted: dict[tuple[str, int], str | None] = {}
-    for config in configs:
-        names = (config.name,) if config.name in known else task_names(config.name)
-        for name in names:
-            alias = config.task_alias if config.name in known else None
-            wanted[name, config.num_fewshot] = wanted.get((name, config.num_fewshot)) or alias
-    times = Counter(name for name, _ in wanted)
-    keys = {
-        (name, shots): alias or (f"{name}@{shots}" if times[name] > 1 else name)
-        for (name, shots), alias in wanted.items()
-    }
-    doubled = [key for key, count in Counter(keys.values()).items() if count > 1]
-    if doubled:
-        raise ValueError(f"two tasks would be listed under '{doubled[0]}'; give one of them another task_alias")
-
-    group_times = Counter(config.name for config in configs if config.name in GROUPS and config.name not in known)
-    groups: dict[str, _Group] = {}
-    for config in configs:
-        if config.name not in group_times:
-            continue
-        for name in _with_subgroups(config.name):
-            key = f"{name}@{config.num_fewshot}" if group_times[config.name] > 1 else name
-            if name == config.name and config.task_alias:
-                key = config.task_alias
-            members = tuple(keys[task, config.num_fewshot] for task in task_names(name))
-            groups[key] = _Group(key=key, name=name, num_fewshot=config.num_fewshot, members=members)
-    tasks = [_Asked(key=key, definition=known[name], num_fewshot=shots) for (name, shots), key in keys.items()]
-    return tasks, list(groups.values())
-
-
-def _with_subgroups(name: str) -> list[str]:
-    return [name, *(inner for member in GROUPS[name] if member in GROUPS for inner in _with_subgroups(member))]
-
-
-def _questions(task: _Asked, data: TaskData, seed: int, limit: int | None) -> tuple[list[PromptedQuestion], TaskRows]:
+def _questions(task: Asked, data: TaskData, seed: int, limit: int | None) -> tuple[list[PromptedQuestion], TaskRows]:
     if task.definition.unsupported:
         raise _CannotRunError(task.definition.unsupported)
     rows = data.load(task.definition, task.num_fewshot)
@@ -257,15 +225,34 @@ def _questions(task: _Asked, data: TaskData, seed: int, limit: int | None) -> tu
 
 
 def _prompt_hash(definition: TaskDefinition, questions: Sequence[PromptedQuestion]) -> str:
-    """sha256 over everything that is asked and what counts as right."""
-    asked: list[Any] = [definition.kind, definition.delimiter]
+    """sha256 over everything that is asked and what counts as right: what lengths are of, and how texts are read."""
+    asked: list[Any] = [definition.kind, definition.delimiter, _written_how(definition)]
     for question in questions:
         example = question.example
-        asked.append([question.prefix, example.contexts, example.continuations, example.gold, example.targets])
+        texts = [question.prefix, example.contexts, example.continuations, example.choices, example.check]
+        asked.append([*texts, example.gold, example.targets])
     return prompt_hash(asked)
 
 
-def _skipped(task: _Asked, reason: str, fetch: str | None) -> dict[str, Any]:
+def _written_how(definition: TaskDefinition) -> Any:
+    """The settings of a text to write, each filter with its kind and fields."""
+    writing = definition.writing
+    if writing is None:
+        return None
+    filters = {name: [[type(each).__name__, asdict(each)] for each in kept] for name, kept in writing.filters.items()}
+    return {**{field.name: getattr(writing, field.name) for field in fields(writing)}, "filters": filters}
+
+
+def _finished_hash(
+    definition: TaskDefinition, questions: Sequence[PromptedQuestion], rows: TaskRows, asked_hash: str
+) -> str:
+    """sha256 over what its result and samples depend on but for the model: all that they say of the task as well."""
+    groups = [question.example.group for question in questions]
+    said = [definition.name, definition.version, definition.metrics, asdict(definition.source)]
+    return prompt_hash([asked_hash, *said, groups, len(rows.asked), rows.files, rows.notes])
+
+
+def _skipped(task: Asked, reason: str, fetch: str | None) -> dict[str, Any]:
     return {"task": task.key, "num_fewshot": task.num_fewshot, "reason": reason, "fetch": fetch}
 
 
@@ -281,14 +268,16 @@ class _Answered:
 
 def _ask(
     model: EvaluatedModel,
-    task: _Asked,
+    task: Asked,
     questions: Sequence[PromptedQuestion],
     mutual_information: bool,
     progress: Progress | None,
+    limits: ExecutionLimits,
+    seed: int,
 ) -> _Answered:
     changed = _not_given_back(model.tokenizer, task, questions)
     if task.definition.kind == "generation":
-        answered = _write(model, task, questions, progress)
+        answered = _write(model, task, questions, progress, limits, seed)
     else:
         answered = _score(model, task, questions, mutual_information, progress)
     notes = [*answered.notes]
@@ -301,7 +290,7 @@ def _ask(
     return _Answered(samples=answered.samples, counts=counts, notes=notes)
 
 
-def _not_given_back(tokenizer: Any, task: _Asked, questions: Sequence[PromptedQuestion]) -> int:
+def _not_given_back(tokenizer: Any, task: Asked, questions: Sequence[PromptedQuestion]) -> int:
     """Questions whose text is another one after encoding and decoding. ValueError where that is every one."""
     texts = [question.example.question + "".join(question.example.continuations) for question in questions]
     if not hasattr(tokenizer, "decode"):
@@ -322,7 +311,7 @@ def _not_given_back(tokenizer: Any, task: _Asked, questions: Sequence[PromptedQu
 
 def _score(
     model: EvaluatedModel,
-    task: _Asked,
+    task: Asked,
     questions: Sequence[PromptedQuestion],
     mutual_information: bool,
     progress: Progress | None,
@@ -335,9 +324,14 @@ def _score(
         for question in questions
         for prompt, continuation in zip(question.prompts, question.example.continuations, strict=True)
     ]
-    alone = [Request(context="", continuation=each.continuation) for each in requests] if mutual_information else []
+    alone = [alone_request(each) for each in requests] if mutual_information else []
     alone = alone if choosing else []
-    scored = log_likelihoods(model.scored, model.tokenizer, [*requests, *alone], progress)
+    try:
+        scored = log_likelihoods(model.scored, model.tokenizer, [*requests, *alone], progress)
+    except NotFiniteError as error:
+        owners = [question.doc_id for question in questions for _ in question.example.continuations]
+        asked = owners[error.index % len(requests)]
+        raise ValueError(f"task '{task.key}', question {asked}: {error}") from error
     samples, counts = [], Counter[str](num_truncated=0, num_boundary_merged=0)
     start = 0
     for question in questions:
@@ -345,7 +339,7 @@ def _score(
         end = start + len(example.continuations)
         answers = scored[start:end]
         without = scored[len(requests) + start : len(requests) + end] if alone else None
-        values = choice_values(example, answers, without) if choosing else _continuation(task, example, answers[0])
+        values = choice_values(example, answers, without) if choosing else _continuation(task, answers[0])
         cut = max(answer.num_cut_tokens for answer in answers)
         counts["num_truncated"] += cut > 0
         counts["num_boundary_merged"] += any(answer.boundary_merged for answer in answers)
@@ -366,19 +360,25 @@ def _score(
     return _Answered(samples=samples, counts=dict(counts), notes=[])
 
 
-def _continuation(task: _Asked, example: Any, answer: LogLikelihood) -> dict[str, Any]:
+def _continuation(task: Asked, answer: LogLikelihood) -> dict[str, Any]:
     if answer.is_greedy is None:
         raise ValueError(
             f"task '{task.key}' asks whether greedy decoding would write the answer, and this model gives "
             "log-probabilities only; score it through `scoring.scored_model`"
         )
-    return continuation_values(example, answer)
+    return continuation_values(answer)
 
 
 def _write(
-    model: EvaluatedModel, task: _Asked, questions: Sequence[PromptedQuestion], progress: Progress | None
+    model: EvaluatedModel,
+    task: Asked,
+    questions: Sequence[PromptedQuestion],
+    progress: Progress | None,
+    limits: ExecutionLimits,
+    seed: int,
 ) -> _Answered:
-    """Greedy texts behind every prompt."""
+    """Texts behind every prompt, and what is right about them."""
+    from marin.inference.sampling import Sampling
     from marin.inference.text import generate_text
 
     writing = task.definition.writing
@@ -390,20 +390,29 @@ def _write(
         [question.prompts[0] for question in questions],
         max_new_tokens=room,
         stop=writing.stop,
+        sampling=Sampling(temperature=writing.temperature),
+        num_samples=writing.num_samples,
+        seed=seed,
         document_prefix=model.document_prefix,
         progress=progress,
     )
     samples = []
-    for question, completion in zip(questions, completions, strict=True):
+    for index, question in enumerate(questions):
+        ours = completions[index * writing.num_samples : (index + 1) * writing.num_samples]
+        completion, texts = ours[0], [each.text for each in ours]
         values, answers = written_values(question.example, completion.text, writing)
+        programs: dict[str, Any] = {}
+        if task.definition.runs_code:
+            values, programs["programs"] = program_values(question.example, texts, limits)
         samples.append(
             {
                 **_sample(task, question),
                 "target": question.example.targets[0],
-                "resps": [completion.text],
+                "resps": texts,
                 "filtered_resps": answers,
                 "finish_reason": completion.finish_reason,
                 "num_truncated": completion.num_prompt_tokens_cut,
+                **programs,
                 **values,
             }
         )
@@ -420,7 +429,7 @@ def _write(
     )
 
 
-def _sample(task: _Asked, question: PromptedQuestion) -> dict[str, Any]:
+def _sample(task: Asked, question: PromptedQuestion) -> dict[str, Any]:
     """What every row of samples.jsonl has; solved examples only by the hash of all that stands in front."""
     prefix = question.prefix.encode("utf-8", "surrogatepass")
     return {
@@ -436,7 +445,7 @@ def _sample(task: _Asked, question: PromptedQuestion) -> dict[str, Any]:
 
 
 def _result(
-    task: _Asked,
+    task: Asked,
     answered: _Answered,
     rows: TaskRows,
     asked_hash: str,
@@ -475,7 +484,7 @@ def _result(
 
 
 def _group_scores(
-    groups: Sequence[_Group],
+    groups: Sequence[AskedGroup],
     results: Mapping[str, TaskResult],
     samples: Mapping[str, Sequence[Mapping[str, Any]]],
     known: Mapping[str, TaskDefinition],
@@ -495,7 +504,7 @@ def _group_scores(
             "missing": [key for key in group.members if key not in results],
             "metrics": {
                 name: metric_entry(
-                    pooled([estimate(name, samples[key]) for key in members]),
+                    pooled([estimate(name, samples[key]) for key in members], is_proportion=is_proportion(name)),
                     higher_is_better=name not in LOWER_IS_BETTER,
                 )
                 for name in common
@@ -505,19 +514,32 @@ def _group_scores(
 
 
 def _core(
-    asked: Sequence[_Asked], samples: Mapping[str, Sequence[Mapping[str, Any]]], own: set[str]
+    asked: Sequence[Asked],
+    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+    baselines: Mapping[str, float | None],
+    own: set[str],
 ) -> dict[str, Any] | None:
-    """The average over the asked tasks that DataComp-LM's has, and over tasks of one's own."""
-    counted = {config.name for config in DCLM_CORE_TASKS} | own
-    asked = [task for task in asked if task.definition.name in counted]
+    """The average over the asked tasks that DataComp-LM's has, at its numbers of examples, and over tasks of one's own.
+
+    A task of one's own counts once, at the number of examples that it is asked with first.
+    """
+    of_core = {(config.name, config.num_fewshot) for config in DCLM_CORE_TASKS}
+    own = own - {name for name, _ in of_core}
+    first_shots = {task.definition.name: task.num_fewshot for task in reversed(asked)}
+    counted = [
+        task
+        for task in asked
+        if (task.definition.name, task.num_fewshot) in of_core
+        or (task.definition.name in own and task.num_fewshot == first_shots[task.definition.name])
+    ]
     scores: dict[str, tuple[Estimate, float]] = {}
-    for task in asked:
+    for task in counted:
         if task.key not in samples or task.definition.kind == "generation":
             continue
         rows = samples[task.key]
         metric = "acc_per_token" if task.definition.kind == "multiple_choice" else "acc"
         guessing = sum(1 / len(row["choices"]) for row in rows) / len(rows) if metric == "acc_per_token" else 0.0
-        baseline = task.definition.core_baseline
+        baseline = baselines[task.key]
         scores[task.key] = estimate(metric, rows), guessing if baseline is None else baseline
     if not scores:
         return None
@@ -527,7 +549,8 @@ def _core(
         "group": "core",
         "n": average.n,
         "tasks": list(centred),
-        "missing": [task.key for task in asked if task.key not in scores],
+        "missing": [task.key for task in counted if task.key not in scores],
+        "not_counted": [task.key for task in asked if task not in counted],
         "metrics": {"centred": metric_entry(average, higher_is_better=True)},
         "centred": centred,
     }
@@ -555,7 +578,8 @@ def _group_line(key: str, group: Mapping[str, Any]) -> str:
     metric, entry = next(iter(group["metrics"].items()))
     missing = f", {len(group['missing'])} tasks missing" if group["missing"] else ""
     score = format_score(entry["value"], entry["stderr"], entry["n"])
-    return f"{key}: {score} {metric} over {len(group['tasks'])} tasks{missing}"
+    interval = "" if entry["interval"] in ("normal", None) else ", 95% interval {:.3f} to {:.3f}".format(*entry["ci95"])
+    return f"{key}: {score} {metric} over {len(group['tasks'])} tasks{interval}{missing}"
 
 
 def _say_skipped(skipped: Sequence[Mapping[str, Any]], say: Callable[[str], None]) -> None:

@@ -251,8 +251,34 @@ class LogLikelihood:
     is_greedy: bool | None
     """Whether each of them was the most probable token, the lowest id of equals, given those before it; None where the
     model gives log-probabilities only, which no model of `scored_model` does."""
+    num_bytes: int
+    """UTF-8 bytes of the text that was scored (`scored_text`)."""
     token_log_probs: Float32[np.ndarray, " continuation"] = field(compare=False)
     """Natural log-probability of each of them."""
+
+
+def scored_text(request: Request) -> str:
+    """The text whose likelihood answers a request: the whitespace that ends the context, then the continuation."""
+    return request.context[len(request.context.rstrip()) :] + request.continuation
+
+
+def alone_request(request: Request) -> Request:
+    """The request that asks how likely the same scored text is with nothing before it."""
+    return Request(context="", continuation=scored_text(request))
+
+
+class NotFiniteError(ValueError):
+    """A model gave a log-probability that is no number, so nothing can be said of the text."""
+
+    def __init__(self, index: int, text: str, log_probs: Float32[np.ndarray, " tokens"]) -> None:
+        """`index` is that of the request, `text` what was scored with what stood before it."""
+        wrong = int(np.flatnonzero(~np.isfinite(log_probs))[0])
+        super().__init__(
+            f"request {index}, which ends in {text[-60:]!r}: the model gives token {wrong + 1} of {len(log_probs)} the "
+            f"log-probability {log_probs[wrong]}; expected a finite number. Its parameters are likely not finite: "
+            "take an earlier checkpoint, or another compute_dtype"
+        )
+        self.index = index
 
 
 def encode_requests(
@@ -272,8 +298,7 @@ def encode_requests(
     for request in requests:
         if not request.continuation:
             raise ValueError(f"empty continuation after context {request.context[-60:]!r}: there is nothing to score")
-        context = request.context.rstrip()
-        moved.append((context, request.context[len(context) :] + request.continuation))
+        moved.append((request.context.rstrip(), scored_text(request)))
     contexts = sorted({context for context, _ in moved})
     context_ids = dict(zip(contexts, tokenizer.encode_batch(contexts), strict=True))
     wholes = tokenizer.encode_batch([context + continuation for context, continuation in moved])
@@ -308,7 +333,8 @@ def log_likelihoods(
     """Log-likelihood of each continuation after its context, in the order of the requests.
 
     A context too long for the model loses tokens on its left, which the answer counts. Raises ValueError where a
-    continuation alone is longer than the model reads, since a cut one would be no score of the same text.
+    continuation alone is longer than the model reads, since a cut one would be no score of the same text, and
+    NotFiniteError, which is one, where a log-probability is no finite number.
     """
     encoded = encode_requests(tokenizer, requests, model.document_prefix)
     for request, tokens in zip(requests, encoded, strict=True):
@@ -318,6 +344,9 @@ def log_likelihoods(
                 f"reads {model.seq_len}: shorten it, or measure long texts in bits per byte"
             )
     scored = score_continuations(model, [(item.context, item.continuation) for item in encoded], progress)
+    for index, (request, item) in enumerate(zip(requests, scored, strict=True)):
+        if not np.isfinite(item.log_probs).all():
+            raise NotFiniteError(index, request.context + request.continuation, item.log_probs)
     return [
         LogLikelihood(
             log_prob=float(item.log_probs.astype(np.float64).sum()),
@@ -325,9 +354,10 @@ def log_likelihoods(
             num_cut_tokens=max(0, len(tokens.context) + len(tokens.continuation) - 1 - model.seq_len),
             boundary_merged=tokens.boundary_merged,
             is_greedy=item.is_greedy,
+            num_bytes=len(scored_text(request).encode("utf-8", "surrogatepass")),
             token_log_probs=item.log_probs,
         )
-        for tokens, item in zip(encoded, scored, strict=True)
+        for request, tokens, item in zip(requests, encoded, scored, strict=True)
     ]
 
 
@@ -340,6 +370,8 @@ def rolling_log_likelihoods(
     before it; the last one has as many tokens before it as the model reads. So lm-eval does
     (`get_rolling_token_windows` with one token of context, `make_disjoint_window`). `is_greedy` says whether every
     token was the most probable one. A text of no tokens has log-likelihood 0.
+
+    Raises NotFiniteError as `log_likelihoods` does.
     """
     check_vocabulary(model, tokenizer)
     first = prefix_id(tokenizer, model.document_prefix)
@@ -357,8 +389,10 @@ def rolling_log_likelihoods(
     for owner, part in zip(owners, score_continuations(model, pairs, progress), strict=True):
         parts[owner].append(part)
     answers = []
-    for windows in parts:
+    for text, windows in zip(texts, parts, strict=True):
         log_probs = np.concatenate([np.zeros(0, np.float32), *(window.log_probs for window in windows)])
+        if not np.isfinite(log_probs).all():
+            raise NotFiniteError(len(answers), text, log_probs)
         unknown = any(window.is_greedy is None for window in windows)
         answers.append(
             LogLikelihood(
@@ -367,6 +401,7 @@ def rolling_log_likelihoods(
                 num_cut_tokens=0,
                 boundary_merged=False,
                 is_greedy=None if unknown else all(window.is_greedy for window in windows),
+                num_bytes=len(text.encode("utf-8", "surrogatepass")),
                 token_log_probs=log_probs,
             )
         )

@@ -37,7 +37,8 @@ class Estimate:
     num_clusters: int
     """Number of independent units among them; n where every observation is its own."""
     interval: str | None = "normal"
-    """How ci95 was made: 'normal' (value +- 1.96 SE) or 'wilson'; None where there is none."""
+    """How ci95 was made: 'normal' (value +- 1.96 SE), 'wilson', 'mover' (`weighted_sum_interval`); None where there is
+    none."""
 
 
 def normal_estimate(value: float, stderr: float | None, n: int, num_clusters: int) -> Estimate:
@@ -121,6 +122,33 @@ def wilson_interval(successes: int | float, n: int | float, z: float = Z95) -> t
     return low, high
 
 
+def proportion_interval(value: float, stderr: float, n: int, num_clusters: int) -> tuple[tuple[float, float], str]:
+    """(95% interval, how it was made) of a share of n answers: Wilson's where fewer than ten are right or wrong.
+
+    Wilson's counts one observation per cluster, see `proportion_estimate`; elsewhere value +- 1.96 SE within [0, 1].
+    """
+    num_right = round(value * n)
+    if min(num_right, n - num_right) < _FEW:
+        return wilson_interval(num_right / n * num_clusters, num_clusters), "wilson"
+    return (max(0.0, value - Z95 * stderr), min(1.0, value + Z95 * stderr)), "normal"
+
+
+def weighted_sum_interval(
+    values: Sequence[float], intervals: Sequence[tuple[float, float]], weights: Sequence[float]
+) -> tuple[float, float]:
+    """Interval of sum(w_i v_i) of independent estimates v_i with intervals (l_i, u_i) and weights w_i >= 0.
+
+    `sum(w v) - sqrt(sum(w^2 (v - l)^2))` to `sum(w v) + sqrt(sum(w^2 (u - v)^2))`: the variances are recovered from the
+    ends (MOVER; Zou and Donner, "Construction of confidence limits about effect measures", 2008), so that it has a
+    width where every estimate's own interval has one, and is the normal interval where those are normal.
+    """
+    centre = math.fsum(weight * value for value, weight in zip(values, weights, strict=True))
+    parts = list(zip(values, intervals, weights, strict=True))
+    below = math.fsum((weight * (value - low)) ** 2 for value, (low, _), weight in parts)
+    above = math.fsum((weight * (high - value)) ** 2 for value, (_, high), weight in parts)
+    return centre - math.sqrt(below), centre + math.sqrt(above)
+
+
 def proportion_estimate(correct: Sequence[bool] | np.ndarray, groups: Sequence[Hashable] | None = None) -> Estimate:
     """Share of correct answers: mean and standard error of `mean_estimate`, Wilson's interval near 0 or 1.
 
@@ -132,12 +160,8 @@ def proportion_estimate(correct: Sequence[bool] | np.ndarray, groups: Sequence[H
     plain = mean_estimate(hits, groups)
     if plain.ci95 is None:
         return plain
-    num_right = float(hits.sum())
-    if min(num_right, hits.size - num_right) >= _FEW:
-        low, high = plain.ci95
-        ci95, interval = (max(0.0, low), min(1.0, high)), "normal"
-    else:
-        ci95, interval = wilson_interval(plain.value * plain.num_clusters, plain.num_clusters), "wilson"
+    assert plain.stderr is not None
+    ci95, interval = proportion_interval(plain.value, plain.stderr, plain.n, plain.num_clusters)
     return Estimate(
         value=plain.value,
         stderr=plain.stderr,

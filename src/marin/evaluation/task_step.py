@@ -60,6 +60,7 @@ def evaluate_model(
         progress=progress,
         metrics=config.metrics,
         mutual_information=config.mutual_information,
+        allow_code_execution=config.allow_code_execution,
         quiet=quiet,
     )
 

@@ -1,16 +1,12 @@
 """Generation requests of evaluation tasks: each with its own stop strings, length and sampling."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from marin.inference.sampling import Sampling
-from marin.inference.text import Completion, LanguageModel, TextTokenizer, generate_text
-
-RequestProgress = Callable[[int, int], None]
-"""Called with (requests done, requests in all) whenever one is done; `marin.evaluation.progress.ProgressLines`, which
-tells requests per second and the time left, is one."""
+from marin.inference.text import Completion, LanguageModel, Progress, TextTokenizer, generate_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +31,7 @@ def generate_until(
     seed: int = 0,
     document_prefix: Literal["eos", "bos"] | None = None,
     batch_size: int = 16,
-    progress: RequestProgress | None = None,
+    progress: Progress | None = None,
 ) -> list[Completion]:
     """The completion of each request, in the order of the requests; `generate_text` says how prompts begin and are cut.
 
@@ -67,5 +63,5 @@ def generate_until(
     return [answer for answer in answers if answer is not None]
 
 
-def _report(progress: RequestProgress, num_before: int, num_requests: int, num_done: int, _: int) -> None:
+def _report(progress: Progress, num_before: int, num_requests: int, num_done: int, _: int) -> None:
     progress(num_before + num_done, num_requests)

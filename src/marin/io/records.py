@@ -98,13 +98,18 @@ def parse_record(line: bytes) -> dict[str, Any]:
 
 def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
     """The rows of one file. Raises RecordError with file and line number at the first line that is no JSON object."""
+    return (row for _, row in numbered_records(path))
+
+
+def numbered_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `read_records`, each row with the number of its line from 1; blank lines count and are passed over."""
     with LineReader(path) as lines:
         for number, line in lines:
             try:
                 row = parse_record(line)
             except ValueError as error:
                 raise RecordError(f"{path}: line {number}: {error}") from error
-            yield row
+            yield number, row
 
 
 def write_records(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:

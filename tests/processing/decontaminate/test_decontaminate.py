@@ -144,8 +144,28 @@ def test_phrases_of_many_documents_do_not_count_where_that_is_asked(documents: D
 
 def test_fields_that_are_named_and_absent_are_an_error(documents: Documents, tmp_path: Path, items):
     wrong = EvaluationSet(name="sums", path=items.path, fields=("prompt",))
-    with pytest.raises(ValueError, match=r"row 1 of .*items.jsonl has no field 'prompt'; its fields are answer, quest"):
+    with pytest.raises(
+        ValueError, match=r"line 1 of .*items.jsonl has no field 'prompt'; its fields are answer"
+    ):
         list(items_of(wrong))
+
+
+def test_lines_that_are_blank_count_in_what_is_said_of_a_line_and_not_in_items(tmp_path: Path):
+    path = tmp_path / "items.jsonl"
+    path.write_text('{"question": "one"}\n\n\n{"question": "two"}\n{"other": "three"}\n')
+    wrong = EvaluationSet(name="sums", path=str(path), fields=("question",))
+    with pytest.raises(ValueError, match=r"line 5 of .*items.jsonl has no field 'question'"):
+        list(items_of(wrong))
+    assert [item.id for item in items_of(EvaluationSet(name="sums", path=str(path)))][1] == "items.jsonl:2"
+    path.write_text('\n{"question": "one"}\n{broken}\n')
+    with pytest.raises(ValueError, match=r"evaluation set 'sums': .*items.jsonl: line 3: not JSON"):
+        list(items_of(wrong))
+
+
+def test_a_character_that_some_take_for_a_line_end_ends_no_line(tmp_path: Path):
+    (tmp_path / "x.txt").write_text("one\u2028more\na\n")
+    [item] = items_of(EvaluationSet(name="x", path=str(tmp_path / "x.txt"), lines_per_item=2))
+    assert (item.prompts, item.others) == (("one\u2028more",), ("a",))
 
 
 def test_items_come_from_every_kind_of_file(tmp_path: Path):

@@ -4,7 +4,10 @@ Rows and form are those of the in-context learning sets of llm-foundry (Apache-2
 DataComp-LM is made of. lm-evaluation-harness has no tasks of these names with these rows.
 """
 
-from marin.evaluation.tasks.choice_tasks import choice_example
+import re
+from dataclasses import replace
+
+from marin.evaluation.tasks.choice_tasks import choice_example, group_of
 from marin.evaluation.tasks.definition import Example, LocalFiles, Row, Shots, Source, TaskDefinition
 
 _REPOSITORY = "https://raw.githubusercontent.com/mosaicml/llm-foundry/main/scripts/eval/local_data"
@@ -25,6 +28,20 @@ def _read(row: Row) -> Example:
 def _read_aliases(row: Row) -> Example:
     """Rows of {context, answer}."""
     return _read({"context": row["context"], "continuation": row.get("continuation", row.get("answer"))})
+
+
+# What follows the passage in SQuAD's and CoQA's prompts.
+_BEHIND_PASSAGE = re.compile(r"^\s*(?:Preceding questions?|Final question|Question)\s*:", re.MULTILINE)
+
+
+def _read_about_passage(row: Row) -> Example:
+    """Rows of {context, answer} whose context is a passage and questions about it, which other rows share."""
+    example = _read_aliases(row)
+    mark = _BEHIND_PASSAGE.search(example.question)
+    passage = example.question[: mark.start()].strip() if mark else ""
+    if not passage:
+        raise ValueError("expected a passage, then a line that begins with 'Question:' or 'Preceding questions:'")
+    return replace(example, group=group_of(passage))
 
 
 def _read_choices(row: Row) -> Example:
@@ -115,7 +132,8 @@ CONTINUATION_TASKS = (
         "the span of a passage that answers a question",
         "CC-BY-SA-4.0 (SQuAD)",
         None,
-        read=_read_aliases,
+        read=_read_about_passage,
+        version=2,
     ),
     _task(
         "coqa_completion",
@@ -123,6 +141,7 @@ CONTINUATION_TASKS = (
         "a conversation about a passage",
         "CoQA's licences by domain",
         None,
-        read=_read_aliases,
+        read=_read_about_passage,
+        version=2,
     ),
 )

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from marin.evaluation.tasks.definition import Example, Row, TaskDefinition
-from marin.evaluation.tasks.rows import read_rows
+from marin.evaluation.tasks.definition import Example, LocalFiles, Row, TaskDefinition
+from marin.io.rows import read_rows
 
 HELLASWAG_LINES = 6
 """Lines of an item in the text form of HellaSwag: context, index of the right ending, four endings."""
@@ -47,6 +47,8 @@ class TaskRows:
     files: tuple[str, ...]
     """Files of the asked rows, relative to the folder."""
     notes: tuple[str, ...]
+    core_baseline: float | None
+    """Score of guessing that the CORE average subtracts, see `TaskDefinition`."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class TaskData:
 
         Raises MissingDataError where they are not there; ValueError, with file and line, for a broken row.
         """
-        for files, adapt, note in self._layouts(task):
+        for layout in self._layouts(task):
+            files, adapt = dict(layout.files), layout.adapt
             asked_files = self._find(files.get(task.split))
             if not asked_files:
                 continue
@@ -73,7 +76,8 @@ class TaskData:
                 pool=pool,
                 pool_is_asked=pool_is_asked,
                 files=tuple(file.relative_to(self.root).as_posix() for file in asked_files),
-                notes=tuple(each for each in (note, *notes) if each),
+                notes=tuple(each for each in (layout.note, *notes) if each),
+                core_baseline=task.core_baseline if layout.core_baseline is None else layout.core_baseline,
             )
         raise MissingDataError(
             f"task '{task.name}': no files in {self.root}, neither hub/{task.source.repository} nor "
@@ -83,12 +87,12 @@ class TaskData:
             fetch_command(task, self.root),
         )
 
-    def _layouts(self, task: TaskDefinition) -> Iterator[tuple[dict[str, str], Callable[[Row], Row], str]]:
+    def _layouts(self, task: TaskDefinition) -> Iterator[LocalFiles]:
         if task.source.is_hub:
             folder = f"hub/{task.source.repository}"
-            yield {split: f"{folder}/{files}" for split, files in task.source.files.items()}, lambda row: row, ""
-        for local in task.local:
-            yield dict(local.files), local.adapt, local.note
+            files = {split: f"{folder}/{pattern}" for split, pattern in task.source.files.items()}
+            yield LocalFiles(files=files, adapt=lambda row: row)
+        yield from task.local
 
     def _find(self, pattern: str | None) -> list[Path]:
         return [] if pattern is None else sorted(path for path in Path(self.root).glob(pattern) if path.is_file())

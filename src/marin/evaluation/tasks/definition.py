@@ -36,6 +36,8 @@ class Example:
     """Right candidates."""
     targets: tuple[str, ...] = ()
     """Right texts, where one is written."""
+    check: str = ""
+    """Program that is run behind what was asked and written, where the task runs code; it raises for a wrong answer."""
     group: str = ""
     """Rows with one group share a passage and are no independent observations; '' is alone."""
 
@@ -66,6 +68,8 @@ class LocalFiles:
     """A row of these files as the source would have it. Raises KeyError, TypeError or ValueError for what is none."""
     note: str = ""
     """In what these rows differ from the source's."""
+    core_baseline: float | None = None
+    """As the task's, where these rows have another one than the source's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,10 @@ class Writing:
     """The text ends before the first of these."""
     max_new_tokens: int = 256
     """And after so many tokens."""
+    num_samples: int = 1
+    """Texts for each question, of a task that runs code: pass@1 is over all of them."""
+    temperature: float = 0.0
+    """At which they are drawn; 0: the likeliest tokens, so that all of them are the same."""
     filters: Mapping[str, tuple[Filter, ...]]
     """Name -> what takes the answer out of the text; each gives a metric of its own, 'exact_match,NAME'."""
     normalise: tuple[str, ...] = ()
@@ -140,3 +148,9 @@ class TaskDefinition:
     def __post_init__(self) -> None:
         if (self.kind == "generation") != (self.writing is not None) and not self.unsupported:
             raise ValueError(f"task '{self.name}': a generation task has `writing`, and only such a one")
+        if (
+            self.writing is not None
+            and not self.runs_code
+            and (self.writing.num_samples > 1 or self.writing.temperature)
+        ):
+            raise ValueError(f"task '{self.name}': several samples, or sampled ones, are for tasks that run code")

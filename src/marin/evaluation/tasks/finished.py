@@ -1,14 +1,17 @@
 """Tasks of an evaluation that are done while others are not, so that a run that was stopped goes on.
 
 A file each, taken away when all scores are written. A task counts as done only for the same model, known by the content
-of its weights, the same settings and the very same questions.
+of its weights, the same settings, the very same questions and the same source of marin's code that asks them: an edit
+of a comment there asks again, which costs less than a score of two programs.
 """
 
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from marin.evaluation.results import TaskResult
 from marin.io.atomic import write_bytes
 
 FINISHED_FOLDER = "finished_tasks"
+
+_ASKING_PACKAGES = ("evaluation", "inference", "models", "processing/tokenize")
 
 
 class FinishedTasks:
@@ -25,27 +30,29 @@ class FinishedTasks:
         self._folder = None if output_path is None else Path(output_path) / FINISHED_FOLDER
         # a model that is not known by its content may have changed in the meantime
         by_content = bool(model.get("weights_sha256"))
-        identity = json.dumps([dict(model), dict(settings)], sort_keys=True, default=str)
-        self._identity = hashlib.sha256(identity.encode()).hexdigest() if by_content else None
+        self._identity = None
+        if self._folder is not None and by_content:
+            identity = json.dumps([dict(model), dict(settings), _source_digest()], sort_keys=True, default=str)
+            self._identity = hashlib.sha256(identity.encode()).hexdigest()
 
-    def read(self, key: str, asked_hash: str) -> tuple[TaskResult, list[dict[str, Any]]] | None:
-        """Scores and samples of a task, if it was done with the same model, settings and questions."""
+    def read(self, key: str, task_hash: str) -> tuple[TaskResult, list[dict[str, Any]]] | None:
+        """Scores and samples of a task, if it was done with the same model, settings, code and `task_hash`."""
         path = self._path(key)
         if path is None or self._identity is None or not path.is_file():
             return None
         content = json.loads(path.read_text(encoding="utf-8"))
-        if (content["identity"], content["prompt_hash"]) != (self._identity, asked_hash):
+        if (content["identity"], content["task_hash"]) != (self._identity, task_hash):
             return None
         return TaskResult(**content["result"]), content["samples"]
 
-    def write(self, key: str, asked_hash: str, result: TaskResult, samples: list[dict[str, Any]]) -> None:
+    def write(self, key: str, task_hash: str, result: TaskResult, samples: list[dict[str, Any]]) -> None:
         path = self._path(key)
         if path is None or self._identity is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "identity": self._identity,
-            "prompt_hash": asked_hash,
+            "task_hash": task_hash,
             "result": asdict(result),
             "samples": samples,
         }
@@ -55,9 +62,19 @@ class FinishedTasks:
         """Take the files away, now that results.json has what is in them."""
         if self._folder is None or not self._folder.is_dir():
             return
-        for path in self._folder.glob("*.json"):
-            path.unlink()
-        self._folder.rmdir()
+        shutil.rmtree(self._folder, ignore_errors=True)  # with what a writer that was killed left behind
 
     def _path(self, key: str) -> Path | None:
         return None if self._folder is None else self._folder / (re.sub(r"[^\w@.-]", "_", key) + ".json")
+
+
+def _source_digest() -> str:
+    """sha256 over the Python source that a score comes from."""
+    root = Path(str(files("marin")))
+    digest = hashlib.sha256()
+    for package in _ASKING_PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(
+                f"{path.relative_to(root).as_posix()}\n".encode() + hashlib.sha256(path.read_bytes()).digest()
+            )
+    return digest.hexdigest()

@@ -70,6 +70,17 @@ def _read_triviaqa(row: Row) -> Example:
     return written(f"Question: {row['question']}?\nAnswer:", aliases[0], aliases)
 
 
+def _read_humaneval(row: Row) -> Example:
+    solution = row["canonical_solution"]
+    return Example(
+        question=row["prompt"],
+        answer=solution,
+        contexts=(row["prompt"],),
+        targets=(solution,),
+        check=f"{row['test']}\ncheck({row['entry_point']})",
+    )
+
+
 def _not_read(row: Row) -> Example:
     raise NotImplementedError("this task cannot run; its definition says why")
 
@@ -182,18 +193,22 @@ GENERATION_TASKS = (
         split="validation",
         metrics=("f1", "em"),
     ),
-    _left_out(
-        "humaneval",
-        "Python functions from their docstrings",
-        Source(
+    TaskDefinition(
+        name="humaneval",
+        kind="generation",
+        about="Python functions from their docstrings",
+        source=Source(
             repository="openai/openai_humaneval",
             revision="7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544",
             licence="MIT",
             files={"test": "openai_humaneval/test-*.parquet"},
         ),
-        "running code that a model wrote is off unless it is asked for by name, in the sandbox",
-        164,
+        read=_read_humaneval,
+        delimiter="",
+        shots=Shots(split="test"),
         metrics=("pass@1",),
+        writing=Writing(stop=("\nclass", "\ndef", "\n#", "\nif", "\nprint"), max_new_tokens=1024, filters={}),
+        num_rows=164,
         runs_code=True,
     ),
     _left_out(

@@ -122,7 +122,9 @@ def _baseline(task: TaskDefinition) -> str:
         return "0"
     count = _NUM_CHOICES.get(task.name)
     chance = f"{1 / count:g}" if count else "by row"
-    return chance if task.core_baseline is None else f"{chance} (CORE: {task.core_baseline:g})"
+    named = [f"CORE: {task.core_baseline:g}"] if task.core_baseline is not None else []
+    named += [f"CORE, local rows: {each.core_baseline:g}" for each in task.local if each.core_baseline is not None]
+    return f"{chance} ({'; '.join(named)})" if named else chance
 
 
 def _left_out() -> str:

@@ -6,14 +6,27 @@ models can be compared question by question, whatever the metric.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from marin.evaluation.scoring import LogLikelihood
-from marin.evaluation.statistics import Estimate, mean_estimate, normal_estimate, proportion_estimate
+from marin.evaluation.statistics import (
+    Estimate,
+    mean_estimate,
+    normal_estimate,
+    proportion_estimate,
+    proportion_interval,
+    weighted_sum_interval,
+)
 from marin.evaluation.tasks.definition import Example, TaskDefinition, Writing
 from marin.evaluation.tasks.filters import exact_match, extract
+
+SCORES_VERSION = 2
+"""Raised whenever the same log-likelihoods or texts would give other values of a metric. 2: bits_per_byte divides by
+all that was scored, delimiter and moved whitespace too; so is that whitespace what acc_mutual_info subtracts."""
 
 PROPORTIONS = ("acc", "acc_norm", "acc_bytes", "acc_per_token", "acc_mutual_info", "exact_match")
 """Metrics that are right or wrong on a question."""
@@ -27,11 +40,42 @@ METRIC_MEANINGS = {
     "acc_per_token": "as acc, divided by the candidate's tokens: the lowest mean loss over the answer",
     "acc_mutual_info": "as acc, less the log-likelihood that the candidate has without the question",
     "mc2": "share of the candidates' probability that the true ones have",
-    "bits_per_byte": "-log2 of the right answer's probability, per UTF-8 byte of it; mean over questions",
+    "bits_per_byte": "-log2 of the right answer's probability, per UTF-8 byte of what is scored for it: the "
+    "whitespace in front (delimiter, and what ends the question) and the answer; mean over questions",
     "perplexity": "exp of the mean over questions of -log of the right answer's probability",
+    "pass@1": "share of the programs written for a question that pass its check; mean over questions",
     "exact_match,NAME": "share of texts whose answer, taken out by filter NAME, is a right one",
 }
 """What each metric is, in a line."""
+
+
+def choice_scores(
+    log_probs: Sequence[float],
+    choices: Sequence[str],
+    *,
+    alone: Sequence[float] | None = None,
+    num_tokens: Sequence[int] | None = None,
+) -> dict[str, Float64[np.ndarray, " choices"]]:
+    """Way to choose -> what each choice scores, for natural log-likelihoods after the question.
+
+    `acc` is `log p(choice | question)`; `acc_norm` and `acc_bytes` divide it by the choice's characters and UTF-8
+    bytes, those of its own indentation included; the delimiter and the whitespace that ends the question are scored
+    too, alike for every choice, and not counted. With `num_tokens`, `acc_per_token` divides by those. With `alone`,
+    the log-likelihoods of the same scored texts after nothing, `acc_mutual_info` is `log p(choice | question) -
+    log p(choice)` (Brown et al., "Language Models are Few-Shot Learners", 2020, section 2.4; Holtzman et al., "Surface
+    Form Competition", 2021).
+    """
+    after = np.asarray(log_probs, np.float64)
+    scores = {
+        "acc": after,
+        "acc_norm": after / np.array([len(choice) for choice in choices]),
+        "acc_bytes": after / np.array([len(choice.encode("utf-8")) for choice in choices]),
+    }
+    if num_tokens is not None:
+        scores["acc_per_token"] = after / np.asarray(num_tokens)
+    if alone is not None:
+        scores["acc_mutual_info"] = after - np.asarray(alone, np.float64)
+    return scores
 
 
 def choice_values(
@@ -43,36 +87,31 @@ def choice_values(
     """
     log_probs = np.array([answer.log_prob for answer in answers], np.float64)
     gold = example.gold
-    divisors = {
-        "acc": np.ones(len(answers)),
-        "acc_norm": np.array([len(choice) for choice in example.choices]),
-        "acc_bytes": np.array([len(choice.encode("utf-8")) for choice in example.choices]),
-        "acc_per_token": np.array([answer.num_tokens for answer in answers]),
-    }
-    values: dict[str, float | bool] = {
-        metric: int(np.argmax(log_probs / divisor)) in gold for metric, divisor in divisors.items()
-    }
-    if alone is not None:
-        less = log_probs - np.array([answer.log_prob for answer in alone], np.float64)
-        values["acc_mutual_info"] = int(np.argmax(less)) in gold
-    values["bits_per_byte"] = _bits_per_byte(answers[gold[0]], example.continuations[gold[0]])
+    scores = choice_scores(
+        [answer.log_prob for answer in answers],
+        example.choices,
+        alone=None if alone is None else [answer.log_prob for answer in alone],
+        num_tokens=[answer.num_tokens for answer in answers],
+    )
+    values: dict[str, float | bool] = {metric: int(np.argmax(each)) in gold for metric, each in scores.items()}
+    values["bits_per_byte"] = _bits_per_byte(answers[gold[0]])
     probabilities = np.exp(log_probs - log_probs.max())
     values["mc2"] = float(probabilities[list(gold)].sum() / probabilities.sum())
     return values
 
 
-def continuation_values(example: Example, answer: LogLikelihood) -> dict[str, float | bool]:
+def continuation_values(answer: LogLikelihood) -> dict[str, float | bool]:
     """Metric -> value on a question with one right text."""
     assert answer.is_greedy is not None
     return {
         "acc": answer.is_greedy,
-        "bits_per_byte": _bits_per_byte(answer, example.continuations[0]),
+        "bits_per_byte": _bits_per_byte(answer),
         "log_likelihood": answer.log_prob,
     }
 
 
-def _bits_per_byte(answer: LogLikelihood, text: str) -> float:
-    return -answer.log_prob / math.log(2) / len(text.encode("utf-8"))
+def _bits_per_byte(answer: LogLikelihood) -> float:
+    return -answer.log_prob / math.log(2) / answer.num_bytes
 
 
 def written_values(example: Example, text: str, writing: Writing) -> tuple[dict[str, bool], dict[str, str]]:
@@ -110,7 +149,7 @@ def estimate(metric: str, rows: Sequence[Mapping[str, Any]]) -> Estimate:
     if metric == "perplexity":
         return _perplexity([row["log_likelihood"] for row in rows], clusters)
     values = [row[metric] for row in rows]
-    if metric.split(",")[0] in PROPORTIONS:
+    if is_proportion(metric) or (metric.startswith("pass@") and all(value in (0, 1) for value in values)):
         return proportion_estimate(np.array(values, bool), clusters)
     return mean_estimate(values, clusters)
 
@@ -132,12 +171,14 @@ def _perplexity(log_likelihoods: Sequence[float], groups: Sequence[str] | None) 
     )
 
 
-def pooled(estimates: Sequence[Estimate]) -> Estimate:
+def pooled(estimates: Sequence[Estimate], *, is_proportion: bool) -> Estimate:
     """The score of a group: its tasks' questions count alike, and the error is that within tasks.
 
     With v_i, SE_i and n_i of task i, N their questions and k their number: value = sum(n_i v_i) / N and
     SE = sqrt(sum((n_i - 1) n_i SE_i^2) / (N - k) / N), the pooled variance of the questions over N, as
-    lm-evaluation-harness has it.
+    lm-evaluation-harness has it. The interval of a proportion (`is_proportion`) is Wilson's over the counts of all
+    tasks where few answers are right or few wrong; else made of the tasks' own where one of those is Wilson's
+    (`statistics.weighted_sum_interval`), as SE is 0 where the answers within each task are alike; else +- 1.96 SE.
     """
     if not estimates:
         raise ValueError("a group's score needs the score of at least one of its tasks")
@@ -149,14 +190,28 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
         return normal_estimate(value, None, int(total), clusters)
     squares = sum((each.n - 1) * each.n * (each.stderr or 0.0) ** 2 for each in estimates)
     stderr = math.sqrt(squares / (total - count) / total)
-    return normal_estimate(value, stderr, int(total), clusters)
+    normal = normal_estimate(value, stderr, int(total), clusters)
+    if not is_proportion:
+        return normal
+    ci95, interval = proportion_interval(value, stderr, int(total), clusters)
+    own = [each.ci95 for each in estimates if each.ci95 is not None]
+    if interval == "normal" and len(own) == count and any(each.interval != "normal" for each in estimates):
+        low, high = weighted_sum_interval([each.value for each in estimates], own, (sizes / total).tolist())
+        ci95, interval = (max(0.0, low), min(1.0, high)), "mover"
+    return replace(normal, ci95=ci95, interval=interval)
+
+
+def is_proportion(metric: str) -> bool:
+    """Whether a metric is right or wrong on a question."""
+    return metric.split(",")[0] in PROPORTIONS
 
 
 def core_score(scores: Mapping[str, tuple[Estimate, float]]) -> tuple[Estimate, dict[str, dict[str, Any]]]:
     """The CORE average of DataComp-LM over tasks {name: (accuracy, score b of guessing)}: mean of (acc - b) / (1 - b).
 
     With it come each task's accuracy, baseline and centred score. The error takes the tasks as independent:
-    SE = sqrt(sum_i (SE_i / (1 - b_i))^2) / n; there is none where a task has none.
+    SE = sqrt(sum_i (SE_i / (1 - b_i))^2) / n; there is none where a task has none. The interval is made of the tasks'
+    own (`statistics.weighted_sum_interval`), which have a width also where all answers of a task are right or wrong.
     """
     if not scores:
         raise ValueError("a CORE average needs at least one task")
@@ -173,4 +228,14 @@ def core_score(scores: Mapping[str, tuple[Estimate, float]]) -> tuple[Estimate, 
     value = sum(task["centred"] for task in tasks.values()) / len(tasks)
     stderr = None if None in errors else math.sqrt(sum(error**2 for error in errors)) / len(tasks)
     num_questions = sum(accuracy.n for accuracy, _ in scores.values())
-    return normal_estimate(value, stderr, num_questions, len(tasks)), tasks
+    average = normal_estimate(value, stderr, num_questions, len(tasks))
+    accuracies = [accuracy for accuracy, _ in scores.values()]
+    intervals = [accuracy.ci95 for accuracy in accuracies if accuracy.ci95 is not None]
+    if stderr is None or len(intervals) < len(accuracies):
+        return average, tasks
+    if any(accuracy.interval != "normal" for accuracy in accuracies):
+        weights = [1 / (1 - baseline) / len(tasks) for _, baseline in scores.values()]
+        low, high = weighted_sum_interval([accuracy.value for accuracy in accuracies], intervals, weights)
+        guessing = sum(weight * baseline for weight, (_, baseline) in zip(weights, scores.values(), strict=True))
+        average = replace(average, ci95=(low - guessing, high - guessing), interval="mover")
+    return average, tasks

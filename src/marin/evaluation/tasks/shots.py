@@ -5,6 +5,7 @@ random generator per task draws for one question after the other, which makes th
 many came before it. The price: questions must be prompted in their order, and a shorter run is a run of the first ones.
 """
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,11 +55,13 @@ class ShotSampler:
         return rows
 
 
-def first_rows(pool: Sequence[LocatedRow], count: int) -> list[LocatedRow]:
-    """The first rows of a pool. ValueError for too few."""
-    if count > len(pool):
-        raise ValueError(f"{count} examples were asked for and the task has {len(pool)}")
-    return list(pool[:count])
+def first_rows(pool: Sequence[LocatedRow], count: int, leave_out: LocatedRow | None) -> list[LocatedRow]:
+    """The first rows of a pool; never one equal to `leave_out`. ValueError for too few."""
+    others = (row for row in pool if leave_out is None or row.row != leave_out.row)
+    chosen = list(itertools.islice(others, count))
+    if len(chosen) < count:
+        raise ValueError(f"{count} examples were asked for and there are {len(chosen)} rows to take them from")
+    return chosen
 
 
 def prompted(
@@ -77,7 +80,7 @@ def prompted(
             if num_fewshot == 0:
                 chosen = []
             elif shots.sampler == "first":
-                chosen = first_rows(rows.pool, num_fewshot)
+                chosen = first_rows(rows.pool, num_fewshot, located if spare else None)
             else:
                 chosen = sampler.sample(num_fewshot, located if spare else None)
         except ValueError as error:

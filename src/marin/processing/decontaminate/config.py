@@ -17,6 +17,7 @@ class EvaluationSet:
     # How the report calls it.
     name: str
     # A file, a folder or a pattern: rows of .jsonl (.gz, .zst), .parquet or .arrow; or lines of .txt (.gz, .bz2).
+    # A file that is named may be .json, too.
     path: str
     # Fields whose texts make up an item, by their names at the top of the row. (): every text in the row.
     fields: tuple[str, ...] = ()

@@ -1,22 +1,17 @@
 """The items of evaluation sets, whatever files they come in."""
 
-import bz2
-import gzip
-import io
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from marin.io.records import SUFFIXES as JSONL
-from marin.io.records import read_records
+from marin.io.rows import TEXT_SUFFIXES as _TEXT
+from marin.io.rows import read_rows
 from marin.processing.decontaminate.config import EvaluationSet
-from marin.processing.formats.rows import rows
 from marin.processing.formats.splits import find_files
 
 _ROWS = (*JSONL, ".parquet", ".arrow")
-_TEXT = (".txt", ".txt.gz", ".txt.bz2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +50,12 @@ def _files_of(evaluation: EvaluationSet) -> list[tuple[str, str]]:
 
 
 def _from_rows(label: str, path: Path, evaluation: EvaluationSet) -> Iterator[Item]:
-    for number, row in enumerate(_rows(path), 1):
+    for number, (place, row) in enumerate(_read(path, evaluation), 1):
         absent = [name for name in evaluation.fields if name not in row]
         if absent:
+            kind = "line" if path.name.endswith(JSONL) else "row"
             raise ValueError(
-                f"evaluation set {evaluation.name!r}: row {number} of {path} has no field {absent[0]!r}; its fields "
+                f"evaluation set {evaluation.name!r}: {kind} {place} of {path} has no field {absent[0]!r}; its fields "
                 f"are {', '.join(sorted(row))}"
             )
         prompts, others = [], []
@@ -87,29 +83,17 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if path.name.endswith(JSONL):
-        yield from read_records(path)
-    elif path.name.endswith((".parquet", ".arrow")):
-        for _, row in rows(path, 0, sys.maxsize):
-            assert isinstance(row, dict)  # a table has no bad rows
-            yield row
-    else:
-        raise ValueError(f"{path}: no rows of {', '.join(_ROWS)}, and no text of {', '.join(_TEXT)}")
-
-
 def _from_lines(label: str, path: Path, evaluation: EvaluationSet) -> Iterator[Item]:
-    count = evaluation.lines_per_item
-    if count is None:
+    if evaluation.lines_per_item is None:
         raise ValueError(f"evaluation set {evaluation.name!r}: {path} is plain text; give lines_per_item")
-    opened = {".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix, io.open)
-    with opened(path, "rt", encoding="utf-8") as file:
-        lines = file.read().splitlines()
-    if len(lines) % count:
-        raise ValueError(
-            f"evaluation set {evaluation.name!r}: {path} has {len(lines)} lines, which is no multiple of "
-            f"lines_per_item={count}"
-        )
-    for first in range(0, len(lines), count):
-        prompt, *others = lines[first : first + count]
-        yield Item(id=f"{label}:{first // count + 1}", prompts=(prompt,), others=tuple(others))
+    for number, (_, row) in enumerate(_read(path, evaluation), 1):
+        prompt, *others = row["lines"]
+        yield Item(id=f"{label}:{number}", prompts=(prompt,), others=tuple(others))
+
+
+def _read(path: Path, evaluation: EvaluationSet) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row or line number, row). ValueError that names the set for a file that cannot be read."""
+    try:
+        yield from read_rows(path, lines_per_item=evaluation.lines_per_item)
+    except ValueError as error:
+        raise ValueError(f"evaluation set {evaluation.name!r}: {error}") from error

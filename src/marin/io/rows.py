@@ -1,4 +1,4 @@
-"""Rows of evaluation data from files: JSON lines, JSON, parquet, Arrow, and items of so many lines of text.
+"""Rows of data sets from files: JSON lines, JSON, parquet, Arrow, and items of so many lines of text.
 
 An error names the file and the row in it, counted from 1, since a benchmark that loses a row silently is another
 benchmark.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from marin.io.records import SUFFIXES, RecordError, read_records
+from marin.io.records import SUFFIXES, RecordError, numbered_records
 
 TEXT_SUFFIXES = (".txt", ".txt.gz", ".txt.bz2")
 ROW_SUFFIXES = (*SUFFIXES, ".json", ".parquet", ".arrow")
@@ -26,7 +26,7 @@ def read_rows(path: str | Path, *, lines_per_item: int | None = None) -> Iterato
     path = Path(path)
     name = path.name
     if name.endswith(SUFFIXES):
-        yield from enumerate(read_records(path), start=1)
+        yield from numbered_records(path)
     elif name.endswith(".json"):
         yield from _from_json(path)
     elif name.endswith((".parquet", ".arrow")):
