@@ -210,6 +210,7 @@ class LossyTokenizer:
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self.vocab_size, self.bos_id, self.eos_id = tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id
+        self.adds_bos = tokenizer.adds_bos
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
         return self._tokenizer.encode_batch([text.lower() for text in texts])

@@ -92,7 +92,7 @@ class MarinLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text with nothing before it: as in training, else BOS, else EOS."""
+        """What stands before a text with nothing before it: as `marin.inference.prefix` says."""
         return prefix_id(self.model.tokenizer, self.model.document_prefix)
 
     @property
@@ -185,6 +185,7 @@ class _SpecialTokens:
         names = sorted(self._special, key=len, reverse=True)
         self._split = re.compile("(" + "|".join(map(re.escape, names)) + ")")
         self.vocab_size, self.bos_id, self.eos_id = tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id
+        self.adds_bos = tokenizer.adds_bos
 
     @property
     def token_bytes(self) -> Sequence[bytes]:

@@ -56,6 +56,7 @@ class Tokenizer:
     vocab_size: int  # one more than the largest id
     eos_id: int  # the end-of-text token, which closes every document in a store
     bos_id: int | None
+    adds_bos: bool  # whether those who made it put BOS before a text; a BOS that is merely named is not put there
 
     def __init__(self, hf: HfTokenizer, *, eos_token: str, bos_token: str | None, folder: Path | None):
         hf.no_padding()
@@ -79,6 +80,7 @@ class Tokenizer:
         self.bos_token = bos_token
         self.eos_id = _token_id(self._vocabulary, eos_token, "eos_token", folder)
         self.bos_id = None if bos_token is None else _token_id(self._vocabulary, bos_token, "bos_token", folder)
+        self.adds_bos = self._adds_bos()
         self._byte_lengths: np.ndarray | None = None
 
     def __repr__(self) -> str:
@@ -103,6 +105,17 @@ class Tokenizer:
     def encoders(self) -> EncoderChoice:
         """What encodes many texts at once; `encoders.best(sample)` is the fastest that is exact."""
         return EncoderChoice(self._hf, self._description)
+
+    def _adds_bos(self) -> bool:
+        """Whether the post-processor of tokenizer.json adds it, or tokenizer_config.json says add_bos_token.
+
+        transformers 5 goes by the first alone, so add_bos_token=false takes away nothing; with its earlier Llama
+        tokenizers the second decides.
+        """
+        if self.bos_id is None:
+            return False
+        settings = {} if self._folder is None else _read_json(self._folder / CONFIG_FILE)
+        return bool(settings.get("add_bos_token")) or self._hf.encode("a").ids[:1] == [self.bos_id]
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text, int32 (n,); no special token is added or recognised."""
@@ -192,8 +205,9 @@ def load_tokenizer(path: str | Path, *, eos_token: str | None = None, bos_token:
 
     `eos_token` and `bos_token` (their text) override tokenizer_config.json and are needed where there is none; in the
     folder of a model the first eos_token_id of its config.json, else generation_config.json, ends a text where
-    tokenizer_config.json does not say what does. A folder without tokenizer.json may hold GPT-2's vocabulary files instead (encoder.json and vocab.bpe, or vocab.json and
-    merges.txt): text is then split as GPT-2 does, and <|endoftext|> ends one unless another token is named.
+    tokenizer_config.json does not say what does. A folder without tokenizer.json may hold GPT-2's vocabulary files
+    instead (encoder.json and vocab.bpe, or vocab.json and merges.txt): text is then split as GPT-2 does, and
+    <|endoftext|> ends one unless another token is named.
 
     Raises FileNotFoundError where there is no tokenizer, ValueError where it is not byte-level BPE or has no
     end-of-text token.
