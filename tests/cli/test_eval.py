@@ -108,6 +108,26 @@ def test_a_tokenizer_that_names_no_end_of_text_takes_that_of_the_model(place: Pa
     assert load_tokenizer(place / "model").eos_id == 256
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["model", "--tasks", "arc_easy"], 'tasks [{"name": "copa"'),
+        (["model", "--tasks", "copa", "--limit", "3"], "config: limit 4, now 3"),
+        (["elsewhere/model", "--tasks", "copa", "--limit", "4"], "model: weights_sha256"),
+    ],
+)
+def test_results_of_another_evaluation_are_not_overwritten(place: Path, marin, arguments: list[str], told: str):
+    marin("eval", "model", "--tasks", "copa", "--data", "data", "--limit", "4")
+    before = (place / "evaluations" / "model" / "results.json").read_bytes()
+    save_hf(MODEL, MODEL.init(257, key=jax.random.key(1)), 257, place / "model", place / "elsewhere" / "model")
+    arguments = [str(place / arguments[0]) if "/" in arguments[0] else arguments[0], *arguments[1:]]
+    refused = marin("eval", *arguments, "--data", "data", expect=2).err
+    assert "has the results of another evaluation" in refused and told in refused
+    assert (place / "evaluations" / "model" / "results.json").read_bytes() == before
+    marin("eval", *arguments, "--data", "data", "-o", "other")
+    marin("eval", "model", "--tasks", "copa", "--data", "data", "--limit", "4")
+
+
 def copy_model(config: dict) -> None:
     shutil.copytree(config["from"], config["to"], dirs_exist_ok=True)
 

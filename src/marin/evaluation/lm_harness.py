@@ -27,7 +27,7 @@ from marin.evaluation.config import LmHarnessConfig
 from marin.evaluation.exported import ExportedModel
 from marin.evaluation.models import open_model
 from marin.evaluation.progress import ProgressLines
-from marin.evaluation.results import TaskResult, format_score, metric_entry, write_results
+from marin.evaluation.results import TaskResult, check_same_evaluation, format_score, metric_entry, write_results
 from marin.evaluation.scoring import (
     Progress,
     Request,
@@ -267,6 +267,8 @@ def run(config: LmHarnessConfig) -> Path:
         tokens_per_batch=config.tokens_per_batch,
         allow_unverified=config.allow_unverified,
     )
+    settings = {name: value for name, value in asdict(config).items() if not name.endswith("_path")}
+    check_same_evaluation(config.output_path, model.description, settings)
     lm = MarinLM(model, seed=config.seed, progress=lambda kind: ProgressLines(kind, "requests"))
     tasks: dict[str, TaskResult] = {}
     groups: dict[str, Mapping[str, Any]] = {}
@@ -311,7 +313,7 @@ def run(config: LmHarnessConfig) -> Path:
             "num_truncated": lm.num_truncated,
             "num_boundary_merged": lm.num_boundary_merged,
         },
-        config={name: value for name, value in asdict(config).items() if not name.endswith("_path")},
+        config=settings,
     )
     print(f"results: {path}", flush=True)
     return path

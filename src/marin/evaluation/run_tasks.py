@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from marin.evaluation.results import TaskResult, format_score, metric_entry, write_results
+from marin.evaluation.results import TaskResult, check_same_evaluation, format_score, metric_entry, write_results
 from marin.evaluation.scoring import (
     DocumentPrefix,
     LogLikelihood,
@@ -126,7 +126,8 @@ def evaluate_tasks(
     behind the last task that was done.
 
     Raises ValueError for an unknown task (with near misses), a broken row (with file and line), too few rows for the
-    examples asked for, and a tokenizer that does not fit the model or gives none of the task's texts back.
+    examples asked for, a tokenizer that does not fit the model or gives none of the task's texts back, and for an
+    output_path with the results of another model or of other arguments.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; expected 1 or more questions for each task, or None for all")
@@ -134,12 +135,10 @@ def evaluate_tasks(
     asked, groups = _planned(tasks, known)
     check_vocabulary(model.scored, model.tokenizer)
     say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
-    settings = {
-        "limit": limit,
-        "fewshot_seed": seed,
-        "metrics": metrics,
-        "mutual_information": mutual_information,
-    }
+    config = written_config(tasks, limit=limit, seed=seed, metrics=metrics, mutual_information=mutual_information)
+    if output_path is not None:
+        check_same_evaluation(output_path, model.description, config)
+    settings = {name: value for name, value in config.items() if name != "tasks"}
     kept = FinishedTasks(output_path, model.description, settings)
 
     results: dict[str, TaskResult] = {}
@@ -189,7 +188,7 @@ def evaluate_tasks(
                 "fewshot_seed": seed,
                 "log_likelihoods": "natural",
             },
-            config={"tasks": [asdict(config) for config in tasks], **settings},
+            config=config,
         )
         kept.clear()
         say(f"results: {path}")
@@ -197,6 +196,19 @@ def evaluate_tasks(
 
 
 # --- Which tasks
+
+
+def written_config(
+    tasks: Sequence[EvalTaskConfig], *, limit: int | None, seed: int, metrics: str, mutual_information: bool
+) -> dict[str, Any]:
+    """The arguments of `evaluate_tasks` as results.json has them."""
+    return {
+        "tasks": [asdict(config) for config in tasks],
+        "limit": limit,
+        "fewshot_seed": seed,
+        "metrics": metrics,
+        "mutual_information": mutual_information,
+    }
 
 
 class _CannotRunError(Exception):
