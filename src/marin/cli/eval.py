@@ -35,7 +35,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--data", metavar="DIR", help="the tasks' data ($MARIN_EVAL_DATA, else $MARIN_SHARED_DATA/eval)"
     )
-    parser.add_argument("-o", "--output", metavar="DIR", help="results.json, samples.jsonl (evaluations/NAME)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="for results.json, samples.jsonl; not of another evaluation (evaluations/NAME)",
+    )
     parser.add_argument("--metrics", choices=("lm_eval", "core"), default="lm_eval", help="core adds the CORE average")
     parser.add_argument("--seed", type=int, default=1234, metavar="N", help="draws solved examples (1234)")
     parser.add_argument("--checkpoint", metavar="NAME", help="of a run: checkpoints/step-... or a number of steps")
@@ -125,7 +130,7 @@ def _one_model(arguments: Namespace, config: Any) -> int:
         print(scores_table(results))
     tell_of(results)
     if not scores.tasks:
-        error_line(all_skipped(scores))
+        error_line(all_skipped(scores.skipped))
         return 1
     note(f"Next: {Path(config.output_path) / 'samples.jsonl'} has every question and answer")
     return 0
