@@ -7,6 +7,7 @@ of its weights, the same settings and the very same questions.
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -53,11 +54,9 @@ class FinishedTasks:
 
     def clear(self) -> None:
         """Take the files away, now that results.json has what is in them."""
-        if self._folder is None or not self._folder.is_dir():
-            return
-        for path in self._folder.glob("*.json"):
-            path.unlink()
-        self._folder.rmdir()
+        if self._folder is not None:
+            # a writer that was killed leaves what it had begun; what cannot be deleted is no reason to fail at the end
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _path(self, key: str) -> Path | None:
         return None if self._folder is None else self._folder / (re.sub(r"[^\w@.-]", "_", key) + ".json")
