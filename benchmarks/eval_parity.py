@@ -10,6 +10,10 @@ the task's source; the only thing changed in the definition is where its rows ar
    row depend on all rows before it, so the first `--rows` say nearly as much as all.
 2. the answers: log-likelihoods, acc, acc_norm, exact match of the first rows on one GPT-2 with random weights, read by
    marin from the same folder, against the harness's `hf` backend (torch on the CPU, float32).
+3. the judgement: random weights get no question of the tasks that write, or that ask for one text, right, and 0 = 0
+   says nothing. Both sides are given the same recorded answers there, some right, some right to one filter alone, some
+   wrong: what the filters take out, exact match, acc and perplexity are compared. Answers that are all judged alike
+   end the script.
 
 A document whose answer differs is listed with both log-likelihoods. `margin` is the smallest gap between the best and
 the second best candidate: a difference of log-likelihoods below half of it cannot change an answer. Written to
@@ -18,6 +22,8 @@ benchmarks/results/eval_parity.md.
 
 import argparse
 import json
+import math
+import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -31,6 +37,7 @@ from marin.evaluation.exported import open_export
 from marin.evaluation.run_tasks import evaluate_tasks
 from marin.evaluation.tasks import TASKS, EvalTaskConfig
 from marin.evaluation.tasks.data import TaskData
+from marin.evaluation.tasks.scores import estimate, written_values
 from marin.evaluation.tasks.shots import FEWSHOT_SEED, prompted
 from marin.processing.tokenize.tokenizer import load_tokenizer
 
@@ -186,6 +193,63 @@ def compare_words(work: Path, data: TaskData, name: str, shots: int, limit: int 
     return Compared(name=name, shots=shots, rows=len(ours), other_words=len(differing), differing=shown)
 
 
+def recorded_answers(data: TaskData, name: str, shots: int, limit: int | None) -> list[dict]:
+    """An answer to each row, right in the ways that filters tell apart or wrong; of a continuation what it cost."""
+    questions = prompted(TASKS[name], data.load(TASKS[name], shots), num_fewshot=shots, seed=FEWSHOT_SEED, limit=limit)
+    if TASKS[name].kind == "continuation":
+        return [{"log_prob": -0.5 - 0.3 * (row % 7), "is_greedy": row % 3 == 0} for row, _ in enumerate(questions)]
+    answers = []
+    for row, question in enumerate(questions):
+        number = re.findall(r"-?[0-9][0-9.,]*", question.example.targets[0])[-1].rstrip(".,")
+        forms = (
+            f"It is {number}.\n#### {number}",
+            f"The answer is {number}.",
+            f"The answer is 1{number}. No: #### 1{number} and not {number}",
+            f"First $3.00, and then ${number}",
+            "I do not know.",
+        )
+        answers.append({"text": forms[row % len(forms)]})
+    return answers
+
+
+def compare_judgement(work: Path, words: Compared, data: TaskData, limit: int | None) -> Compared:
+    """The values and scores that both sides give to the recorded answers."""
+    file = f"{file_name(words.name, words.shots)}.jsonl"
+    *theirs, last = read(work / "judged" / file)
+    task = TASKS[words.name]
+    questions = prompted(task, data.load(task, words.shots), num_fewshot=words.shots, seed=FEWSHOT_SEED, limit=limit)
+    ours: list[dict[str, Any]] = []
+    for question, answer in zip(questions, read(work / "recorded" / file), strict=True):
+        if task.kind == "generation":
+            assert task.writing is not None
+            values, _ = written_values(question.example, answer["text"], task.writing)
+        else:
+            values = {"acc": answer["is_greedy"], "log_likelihood": answer["log_prob"]}
+        ours.append({**values, "group": None})
+    metrics, differing = [], []
+    for key, score in last["scores"].items():
+        metric, _, name = key.partition(",")
+        our_name = metric if name == "none" else key
+        rows = [row for row in theirs if row["filter"] == name]
+        our_score = estimate(our_name, ours).value
+        if metric == "perplexity":
+            num_differing = int(not math.isclose(score, our_score, rel_tol=1e-9))
+        else:
+            different = [row for row in rows if float(row[metric]) != float(ours[row["doc_id"]][our_name])]
+            num_differing = len(different)
+            differing += [f"recorded answer {row['doc_id']}, {our_name}: theirs {row[metric]}" for row in different]
+            if len({float(row[metric]) for row in rows}) < 2:
+                raise SystemExit(f"{words.name}: {our_name} is {score} of every recorded answer, which says nothing")
+        metrics.append((f"{our_name} of {len(rows)} recorded", float(score), our_score, num_differing))
+    return Compared(
+        **{
+            **vars(words),
+            "metrics": words.metrics + tuple(metrics),
+            "differing": words.differing + tuple(differing),
+        }
+    )
+
+
 def compare_answers(work: Path, words: Compared, samples: Sequence[Mapping[str, Any]]) -> Compared:
     theirs = read(work / "answers" / f"{file_name(words.name, words.shots)}.jsonl")
     kind = TASKS[words.name].kind
@@ -324,6 +388,7 @@ def run(arguments: argparse.Namespace, work: Path) -> str:
         write_task(work, data, name, shots)
         file = work / "lm_eval" / f"{file_name(name, shots)}.yaml"
         file.write_text(file.read_text().replace("{TASKS}", tasks_folder))
+    judged = [case for case in cases if TASKS[case[0]].kind != "multiple_choice"]
     model = work / "gpt2"
     plan = {
         "model": str(model),
@@ -335,8 +400,14 @@ def run(arguments: argparse.Namespace, work: Path) -> str:
         "rows": arguments.rows or None,
         "batch_size": 2,
         "tasks": [file_name(*case) for case in cases],
+        "recorded": [file_name(*case) for case in judged],
     }
-    if not (model / "model.safetensors").is_file():
+    for case in judged:
+        answers = recorded_answers(data, *case, arguments.rows or None)
+        file = work / "recorded" / f"{file_name(*case)}.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for row in answers), encoding="utf-8")
+    if arguments.limit and not (model / "model.safetensors").is_file():
         (work / "plan.json").write_text(json.dumps(plan | {"make_model": True}))
         subprocess.run([arguments.peer, str(HERE / "peers" / "lm_eval_peer.py"), str(work)], check=True)
     load_tokenizer(arguments.tokenizer).save(model)
@@ -358,6 +429,10 @@ def run(arguments: argparse.Namespace, work: Path) -> str:
     compared = [compare_words(work, data, *case, arguments.rows or None) for case in cases]
     if arguments.limit:
         compared = [compare_answers(work, each, scores[each.name, each.shots]) for each in compared]
+    compared = [
+        compare_judgement(work, each, data, arguments.rows or None) if (each.name, each.shots) in judged else each
+        for each in compared
+    ]
     flags = {"rows": arguments.rows, "limit": arguments.limit, "positions": arguments.positions}
     command = " ".join(["python benchmarks/eval_parity.py", *(f"--{name} {value}" for name, value in flags.items())])
     return markdown(compared, arguments, command)

@@ -4,7 +4,8 @@
 
 WORK/plan.json says what to do, WORK/lm_eval/*.yaml are the tasks: each includes the harness's own definition and only
 names other files. Writes WORK/requests/NAME.jsonl, what it would ask of every row, and WORK/answers/NAME.jsonl, what it
-scored on the first rows; a file that is there is not made again.
+scored on the first rows; a file that is there is not made again. Of tasks that a model with random weights gets wholly
+wrong, WORK/judged/NAME.jsonl is what the harness makes of the answers in WORK/recorded/NAME.jsonl.
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 import lm_eval
 import torch
 import transformers
-from lm_eval.models.huggingface import HFLM
+from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 
@@ -59,6 +60,42 @@ def dump_requests(work: Path, names: list[str], manager: TaskManager, limit: int
         write(work / "requests" / f"{name}.jsonl", list(rows.values()))
 
 
+class Recorded(LM):
+    """Gives the answers of a file, by the number of the row."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.answers = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+
+    def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        return [(self.answers[each.doc_id]["log_prob"], self.answers[each.doc_id]["is_greedy"]) for each in requests]
+
+    def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+        raise NotImplementedError("no task of ours asks for it")
+
+    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+        return [self.answers[each.doc_id]["text"] for each in requests]
+
+
+def judge(work: Path, name: str) -> None:
+    """The harness's values of each recorded answer, by filter, then its scores over all."""
+    model = Recorded(work / "recorded" / f"{name}.jsonl")
+    results = lm_eval.simple_evaluate(
+        model=model,
+        tasks=[name],
+        task_manager=TaskManager(include_defaults=False, include_path=str(work / "lm_eval")),
+        limit=len(model.answers),
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    scores = {key: value for key, value in results["results"][name].items() if "," in key and "stderr" not in key}
+    rows = [
+        {"doc_id": sample["doc_id"], "filter": sample["filter"], **{each: sample[each] for each in sample["metrics"]}}
+        for sample in results["samples"][name]
+    ]
+    write(work / "judged" / f"{name}.jsonl", [*rows, {"scores": scores}])
+
+
 def main() -> None:
     work = Path(sys.argv[1])
     plan = json.loads((work / "plan.json").read_text())
@@ -68,8 +105,12 @@ def main() -> None:
     torch.set_num_threads(plan["threads"])
     manager = TaskManager(include_defaults=False, include_path=str(work / "lm_eval"))
     dump_requests(work, plan["tasks"], manager, plan["rows"])
+    for name in plan["recorded"]:
+        judge(work, name)
     if not plan["limit"]:
         return
+    from lm_eval.models.huggingface import HFLM  # needs more than the rest of the harness does
+
     model = HFLM(pretrained=plan["model"], dtype="float32", device="cpu", batch_size=plan["batch_size"])
     for name in plan["tasks"]:
         if (work / "answers" / f"{name}.jsonl").exists():

@@ -11,6 +11,7 @@ from marin.evaluation.results import read_results
 from marin.execution.executor import Executor, ExecutorStep, this_output_path
 from marin.export.hf import save_hf
 from marin.models.llama import LlamaConfig
+from marin.processing.tokenize.tokenizer import load_tokenizer
 from marin.testing.tasks import write_task_data
 from marin.testing.tiny import write_byte_tokenizer
 
@@ -69,6 +70,62 @@ def test_a_step_is_evaluated_by_its_address(place: Path, marin):
     marin("eval", "models/tiny", "--tasks", "copa", "--data", "data")
     [results] = (place / "evaluations").glob("models-tiny@*/results.json")
     assert read_results(results)["tasks"]["copa"]["n"] == 8
+
+
+@pytest.mark.parametrize("command", ["eval", "generate"])
+def test_a_model_of_the_hub_is_taken_from_the_local_cache(
+    place: Path, marin, monkeypatch: pytest.MonkeyPatch, command: str
+):
+    monkeypatch.setenv("HF_HUB_CACHE", str(place / "hub"))
+    repository = place / "hub" / "models--us--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    shutil.copytree(place / "model", repository / "snapshots" / "abc")
+    asked = {"eval": ["--tasks", "copa", "--data", "data"], "generate": ["--prompt", "a", "--max-new-tokens", "2"]}
+    of_hub, of_folder = (marin(command, where, *asked[command], "--json") for where in ("hf://us/tiny", "model"))
+    ours, theirs = json.loads(of_hub.out), json.loads(of_folder.out)
+    if command == "eval":
+        assert ours["results"]["tasks"] == theirs["results"]["tasks"]
+        assert (place / "evaluations" / "us-tiny" / "results.json").is_file()
+    else:
+        assert ours == theirs
+    missing = marin(command, "hf://us/other", *asked[command], expect=2)
+    assert "hf://us/other is not in the local cache" in missing.err and "hf download us/other" in missing.err
+
+
+@pytest.mark.parametrize("eos", [256, [256, 3]])
+def test_a_tokenizer_that_names_no_end_of_text_takes_that_of_the_model(place: Path, marin, eos: int | list[int]):
+    file = place / "model" / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token": None}))
+    described = place / "model" / "config.json"
+    description = json.loads(described.read_text())
+    (place / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": None}))
+    described.write_text(json.dumps({**description, "eos_token_id": None}))
+    told = marin("eval", "model", "--tasks", "copa", "--data", "data", expect=2).err
+    assert "does not say which token ends a text" in told
+    (place / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    marin("eval", "model", "--tasks", "copa", "--data", "data")
+    assert load_tokenizer(place / "model").eos_id == 256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["model", "--tasks", "arc_easy"], 'tasks [{"name": "copa"'),
+        (["model", "--tasks", "copa", "--limit", "3"], "config: limit 4, now 3"),
+        (["elsewhere/model", "--tasks", "copa", "--limit", "4"], "model: weights_sha256"),
+    ],
+)
+def test_results_of_another_evaluation_are_not_overwritten(place: Path, marin, arguments: list[str], told: str):
+    marin("eval", "model", "--tasks", "copa", "--data", "data", "--limit", "4")
+    before = (place / "evaluations" / "model" / "results.json").read_bytes()
+    save_hf(MODEL, MODEL.init(257, key=jax.random.key(1)), 257, place / "model", place / "elsewhere" / "model")
+    arguments = [str(place / arguments[0]) if "/" in arguments[0] else arguments[0], *arguments[1:]]
+    refused = marin("eval", *arguments, "--data", "data", expect=2).err
+    assert "has the results of another evaluation" in refused and told in refused
+    assert (place / "evaluations" / "model" / "results.json").read_bytes() == before
+    marin("eval", *arguments, "--data", "data", "-o", "other")
+    marin("eval", "model", "--tasks", "copa", "--data", "data", "--limit", "4")
 
 
 def copy_model(config: dict) -> None:

@@ -71,6 +71,7 @@ generation_kwargs: {until: ["\\n"], max_gen_toks: 6, do_sample: false}
 metric_list: [{metric: exact_match}]
 metadata: {version: 1}
 """
+BEAMS = ANSWERS.replace("tiny_answers", "tiny_beams").replace("do_sample: false", "num_beams: 4")
 
 
 def rows() -> list[dict]:
@@ -99,7 +100,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "tasks").mkdir()
     questions = root / "questions.jsonl"
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows()), encoding="utf-8")
-    for name, task in (("choice", CHOICE), ("rolling", ROLLING), ("answers", ANSWERS)):
+    for name, task in (("choice", CHOICE), ("rolling", ROLLING), ("answers", ANSWERS), ("beams", BEAMS)):
         (root / "tasks" / f"{name}.yaml").write_text(task.replace("QUESTIONS", str(questions)))
     (root / "tasks" / "group.yaml").write_text(GROUP)
     return root
@@ -239,6 +240,37 @@ def test_the_step_writes_every_score_with_its_error_and_every_question(place: Pa
     assert results["policy"]["harness"] == "lm-eval 0.4.13"
 
 
+def harness_config(place: Path, output: Path, *tasks: EvalTaskConfig) -> LmHarnessConfig:
+    return LmHarnessConfig(
+        model_path=str(place / "model"),
+        output_path=str(output),
+        tasks=tasks,
+        include_path=str(place / "tasks"),
+        include_defaults=False,
+        limit=2,
+    )
+
+
+def test_scores_of_one_name_are_refused_before_anything_is_asked(place: Path, tmp_path: Path, capsys):
+    tasks = (EvalTaskConfig("tiny_text", 0), EvalTaskConfig("tiny_choice", 0), EvalTaskConfig("tiny_group", 0))
+    with pytest.raises(ValueError, match="'tiny_choice' would be listed twice, of tiny_choice and of tiny_group"):
+        run(harness_config(place, tmp_path, *tasks))
+    assert "tiny_text" not in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_what_was_computed_outlives_a_task_that_fails(place: Path, tmp_path: Path):
+    names = ("tiny_text", "tiny_beams", "tiny_choice")
+    config = harness_config(place, tmp_path, *(EvalTaskConfig(name, 0) for name in names))
+    with pytest.raises(ValueError, match="'num_beams': 4"):
+        run(config)
+    results = read_results(tmp_path)
+    assert set(results["tasks"]) == {"tiny_text"}
+    assert [task["task"] for task in results["skipped"]] == ["tiny_beams", "tiny_choice"]
+    assert {row["task"] for row in read_samples(tmp_path)} == {"tiny_text"}
+    with pytest.raises(ValueError, match="has the results of another evaluation"):
+        run(harness_config(place, tmp_path, EvalTaskConfig("tiny_text", 0)))
+
+
 def test_a_task_that_the_harness_lacks_is_refused_with_near_misses(place: Path, tmp_path: Path):
     config = LmHarnessConfig(
         model_path=str(place / "model"),
@@ -263,8 +295,28 @@ def test_a_chat_template_is_written_in_special_tokens(place: Path, tmp_path: Pat
     assert prompt == "<|user|>Hi.<|end|><|assistant|>"
     user, assistant, end = (lm.model.tokenizer.special_tokens[name] for name in TINY_CHAT_TOKENS)
     assert lm.tok_encode(prompt) == [user, *b"Hi.", end, assistant]
+    assert lm.tok_encode("no special token, naïve") == list("no special token, naïve".encode())
     found = evaluate(place, lm, "tiny_choice", apply_chat_template=True, limit=2)
     assert found["samples"]["tiny_choice"][0]["arguments"][0][0].startswith("<|user|>Which?")
+
+
+def test_a_tokenizer_without_special_tokens_takes_no_template_and_encodes_as_before(tmp_path: Path):
+    """ "ab" is one token, which a text split between its characters would not have."""
+    folder = write_byte_tokenizer(tmp_path / "tokenizer")
+    described = json.loads((folder / "tokenizer.json").read_text())
+    described["added_tokens"] = []
+    described["model"]["vocab"] |= {"ab": 256}
+    described["model"]["merges"] = ["a b"]
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+    named = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(named | {"eos_token": "z"}))
+    save_hf(MODEL, MODEL.init(VOCAB_SIZE, key=jax.random.key(1)), VOCAB_SIZE, folder, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    lm = MarinLM(open_model(tmp_path / "model"))
+    before = lm.tok_encode("abab c")
+    with pytest.raises(ValueError, match="no special token of the tokenizer"):
+        lm.apply_chat_template([{"role": "user", "content": "abab c"}])
+    assert lm.tok_encode("abab c") == before == [256, 256, *b" c"]
 
 
 @pytest.mark.parametrize(

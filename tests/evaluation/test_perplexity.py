@@ -18,6 +18,7 @@ class ByteEncoder:
 
     vocab_size = 257
     bos_id = None
+    adds_bos = False
     eos_id = 256
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
@@ -89,13 +90,15 @@ def test_windows_do_not_change_what_a_model_of_one_token_of_context_says(stride:
     assert scored.bits[1] == 0 and scored.num_bytes.tolist() == [len(text), 0, 5]
 
 
-@pytest.mark.parametrize(("trained", "first"), [("eos", 256), ("bos", 0), (None, 0)])
+@pytest.mark.parametrize(("trained", "first"), [("eos", 256), ("bos", 0), (None, 0), ("named", 256)])
 def test_the_first_token_follows_what_it_followed_in_training(trained, first):
     class WithBos(ByteEncoder):
         bos_id = 0
+        adds_bos = trained != "named"
 
     model, table = bigram_model(seq_len=8)
-    scored = document_bits(replace(model, document_prefix=trained), WithBos(), ["ab"])
+    prefix = None if trained == "named" else trained
+    scored = document_bits(replace(model, document_prefix=prefix), WithBos(), ["ab"])
     expected = -(table[first, ord("a")] + table[ord("a"), ord("b")]) / math.log(2)
     assert scored.bits[0] == pytest.approx(expected, rel=1e-5)
 

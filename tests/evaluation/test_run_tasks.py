@@ -282,12 +282,31 @@ def test_prompts_that_are_longer_than_the_model_are_counted_and_shown(
     assert "2 prompts cut on the left" in capsys.readouterr().out
 
 
+def test_what_a_killed_writer_left_behind_is_taken_away(tokenizer: Tokenizer, tmp_path: Path):
+    write_rows(tmp_path, "toy", [0, 1])
+    left = tmp_path / "out" / "finished_tasks" / "toy.json.x1y2.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("{")
+    scores = evaluate_tasks(
+        ToyModel(tokenizer),
+        [EvalTaskConfig("toy", 0)],
+        data=TaskData(tmp_path),
+        definitions={"toy": toy_task("toy")},
+        output_path=tmp_path / "out",
+    )
+    assert scores.path is not None and sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "results.json",
+        "samples.jsonl",
+    ]
+
+
 class LossyTokenizer:
     """Writes capital letters small."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self.vocab_size, self.bos_id, self.eos_id = tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id
+        self.adds_bos = tokenizer.adds_bos
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
         return self._tokenizer.encode_batch([text.lower() for text in texts])

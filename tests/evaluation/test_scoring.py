@@ -28,6 +28,7 @@ class PieceEncoder:
         self.vocab_size = 258 + len(pieces)
         self.eos_id = 256
         self.bos_id = 257 if bos else None
+        self.adds_bos = bos
 
     def encode(self, text: str) -> np.ndarray:
         data, ids = text.encode(), []

@@ -134,6 +134,26 @@ def test_a_run_does_not_go_on_with_other_questions(place: Path, tmp_path: Path, 
         assert (tmp_path / "run" / name).read_bytes() == (place / "run" / name).read_bytes(), name
 
 
+@pytest.mark.parametrize(
+    ("break_it", "told"),
+    [
+        (lambda file: file.write_text('{"query": 3}\n'), "arc_easy.jsonl, line 1"),
+        (lambda file: file.write_text(file.read_text().splitlines()[0] + "\n"), "arc_easy"),  # no row for its example
+    ],
+)
+def test_a_broken_task_is_told_before_the_first_step(place: Path, tmp_path: Path, monkeypatch, break_it, told: str):
+    break_it(write_task_data(tmp_path / "data") / "mosaic" / "world_knowledge" / "arc_easy.jsonl")
+    monkeypatch.setenv("MARIN_EVAL_DATA", str(tmp_path / "data"))
+    with pytest.raises(ValueError, match=told):
+        train_lm(config(place, tmp_path / "run"))
+    assert not list((tmp_path / "run").glob("checkpoints/step-*"))
+    monkeypatch.setenv("MARIN_EVAL_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match="the evals callback: none of the 3 tasks could be asked"):
+        train_lm(config(place, tmp_path / "run"))
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    assert not metrics.is_file() or not any("train/loss" in row for row in read_rows(metrics))
+
+
 def test_validation_in_training_has_micro_and_macro_averages(place: Path):
     last = next(row for row in read_rows(place / "run" / "metrics.jsonl") if "validation/prose/loss" in row)
     for name in ("loss", "bits_per_byte"):
@@ -170,17 +190,28 @@ def test_every_checkpoint_is_asked_once_and_drawn_with_a_band(place: Path, tmp_p
     svg = (tmp_path / "curve.svg").read_text()
     assert "copa (n = 8)" in svg and draw(summary)["curve.svg"].decode() == svg
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-    # tasks without data may have some next time; all others are not asked again
     assert summary["skipped"][0]["fetch"]
 
 
-def test_a_checkpoint_that_was_scored_is_not_scored_again(place: Path, tmp_path: Path):
-    checkpoints = CheckpointsConfig(evaluation=asked(place, tmp_path, tasks=TASKS[:1]), every=2)
-    run_checkpoints(checkpoints)
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("step-*/results.json")}
-    run_checkpoints(checkpoints)
-    assert len(times) == 2
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("step-*/results.json")} == times
+def test_a_checkpoint_is_scored_again_only_where_what_is_asked_has_changed(place: Path, tmp_path: Path):
+    data = write_task_data(tmp_path / "data")
+    tasks = (TASKS[0], TASKS[2])  # the second has no data
+    checkpoints = CheckpointsConfig(evaluation=asked(place, tmp_path, tasks=tasks, data_path=str(data)), every=2)
+
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in tmp_path.glob("step-*/results.json")}
+
+    before = json.loads(run_checkpoints(checkpoints).read_text())
+    first = times()
+    assert len(first) == 2 and [task["task"] for task in before["skipped"]] == ["piqa"]
+    assert json.loads(run_checkpoints(checkpoints).read_text()) == before and times() == first
+    write_task_data(data, seed=1)
+    after = json.loads(run_checkpoints(checkpoints).read_text())
+    assert after["tasks"]["copa"]["prompt_hash"] != before["tasks"]["copa"]["prompt_hash"]
+    assert times() != first
+    other = CheckpointsConfig(evaluation=asked(place, tmp_path, tasks=TASKS[:1], data_path=str(data)), every=2)
+    with pytest.raises(ValueError, match="step-00000002 has the results of another evaluation"):
+        run_checkpoints(other)
 
 
 def test_all_checkpoints_are_asked_from_the_command_line(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture):

@@ -116,7 +116,11 @@ def test_a_prompt_too_long_is_cut_on_the_left_and_counted(model, tokenizer):
 
 def test_bos_stands_once_before_a_text_and_tokens_are_taken_as_they_are(model, tokenizer):
     with_bos = SimpleNamespace(
-        bos_id=255, eos_id=256, token_bytes=tokenizer.token_bytes, encode_batch=tokenizer.encode_batch
+        bos_id=255,
+        adds_bos=True,
+        eos_id=256,
+        token_bytes=tokenizer.token_bytes,
+        encode_batch=tokenizer.encode_batch,
     )
     plain, by_default, eos = (
         complete(model, with_bos, prompts, document_prefix=prefix)
@@ -124,6 +128,8 @@ def test_bos_stands_once_before_a_text_and_tokens_are_taken_as_they_are(model, t
     )
     assert by_default[0].tokens == plain[0].tokens and by_default[0].num_prompt_tokens == 2
     assert eos[0].num_prompt_tokens == 1
+    with_bos.adds_bos = False  # it is named, and not put in front of a text
+    assert complete(model, with_bos, ["a"])[0].num_prompt_tokens == 1
 
 
 def test_streamed_text_adds_up_and_never_shows_the_stop_string(model, tokenizer):

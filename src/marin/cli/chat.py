@@ -18,12 +18,12 @@ from typing import Any
 from marin.cli.generate import (
     add_model_arguments,
     add_sampling_arguments,
-    model_path,
     new_tokens_of,
     open_model_of,
     sampling_of,
     token_table,
 )
+from marin.cli.models import find_model
 from marin.cli.output import UsageError, error_line, note
 
 EXAMPLES = """\
@@ -175,7 +175,7 @@ def _template(arguments: Namespace, model: Any) -> tuple[Any, list[int]]:
     from marin.processing.tokenize.chat import ChatTemplate
     from marin.processing.tokenize.config import ChatFormat
 
-    text, end_ids = _chat_of(Path(model_path(arguments)), model)
+    text, end_ids = _chat_of(Path(find_model(arguments)[0]), model)
     if arguments.chat_template is not None:
         try:
             text = Path(arguments.chat_template).read_text(encoding="utf-8")

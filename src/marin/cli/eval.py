@@ -10,14 +10,14 @@ was stopped goes on behind the last task that was done when the same command is 
 """
 
 import os
-import re
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from marin.cli.experiment import add_prefix_argument, prefix_of
-from marin.cli.output import UsageError, error_line, note, note_others, print_json, table
+from marin.cli.experiment import add_prefix_argument
+from marin.cli.models import find_model
+from marin.cli.output import UsageError, error_line, note, print_json, table
 
 EXAMPLES = """\
   marin eval models/gpt2 --tasks core,mmlu,gsm8k
@@ -35,7 +35,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--data", metavar="DIR", help="the tasks' data ($MARIN_EVAL_DATA, else $MARIN_SHARED_DATA/eval)"
     )
-    parser.add_argument("-o", "--output", metavar="DIR", help="results.json, samples.jsonl (evaluations/NAME)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="for results.json, samples.jsonl; not of another evaluation (evaluations/NAME)",
+    )
     parser.add_argument("--metrics", choices=("lm_eval", "core"), default="lm_eval", help="core adds the CORE average")
     parser.add_argument("--seed", type=int, default=1234, metavar="N", help="draws solved examples (1234)")
     parser.add_argument("--checkpoint", metavar="NAME", help="of a run: checkpoints/step-... or a number of steps")
@@ -69,32 +74,6 @@ def run(arguments: Namespace) -> int:
         return _one_model(arguments, config)
     except (ValueError, FileNotFoundError, ImportError, ConfigError) as error:
         raise UsageError(str(error)) from error
-
-
-def find_model(arguments: Namespace) -> tuple[str, str]:
-    """(folder, name to call it by) of MODEL. UsageError where there is none."""
-    given = arguments.model
-    if given.startswith("hf://"):
-        return given, _slug(given.removeprefix("hf://"))
-    if os.path.isdir(given):
-        return given, _slug(os.path.relpath(given) if not os.path.isabs(given) else Path(given).name)
-    from marin.execution.catalog import AddressError, NoStoreError, find_work
-
-    try:
-        entry = find_work(prefix_of(arguments), given)
-    except NoStoreError as error:
-        raise UsageError(f"no folder {given!r}, and {error}") from error
-    except AddressError as error:
-        raise UsageError(f"no folder {given!r}, and {error}") from error
-    note_others(entry)
-    if not entry.store.is_local:
-        raise UsageError(f"{entry.name} lies in {entry.store.prefix}; copy its output here and give that folder")
-    folder = entry.data_path or entry.paths.root  # a run in the making has its checkpoints already
-    return folder, _slug(f"{entry.name}@{entry.digest[:6]}")
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w.@-]+", "-", text).strip("-.") or "model"
 
 
 def _check(arguments: Namespace) -> None:
@@ -161,7 +140,7 @@ def _one_model(arguments: Namespace, config: Any) -> int:
         print(scores_table(results))
     tell_of(results)
     if not scores.tasks:
-        error_line(all_skipped(scores))
+        error_line(all_skipped(scores.skipped))
         return 1
     note(f"Next: {Path(config.output_path) / 'samples.jsonl'} has every question and answer")
     return 0

@@ -13,8 +13,9 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from marin.cli.experiment import add_prefix_argument, prefix_of
-from marin.cli.output import UsageError, note, note_others, print_json, table
+from marin.cli.experiment import add_prefix_argument
+from marin.cli.models import find_model
+from marin.cli.output import UsageError, note, print_json, table
 
 EXAMPLES = """\
   marin generate exports/quickstart --prompt 'def add(a, b):'
@@ -105,7 +106,7 @@ def open_model_of(arguments: Namespace) -> Any:
     from marin.config import ConfigError
     from marin.evaluation.models import open_model
 
-    path = model_path(arguments)
+    path, _ = find_model(arguments)
     try:
         model = open_model(path, tokenizer=arguments.tokenizer, allow_unverified=arguments.allow_unverified)
     except (ValueError, FileNotFoundError, ConfigError) as error:
@@ -113,25 +114,6 @@ def open_model_of(arguments: Namespace) -> Any:
     if model.description.get("verified") is not True:
         note("nobody verified that this model computes what its checkpoint did")
     return model
-
-
-def model_path(arguments: Namespace) -> str:
-    """The folder of MODEL. UsageError where there is none."""
-    import os
-
-    from marin.execution.catalog import AddressError, NoStoreError, find_work
-
-    given = arguments.model
-    if given.startswith("hf://") or os.path.isdir(given):
-        return given
-    try:
-        entry = find_work(prefix_of(arguments), given)
-    except (NoStoreError, AddressError) as error:
-        raise UsageError(f"no folder {given!r}, and {error}") from error
-    note_others(entry)
-    if not entry.store.is_local:
-        raise UsageError(f"{entry.name} lies in {entry.store.prefix}; copy its output here and give that folder")
-    return entry.data_path or entry.paths.root  # a run in the making has its checkpoints already
 
 
 def sampling_of(arguments: Namespace) -> Any:

@@ -9,7 +9,9 @@ checkpoints are compared by `marin compare`, in pairs of answers.
     checkpoints.md                               the same as a table
     curve.svg, curve.png                         a panel for each task (needs matplotlib, of the extra `report`)
 
-A checkpoint that was scored is not scored again, so a run that goes on adds only what is new.
+A checkpoint that was scored is not scored again, so a run that goes on adds only what is new. It is scored again where
+the questions have changed since, and where a task that was skipped has data now; results of another model or other
+settings in its folder are refused.
 """
 
 import io
@@ -21,8 +23,10 @@ from typing import Any
 from marin.distributed.compilation_cache import use_compilation_cache
 from marin.evaluation.config import CheckpointsConfig
 from marin.evaluation.models import checkpoints_of
-from marin.evaluation.results import RESULTS_FILE, read_results
-from marin.evaluation.task_step import evaluate_model, open_configured
+from marin.evaluation.results import RESULTS_FILE, as_json, read_results
+from marin.evaluation.scoring import prefix_policy
+from marin.evaluation.task_plan import PlannedTasks
+from marin.evaluation.task_step import evaluate_model, evaluation_config, open_configured, plan_configured
 from marin.io.atomic import write_bytes, write_text
 
 __all__ = ["CheckpointsConfig", "run"]
@@ -41,12 +45,13 @@ def run(config: CheckpointsConfig, quiet: bool = False) -> Path:
     use_compilation_cache()
     output = Path(config.evaluation.output_path)
     found = chosen_checkpoints(config.evaluation.model_path, config.every)
+    plan = plan_configured(config.evaluation)
     scored: dict[int, dict[str, Any]] = {}
     for number, checkpoint in enumerate(found, start=1):
         name = checkpoint.rpartition("/")[2]
         if not quiet:
             print(f"{name}, {number} of {len(found)}", flush=True)
-        scored[step_of(checkpoint)] = _scored(config, checkpoint, output / name, quiet)
+        scored[step_of(checkpoint)] = _scored(config, plan, checkpoint, output / name, quiet)
     summary = summarize(scored)
     if not summary["tasks"]:
         raise ValueError(f"no task could be asked of any checkpoint of {config.evaluation.model_path}")
@@ -68,31 +73,23 @@ def step_of(checkpoint: str) -> int:
     return int(checkpoint.rpartition("step-")[2])
 
 
-def _scored(config: CheckpointsConfig, checkpoint: str, output: Path, quiet: bool) -> dict[str, Any]:
+def _scored(
+    config: CheckpointsConfig, plan: PlannedTasks, checkpoint: str, output: Path, quiet: bool
+) -> dict[str, Any]:
     """results.json of a checkpoint: that of an earlier run where the same bytes were asked the same."""
     model = open_configured(config.evaluation, checkpoint)
     if (output / RESULTS_FILE).is_file():
         before = read_results(output)
-        same_model = before["model"] == json.loads(json.dumps(dict(model.description)))
-        if same_model and not before["skipped"] and before["config"] == _asked(config):
+        about = ("version", "prompt_hash", "n", "num_fewshot")
+        asked = {key: {name: task.get(name) for name in about} for key, task in before["tasks"].items()}
+        policy = before["policy"].get("prefix") == prefix_policy(model.tokenizer, model.document_prefix)
+        same_model = before["model"] == as_json(model.description)
+        same_config = before["config"] == evaluation_config(config.evaluation)
+        if same_model and same_config and policy and asked == plan.tasks and before["skipped"] == list(plan.skipped):
             return before
     scores = evaluate_model(model, config.evaluation, output, quiet=quiet)
     assert scores.path is not None
     return read_results(scores.path)
-
-
-def _asked(config: CheckpointsConfig) -> dict[str, Any]:
-    """The config that `evaluate_tasks` writes."""
-    from dataclasses import asdict
-
-    asked = config.evaluation
-    return {
-        "tasks": [asdict(task) for task in asked.tasks],
-        "limit": asked.limit,
-        "fewshot_seed": asked.fewshot_seed,
-        "metrics": asked.metrics,
-        "mutual_information": asked.mutual_information,
-    }
 
 
 def summarize(scored: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:

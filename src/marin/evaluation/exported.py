@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from marin.evaluation.scoring import DocumentPrefix, ScoredModel, check_vocabulary, scored_model
 from marin.export.hf import LoadedModel, load_hf
+from marin.export.hf_folder import hf_folder
 from marin.export.verify import PARITY_FILE
 from marin.io.hashing import sha256_file
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
@@ -34,11 +35,12 @@ class ExportedModel:
 
 
 def open_export(path: str | Path, tokens_per_batch: int, *, allow_unverified: bool) -> ExportedModel:
-    """The model in a folder in the Hugging Face format.
+    """The model in a folder in the Hugging Face format, or of `hf://organization/name` in the local cache.
 
     Raises ValueError for an export that was not verified or was changed since (unless allowed), and for a tokenizer
     that does not fit the model; FileNotFoundError where there is no model.
     """
+    path = hf_folder(path)
     parity = read_parity(path)
     doubt = doubt_of(path, parity)
     if doubt is not None and not allow_unverified:
@@ -57,7 +59,7 @@ def open_export(path: str | Path, tokens_per_batch: int, *, allow_unverified: bo
         "seq_len": int(loaded.config.seq_len),
         "vocab_size": int(loaded.vocab_size),
         "tokenizer_digest": tokenizer.digest,
-        "weights_sha256": {file.name: sha256_file(file)[1] for file in sorted(Path(path).glob("*.safetensors"))},
+        "weights_sha256": {file.name: sha256_file(file)[1] for file in sorted(path.glob("*.safetensors"))},
         "verified": doubt is None,
     } | {name: parity[name] for name in ("checkpoint", "step") if parity is not None and name in parity}
     return ExportedModel(

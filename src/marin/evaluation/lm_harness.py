@@ -27,7 +27,7 @@ from marin.evaluation.config import LmHarnessConfig
 from marin.evaluation.exported import ExportedModel
 from marin.evaluation.models import open_model
 from marin.evaluation.progress import ProgressLines
-from marin.evaluation.results import TaskResult, format_score, metric_entry, write_results
+from marin.evaluation.results import TaskResult, check_same_evaluation, format_score, metric_entry, write_results
 from marin.evaluation.scoring import (
     Progress,
     Request,
@@ -48,6 +48,7 @@ from marin.processing.tokenize.tokenizer import Tokenizer
 
 try:
     import lm_eval
+    from lm_eval.api.group import Group
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import TemplateLM
     from lm_eval.tasks import TaskManager
@@ -92,7 +93,7 @@ class MarinLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text with nothing before it: as in training, else BOS, else EOS."""
+        """What stands before a text with nothing before it: as `marin.inference.prefix` says."""
         return prefix_id(self.model.tokenizer, self.model.document_prefix)
 
     @property
@@ -152,9 +153,9 @@ class MarinLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Messages as the model was trained on them; in what is encoded from now on, special tokens are that."""
-        if self._encoder is self.model.tokenizer:
-            self._encoder = _SpecialTokens(self.model.tokenizer)
         spans = self._chat.spans(chat_history, add_generation_prompt=add_generation_prompt)
+        if self._encoder is self.model.tokenizer:  # not before the template is known to have special tokens
+            self._encoder = _SpecialTokens(self.model.tokenizer)
         return "".join(span.text for span in spans)
 
     def get_model_info(self) -> dict[str, Any]:
@@ -183,8 +184,10 @@ class _SpecialTokens:
         self._tokenizer = tokenizer
         self._special = tokenizer.special_tokens
         names = sorted(self._special, key=len, reverse=True)
+        assert names, "a chat template has a special token, that which ends turns"
         self._split = re.compile("(" + "|".join(map(re.escape, names)) + ")")
         self.vocab_size, self.bos_id, self.eos_id = tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id
+        self.adds_bos = tokenizer.adds_bos
 
     @property
     def token_bytes(self) -> Sequence[bytes]:
@@ -266,17 +269,22 @@ def run(config: LmHarnessConfig) -> Path:
         tokens_per_batch=config.tokens_per_batch,
         allow_unverified=config.allow_unverified,
     )
+    settings = {name: value for name, value in asdict(config).items() if not name.endswith("_path")}
+    check_same_evaluation(config.output_path, model.description, settings)
+    loaded = [load_task(asked, manager) for asked in config.tasks]
+    times = Counter(task.name for task in config.tasks)
+    suffixes = [f"@{asked.num_fewshot}" if times[asked.name] > 1 else "" for asked in config.tasks]
+    _check_listed_once(config.tasks, loaded, suffixes)
     lm = MarinLM(model, seed=config.seed, progress=lambda kind: ProgressLines(kind, "requests"))
     tasks: dict[str, TaskResult] = {}
     groups: dict[str, Mapping[str, Any]] = {}
     samples: list[Mapping[str, Any]] = []
-    times = Counter(task.name for task in config.tasks)
     evaluate: Any = lm_eval.simple_evaluate  # its decorator hides its signature from type checkers
     # the harness lists a task under its name, so one that is asked at several shots needs a call for each
-    for asked in config.tasks:
+    for number, (asked, task, suffix) in enumerate(zip(config.tasks, loaded, suffixes, strict=True), start=1):
         found = evaluate(
             model=lm,
-            tasks=load_task(asked, manager),
+            tasks=task,
             task_manager=manager,  # without it the harness reads all of its own tasks again
             limit=config.limit,
             apply_chat_template=config.apply_chat_template,
@@ -285,35 +293,63 @@ def run(config: LmHarnessConfig) -> Path:
             confirm_run_unsafe_code=config.confirm_run_unsafe_code,
         )
         assert found is not None, "there is one process, and it is the first"
-        suffix = f"@{asked.num_fewshot}" if times[asked.name] > 1 else ""
         scores = harness_results(found, {asked.name: asked.task_alias} if asked.task_alias else {}, suffix)
-        twice = sorted({*tasks, *groups} & {*scores.tasks, *scores.groups})
-        if twice:
-            raise ValueError(f"'{twice[0]}' would be listed twice; give one of them another task_alias")
         tasks.update(scores.tasks)
         groups.update(scores.groups)
         samples += scores.samples
         for name, entry in _entries(scores):
             print(f"{name}: {format_score(entry['value'], entry['stderr'], entry['n'])}", flush=True)
-    path = write_results(
-        config.output_path,
-        model=model.description,
-        tasks=tasks,
-        groups=groups,
-        samples=samples,
-        policy={
-            "document_prefix": resolve_prefix(model.tokenizer, model.document_prefix),
-            "prefix": prefix_policy(model.tokenizer, model.document_prefix),
-            "chat_template": prompt_hash([lm.chat_template(True)]) if config.apply_chat_template else None,
-            "harness": f"lm-eval {version('lm-eval')}",
-            "fewshot_seed": config.fewshot_seed,
-            "num_truncated": lm.num_truncated,
-            "num_boundary_merged": lm.num_boundary_merged,
-        },
-        config={name: value for name, value in asdict(config).items() if not name.endswith("_path")},
-    )
+        # after every task: what was computed outlives an error in the next
+        path = write_results(
+            config.output_path,
+            model=model.description,
+            tasks=tasks,
+            groups=groups,
+            skipped=[
+                _not_asked(task, suffix) for task, suffix in zip(config.tasks[number:], suffixes[number:], strict=True)
+            ],
+            samples=samples,
+            policy={
+                "document_prefix": resolve_prefix(model.tokenizer, model.document_prefix),
+                "prefix": prefix_policy(model.tokenizer, model.document_prefix),
+                "chat_template": prompt_hash([lm.chat_template(True)]) if config.apply_chat_template else None,
+                "harness": f"lm-eval {version('lm-eval')}",
+                "fewshot_seed": config.fewshot_seed,
+                "num_truncated": lm.num_truncated,
+                "num_boundary_merged": lm.num_boundary_merged,
+            },
+            config=settings,
+        )
     print(f"results: {path}", flush=True)
     return path
+
+
+def _not_asked(task: EvalTaskConfig, suffix: str) -> dict[str, Any]:
+    reason = "not asked: the evaluation was stopped before it"
+    key = task.task_alias or f"{task.name}{suffix}"
+    return {"task": key, "num_fewshot": task.num_fewshot, "reason": reason, "fetch": None}
+
+
+def _check_listed_once(tasks: Sequence[EvalTaskConfig], loaded: Sequence[list[Any]], suffixes: Sequence[str]) -> None:
+    """ValueError where two of the scores would have one name."""
+    listed: dict[str, str] = {}
+    for task, parts, suffix in zip(tasks, loaded, suffixes, strict=True):
+        for name in [name for part in parts for name in _names(part)]:
+            key = task.task_alias if name == task.name and task.task_alias else f"{name}{suffix}"
+            if key in listed:
+                raise ValueError(
+                    f"'{key}' would be listed twice, of {listed[key]} and of {task.name}; give one of them another "
+                    "task_alias, or leave it out"
+                )
+            listed[key] = task.name
+
+
+def _names(part: Any) -> list[str]:
+    """Names that scores of a task or a group of the harness have: its tasks, and groups that have scores."""
+    if not isinstance(part, Group):
+        return [part.task_name]
+    groups = [group.name for group in (part, *part.get_all_groups()) if group.aggregate_metric_list]
+    return [*(task.task_name for task in part.get_all_tasks()), *groups]
 
 
 def task_manager(include_path: str | None, include_defaults: bool) -> TaskManager:

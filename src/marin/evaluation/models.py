@@ -14,7 +14,7 @@ from marin.evaluation.exported import ExportedModel, open_export, read_parity
 from marin.evaluation.scoring import DocumentPrefix, check_vocabulary, scored_model
 from marin.export.export import TrainedModel, load_trained
 from marin.export.hf import LoadedModel
-from marin.export.hf_folder import CONFIG_FILE
+from marin.export.hf_folder import CONFIG_FILE, hf_folder
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 TOKENS_PER_BATCH = 4096
@@ -48,12 +48,12 @@ def open_model(
     Raises ValueError for a tokenizer that is not the model's, and as `open_export` and `load_trained` do;
     FileNotFoundError where there is no model.
     """
-    folder = Path(path)
-    if str(path).startswith("hf://") or (folder / CONFIG_FILE).is_file():
+    folder = hf_folder(path)
+    if (folder / CONFIG_FILE).is_file():
         if checkpoint is not None or average:
             raise ValueError(f"{path} is an exported model, which has no checkpoints: leave checkpoint and average out")
-        is_foreign = allow_foreign and read_parity(path) is None
-        return open_export(path, tokens_per_batch, allow_unverified=allow_unverified or is_foreign)
+        is_foreign = allow_foreign and read_parity(folder) is None
+        return open_export(folder, tokens_per_batch, allow_unverified=allow_unverified or is_foreign)
     if checkpoint is None and _CHECKPOINT.fullmatch(folder.name) and (folder.parent.parent / "model.json").is_file():
         folder, checkpoint = folder.parent.parent, f"{folder.parent.name}/{folder.name}"
     if not (folder / "model.json").is_file():

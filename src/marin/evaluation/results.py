@@ -162,6 +162,35 @@ def _task_entry(result: TaskResult) -> dict[str, Any]:
     }
 
 
+def check_same_evaluation(output_path: str | Path, model: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise ValueError where a folder has results of another model or another config, which would be overwritten."""
+    if not (Path(output_path) / RESULTS_FILE).is_file():
+        return
+    before = read_results(output_path)
+    for what, now in (("model", model), ("config", config)):
+        then, now = before[what], as_json(now)
+        differing = [
+            f"{name} {_short(then.get(name))}, now {_short(now.get(name))}"
+            for name in sorted({*then, *now})
+            if then.get(name) != now.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"{output_path} has the results of another evaluation ({what}: {'; '.join(differing)}). Give another "
+                "folder to write to, or take that one away"
+            )
+
+
+def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping as it is read back from JSON."""
+    return json.loads(json.dumps(dict(value)))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
 def read_results(path: str | Path) -> dict[str, Any]:
     """results.json of a file or of the folder that has it.
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from marin.evaluation.code_execution import ExecutionLimits
 from marin.evaluation.code_tasks import program_values, why_not_run
-from marin.evaluation.results import TaskResult, format_score, metric_entry, write_results
+from marin.evaluation.results import TaskResult, check_same_evaluation, format_score, metric_entry, write_results
 from marin.evaluation.scoring import (
     DocumentPrefix,
     LogLikelihood,
@@ -130,7 +130,8 @@ def evaluate_tasks(
     output_path, model and arguments goes on behind the last task that was done.
 
     Raises ValueError for an unknown task (with near misses), a broken row (with file and line), too few rows for the
-    examples asked for, and a tokenizer that does not fit the model or gives none of the task's texts back.
+    examples asked for, a tokenizer that does not fit the model or gives none of the task's texts back, and for an
+    output_path with the results of another model or of other arguments.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; expected 1 or more questions for each task, or None for all")
@@ -138,12 +139,10 @@ def evaluate_tasks(
     asked, groups = planned(tasks, known)
     check_vocabulary(model.scored, model.tokenizer)
     say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
-    settings = {
-        "limit": limit,
-        "fewshot_seed": seed,
-        "metrics": metrics,
-        "mutual_information": mutual_information,
-    }
+    config = written_config(tasks, limit=limit, seed=seed, metrics=metrics, mutual_information=mutual_information)
+    if output_path is not None:
+        check_same_evaluation(output_path, model.description, config)
+    settings = {name: value for name, value in config.items() if name != "tasks"}
     policy = {
         "document_prefix": resolve_prefix(model.tokenizer, model.document_prefix),
         "prefix": prefix_policy(model.tokenizer, model.document_prefix),
@@ -203,7 +202,7 @@ def evaluate_tasks(
             skipped=skipped,
             samples=rows_of_all,
             policy=policy,
-            config={"tasks": [asdict(config) for config in tasks], **settings},
+            config=config,
         )
         kept.clear()
         say(f"results: {path}")
@@ -211,6 +210,19 @@ def evaluate_tasks(
 
 
 # --- Which tasks
+
+
+def written_config(
+    tasks: Sequence[EvalTaskConfig], *, limit: int | None, seed: int, metrics: str, mutual_information: bool
+) -> dict[str, Any]:
+    """The arguments of `evaluate_tasks` as results.json has them."""
+    return {
+        "tasks": [asdict(config) for config in tasks],
+        "limit": limit,
+        "fewshot_seed": seed,
+        "metrics": metrics,
+        "mutual_information": mutual_information,
+    }
 
 
 class _CannotRunError(Exception):

@@ -10,12 +10,13 @@ way, what a request scores depends on its own tokens only (to rounding), and the
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from marin.evaluation.packing import Scored
+from marin.inference.prefix import DocumentPrefix, resolve_prefix
 
 TokenLogProbs = Callable[[Int32[np.ndarray, "batch seq"], Int32[np.ndarray, "batch seq"]], Any]
 """(tokens, targets) -> array-like float32[batch, seq]: natural log-probability of each target after its tokens."""
@@ -26,9 +27,6 @@ equals."""
 
 Progress = Callable[[int, int], None]
 """Called with (done, in all) after every batch: requests, or rows where whole rows are scored."""
-
-DocumentPrefix = Literal["eos", "bos"]
-"""What training put before a document: the EOS of the document before it, or a BOS of its own."""
 
 
 @runtime_checkable
@@ -43,6 +41,9 @@ class Encoder(Protocol):
 
     @property
     def eos_id(self) -> int | None: ...
+
+    @property
+    def adds_bos(self) -> bool: ...
 
     def encode_batch(self, texts: list[str]) -> list[Int32[np.ndarray, " tokens"]]: ...
 
@@ -71,7 +72,8 @@ class ScoredModel:
     tokens_per_batch: int = 4096
     """Tokens in one batch; more needs more memory, fewer waste time on call overhead."""
     document_prefix: DocumentPrefix | None = None
-    """What training put before a document; None: unknown, so BOS where the tokenizer has one, else EOS."""
+    """What training put before a document; None: unknown, so BOS where the tokenizer adds one, else
+    EOS."""
     token_is_greedy: TokenIsGreedy | None = None
     """Whether each target is the most probable token; None: the model gives log-probabilities and no more. Not asked of
     a model with a request_scorer."""
@@ -183,13 +185,6 @@ def _check_rows(model: ScoredModel, rows: Sequence[tuple[np.ndarray, np.ndarray]
             )
 
 
-def resolve_prefix(tokenizer: Encoder, document_prefix: DocumentPrefix | None) -> DocumentPrefix:
-    """What stands before a text here: what stood there in training, or where that is unknown BOS, or else EOS."""
-    if document_prefix is None:
-        return "eos" if tokenizer.bos_id is None else "bos"
-    return document_prefix
-
-
 def prefix_id(tokenizer: Encoder, document_prefix: DocumentPrefix | None) -> int:
     """The token that stands before a text with nothing before it.
 
@@ -200,7 +195,7 @@ def prefix_id(tokenizer: Encoder, document_prefix: DocumentPrefix | None) -> int
     if token is None:
         wanted = f"no {kind.upper()}" if document_prefix else "neither a BOS nor an EOS"
         raise ValueError(
-            f"the tokenizer has {wanted} token, so the first token of a text cannot be scored. "
+            f"the tokenizer has {wanted} token to put in front, so the first token of a text cannot be scored. "
             "Use a tokenizer with the token that stood before documents in training"
         )
     return token
@@ -208,8 +203,10 @@ def prefix_id(tokenizer: Encoder, document_prefix: DocumentPrefix | None) -> int
 
 def prefix_policy(tokenizer: Encoder, document_prefix: DocumentPrefix | None) -> str:
     """How scored texts begin, for the record."""
-    source = "what stood there in training is unknown" if document_prefix is None else "as in training"
-    if resolve_prefix(tokenizer, document_prefix) == "bos":
+    begins_with_bos = resolve_prefix(tokenizer, document_prefix) == "bos"
+    unknown = f"what stood there in training is unknown; the tokenizer adds {'one' if begins_with_bos else 'no BOS'}"
+    source = unknown if document_prefix is None else "as in training"
+    if begins_with_bos:
         return f"one BOS before every text and every context ({source})"
     return f"EOS before every document and before an empty context, nothing before other contexts ({source})"
 

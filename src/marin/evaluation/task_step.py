@@ -5,14 +5,17 @@ questions are the same.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from marin.evaluation.config import TaskEvaluationConfig
 from marin.evaluation.exported import ExportedModel
 from marin.evaluation.models import open_model
 from marin.evaluation.progress import ProgressLines
-from marin.evaluation.run_tasks import TaskScores, evaluate_tasks
+from marin.evaluation.results import as_json
+from marin.evaluation.run_tasks import TaskScores, evaluate_tasks, written_config
+from marin.evaluation.task_plan import PlannedTasks, plan_tasks
 from marin.evaluation.tasks.data import TaskData
 
 __all__ = ["TaskEvaluationConfig", "run"]
@@ -26,7 +29,7 @@ def run(config: TaskEvaluationConfig) -> Path:
     scores = evaluate_model(open_configured(config), config)
     assert scores.path is not None
     if not scores.tasks:
-        raise ValueError(all_skipped(scores))
+        raise ValueError(all_skipped(scores.skipped))
     return scores.path
 
 
@@ -65,6 +68,26 @@ def evaluate_model(
     )
 
 
+def plan_configured(config: TaskEvaluationConfig) -> PlannedTasks:
+    """What a config would ask. ValueError where that cannot be asked of any model."""
+    return plan_tasks(
+        config.tasks, data=TaskData(data_folder(config.data_path)), limit=config.limit, seed=config.fewshot_seed
+    )
+
+
+def evaluation_config(config: TaskEvaluationConfig) -> dict[str, Any]:
+    """The config as results.json has it."""
+    return as_json(
+        written_config(
+            config.tasks,
+            limit=config.limit,
+            seed=config.fewshot_seed,
+            metrics=config.metrics,
+            mutual_information=config.mutual_information,
+        )
+    )
+
+
 def data_folder(given: str | None) -> str:
     """The folder of the tasks' data: the one given, else $MARIN_EVAL_DATA, else $MARIN_SHARED_DATA/eval.
 
@@ -81,9 +104,9 @@ def data_folder(given: str | None) -> str:
     return named
 
 
-def all_skipped(scores: TaskScores) -> str:
+def all_skipped(skipped: Sequence[Mapping[str, Any]]) -> str:
     """What to say where no task could be asked."""
-    fetch = list(dict.fromkeys(task["fetch"] for task in scores.skipped if task["fetch"]))
-    reasons = "; ".join(str(task["reason"]) for task in scores.skipped[:3])
+    fetch = list(dict.fromkeys(task["fetch"] for task in skipped if task["fetch"]))
+    reasons = "; ".join(str(task["reason"]) for task in skipped[:3])
     then = f" To fetch data: {fetch[0]}" if fetch else ""
-    return f"none of the {len(scores.skipped)} tasks could be asked: {reasons}.{then}"
+    return f"none of the {len(skipped)} tasks could be asked: {reasons}.{then}"

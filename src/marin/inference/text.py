@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from marin.inference.batching import Job, run_jobs
+from marin.inference.prefix import DocumentPrefix, resolve_prefix
 from marin.inference.sampling import Sampling
 
 _STEPS = 8  # tokens between two looks of the host
@@ -53,6 +54,9 @@ class TextTokenizer(Protocol):
     def eos_id(self) -> int | None: ...
 
     @property
+    def adds_bos(self) -> bool: ...
+
+    @property
     def token_bytes(self) -> Sequence[bytes]: ...
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]: ...
@@ -86,7 +90,7 @@ def generate_text(
     sampling: Sampling = GREEDY,
     num_samples: int = 1,
     seed: int = 0,
-    document_prefix: Literal["eos", "bos"] | None = None,
+    document_prefix: DocumentPrefix | None = None,
     stop_ids: Sequence[int] | None = None,
     batch_size: int = 16,
     progress: Progress | None = None,
@@ -99,9 +103,9 @@ def generate_text(
     seed, never on the other prompts.
 
     A prompt that is text begins as `scoring.encode_requests` lets contexts begin: with one BOS where
-    `document_prefix` says "bos" (None: where the tokenizer has one); else as it is, but for an empty one, before which
-    EOS stands. A prompt that is tokens is taken as it is. Of a prompt with more than `seq_len - max_new_tokens` tokens
-    the last so many are kept; the completion counts those cut.
+    `document_prefix` says "bos" (None: where the tokenizer adds one, `marin.inference.prefix`); else as it is, but for
+    an empty one, before which EOS stands. A prompt that is tokens is taken as it is. Of a prompt with more than
+    `seq_len - max_new_tokens` tokens the last so many are kept; the completion counts those cut.
 
     Raises ValueError for an empty stop string, for `max_new_tokens` that leave no room for a prompt, and as
     `marin.inference.generate.generate` does.
@@ -221,12 +225,12 @@ def _num_held(data: bytes, stops: Sequence[bytes]) -> int:
 def _encoded(
     tokenizer: TextTokenizer,
     prompts: Sequence[str] | Sequence[Sequence[int]],
-    document_prefix: Literal["eos", "bos"] | None,
+    document_prefix: DocumentPrefix | None,
 ) -> list[list[int]]:
     """The tokens of each prompt, with what stands before a text."""
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     ids = iter(tokenizer.encode_batch(texts)) if texts else iter(())
-    wants_bos = document_prefix == "bos" or (document_prefix is None and tokenizer.bos_id is not None)
+    wants_bos = resolve_prefix(tokenizer, document_prefix) == "bos"
     encoded = []
     for index, prompt in enumerate(prompts):
         if not isinstance(prompt, str):

@@ -4,14 +4,15 @@ The engine, the questions and the metrics are those of `marin.evaluation.run_tas
 an evaluation of the same parameters begins. Numbers go to the metrics as `eval/TASK/METRIC`, with `_stderr` behind the
 name for the standard error; groups and the CORE average likewise. What a curve does not say, the hash and the number of
 the questions and which tasks were left out, is in evals.jsonl: {"step", "tasks": {TASK: {"prompt_hash", "n",
-"num_fewshot"}}, "skipped": [...]}. A run does not go on with other questions than it was scored on.
+"num_fewshot"}}, "skipped": [...]}. A run does not go on with other questions than it was scored on. All tasks
+are read and prompted before the first step, so that a broken one stops no run in its middle.
 
 The devices of the run's mesh share the questions. Of several processes the first one asks alone, on a device of its
 own, while the others wait for its numbers: the price is that the parameters are gathered there.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from marin.distributed.mesh import make_mesh, use_own_device
 from marin.distributed.processes import fetch, is_first, said_by_first
 from marin.evaluation.run_tasks import TaskScores, evaluate_tasks
 from marin.evaluation.scoring import DocumentPrefix, ScoredModel, scored_model
+from marin.evaluation.task_plan import plan_tasks
 from marin.evaluation.task_step import all_skipped, data_folder
 from marin.evaluation.tasks.data import TaskData
 from marin.export.hf import LoadedModel
@@ -52,6 +54,8 @@ class Evals:
         self._tokenizer = run.tokenizer
         self._data = TaskData(data_folder(config.data))
         self._before = self._asked_before()
+        if is_first():
+            self._check_before_training()
 
     def __call__(self, done: StepDone) -> None:
         if not is_due(done, self._config.every):
@@ -59,6 +63,19 @@ class Evals:
         with self._run.log.paused():
             row: Any = said_by_first(self._measure(done))
             self._run.log.log_row(done.step, row)
+
+    def _check_before_training(self) -> None:
+        """Read every task and write its prompts, so that what is wrong with one is told before a step is trained."""
+        plan = plan_tasks(
+            self._config.tasks,
+            data=self._data,
+            limit=self._config.limit,
+            seed=self._config.fewshot_seed,
+            tokenizer=self._tokenizer,
+        )
+        if not plan.tasks:
+            raise ValueError(f"the evals callback: {all_skipped(plan.skipped)}")
+        self._check_same_questions({key: _questions_of(task) for key, task in plan.tasks.items()})
 
     def _measure(self, done: StepDone) -> dict[str, float | int] | None:
         """The row; None in a process that is not the first."""
@@ -72,11 +89,8 @@ class Evals:
             with use_own_device():
                 scores = self._scores(jax.device_put(params), None)
         if not scores.tasks:
-            raise ValueError(f"the evals callback: {all_skipped(scores)}")
-        asked = {
-            key: {"prompt_hash": task.prompt_hash, "n": task.n, "num_fewshot": task.num_fewshot}
-            for key, task in scores.tasks.items()
-        }
+            raise ValueError(f"the evals callback: {all_skipped(scores.skipped)}")
+        asked = {key: _questions_of(asdict(task)) for key, task in scores.tasks.items()}
         self._check_same_questions(asked)
         skipped = [{"task": task["task"], "reason": task["reason"]} for task in scores.skipped]
         self._run.log_json(EVALS_FILE, done.step, {"tasks": asked, "skipped": skipped})
@@ -119,6 +133,10 @@ class Evals:
                     f"({before['n']} then, {now}). Put those back, or train anew in another folder."
                 )
         self._before = dict(asked)
+
+
+def _questions_of(task: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: task[name] for name in ("prompt_hash", "n", "num_fewshot")}
 
 
 def row_of(scores: TaskScores) -> dict[str, float | int]:

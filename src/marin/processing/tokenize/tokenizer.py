@@ -23,6 +23,7 @@ from marin.processing.tokenize.encoder import EncoderChoice
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
+MODEL_FILES = ("config.json", "generation_config.json")
 SIDE_FILES = (CONFIG_FILE, "special_tokens_map.json", CHAT_TEMPLATE_FILE)
 # Names of the two files of a vocabulary as GPT-2 published it, and as Hugging Face renamed them.
 VOCABULARY_FILES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
@@ -55,6 +56,7 @@ class Tokenizer:
     vocab_size: int  # one more than the largest id
     eos_id: int  # the end-of-text token, which closes every document in a store
     bos_id: int | None
+    adds_bos: bool  # whether those who made it put BOS before a text; a BOS that is merely named is not put there
 
     def __init__(self, hf: HfTokenizer, *, eos_token: str, bos_token: str | None, folder: Path | None):
         hf.no_padding()
@@ -78,6 +80,7 @@ class Tokenizer:
         self.bos_token = bos_token
         self.eos_id = _token_id(self._vocabulary, eos_token, "eos_token", folder)
         self.bos_id = None if bos_token is None else _token_id(self._vocabulary, bos_token, "bos_token", folder)
+        self.adds_bos = self._adds_bos()
         self._byte_lengths: np.ndarray | None = None
 
     def __repr__(self) -> str:
@@ -102,6 +105,17 @@ class Tokenizer:
     def encoders(self) -> EncoderChoice:
         """What encodes many texts at once; `encoders.best(sample)` is the fastest that is exact."""
         return EncoderChoice(self._hf, self._description)
+
+    def _adds_bos(self) -> bool:
+        """Whether the post-processor of tokenizer.json adds it, or tokenizer_config.json says add_bos_token.
+
+        transformers 5 goes by the first alone, so add_bos_token=false takes away nothing; with its earlier Llama
+        tokenizers the second decides.
+        """
+        if self.bos_id is None:
+            return False
+        settings = {} if self._folder is None else _read_json(self._folder / CONFIG_FILE)
+        return bool(settings.get("add_bos_token")) or self._hf.encode("a").ids[:1] == [self.bos_id]
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text, int32 (n,); no special token is added or recognised."""
@@ -189,9 +203,11 @@ def write_tokenizer_folder(folder: Path, tokenizer_json: str, *, eos_token: str,
 def load_tokenizer(path: str | Path, *, eos_token: str | None = None, bos_token: str | None = None) -> Tokenizer:
     """The tokenizer in a folder with tokenizer.json and tokenizer_config.json, or in one tokenizer.json.
 
-    `eos_token` and `bos_token` (their text) override tokenizer_config.json and are needed where there is none. A folder
-    without tokenizer.json may hold GPT-2's vocabulary files instead (encoder.json and vocab.bpe, or vocab.json and
-    merges.txt): text is then split as GPT-2 does, and <|endoftext|> ends one unless another token is named.
+    `eos_token` and `bos_token` (their text) override tokenizer_config.json and are needed where there is none; in the
+    folder of a model the first eos_token_id of its config.json, else generation_config.json, ends a text where
+    tokenizer_config.json does not say what does. A folder without tokenizer.json may hold GPT-2's vocabulary files
+    instead (encoder.json and vocab.bpe, or vocab.json and merges.txt): text is then split as GPT-2 does, and
+    <|endoftext|> ends one unless another token is named.
 
     Raises FileNotFoundError where there is no tokenizer, ValueError where it is not byte-level BPE or has no
     end-of-text token.
@@ -211,7 +227,7 @@ def load_tokenizer(path: str | Path, *, eos_token: str | None = None, bos_token:
     except Exception as error:  # the library raises bare Exception
         raise ValueError(f"{file} is not a tokenizer that the tokenizers library reads: {error}") from error
     configured_eos, configured_bos = _special_tokens(file.parent)
-    eos_token = eos_token or configured_eos
+    eos_token = eos_token or configured_eos or _eos_of_model(file.parent, hf)
     if eos_token is None:
         special = [token.content for _, token in sorted(hf.get_added_tokens_decoder().items()) if token.special]
         raise NoEndOfTextError(
@@ -274,6 +290,17 @@ def _special_tokens(folder: Path) -> tuple[str | None, str | None]:
     """(eos_token, bos_token) as tokenizer_config.json has them; None where it has none, or is not there."""
     config = _read_json(folder / CONFIG_FILE)
     return _content(config.get("eos_token")), _content(config.get("bos_token"))
+
+
+def _eos_of_model(folder: Path, hf: HfTokenizer) -> str | None:
+    """The token that the model in a folder ends a text with; None where there is no model or it does not say."""
+    for name in MODEL_FILES:
+        found = _read_json(folder / name).get("eos_token_id")
+        if isinstance(found, list):  # of several the first ends a text, the others a turn
+            found = found[0] if found else None
+        if found is not None:
+            return hf.id_to_token(found)
+    return None
 
 
 def _content(token: str | dict[str, Any] | None) -> str | None:
