@@ -8,8 +8,9 @@ version of its own is the code of its class as well. So a changed lambda in a sc
 class with an attribute `version` is its name and that version alone.
 
 The price: of what is called in other modules only the name is seen; an object that cannot be pickled (an open model, a
-lock) counts by its type, which a warning says; values are those at the time of planning, so a dict that a function fills as a
-cache makes it another one (one that it sets with `global` does not); and another Python has another bytecode.
+lock) counts by its type, which a warning says; values are those at the time of planning, so a dict that a function
+fills as a cache makes it another one (one that it sets with `global` does not); and another Python has another
+bytecode.
 """
 
 import dataclasses
@@ -145,9 +146,9 @@ class _Teller:
     def _object(self, value: Any, place: _Place) -> Any:
         if isinstance(value, types.ModuleType):
             return {"module": value.__name__}
-        if place.is_part and isinstance(value, type | types.FunctionType):
-            if _is_of_another_module(value, place.module):
-                return {"named": name_of(value), "version": getattr(value, "version", None)}
+        is_code = isinstance(value, type | types.FunctionType)
+        if place.is_part and is_code and _is_of_another_module(value, place.module):
+            return {"named": name_of(value), "version": getattr(value, "version", None)}
         if isinstance(value, types.MethodType):
             told = {"method": value.__func__.__qualname__, "of": self.tell(value.__self__, place)}
             kind = type(value.__self__)
