@@ -236,6 +236,25 @@ def test_equal_seeds_lie_two_errors_apart_as_rarely_as_said(tmp_path: Path):
     assert summary(found)[0].startswith("200 comparisons: ") and "about 9.1 of them" in summary(found)[0]
 
 
+@pytest.mark.parametrize(("num_a", "num_b", "sd"), [(2, 1, 0.15), (2, 2, 0.1)])
+def test_equal_recipes_with_few_seeds_are_seldom_called_different(num_a: int, num_b: int, sd: float):
+    rng = np.random.default_rng(7)
+    num_trials, num_questions = 100, 50
+    runs = []
+    for index in range(num_a + num_b):
+        rates = 0.5 + rng.normal(0, sd, num_trials)  # of each trial another run of one recipe
+        hits = (rng.random((num_questions, num_trials)) < rates).astype(float)
+        metrics = {f"m{i}": {"value": float(hits[:, i].mean())} for i in range(num_trials)}
+        entry = {"version": 1, "num_fewshot": 0, "prompt_hash": "a", "metrics": metrics}
+        rows = {f"q{j}": {f"m{i}": hits[j, i] for i in range(num_trials)} for j in range(num_questions)}
+        runs.append(ScoredRun(label=f"run{index}", results={"tasks": {"arc": entry}}, rows={"arc": rows}))
+    found = compare(runs[:num_a], runs[num_a:])
+    share = np.mean([metric.seen for metric in found.metrics])
+    assert share <= CHANCE_OF_TWO_SE + 3 * math.sqrt(CHANCE_OF_TWO_SE / num_trials)
+    held = [low <= 0 <= high for metric in found.metrics for low, high in [metric.comparison.difference.ci95]]  # type: ignore[misc]
+    assert np.mean(held) >= 0.88
+
+
 def test_disagreements_are_listed_in_both_directions(tmp_path: Path):
     changes = {"query": [f"question {i}?" for i in range(5)], "choices": [["no", "yes"]] * 5, "target": [1, 0, 1, 0, 1]}
     a = evaluated(tmp_path / "a", {"acc": [1, 1, 0, 1, 0]}, **changes)

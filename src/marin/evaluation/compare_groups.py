@@ -21,6 +21,7 @@ from marin.evaluation.compare_types import (
     TaskComparison,
     seed_spread,
     verdict,
+    with_seeds,
 )
 from marin.evaluation.statistics import Comparison, mcnemar_exact, normal_estimate
 
@@ -117,13 +118,12 @@ def _weighted(
     value = total([part.comparison.difference.value for part in parts])
     questions = error([part.question_stderr for part in parts])
     spreads = [part.seeds for part in parts if part.seeds is not None]
-    seeds, stderr = None, questions
+    seeds = None
     if spreads:
         seeds = seed_spread(
             [total(scores) for scores in zip(*(spread.scores_a for spread in spreads), strict=True)],
             [total(scores) for scores in zip(*(spread.scores_b for spread in spreads), strict=True)],
         )
-        stderr = None if questions is None else math.hypot(questions, seeds.stderr)
     only_a, only_b, p_value = None, None, None
     if all(part.only_a_right is not None for part in parts) and offset is None:
         # every question counts alike, so that the test of the pooled questions is the test of the difference
@@ -136,10 +136,12 @@ def _weighted(
         a=A,
         b=B,
         metric=metric,
-        difference=normal_estimate(value, stderr, n, clusters),
-        smallest_detectable=None if stderr is None else 2.8 * stderr,
+        difference=normal_estimate(value, questions, n, clusters),
+        smallest_detectable=None if questions is None else 2.8 * questions,
         p_value=p_value,
     )
+    if seeds is not None:
+        comparison = with_seeds(comparison, value, questions, seeds)
     higher_is_better = parts[0].higher_is_better
     return MetricComparison(
         task=name,
