@@ -437,6 +437,26 @@ def test_a_core_average_is_compared_by_centred_scores(tmp_path: Path):
     assert metric.comparison.difference.stderr == pytest.approx(math.hypot(*errors))
 
 
+def test_a_task_at_two_numbers_of_shots_does_not_count_as_two_samples_of_questions(tmp_path: Path):
+    rng = np.random.default_rng(3)
+    sides = {side: (rng.random(200) < p).astype(float).tolist() for side, p in (("a", 0.6), ("b", 0.5))}
+    guess = {"x@0": 0.25, "x@10": 0.25, "y": 0.5}
+    runs = []
+    for side, x in sides.items():
+        hits = {"x@0": x, "x@10": x, "y": x}  # y asks others, though by the same names
+        centred = {t: {"accuracy": float(np.mean(hits[t])), "baseline": guess[t]} for t in guess}
+        core = {"group": "core", "tasks": list(guess), "centred": centred, "metrics": {"centred": {"value": 0.0}}}
+        groups = {"CORE-3": core, "x": pool(["x@0", "x@10"], float(np.mean(x)))}
+        runs.append(grouped(tmp_path / side, hits, groups))
+    found = compare(runs[:1], runs[1:])
+    core, twice = (group.metrics[0] for group in found.groups)
+    alone = found.tasks[0].metrics[0].question_stderr
+    assert alone is not None
+    assert twice.question_stderr == pytest.approx(alone), "asking all again tells nothing new"
+    assert twice.comparison.p_value is None
+    assert core.question_stderr == pytest.approx(math.hypot(2 * alone / 0.75, alone / 0.5) / 3)
+
+
 def test_groups_of_other_tasks_are_not_compared_and_told(tmp_path: Path):
     hits = {"x": [1, 0, 1], "y": [1, 1, 0]}
     a = grouped(tmp_path / "a", hits, {"g": pool(["x", "y"], 0.6)})

@@ -23,6 +23,7 @@ runs for a small spread: at two runs against one it calls up to 12% of equal rec
 
 import difflib
 import fnmatch
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -271,12 +272,13 @@ def _compare_metric(
     form = runs[0].form
     x, y = (np.mean([arrays(rows, paired) for rows in side], axis=0) for side in sides)
     is_binary = all(rows.is_binary for rows in runs) and len(runs) == 2
-    only_a = only_b = None
+    only_a = only_b = weights = None
     if form == "ratio":
         weights = [arrays(rows, paired, weights=True) for rows in runs]
         if any(not np.array_equal(weights[0], other) for other in weights[1:]):
             raise NotPairedError("the two count different units: their tokenizers differ. Compare bits per byte")
-        compared = compare_ratios((A, x), (B, y), weights[0], metric, groups)
+        weights = weights[0]
+        compared = compare_ratios((A, x), (B, y), weights, metric, groups)
     elif form == "perplexity":
         compared = compare_perplexities((A, x), (B, y), metric, groups)
     elif is_binary:
@@ -305,7 +307,26 @@ def _compare_metric(
         only_a_right=only_a,
         only_b_right=only_b,
         seeds=seeds,
+        weight=float(len(paired) if weights is None else weights.sum()),
+        influences=_influences(form, x, y, weights, groups or [("question", doc_id) for doc_id in paired]),
     )
+
+
+def _influences(
+    form: str, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, clusters: Sequence[Hashable]
+) -> dict[Hashable, float]:
+    """Cluster -> what its questions move the difference by, whose squares make its standard error."""
+    if weights is not None:
+        moves = (x - y - weights * (x - y).sum() / weights.sum()) / weights.sum()
+    elif form == "perplexity":
+        p, q = math.exp(-x.mean()), math.exp(-y.mean())
+        moves = (q * (y - y.mean()) - p * (x - x.mean())) / len(x)
+    else:
+        moves = (x - y - (x - y).mean()) / len(x)
+    summed: dict[Hashable, float] = {}
+    for cluster, move in zip(clusters, moves.tolist(), strict=True):
+        summed[cluster] = summed.get(cluster, 0.0) + move
+    return summed
 
 
 def _disagreements(

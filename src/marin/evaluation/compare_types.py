@@ -1,8 +1,8 @@
 """What a comparison of two models is made of."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,10 @@ class MetricComparison:
     """Those that B alone answers right."""
     seeds: SeedSpread | None = None
     """None where each side is one run."""
+    weight: float = 0.0
+    """The questions, or the sum of the denominators of a ratio: by this it counts in a group."""
+    influences: Mapping[Hashable, float] = field(default_factory=dict, repr=False, compare=False)
+    """Question, or group of questions -> what it moves the difference by, to first order; they sum to 0."""
 
     @property
     def seen(self) -> bool:
