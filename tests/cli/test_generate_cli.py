@@ -125,8 +125,35 @@ def test_a_chat_answers_saves_and_forgets(marin: Marin, place: Path, monkeypatch
 
 
 def test_what_is_said_long_ago_is_left_out_and_counted(marin: Marin, monkeypatch: pytest.MonkeyPatch):
-    out = talk(marin, monkeypatch, ("a" * 40 + "\n") * 4, "models/chat", "--max-new-tokens", "20")
+    lines = ("a" * 40 + "\n") * 4 + "/save long.jsonl\n"
+    out = talk(marin, monkeypatch, lines, "models/chat", "--max-new-tokens", "20")
     assert "oldest messages were left out: the model reads 108 tokens before an answer" in out.err
+    messages = json.loads(Path("long.jsonl").read_text())["messages"]
+    assert [m["role"] for m in messages] == ["user", "assistant"] * 4, "what the model no longer reads is kept"
+
+
+def test_an_answer_that_was_ended_has_no_probabilities_and_one_that_failed_leaves_nothing(
+    marin: Marin, place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plain, calls = generate_text, []
+
+    def troubled(*args, on_text, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            on_text(0, "half")
+            raise KeyboardInterrupt
+        if len(calls) == 3:
+            raise ValueError("no answer to that")
+        return plain(*args, on_text=on_text, **kwargs)
+
+    monkeypatch.setattr("marin.inference.text.generate_text", troubled)
+    lines = "one\n/probs\ntwo\n/probs\nthree\n/probs\n/save trouble.jsonl\n"
+    out = talk(marin, monkeypatch, lines, "models/chat", "--max-new-tokens", "6")
+    assert out.out.count("log p") == 1 and out.err.count("there is no whole answer whose probabilities") == 2
+    assert "no answer to that" in out.err
+    messages = json.loads((place / "trouble.jsonl").read_text())["messages"]
+    assert [m["content"] for m in messages if m["role"] == "user"] == ["one", "two"]
+    assert len(messages) == 4 and messages[3]["content"] == "half"
 
 
 def test_a_model_without_a_chat_template_is_refused_with_what_to_do(marin: Marin, place: Path, monkeypatch):

@@ -110,6 +110,26 @@ def test_the_error_of_a_length_controlled_rate_is_how_far_resampled_ones_lie_apa
     assert found.estimate.stderr > 1.3 * found.stderr_of_predictions
 
 
+def test_near_a_tie_the_interval_of_a_length_controlled_rate_holds_the_truth():
+    theta = 0.15
+    rng = np.random.default_rng(1)
+    errors, rates, num_zero, num_held = [], [], 0, 0
+    truth = 1 / (1 + math.exp(-theta))
+    for _ in range(40):
+        model, baseline = rng.integers(500, 1500, (2, 80))
+        difference = baseline - model
+        chance = 1 / (1 + np.exp(-(theta - 0.8 * np.tanh(difference / difference.std(ddof=1)))))
+        found = length_controlled_win_rate(1.0 + (rng.random(80) < chance), model, baseline)
+        assert found.estimate.stderr is not None and found.estimate.ci95 is not None
+        errors.append(found.estimate.stderr)
+        rates.append(found.estimate.value)
+        num_zero += found.model_weight == 0
+        num_held += found.estimate.ci95[0] <= truth <= found.estimate.ci95[1]
+    assert num_zero >= 4, "the penalty does set the weight to 0 here"
+    assert min(errors) > 0.04 and np.mean(errors) >= 0.9 * np.std(rates)
+    assert num_held >= 36, f"95% intervals held the truth in {num_held} of 40"
+
+
 def test_a_judge_that_only_looks_at_length_has_no_preference_at_equal_length():
     rng = np.random.default_rng(0)
     model, baseline = rng.integers(500, 1500, 600), rng.integers(200, 1200, 600)
@@ -158,6 +178,7 @@ class Preferring:
 
     rule: Callable[[str, str, str], float]
     name: str = "rule"
+    digest: str = "of the rule"
     asked: list[tuple[str, str, str]] = field(default_factory=list)
 
     def judge(self, instruction: str, output_a: str, output_b: str) -> float:
@@ -331,8 +352,28 @@ def test_verdicts_are_kept_as_they_come_and_not_asked_for_again(tmp_path: Path):
     assert "4 of 4 pairs fall to the same side" in " ".join(task.notes)
     assert any("no length-controlled win rate: 4 annotations" in note for note in task.notes)
     assert [row["win_rate"] for row in rows] == [1.0, 0.0, 1.0, 0.0]
+    lines = (tmp_path / "verdicts.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["key"] for line in lines}) == len(lines) == 4
+    again = Preferring(lambda *_: 1.5)
+    assert annotate(ours, theirs, again, folder=tmp_path).rows == found.rows and again.asked == []
     some = annotate(ours[1::2], theirs, judge, folder=tmp_path)
     assert [row.index for row in some.rows] == [1, 3], "by the order of the data set, which the baseline's file has"
+
+
+@pytest.mark.parametrize(
+    "change", [{"prompt": "Better? {instruction} {output_a} {output_b}"}, {"use_log_probs": False}]
+)
+def test_verdicts_of_a_judge_that_was_changed_are_not_used(tmp_path: Path, serve: Callable, change: dict):
+    server = serve(letter("B"))
+    ours, theirs = outputs("m", ["x", "y"]), outputs("base", ["z"] * 2)
+    first = annotate(ours, theirs, http_judge(server), folder=tmp_path)
+    assert len(server.requests) == 4
+    same = annotate(ours, theirs, http_judge(server, timeout_s=9.0), folder=tmp_path)
+    assert len(server.requests) == 4 and same == first
+    other = annotate(ours, theirs, http_judge(server, **change), folder=tmp_path)
+    assert len(server.requests) == 8 and other.judge_digest != first.judge_digest
+    hashes = {score_annotations(found)[0].prompt_hash for found in (first, same, other)}
+    assert len(hashes) == 2, "scores by another judge are of another task"
 
 
 def test_a_judge_that_often_says_nothing_is_refused(tmp_path: Path):
@@ -373,7 +414,11 @@ def test_recorded_annotations_are_counted_again_offline(tmp_path: Path):
     results = read_results(run(config))
     metrics = results["tasks"]["alpaca_eval"]["metrics"]
     assert metrics["length_controlled_win_rate"]["note"].startswith("length_controlled_v1;")
-    assert results["model"] == {"name": "m"} and results["policy"] == {"judge": "judge", "baseline": "base"}
+    assert results["model"] == {"name": "m"} and results["policy"] == {
+        "judge": "judge",
+        "judge_digest": None,
+        "baseline": "base",
+    }
     rows = read_samples(tmp_path / "out")
     assert np.mean([row["win_rate"] for row in rows]) == pytest.approx(metrics["win_rate"]["value"])
     assert str(tmp_path) not in (tmp_path / "out" / "results.json").read_text()
@@ -385,6 +430,9 @@ def test_a_baseline_that_is_asked_for_as_the_model_has_what_is_left(tmp_path: Pa
     assert (turned.model, turned.baseline) == ("base", "m")
     assert [3 - row.preference for row in turned.rows] == [row.preference for row in plain.rows]
     assert turned.rows[0].model_output == plain.rows[0].baseline_output
+    path.write_text(json.dumps([annotation(preference=1.75, baseline_first=1.75, model_first=1.5)]))
+    [row] = read_annotations(path, model="base").rows
+    assert (row.preference, row.baseline_first, row.model_first) == (1.25, 1.5, 1.25)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import itertools
 import os
 import socket
+import tempfile
 import time
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def test_a_program_that_runs_to_its_end_passes():
             "killed",
             "SIG",
         ),
+        *((f"import os\nos._exit({code})", "exited", f"left with exit code {code} before") for code in (129, 137, 200)),
+        ("import sys\nsys.exit(-1)", "exited", "left with exit code 255 before its end"),
         ("x = bytearray(10**10)", "memory", "wanted more than 536870912 bytes"),
         ("input()", "failed", "EOFError: EOF when reading a line"),
     ],
@@ -141,7 +144,26 @@ def test_a_program_writes_in_its_folder_alone(tmp_path):
     for target in (outside, Path("/tmp/marin-outside"), Path("/dev/shm/marin-outside")):
         result = run_program(f"open({str(target)!r}, 'w').write('x')", LIMITS)
         assert result.reason == "failed" and not target.exists()
-        assert any(word in result.detail for word in ("Read-only file system", "Permission denied")), result.detail
+        assert any(word in result.detail for word in ("Read-only", "Permission denied", "No such file")), result.detail
+
+
+@needs_namespaces
+@pytest.mark.parametrize("place", ["/tmp", "/run", "/dev/shm", "~"])
+def test_a_socket_on_disk_cannot_be_reached(place):
+    folder = Path(place).expanduser()
+    if not os.access(folder, os.W_OK):
+        pytest.skip(f"no socket can be made in {folder} by this user")
+    with tempfile.TemporaryDirectory(dir=folder) as made, socket.socket(socket.AF_UNIX) as server:
+        Path(made).chmod(0o755)
+        path = f"{made}/socket"
+        server.bind(path)
+        server.listen()
+        Path(path).chmod(0o777)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)  # from here it can be reached
+        program = f"import socket\nsocket.socket(socket.AF_UNIX).connect({path!r})"
+        result = run_program(program, LIMITS)
+    assert (result.reason, result.detail) == ("failed", "FileNotFoundError: [Errno 2] No such file or directory")
 
 
 def test_nothing_of_the_environment_or_the_folder_stays(monkeypatch):

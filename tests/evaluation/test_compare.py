@@ -236,6 +236,25 @@ def test_equal_seeds_lie_two_errors_apart_as_rarely_as_said(tmp_path: Path):
     assert summary(found)[0].startswith("200 comparisons: ") and "about 9.1 of them" in summary(found)[0]
 
 
+@pytest.mark.parametrize(("num_a", "num_b", "sd"), [(2, 1, 0.15), (2, 2, 0.1)])
+def test_equal_recipes_with_few_seeds_are_seldom_called_different(num_a: int, num_b: int, sd: float):
+    rng = np.random.default_rng(7)
+    num_trials, num_questions = 100, 50
+    runs = []
+    for index in range(num_a + num_b):
+        rates = 0.5 + rng.normal(0, sd, num_trials)  # of each trial another run of one recipe
+        hits = (rng.random((num_questions, num_trials)) < rates).astype(float)
+        metrics = {f"m{i}": {"value": float(hits[:, i].mean())} for i in range(num_trials)}
+        entry = {"version": 1, "num_fewshot": 0, "prompt_hash": "a", "metrics": metrics}
+        rows = {f"q{j}": {f"m{i}": hits[j, i] for i in range(num_trials)} for j in range(num_questions)}
+        runs.append(ScoredRun(label=f"run{index}", results={"tasks": {"arc": entry}}, rows={"arc": rows}))
+    found = compare(runs[:num_a], runs[num_a:])
+    share = np.mean([metric.seen for metric in found.metrics])
+    assert share <= CHANCE_OF_TWO_SE + 3 * math.sqrt(CHANCE_OF_TWO_SE / num_trials)
+    held = [low <= 0 <= high for metric in found.metrics for low, high in [metric.comparison.difference.ci95]]  # type: ignore[misc]
+    assert np.mean(held) >= 0.88
+
+
 def test_disagreements_are_listed_in_both_directions(tmp_path: Path):
     changes = {"query": [f"question {i}?" for i in range(5)], "choices": [["no", "yes"]] * 5, "target": [1, 0, 1, 0, 1]}
     a = evaluated(tmp_path / "a", {"acc": [1, 1, 0, 1, 0]}, **changes)
@@ -416,6 +435,26 @@ def test_a_core_average_is_compared_by_centred_scores(tmp_path: Path):
     parts = [np.subtract(hits["a"][t], hits["b"][t]) for t in guess]
     errors = [p.std(ddof=1) / math.sqrt(len(p)) / (1 - guess[t]) / 2 for p, t in zip(parts, guess, strict=True)]
     assert metric.comparison.difference.stderr == pytest.approx(math.hypot(*errors))
+
+
+def test_a_task_at_two_numbers_of_shots_does_not_count_as_two_samples_of_questions(tmp_path: Path):
+    rng = np.random.default_rng(3)
+    sides = {side: (rng.random(200) < p).astype(float).tolist() for side, p in (("a", 0.6), ("b", 0.5))}
+    guess = {"x@0": 0.25, "x@10": 0.25, "y": 0.5}
+    runs = []
+    for side, x in sides.items():
+        hits = {"x@0": x, "x@10": x, "y": x}  # y asks others, though by the same names
+        centred = {t: {"accuracy": float(np.mean(hits[t])), "baseline": guess[t]} for t in guess}
+        core = {"group": "core", "tasks": list(guess), "centred": centred, "metrics": {"centred": {"value": 0.0}}}
+        groups = {"CORE-3": core, "x": pool(["x@0", "x@10"], float(np.mean(x)))}
+        runs.append(grouped(tmp_path / side, hits, groups))
+    found = compare(runs[:1], runs[1:])
+    core, twice = (group.metrics[0] for group in found.groups)
+    alone = found.tasks[0].metrics[0].question_stderr
+    assert alone is not None
+    assert twice.question_stderr == pytest.approx(alone), "asking all again tells nothing new"
+    assert twice.comparison.p_value is None
+    assert core.question_stderr == pytest.approx(math.hypot(2 * alone / 0.75, alone / 0.5) / 3)
 
 
 def test_groups_of_other_tasks_are_not_compared_and_told(tmp_path: Path):

@@ -14,6 +14,7 @@ from marin.evaluation.statistics import (
     mean_estimate,
     proportion_estimate,
     ratio_estimate,
+    t_point,
     wilson_interval,
 )
 
@@ -32,6 +33,24 @@ def test_the_error_of_a_mean_is_the_sample_deviation_over_root_n(xs: list[float]
     estimate = mean_estimate(xs)
     assert estimate.value == pytest.approx(np.mean(xs), abs=1e-9)
     assert estimate.stderr == pytest.approx(np.std(xs, ddof=1) / math.sqrt(len(xs)), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("tail", "df", "point"),
+    [
+        (0.05, 1, 12.706),
+        (0.05, 2, 4.303),
+        (0.05, 3, 3.182),
+        (0.05, 4, 2.776),
+        (0.05, 7, 2.365),
+        (0.01, 10, 3.169),
+        (0.4, 1, 1.376),
+        (0.4, 5, 0.920),
+        (0.05, 120, 1.980),
+    ],
+)
+def test_points_of_students_distribution_are_those_of_the_tables(tail: float, df: int, point: float):
+    assert t_point(tail, df) == pytest.approx(point, abs=6e-4)
 
 
 @given(values)

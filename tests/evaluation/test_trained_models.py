@@ -16,6 +16,7 @@ from marin.config import encode
 from marin.data.config import LmDataConfig
 from marin.evaluation.checkpoints import draw, summarize
 from marin.evaluation.checkpoints import run as run_checkpoints
+from marin.evaluation.compare import compare, read_run
 from marin.evaluation.config import CheckpointsConfig, TaskEvaluationConfig, ValidationConfig
 from marin.evaluation.models import checkpoints_of, open_model
 from marin.evaluation.perplexity import document_bits
@@ -258,15 +259,48 @@ def test_a_set_costs_what_its_documents_cost(place: Path, validated: Path):
 
 
 def test_sets_of_one_parent_have_a_micro_and_a_macro_average(validated: Path):
-    tasks = read_results(validated)["tasks"]
+    results = read_results(validated)
+    tasks, groups = results["tasks"], results["groups"]
     rows = [row for row in read_samples(validated) if row["task"].startswith("prose/")]
     micro = sum(row["bits"] for row in rows) / sum(row["num_bytes"] for row in rows)
-    assert tasks["prose"]["metrics"]["bits_per_byte"]["value"] == pytest.approx(micro, rel=1e-9)
+    assert groups["prose"]["metrics"]["bits_per_byte"]["value"] == pytest.approx(micro, rel=1e-9)
     each = [tasks[f"prose/{child}"]["metrics"]["bits_per_byte"] for child in ("one", "two")]
-    macro = tasks["prose"]["metrics"]["macro_bits_per_byte"]
+    macro = groups["prose"]["metrics"]["macro_bits_per_byte"]
     assert macro["value"] == pytest.approx(np.mean([entry["value"] for entry in each]))
     assert macro["stderr"] == pytest.approx(math.hypot(*(entry["stderr"] for entry in each)) / 2)
-    assert "other" in tasks and set(tasks) == {*SETS, "prose"}
+    assert set(tasks) == set(SETS) and set(groups) == {"prose"}
+    assert groups["prose"]["tasks"] == ["prose/one", "prose/two"]
+
+
+def test_parents_of_validation_sets_are_compared(validated: Path, tmp_path: Path):
+    """Against the same model with documents that cost more: micro by bytes and tokens, macro by sets."""
+    a = read_run(validated, "a")
+    rng = np.random.default_rng(0)
+    rows = [row | {"bits": row["bits"] * rng.uniform(1.0, 1.4)} for row in read_samples(validated)]
+    content = read_results(validated)
+    for tag, entry in content["tasks"].items():
+        own = [row for row in rows if row["task"] == tag]
+        bits, num_bytes, num_tokens = (sum(row[name] for row in own) for name in ("bits", "num_bytes", "num_tokens"))
+        entry["metrics"]["bits_per_byte"]["value"] = bits / num_bytes
+        entry["metrics"]["loss"]["value"] = bits * math.log(2) / num_tokens
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare([a], [read_run(tmp_path, "b")])
+    [group] = found.groups
+    assert group.group == "prose" and found.groups_not_compared == {}
+    by_name = {metric.metric: metric.comparison.difference for metric in group.metrics}
+    assert set(by_name) == {"bits_per_byte", "loss", "macro_bits_per_byte", "macro_loss"}
+    both = [row for row in rows if row["task"].startswith("prose/")]
+    before = {(row["task"], row["doc_id"]): row["bits"] for row in read_samples(validated)}
+    less = sum(before[row["task"], row["doc_id"]] - row["bits"] for row in both)
+    assert by_name["bits_per_byte"].value == pytest.approx(less / sum(row["num_bytes"] for row in both))
+    assert by_name["loss"].value == pytest.approx(less * math.log(2) / sum(row["num_tokens"] for row in both))
+    parts = [m for m in found.metrics if m.task.startswith("prose/") and m.metric == "bits_per_byte"]
+    assert by_name["macro_bits_per_byte"].value == pytest.approx(
+        np.mean([m.comparison.difference.value for m in parts])
+    )
+    errors = [m.question_stderr for m in parts]
+    assert by_name["macro_bits_per_byte"].stderr == pytest.approx(math.hypot(*errors) / 2)
 
 
 def test_a_set_of_another_tokenizer_is_refused(place: Path, tmp_path: Path):

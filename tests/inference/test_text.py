@@ -208,7 +208,8 @@ def test_an_adapter_is_merged_before_generating(model, tokenizer):
     [
         ({"stop": "ab"}, "expected a sequence of strings"),
         ({"stop": [""]}, "none of them empty"),
-        ({"max_new_tokens": 64}, "max_new_tokens=64 must be from 0 to 63"),
+        ({"max_new_tokens": 64}, "max_new_tokens=64 must be from 1 to 63"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0 must be from 1 to 63"),
         ({"num_samples": 0}, "num_samples=0"),
     ],
 )

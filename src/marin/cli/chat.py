@@ -81,19 +81,21 @@ class _Chat:
         self._template, self._stop_ids = _template(arguments, model)
         self._system = arguments.system
         self._turns: list[dict[str, str]] = []
+        self._num_left_out = 0  # of the turns, which the model no longer reads
         self._last: Any = None
 
     def command(self, line: str) -> None:
         word, _, rest = line.partition(" ")
         if word == "/reset":
-            self._turns = []
+            self._begin()
             note("the conversation begins anew")
         elif word == "/system":
-            self._system, self._turns = rest.strip() or None, []
+            self._system = rest.strip() or None
+            self._begin()
             note("the conversation begins anew, " + ("with that system message" if self._system else "with none"))
         elif word == "/probs":
             if self._last is None:
-                raise ValueError("there is no answer yet whose probabilities could be shown")
+                raise ValueError("there is no whole answer whose probabilities could be shown: ask, and let it end")
             print(token_table(self._model.tokenizer, self._last), flush=True)
         elif word == "/save":
             if not rest.strip():
@@ -106,10 +108,11 @@ class _Chat:
             raise ValueError(f"no command {word}; there are /reset, /system, /probs, /save and /quit")
 
     def say(self, text: str) -> None:
-        """Answer a message, and keep both; a message that the template refuses is not kept."""
+        """Answer a message, and keep both; a message that cannot be answered is not kept."""
         from marin.inference.text import generate_text
 
         self._turns.append({"role": "user", "content": text})
+        self._last = None  # what is told of the last answer is not of the one before
         written: list[str] = []
 
         def show(_: int, new: str) -> None:
@@ -117,15 +120,10 @@ class _Chat:
             print(new, end="", flush=True)
 
         try:
-            prompt = self._prompt()
-        except ValueError:
-            self._turns.pop()
-            raise
-        try:
             [self._last] = generate_text(
                 self._model.loaded,
                 self._model.tokenizer,
-                [prompt],
+                [self._prompt()],
                 max_new_tokens=self._max_new_tokens,
                 sampling=self._sampling,
                 seed=self._seed + len(self._turns),
@@ -138,31 +136,37 @@ class _Chat:
                 )
         except KeyboardInterrupt:
             note("\n(the answer was ended)")
+        except Exception:
+            self._turns.pop()
+            raise
         print(flush=True)
         answer = "".join(written)
         for name in self._model.tokenizer.special_tokens:  # a template takes none in a message
             answer = answer.replace(name, "")
         self._turns.append({"role": "assistant", "content": answer})
 
-    def _messages(self) -> list[dict[str, str]]:
-        return ([{"role": "system", "content": self._system}] if self._system else []) + self._turns
+    def _begin(self) -> None:
+        self._turns, self._num_left_out, self._last = [], 0, None
+
+    def _messages(self, num_left_out: int = 0) -> list[dict[str, str]]:
+        return ([{"role": "system", "content": self._system}] if self._system else []) + self._turns[num_left_out:]
 
     def _prompt(self) -> list[int]:
         """The tokens before the next answer; the oldest exchanges are left out of what the model cannot read."""
         room = self._model.loaded.config.seq_len - self._max_new_tokens
-        tokens, num_left_out = self._encoded(), 0
-        while len(tokens) > room and len(self._turns) > 2:
-            del self._turns[:2]
-            num_left_out += 2
+        before, tokens = self._num_left_out, self._encoded()
+        while len(tokens) > room and len(self._turns) - self._num_left_out > 2:
+            self._num_left_out += 2
             tokens = self._encoded()
-        if num_left_out:
-            note(f"the {num_left_out} oldest messages were left out: the model reads {room} tokens before an answer")
+        if self._num_left_out > before:
+            count = self._num_left_out
+            note(f"the {count} oldest messages were left out: the model reads {room} tokens before an answer")
         return tokens
 
     def _encoded(self) -> list[int]:
         from marin.evaluation.scoring import prefix_id
 
-        tokens = [int(token) for token in self._template.encode_prompt(self._messages())]
+        tokens = [int(token) for token in self._template.encode_prompt(self._messages(self._num_left_out))]
         prefix = self._model.document_prefix
         if prefix is None:  # a template from elsewhere writes itself what stands in front
             return tokens

@@ -59,6 +59,9 @@ class Annotations:
     model: str
     baseline: str
     judge: str
+    """Its name."""
+    judge_digest: str | None = None
+    """Of all that its verdicts depend on; None where recorded ones do not say."""
     rows: tuple[Annotation, ...]
 
 
@@ -94,7 +97,7 @@ def run(config: AlpacaEvalConfig) -> Path:
         model={"name": found.model},
         tasks={TASK: task},
         samples=samples,
-        policy={"judge": found.judge, "baseline": found.baseline},
+        policy={"judge": found.judge, "judge_digest": found.judge_digest, "baseline": found.baseline},
         config={
             name: value for name, value in asdict(config).items() if not name.endswith("_path") and name != "judge"
         },
@@ -195,7 +198,7 @@ def score_annotations(
     task = TaskResult(
         version=TASK_VERSION,
         n=len(judged),
-        prompt_hash=prompt_hash([found.judge, *asked]),
+        prompt_hash=prompt_hash([found.judge, *([found.judge_digest] if found.judge_digest else []), *asked]),
         chance=0.5,
         metrics=metrics,
         counts={
@@ -241,7 +244,8 @@ def annotate(
 ) -> Annotations:
     """The judge's verdicts on the outputs for the instructions that both have, in the model's order.
 
-    Each verdict goes to verdicts.jsonl in the folder as it comes, and is taken from there when the run is begun again.
+    Each verdict goes to verdicts.jsonl in the folder as it comes, and is taken from there when the run is begun again
+    with the same judge (`digest`), order and seed.
     An answer that is no verdict leaves the pair without one. Raises ValueError where no instruction has both outputs,
     or where the judge gave no verdict on more than one pair in ten.
     """
@@ -253,11 +257,13 @@ def annotate(
     if len(pairs) < len(model_outputs):
         print(f"{len(model_outputs) - len(pairs)} outputs have no baseline's and are left out", flush=True)
     pairs = pairs[:max_instructions]
+    _drop_half_line(folder / VERDICTS_FILE)
     known = _read_verdicts(folder / VERDICTS_FILE)
+    asked = (judge.name, judge.digest, order, seed)
     rows = []
     with open(folder / VERDICTS_FILE, "a", encoding="utf-8") as file:
         for ours, index, other in pairs:
-            key = _key(judge.name, order, seed, ours["instruction"], other["output"], ours["output"])
+            key = _key(*asked, ours["instruction"], other["output"], ours["output"])
             if key not in known:
                 try:
                     verdict = judge_pair(
@@ -282,9 +288,7 @@ def annotate(
             )
     failed = [row for row in rows if row.preference is None]
     if len(failed) * 10 > len(rows):
-        first = known[
-            _key(judge.name, order, seed, failed[0].instruction, failed[0].baseline_output, failed[0].model_output)
-        ]
+        first = known[_key(*asked, failed[0].instruction, failed[0].baseline_output, failed[0].model_output)]
         raise ValueError(
             f"judge '{judge.name}' gave no verdict on {len(failed)} of {len(rows)} pairs, so what is left would be no "
             f"fair sample; the first: {first.get('error')}. Delete {folder / VERDICTS_FILE} to ask again"
@@ -292,22 +296,31 @@ def annotate(
     names = [
         str(side[0].get("generator", name)) for side, name in ((model_outputs, "model"), (baseline_outputs, "baseline"))
     ]
-    return Annotations(model=names[0], baseline=names[1], judge=judge.name, rows=tuple(rows))
+    return Annotations(model=names[0], baseline=names[1], judge=judge.name, judge_digest=judge.digest, rows=tuple(rows))
 
 
 def _key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def _drop_half_line(file: Path) -> None:
+    """Cut off what the end of a process left of a line, onto which the next would be written."""
+    if file.is_file():
+        with open(file, "r+b") as opened:
+            opened.truncate(opened.read().rfind(b"\n") + 1)
+
+
 def _read_verdicts(file: Path) -> dict[str, dict[str, Any]]:
+    """Key -> verdict. ValueError, with the line, for one that is none."""
     known = {}
-    for line in file.read_text(encoding="utf-8").split("\n") if file.is_file() else ():
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.is_file() else (), start=1):
         try:
-            row = json.loads(line) if line else None
-        except ValueError:  # the line that the end of the process cut
-            continue
-        if row is not None:
+            row = json.loads(line)
             known[row.pop("key")] = row
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"{file}, line {number} is no verdict: {line[:80]!r}. Delete the line to ask again"
+            ) from error
     return known
 
 
@@ -321,6 +334,7 @@ def _as_recorded(found: Annotations) -> list[dict[str, Any]]:
             "output_2": row.model_output,
             "generator_2": found.model,
             "annotator": found.judge,
+            "annotator_digest": found.judge_digest,
             "preference": row.preference,
             "baseline_first": row.baseline_first,
             "model_first": row.model_first,
@@ -372,11 +386,13 @@ def read_annotations(path: str | Path, *, model: str | None = None, annotator: s
             preference = 1.5 if preference == 0 else float(preference)
         first, second = str(row.get("generator_1", "baseline")), str(row.get("generator_2", "model"))
         outputs = row["output_1"], row["output_2"]
+        orders = row.get("baseline_first"), row.get("model_first")
         if model is not None and first == model != second:
             first, second, outputs = second, first, outputs[::-1]
-            preference = None if preference is None else 3.0 - preference
+            preference = _turned(preference)
+            orders = _turned(orders[1]), _turned(orders[0])
         names.add((first, second))
-        judges.add(str(row.get("annotator", "unknown")))
+        judges.add((str(row.get("annotator", "unknown")), row.get("annotator_digest")))
         found.append(
             Annotation(
                 index=int(row.get("index", position)),
@@ -384,23 +400,29 @@ def read_annotations(path: str | Path, *, model: str | None = None, annotator: s
                 baseline_output=outputs[0],
                 model_output=outputs[1],
                 preference=preference,
-                baseline_first=row.get("baseline_first"),
-                model_first=row.get("model_first"),
+                baseline_first=orders[0],
+                model_first=orders[1],
             )
         )
     if len(names) > 1 or len(judges) > 1:
+        asked = ", ".join(sorted(each for each, _ in judges)[:4])
         shown = "; ".join(f"{second} against {first}" for first, second in sorted(names)[:4])
         raise ValueError(
             f"{path} has annotations of {len(names)} pairs of generators ({shown}) by {len(judges)} annotators "
-            f"({', '.join(sorted(judges)[:4])}); expected one of each. Choose with annotator, or split the file"
+            f"({asked}); expected one of each. Choose with annotator, or split the file"
         )
-    [(baseline, name)], [judge] = names, judges
+    [(baseline, name)], [(judge, digest)] = names, judges
     if model is not None and name != model:
         raise ValueError(f"{path} has no outputs of {model!r}; it has {name} against {baseline}")
     doubled = len(found) - len({row.index for row in found})
     if doubled:
         raise ValueError(f"{path}: {doubled} rows repeat the index of another; expected one row an instruction")
-    return Annotations(model=name, baseline=baseline, judge=judge, rows=tuple(found))
+    return Annotations(model=name, baseline=baseline, judge=judge, judge_digest=digest, rows=tuple(found))
+
+
+def _turned(preference: float | None) -> float | None:
+    """A preference from the other side."""
+    return None if preference is None else 3.0 - preference
 
 
 def read_difficulties(path: str | Path) -> tuple[dict[int, float], GamedOutputs | None]:

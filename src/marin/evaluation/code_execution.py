@@ -11,13 +11,17 @@ A program runs in a process of its own, in a temporary folder that is deleted be
 What is sure only where the kernel lets users make namespaces (`unshare`; most do, many containers do not), and is
 named in `ExecutionResult.isolation`:
 
-- `network`: it has a network of its own with nothing in it. Else only the module `socket` cannot be imported, which
-  stops accidents, and nobody who wants to get around it;
+- `network`: it has a network of its own with nothing in it, and no abstract sockets of this machine; sockets on disk
+  are another matter (below). Else only the module `socket` cannot be imported, which stops accidents, and nobody who
+  wants to get around it;
 - `processes`: all that it started dies with it, however it hid, and it may have `num_processes` at most. Else its
   process group is killed, and the limit counts the processes of the user, of whom there are others;
-- `files`: it can write nowhere but in its folder. Else wherever its user may.
+- `files`: it can write nowhere but in its folder, and /run, /var/run, /tmp, /var/tmp, /dev/shm, /home, the homes of its
+  user and of root, and the folder for temporary files are empty but for its folder and its interpreter. Else it sees
+  and writes what its user may.
 
-Nothing here hides files: it can read what its user can read. And it shares the kernel, whose faults are its chance.
+It can read all other files that its user can read, and connect to Unix sockets that stand elsewhere on disk, where
+their permissions let it. And it shares the kernel, whose faults are its chance.
 This is a fence for what models write, not a prison for people: against those run the evaluation in a virtual machine.
 
 A program passes when it runs to its end, not when its exit code is 0: `sys.exit()` before the tests gives that too.
@@ -25,6 +29,7 @@ A program passes when it runs to its end, not when its exit code is 0: `sys.exit
 
 import contextlib
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -190,6 +195,9 @@ def _run(folder: Path, limits: ExecutionLimits) -> ExecutionResult:
             "namespace. Run where users may make namespaces, or leave it out of required_isolation and know the risk"
         )
     stderr = written["stderr"].decode("utf-8", "replace")
+    for line in said:  # the last is the fence's; without one the fence itself was killed
+        if re.fullmatch(r"code -?[0-9]+", line):
+            code = int(line.removeprefix("code "))
     reason, detail = _outcome(code, ended_by, "end" in said[1:], stderr, limits)
     return ExecutionResult(
         passed=reason == "passed",
@@ -233,15 +241,15 @@ def _outcome(
     last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "")
     if ended_by == "output":
         return "output", f"wrote more than {limits.output_bytes} bytes"
-    if ended_by == "timeout" or code == 128 + signal.SIGXCPU:
+    if ended_by == "timeout" or code == -signal.SIGXCPU:
         return "timeout", f"was still running after {limits.timeout_s:g} s"
     if has_ended and code == 0:
         return "passed", "ran to its end"
     if last.startswith("MemoryError"):
         return "memory", f"wanted more than {limits.memory_bytes} bytes"
-    if code > 128 or code < 0:
-        number = code - 128 if code > 128 else -code
-        return "killed", f"ended by signal {number} ({signal.Signals(number).name})"
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else signal.strsignal(-code)
+        return "killed", f"ended by signal {-code} ({name})"
     if code == 1 and "Traceback (most recent call last)" in stderr:
         return "failed", last
     return "exited", f"left with exit code {code} before its end"

@@ -1,8 +1,13 @@
 """Compare groups of tasks, such as mmlu, and averages such as CORE, from the paired differences of their tasks.
 
-Tasks have no question in common, so with weights w_t of the tasks the difference is `sum w_t d_t` and its error
-`sqrt(sum w_t^2 SE_t^2)`: w_t is the task's share of the questions in a group, and `1 / (k (1 - b_t))` in the CORE
-average of k tasks with scores b_t of guessing.
+With weights w_t of the tasks the difference is `sum w_t d_t` and its error
+
+    sqrt(sum_t w_t^2 SE_t^2 + 2 sum_{s<t} w_s w_t cov_st)
+
+where cov_st is 0 unless s and t are one task at two numbers of shots, which asks the same questions twice: then it is
+of what each question moves both differences by. w_t is the task's share of the questions in a group (of the bytes or
+tokens, where its score is a ratio by them), `1 / k` in a macro average of k tasks (`macro_METRIC`), and
+`1 / (k (1 - b_t))` in the CORE average of k tasks with scores b_t of guessing.
 """
 
 import math
@@ -21,10 +26,12 @@ from marin.evaluation.compare_types import (
     TaskComparison,
     seed_spread,
     verdict,
+    with_seeds,
 )
 from marin.evaluation.statistics import Comparison, mcnemar_exact, normal_estimate
 
 _CORE = "core"
+_MACRO = "macro_"
 _CORE_METRICS = ("acc_per_token", "acc")
 
 
@@ -76,9 +83,11 @@ def _metric(
         parts, weights = _core_parts(entries, compared, runs)
         offset = math.fsum(w * task["baseline"] for w, task in zip(weights, first["centred"].values(), strict=True))
     else:
-        parts = [compared[member].get(metric) for member in first["tasks"]]
-        counts = np.array([0 if part is None else part.comparison.difference.n for part in parts], np.float64)
+        parts = [compared[member].get(metric.removeprefix(_MACRO)) for member in first["tasks"]]
+        counts = np.array([0 if part is None else part.weight for part in parts], np.float64)
         weights = counts / max(1.0, counts.sum())
+        if metric.startswith(_MACRO):
+            weights = np.full(len(parts), 1 / len(parts))
     if any(part is None for part in parts):
         return None
     known: list[MetricComparison] = [part for part in parts if part is not None]
@@ -116,16 +125,19 @@ def _weighted(
 
     value = total([part.comparison.difference.value for part in parts])
     questions = error([part.question_stderr for part in parts])
+    shared = _covariances(parts, weights)
+    if questions is not None and shared is not None:
+        questions = math.sqrt(max(0.0, questions**2 + shared))
     spreads = [part.seeds for part in parts if part.seeds is not None]
-    seeds, stderr = None, questions
+    seeds = None
     if spreads:
         seeds = seed_spread(
             [total(scores) for scores in zip(*(spread.scores_a for spread in spreads), strict=True)],
             [total(scores) for scores in zip(*(spread.scores_b for spread in spreads), strict=True)],
         )
-        stderr = None if questions is None else math.hypot(questions, seeds.stderr)
     only_a, only_b, p_value = None, None, None
-    if all(part.only_a_right is not None for part in parts) and offset is None:
+    is_whole = offset is None and not metric.startswith(_MACRO) and shared is None
+    if is_whole and all(part.only_a_right is not None for part in parts):
         # every question counts alike, so that the test of the pooled questions is the test of the difference
         only_a, only_b = (sum(getattr(part, name) for part in parts) for name in ("only_a_right", "only_b_right"))
         hits = np.array([True] * only_a + [False] * only_b)
@@ -136,10 +148,12 @@ def _weighted(
         a=A,
         b=B,
         metric=metric,
-        difference=normal_estimate(value, stderr, n, clusters),
-        smallest_detectable=None if stderr is None else 2.8 * stderr,
+        difference=normal_estimate(value, questions, n, clusters),
+        smallest_detectable=None if questions is None else 2.8 * questions,
         p_value=p_value,
     )
+    if seeds is not None:
+        comparison = with_seeds(comparison, value, questions, seeds)
     higher_is_better = parts[0].higher_is_better
     return MetricComparison(
         task=name,
@@ -154,3 +168,22 @@ def _weighted(
         only_b_right=only_b,
         seeds=seeds,
     )
+
+
+def _covariances(parts: Sequence[MetricComparison], weights: np.ndarray) -> float | None:
+    """Twice the sum of w_s w_t cov_st over pairs of tasks; None where no two ask the same questions."""
+    total, is_any = 0.0, False
+    for place, one in enumerate(parts):
+        for other_place in range(place):
+            other = parts[other_place]
+            if one.task.split("@")[0] != other.task.split("@")[0]:
+                continue
+            both = one.influences.keys() & other.influences.keys()
+            sizes = len(one.influences), len(other.influences)
+            if not both or min(sizes) < 2:
+                continue
+            is_any = True
+            products = math.fsum(one.influences[name] * other.influences[name] for name in both)
+            factor = math.prod(math.sqrt(size / (size - 1)) for size in sizes)  # as in the errors of both
+            total += 2 * float(weights[place] * weights[other_place]) * factor * products
+    return total if is_any else None

@@ -1,13 +1,13 @@
 """What a comparison of two models is made of."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from marin.evaluation.statistics import Comparison
+from marin.evaluation.statistics import Z95, Comparison, Estimate, normal_estimate, t_point
 
 A, B = "A", "B"
 ALL = "all"
@@ -30,6 +30,8 @@ class SeedSpread:
     """Pooled standard deviation between seeds, one spread assumed for A and B."""
     stderr: float
     """Its part in the standard error of the difference: sd * sqrt(1/k_A + 1/k_B)."""
+    df: int
+    """Degrees of freedom of sd: k_A + k_B - 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,10 @@ class MetricComparison:
     """Those that B alone answers right."""
     seeds: SeedSpread | None = None
     """None where each side is one run."""
+    weight: float = 0.0
+    """The questions, or the sum of the denominators of a ratio: by this it counts in a group."""
+    influences: Mapping[Hashable, float] = field(default_factory=dict, repr=False, compare=False)
+    """Question, or group of questions -> what it moves the difference by, to first order; they sum to 0."""
 
     @property
     def seen(self) -> bool:
@@ -143,7 +149,7 @@ class EvaluationComparison:
 
     @property
     def expected_by_chance(self) -> float:
-        """How many of them would lie two standard errors apart if A and B were equally good."""
+        """How many of them would lie two standard errors apart if A and B were equally good; with seeds, at most."""
         return CHANCE_OF_TWO_SE * self.num_tested
 
 
@@ -155,7 +161,35 @@ def seed_spread(scores_a: Sequence[float], scores_b: Sequence[float]) -> SeedSpr
     squares = sum(float(np.sum((np.asarray(side) - np.mean(side)) ** 2)) for side in (scores_a, scores_b))
     sd = math.sqrt(squares / (k_a + k_b - 2))
     return SeedSpread(
-        scores_a=tuple(scores_a), scores_b=tuple(scores_b), sd=sd, stderr=sd * math.sqrt(1 / k_a + 1 / k_b)
+        scores_a=tuple(scores_a),
+        scores_b=tuple(scores_b),
+        sd=sd,
+        stderr=sd * math.sqrt(1 / k_a + 1 / k_b),
+        df=k_a + k_b - 2,
+    )
+
+
+def with_seeds(compared: Comparison, value: float, question_stderr: float | None, seeds: SeedSpread) -> Comparison:
+    """The comparison with both errors; the formula is in `marin.evaluation.compare`."""
+    plain = compared.difference
+    if question_stderr is None:
+        difference = normal_estimate(value, None, plain.n, plain.num_clusters)
+        return replace(compared, difference=difference, smallest_detectable=None, p_value=None)
+    t95, t_two_se = t_point(0.05, seeds.df), t_point(CHANCE_OF_TWO_SE, seeds.df)
+    half = math.hypot(Z95 * question_stderr, t95 * seeds.stderr)
+    return replace(
+        compared,
+        difference=Estimate(
+            value=value,
+            stderr=math.hypot(question_stderr, seeds.stderr),
+            ci95=(value - half, value + half),
+            n=plain.n,
+            num_clusters=plain.num_clusters,
+            interval="t",
+        ),
+        threshold=math.hypot(2 * question_stderr, t_two_se * seeds.stderr),
+        smallest_detectable=math.hypot(2.8 * question_stderr, (t95 + t_point(0.4, seeds.df)) * seeds.stderr),
+        p_value=None,
     )
 
 

@@ -3,11 +3,13 @@
 Run by path under `python -I -S` (see `code_execution`), so it imports the standard library alone. Arguments: folder,
 number of the pipe for the report, the user to become if it is root, seconds, bytes of memory, bytes of a file,
 processes, and then what isolation is required. The report's first line says which isolation there is (or "refused" and
-what was not to be had), its second, "end", that the program ran to its end.
+what was not to be had), "end" says that the program ran to its end, and the last, "code" and a number, what it
+left with, below 0 the signal that ended it.
 """
 
 import ctypes
 import os
+import pwd
 import resource
 import signal
 import sys
@@ -16,6 +18,8 @@ _NEWNS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x8000000, 0x10000000, 0x
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _RDONLY = 442, -100, 0x8000, 1
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+# Where sockets are, such as those of a desktop session or of containers, and files of people. Their homes come besides.
+_HIDDEN = ("/run", "/var/run", "/tmp", "/var/tmp", "/dev/shm", "/home")
 
 # Runs the program and reports its end. It holds the pipe, which the program's own processes do not get.
 _RUNNER = """
@@ -52,10 +56,10 @@ def main() -> None:
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
-        code = os.waitstatus_to_exitcode(status)
-        os._exit(code if code >= 0 else 128 - code)
+        os.write(report, f"\ncode {os.waitstatus_to_exitcode(status)}\n".encode())
+        os._exit(0)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if "files" in had and not _only_writable(libc, folder):
+    if "files" in had and not (_hide(libc, folder, interpreter) and _only_writable(libc, folder)):
         had.remove("files")
         if "files" in required:
             _refuse(report, ["files"])
@@ -106,6 +110,56 @@ def _unshare(libc: ctypes.CDLL) -> list[str]:
     return ["network", "processes", "files"]
 
 
+def _hide(libc: ctypes.CDLL, folder: str, interpreter: str) -> bool:
+    """Put empty folders where sockets and the files of people are, with nothing in them but what the program needs.
+
+    A socket on disk can be connected to from another network and through a mount that is read-only. Whether it worked.
+    """
+    if libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None) != 0:
+        return False
+    top = os.path.dirname(folder)
+    hidden: list[str] = []
+    for path in sorted({*_HIDDEN, os.path.dirname(top), *_homes()}):
+        path = os.path.realpath(path)
+        if path != "/" and os.path.isdir(path) and not any(_is_in(path, above) for above in hidden):
+            hidden.append(path)
+    place = os.path.join(top, "python")  # of `_reachable`
+    is_there = _is_in(interpreter, place)
+    needed = [folder, place] if is_there else [folder, os.path.dirname(interpreter), os.path.realpath(sys.base_prefix)]
+    kept = {path: os.open(path, os.O_PATH) for path in needed if any(_is_in(path, above) for above in hidden)}
+    try:
+        for path in hidden:
+            if libc.mount(b"tmpfs", path.encode(), b"tmpfs", ctypes.c_ulong(0), b"mode=755,size=1m") != 0:
+                return False
+        for path, was in kept.items():
+            os.makedirs(path, exist_ok=True)
+            source = f"/proc/self/fd/{was}".encode()
+            if libc.mount(source, path.encode(), None, ctypes.c_ulong(_MS_BIND | _MS_REC), None) != 0:
+                return False
+    except OSError:
+        return False
+    finally:
+        for was in kept.values():
+            os.close(was)
+    os.chdir(folder)
+    return True
+
+
+def _homes() -> list[str]:
+    """The home of the user, as it is now and was before it stopped being root."""
+    homes = []
+    for user in (os.getuid(), 0):
+        try:
+            homes.append(pwd.getpwuid(user).pw_dir)
+        except KeyError:
+            continue
+    return homes
+
+
+def _is_in(path: str, above: str) -> bool:
+    return path == above or path.startswith(above.rstrip("/") + "/")
+
+
 def _only_writable(libc: ctypes.CDLL, folder: str) -> bool:
     """Make every mount read-only but the folder; whether that worked."""
 
@@ -121,8 +175,7 @@ def _only_writable(libc: ctypes.CDLL, folder: str) -> bool:
 
     own = folder.encode()
     return (
-        libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None) == 0
-        and libc.mount(own, own, None, ctypes.c_ulong(_MS_BIND), None) == 0
+        libc.mount(own, own, None, ctypes.c_ulong(_MS_BIND), None) == 0
         and change("/", _AT_RECURSIVE, Attributes(attr_set=_RDONLY)) == 0
         and change(folder, 0, Attributes(attr_clr=_RDONLY)) == 0
         and _moved_into(folder)

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from marin.evaluation.config import HttpJudgeConfig, Order
@@ -27,6 +27,11 @@ class Judge(Protocol):
     @property
     def name(self) -> str:
         """What it is called in records."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of all that its verdicts depend on, such as its prompt; two judges of one name may differ in that."""
         ...
 
     def judge(self, instruction: str, output_a: str, output_b: str) -> float:
@@ -88,6 +93,10 @@ def _checked(judge: Judge, said: Any) -> float:
     return float(said)
 
 
+def _digest(said: Any) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+
+
 class ReplayJudge:
     """Gives the verdicts of recorded annotations again, in either order."""
 
@@ -101,6 +110,7 @@ class ReplayJudge:
                 value = 1.5 if preference == 0 else float(preference)
                 self._known[row["instruction"], row["output_1"], row["output_2"]] = value
                 self._known.setdefault((row["instruction"], row["output_2"], row["output_1"]), 3.0 - value)
+        self.digest = _digest([name, sorted([*pair, value] for pair, value in self._known.items())])
 
     def judge(self, instruction: str, output_a: str, output_b: str) -> float:
         """As `Judge.judge`. KeyError for a pair that was not recorded."""
@@ -120,6 +130,9 @@ class HttpJudge:
         """ValueError where the variable that holds the key is not set."""
         self._config = config
         self.name = config.model
+        # all but how its server is reached; another address may be another model under the same name
+        how = ("api_key_env", "timeout_s", "num_retries", "wait_s")
+        self.digest = _digest({name: value for name, value in asdict(config).items() if name not in how})
         self._headers = {"Content-Type": "application/json"}
         if config.api_key_env is not None:
             key = os.environ.get(config.api_key_env)

@@ -25,7 +25,9 @@ b = (phi, gamma, theta), x_i the features, w_i the weights, q_i the predictions 
     SE = sd(u_i) / sqrt(n),  u_i = q_i0 + G' H^-1 w_i (p_i - q_i) x_i,
     G = mean of dq_i0 / db,  H = mean of w_i q_i (1 - q_i) x_i x_i' + the gamed outputs' share
 
-(the sandwich estimator; the penalty, the gamed outputs and the sd of lengths count as given).
+(the sandwich estimator, of the fit without the penalty: a weight that the penalty has set to 0, as near a tie, is no
+better known for it, so the error is on the cautious side there; the gamed outputs and the sd of lengths count as
+given).
 """
 
 import math
@@ -233,12 +235,9 @@ def _influence(
 ) -> np.ndarray:
     """What each annotation moves the win rate by, times n, about its mean: u_i of the formula at the top."""
     n = len(predicted)
-    active = weights != 0  # what the penalty has set to zero does not move
-    if not active.any():
-        return predicted
-    x, without_length = x[:, active], without_length[:, active]
-    q = _logistic(x @ weights[active])
+    q = _logistic(x @ weights)
     gradient = (without_length.T @ (predicted * (1 - predicted))) / n
     curvature = (x.T * (w * q * (1 - q))) @ x / n
     scores = (w * (y - q))[-n:, None] * x[-n:]
-    return predicted + scores @ np.linalg.solve(curvature, gradient)
+    # difficulties that are all alike cannot be told from the model's weight, which the pseudo-inverse takes evenly
+    return predicted + scores @ (np.linalg.pinv(curvature, hermitian=True) @ gradient)

@@ -37,8 +37,8 @@ class Estimate:
     num_clusters: int
     """Number of independent units among them; n where every observation is its own."""
     interval: str | None = "normal"
-    """How ci95 was made: 'normal' (value +- 1.96 SE), 'wilson', 'mover' (`weighted_sum_interval`); None where there is
-    none."""
+    """How ci95 was made: 'normal' (value +- 1.96 SE), 'wilson', 'mover' (`weighted_sum_interval`), or 't' where a part
+    of SE is of few runs; None: it is None."""
 
 
 def normal_estimate(value: float, stderr: float | None, n: int, num_clusters: int) -> Estimate:
@@ -47,6 +47,31 @@ def normal_estimate(value: float, stderr: float | None, n: int, num_clusters: in
         return Estimate(value=value, stderr=None, ci95=None, n=n, num_clusters=num_clusters, interval=None)
     ci95 = (value - Z95 * stderr, value + Z95 * stderr)
     return Estimate(value=value, stderr=stderr, ci95=ci95, n=n, num_clusters=num_clusters)
+
+
+def t_point(tail: float, df: int) -> float:
+    """The t with probability `tail` beyond -t and t together, of Student's distribution of df >= 1 degrees of freedom.
+
+    By bisection of the finite sums for whole df (Abramowitz and Stegun, eq. 26.7.3 and 26.7.4).
+    """
+    if not 0 < tail < 1 or df < 1:
+        raise ValueError(f"t_point({tail}, {df}): expected 0 < tail < 1 and df >= 1")
+
+    def within(angle: float) -> float:
+        """P(|T| < sqrt(df) tan(angle))."""
+        cos, sin = math.cos(angle), math.sin(angle)
+        odd = df % 2
+        term, total = (cos, 0.0) if odd else (1.0, 0.0)
+        for j in range(2 + odd, df + 1, 2):
+            total += term
+            term *= cos * cos * (j - 1) / j
+        return 2 / math.pi * (angle + sin * total) if odd else sin * total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(middle) < 1 - tail else (low, middle)
+    return math.sqrt(df) * math.tan((low + high) / 2)
 
 
 def _clustered_stderr(residuals: np.ndarray, denominator: float, groups: Sequence[Hashable] | None):
@@ -200,15 +225,21 @@ class Comparison:
     difference: Estimate
     """Score of a minus score of b."""
     smallest_detectable: float | None
-    """Difference that this sample would show at 80% power: 2.8 standard errors; None without a standard error."""
+    """Difference that this sample would show at 80% power: 2.8 standard errors, more where a part of the error is of
+    few runs; None without a standard error."""
     p_value: float | None = None
     """Exact McNemar p for right / wrong answers; None for other metrics."""
+    threshold: float | None = None
+    """Difference that counts as seen; None: two standard errors."""
 
     @property
     def seen(self) -> bool:
-        """Whether the difference is at least two paired standard errors."""
+        """Whether the difference is at least two paired standard errors, or the threshold that stands for them."""
         stderr = self.difference.stderr
-        return stderr is not None and self.difference.value != 0 and abs(self.difference.value) >= 2 * stderr
+        if stderr is None:
+            return False
+        least = 2 * stderr if self.threshold is None else self.threshold
+        return self.difference.value != 0 and abs(self.difference.value) >= least
 
 
 def _comparison(a: str, b: str, metric: str, difference: Estimate, p_value: float | None = None) -> Comparison:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,14 +72,17 @@ def run(config: ValidationConfig) -> Path:
     )
     stores = {tag: _open(tag, path, model) for tag, path in config.sets.items()}
     scored = {tag: _score(tag, store, model, config) for tag, store in stores.items()}
-    tasks = {tag: _task(found) for tag, found in scored.items()} | _parents(scored)
-    for tag, task in tasks.items():
-        for name, entry in task.metrics.items():
+    tasks = {tag: _task(found) for tag, found in scored.items()}
+    groups = _parents(scored)
+    metrics = {tag: task.metrics for tag, task in tasks.items()} | {tag: one["metrics"] for tag, one in groups.items()}
+    for tag, entries in metrics.items():
+        for name, entry in entries.items():
             print(f"{tag}: {format_score(entry['value'], entry['stderr'], entry['n'])} {name}", flush=True)
     path = write_results(
         config.output_path,
         model=model.description,
         tasks=tasks,
+        groups=groups,
         samples=(
             {
                 "task": tag,
@@ -155,17 +159,17 @@ def _task(found: _Scored) -> TaskResult:
     )
 
 
-def _parents(scored: Mapping[str, _Scored]) -> dict[str, TaskResult]:
-    """A result of each parent: micro averages under the metric's own name, macro averages as `macro_NAME`."""
+def _parents(scored: Mapping[str, _Scored]) -> dict[str, dict[str, Any]]:
+    """A group of each parent: micro averages under the metric's own name, macro averages as `macro_NAME`."""
     children: dict[str, dict[str, _Scored]] = {}
     for tag, found in scored.items():
         parts = tag.split("/")
         for count in range(1, len(parts)):
             children.setdefault("/".join(parts[:count]), {})[tag] = found
-    return {parent: _parent(below) for parent, below in children.items()}
+    return {parent: _parent(parent, below) for parent, below in children.items()}
 
 
-def _parent(below: Mapping[str, _Scored]) -> TaskResult:
+def _parent(parent: str, below: Mapping[str, _Scored]) -> dict[str, Any]:
     whole = _Scored(
         ids=[name for found in below.values() for name in found.ids],
         bits=np.concatenate([found.bits for found in below.values()]),
@@ -177,18 +181,19 @@ def _parent(below: Mapping[str, _Scored]) -> TaskResult:
     micro = whole.estimates()
     macro = {name: macro_estimate([found.estimates()[name] for found in below.values()]) for name in METRICS}
     entries = {**micro, **{f"macro_{name}": estimate for name, estimate in macro.items()}}
-    return TaskResult(
-        version=VERSION,
-        n=len(whole.ids),
-        prompt_hash=prompt_hash([[tag, found.store, list(found.ids)] for tag, found in sorted(below.items())]),
-        metrics={name: metric_entry(e, higher_is_better=False) for name, e in entries.items()},
-        counts={
+    return {
+        "group": parent,
+        "n": len(whole.ids),
+        "tasks": list(below),
+        "missing": [],
+        "metrics": {name: metric_entry(e, higher_is_better=False) for name, e in entries.items()},
+        "counts": {
             "num_sets": len(below),
             "num_bytes": int(whole.num_bytes.sum()),
             "num_tokens": int(whole.num_tokens.sum()),
         },
-        notes=[f"{len(below)} sets together; macro: the mean of their own values, each set counting alike"],
-    )
+        "notes": [f"{len(below)} sets together; macro: the mean of their own values, each set counting alike"],
+    }
 
 
 def macro_estimate(estimates: Sequence[Estimate]) -> Estimate:

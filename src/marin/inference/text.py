@@ -250,9 +250,9 @@ def _encoded(
 
 
 def _check(seq_len: int, max_new_tokens: int, stop: Sequence[str], num_samples: int) -> None:
-    if not 0 <= max_new_tokens < seq_len:
+    if not 1 <= max_new_tokens < seq_len:
         raise ValueError(
-            f"max_new_tokens={max_new_tokens} must be from 0 to {seq_len - 1}: the model reads {seq_len} tokens, and "
+            f"max_new_tokens={max_new_tokens} must be from 1 to {seq_len - 1}: the model reads {seq_len} tokens, and "
             "one at least is the prompt's"
         )
     if isinstance(stop, str) or not all(stop):

@@ -1,15 +1,20 @@
 """What makes an operation another one, and what does not."""
 
+import array
+import collections
 import dataclasses
 import datetime
 import enum
 import functools
 import json
 import logging
+import operator
 import os
 import re
 import subprocess
 import sys
+import threading
+import types
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -75,6 +80,28 @@ def test_functions_are_told_apart_by_what_they_would_do():
     assert digest_of(functools.partial(helper, 1)) != digest_of(functools.partial(helper, 2))
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("def f(low, high): return low - high", "def f(high, low): return low - high"),
+        ("def f(a, b): return a", "def f(a, *b): return a"),
+        ("def f(a, b): return a", "def f(a, *, b): return a"),
+        ("def f(a, b): return a", "def f(a, b, /): return a"),
+        ("def f(a, *b): return a", "def f(a, **b): return a"),
+        ("def f(a): return h(x=1, y=2)\ndef h(x, y): return x", "def f(a): return h(x=1, y=2)\ndef h(y, x): return y"),
+        ("def f(a): return (lambda x, y: x)(x=1, y=2)", "def f(a): return (lambda y, x: y)(x=1, y=2)"),
+        ("def f(a): return h(a)\ndef h(a, b=1): return b", "def f(a): return h(a)\ndef h(a, b=2): return b"),
+    ],
+)
+def test_signatures_count(one: str, other: str):
+    def digest(source: str) -> str:
+        module: dict[str, Any] = {"__name__": "made"}
+        exec(source, module)
+        return digest_of(module["f"])
+
+    assert digest(one) == digest(one) != digest(other)
+
+
 def test_words_about_a_function_are_no_part_of_it():
     one = made_of("def f(x):\n  'Says what it does.'\n  return x + 1")
     assert digest_of(one) == digest_of(made_of("def f(x):\n  'Says it better.'\n  return x + 1"))
@@ -101,10 +128,24 @@ def test_a_function_that_calls_itself_has_an_identity():
 
 
 def test_values_of_other_types_differ():
-    values: list[Any] = [1, 1.0, "1", b"1", True, None, [1], {"a": 1}, {1, 2}, Path("1"), re.compile("1"), col("a") > 1]
+    values: list[Any] = [
+        1,
+        1.0,
+        "1",
+        b"1",
+        True,
+        None,
+        [1],
+        (1,),
+        {"a": 1},
+        {1, 2},
+        Path("1"),
+        re.compile("1"),
+        col("a") > 1,
+    ]
     texts = [repr(identity_of(value)) for value in values]
     assert len(set(texts)) == len(texts)
-    assert identity_of({"b": 1, "a": 2}) == identity_of({"a": 2, "b": 1})
+    assert identity_of({"b": 1, "a": 2}) != identity_of({"a": 2, "b": 1})  # a function may go through it
 
 
 def test_what_cannot_be_told_is_refused():
@@ -276,8 +317,7 @@ def test_values_of_the_module_count_for_the_functions_that_use_them(
     before = digest_of(function)
     assert digest_of(function) == before
     monkeypatch.setattr(sys.modules[__name__], name, other)
-    is_seen = name not in ("helper", "LOGGER")  # what it does not use; what counts by its type
-    assert (digest_of(function) != before) == is_seen
+    assert (digest_of(function) != before) == (name != "helper")  # which the function does not use
 
 
 def test_classes_of_the_module_count_with_their_methods_and_attributes(monkeypatch: pytest.MonkeyPatch):
@@ -372,3 +412,86 @@ def test_what_is_imported_counts_by_its_name():
     one = digest_of(made_of("def f(x): return g(x)", g=json.dumps))
     assert one != digest_of(made_of("def f(x): return g(x)", g=json.loads))
     assert one == digest_of(made_of("def f(x): return g(x)", g=json.dumps))
+
+
+VALUE: Any = None
+
+
+def uses_value(row: Any) -> Any:
+    return VALUE
+
+
+class Slotted:
+    """Keeps its state outside of `__dict__`."""
+
+    __slots__ = ("limit",)
+
+    def __init__(self, limit: int):
+        self.limit = limit
+
+
+class Words(list):
+    """A list with a name."""
+
+    def __init__(self, words: list[str], name: str):
+        super().__init__(words)
+        self.name = name
+
+
+def with_itself(number: int) -> types.SimpleNamespace:
+    made = types.SimpleNamespace(number=number)
+    made.itself = made
+    return made
+
+
+@pytest.mark.parametrize(
+    ("make", "one", "other"),
+    [
+        (pa.array, ["a", None], ["b", None]),
+        (lambda value: pa.chunked_array([value, ["z"]]), ["a"], ["b"]),
+        (pa.scalar, 1, 2),
+        (lambda value: pa.table({"a": value}), [1], [2]),
+        (lambda value: pa.record_batch({"a": value}), [1], [2]),
+        (operator.itemgetter, "a", "b"),
+        (operator.attrgetter, "a", "b"),
+        (collections.deque, [1], [2]),
+        (lambda size: collections.deque([1], size), 2, 3),
+        (lambda value: collections.defaultdict(value), int, list),
+        (lambda value: array.array("i", value), [1], [2]),
+        (lambda value: types.SimpleNamespace(a=value), 1, 2),
+        (with_itself, 1, 2),
+        (lambda value: np.array([value, None], dtype=object), "a", "b"),
+        (lambda name: np.zeros(1, dtype=[(name, "i4")]), "a", "b"),
+        (lambda mask: np.ma.masked_array([1, 2], mask), [0, 1], [1, 0]),
+        (Slotted, 1, 2),
+        (lambda name: Words(["a"], name), "a", "b"),
+        (dict, [("a", 1), ("b", 2)], [("b", 2), ("a", 1)]),
+        (lambda kind: kind([1, 2]), list, tuple),
+        (lambda text: text.join, "-", "+"),
+        (lambda module: module, operator, array),
+    ],
+)
+def test_objects_of_a_module_count_by_what_they_hold(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, make: Any, one: Any, other: Any
+):
+    def digest(value: Any) -> str:
+        monkeypatch.setattr(sys.modules[__name__], "VALUE", make(value))
+        return digest_of(uses_value)
+
+    assert digest(one) == digest(one) != digest(other)
+    assert not recwarn.list
+
+
+def test_chunks_are_no_part_of_an_arrow_array():
+    whole, parts = pa.chunked_array([[1, 2]]), pa.chunked_array([[1], [2]])
+    assert digest_of(whole) == digest_of(parts)
+    assert digest_of(pa.array([0, 1, 2])[1:]) == digest_of(pa.array([1, 2])) != digest_of(whole)
+
+
+def test_what_cannot_be_taken_apart_counts_by_its_type_and_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys.modules[__name__], "VALUE", threading.Lock())
+    with pytest.warns(UserWarning, match=r"test_identity:VALUE holds <unlocked _thread.lock.*only the type"):
+        before = digest_of(uses_value)
+    monkeypatch.setattr(sys.modules[__name__], "VALUE", threading.Lock())
+    with pytest.warns(UserWarning):
+        assert digest_of(uses_value) == before

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +254,49 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path: Path, monkeypa
             plan.run(workers=0)
     assert {file.name for file in (tmp_path / "out").rglob("*") if file.is_file()} == {"lock", "attempts.jsonl"}
     assert plan.run(workers=0).counters["rows_out"] == 1
+
+
+def test_a_worker_stuck_in_a_library_ends_with_a_killed_parent(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, re, sys\n"
+        "from pathlib import Path\n"
+        "from marin.processing.pipeline import Dataset\n"
+        "folder = Path(sys.argv[1])\n"
+        "def stuck(row):\n"
+        "    (folder / 'part').write_text(str(os.getpid()))\n"
+        "    (folder / 'part').rename(folder / 'pid')\n"
+        "    re.match('(a+)+$', 'a' * 64 + 'b')\n"  # for ages, in C, with the interpreter's lock
+        "rows = Dataset.from_items([{'id': '0'}], num_shards=1)\n"
+        "rows.map(stuck).write_jsonl(str(folder / 'out')).run(workers=1, progress=False)\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
+    try:
+        wait_for(lambda: (tmp_path / "pid").exists(), parent)
+        pid = int((tmp_path / "pid").read_text())
+        time.sleep(0.3)  # into the match
+    finally:
+        parent.kill()
+        parent.wait()
+    try:
+        deadline = time.monotonic() + 10
+        while is_running(pid):
+            assert time.monotonic() < deadline, f"worker {pid} outlives its parent"
+            time.sleep(0.02)
+    finally:
+        if is_running(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

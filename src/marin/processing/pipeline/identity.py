@@ -1,14 +1,16 @@
 """What an operation is, as plain JSON values: equal operations are done once, changed ones again.
 
 A frozen dataclass is its name, its class attribute `version` and its fields. A function is its name and its code:
-bytecode, constants, defaults, values it closes over, and all that it reaches by name in its own module, and those by
-theirs: functions, classes with their methods, values such as sets, dicts and compiled patterns. A dataclass without a
+signature, bytecode, constants, defaults, values it closes over, and all that it reaches by name in its own module, and
+those by theirs: functions, classes with their methods, values such as dicts (their order counts), Arrow and numpy
+arrays, compiled patterns, and objects by the parts that pickle would take them apart into. A dataclass without a
 version of its own is the code of its class as well. So a changed lambda in a script is another operation. A function or
 class with an attribute `version` is its name and that version alone.
 
-The price: of what is called in other modules only the name is seen; an object of a class of another library (an open
-model, a logger) counts by its type; values are those at the time of planning, so a dict that a function fills as a
-cache makes it another one (one that it sets with `global` does not); and another Python has another bytecode.
+The price: of what is called in other modules only the name is seen; an object that cannot be pickled (an open model, a
+lock) counts by its type, which a warning says; values are those at the time of planning, so a dict that a function
+fills as a cache makes it another one (one that it sets with `global` does not); and another Python has another
+bytecode.
 """
 
 import dataclasses
@@ -24,6 +26,7 @@ import json
 import re
 import sys
 import types
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
@@ -41,6 +44,15 @@ _SAID_BY_REPR = (
     types.EllipsisType,
 )
 _OPERATES = ("__call__", "write")  # a dataclass with one of them is an operation or a sink, not only values
+# Of a code object: of what kind it is, not whether it has a docstring or where it stands.
+_FLAGS_THAT_COUNT = (
+    inspect.CO_VARARGS
+    | inspect.CO_VARKEYWORDS
+    | inspect.CO_GENERATOR
+    | inspect.CO_COROUTINE
+    | inspect.CO_ITERABLE_COROUTINE
+    | inspect.CO_ASYNC_GENERATOR
+)
 # Where the methods come from that dataclasses and named tuples are given; what they do is in the fields.
 _GENERATED_IN = ("<string>", dataclasses.dataclass.__code__.co_filename)
 
@@ -74,6 +86,10 @@ class _Place:
     within: frozenset[int] = frozenset()  # ids of what it is in, which may be in itself
     module: str | None = None  # of the code that holds it, None where an operation's field does
     is_strict: bool = True  # refuse what cannot be told, instead of naming its type
+    name: str = ""  # module:name of what code reaches and this is in
+    is_part: bool = (
+        False  # of an object taken apart: functions and classes of other modules count by name, as in pickle
+    )
 
 
 class _Teller:
@@ -82,6 +98,7 @@ class _Teller:
     def __init__(self) -> None:
         self.reached: dict[str, str] = {}  # module:name -> digest of what stands there
         self._objects: dict[str, Any] = {}  # the same
+        self._taken_apart: dict[int, tuple[Any, str]] = {}  # id -> object, which keeps the id taken, and its digest
 
     def tell(self, value: Any, place: _Place) -> Any:
         """What a value is, as JSON."""
@@ -103,16 +120,35 @@ class _Teller:
         if id(value) in place.within:
             return {"again": name_of(value)}
         place = dataclasses.replace(place, within=place.within | {id(value)})
-        if isinstance(value, list | tuple):
-            return [self.tell(item, place) for item in value]
-        if isinstance(value, set | frozenset):
-            return {"set": sorted((self.tell(item, place) for item in value), key=json.dumps)}
-        if isinstance(value, Mapping):
-            items = [[self.tell(key, place), self.tell(item, place)] for key, item in value.items()]
-            return {"mapping": sorted(items, key=lambda item: json.dumps(item[0]))}
+        if isinstance(value, list | tuple | set | frozenset | Mapping):
+            return self._container(value, place)
         return self._object(value, place)
 
+    def _container(self, value: Any, place: _Place) -> Any:
+        told: Any
+        if isinstance(value, Mapping):
+            told = {"mapping": [[self.tell(key, place), self.tell(item, place)] for key, item in value.items()]}
+        elif isinstance(value, set | frozenset):
+            told = {"set": sorted((self.tell(item, place) for item in value), key=json.dumps)}
+        else:
+            items = [self.tell(item, place) for item in value]
+            told = {"tuple": items} if isinstance(value, tuple) else items
+        kind = type(value)
+        if kind in (list, tuple, set, frozenset, dict):
+            return told
+        told = {"is": told, "type": name_of(kind), "state": self.tell(getattr(value, "__dict__", None), place)}
+        if kind.__module__ == place.module:
+            told["code"] = self.tell(kind, place)
+        if (factory := getattr(value, "default_factory", None)) is not None:
+            told["factory"] = self.tell(factory, place)
+        return told
+
     def _object(self, value: Any, place: _Place) -> Any:
+        if isinstance(value, types.ModuleType):
+            return {"module": value.__name__}
+        is_code = isinstance(value, type | types.FunctionType)
+        if place.is_part and is_code and _is_of_another_module(value, place.module):
+            return {"named": name_of(value), "version": getattr(value, "version", None)}
         if isinstance(value, types.MethodType):
             told = {"method": value.__func__.__qualname__, "of": self.tell(value.__self__, place)}
             kind = type(value.__self__)
@@ -124,7 +160,9 @@ class _Teller:
         if isinstance(value, type):
             return self._class(value, place)
         if isinstance(value, types.BuiltinFunctionType):
-            return {"builtin": name_of(value)}
+            of = value.__self__  # a module, or what the method is of
+            told = {"builtin": name_of(value)}
+            return told if of is None or isinstance(of, types.ModuleType) else {**told, "of": self.tell(of, place)}
         if isinstance(value, enum.Enum):
             return {"enum": name_of(type(value)), "name": value.name, "value": self.tell(value.value, place)}
         if dataclasses.is_dataclass(value):
@@ -161,11 +199,33 @@ class _Teller:
         return told
 
     def _by_type(self, value: Any, place: _Place) -> dict[str, Any]:
-        """An object of a class that is no dataclass: of one of the module its state too, otherwise only its type."""
+        """An object of a class that is no dataclass, by its parts; of a class of the module, with the class's code."""
         kind = type(value)
         if kind.__module__ != place.module:
-            return {"type": name_of(kind)}
-        return {"object": self.tell(kind, place), "state": self.tell(getattr(value, "__dict__", {}), place)}
+            return self._apart(value, place)
+        return {"object": self.tell(kind, place), "state": self._apart(value, place)}
+
+    def _apart(self, value: Any, place: _Place) -> dict[str, Any]:
+        """The parts that pickle would store; only the type, with a warning, where it would store none."""
+        if id(value) in self._taken_apart:
+            return {"parts": self._taken_apart[id(value)][1]}
+        try:
+            reduced = value.__reduce_ex__(4)
+            if isinstance(reduced, str):  # the name of a global
+                return {"named": f"{type(value).__module__}:{reduced}"}
+            make, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+            parts = [make, arguments, state, *(None if each is None else list(each) for each in (items, pairs))]
+            digest = _digest(self.tell(parts, dataclasses.replace(place, is_part=True)))
+        except Exception as error:
+            warnings.warn(
+                f"{place.name or 'an operation'} holds {value!r:.80} ({name_of(type(value))}), of which only the type "
+                f"counts, since it cannot be taken apart ({type(error).__name__}: {error!s:.80}): work that was done "
+                "before it changed will be taken for done. Give what uses it a `version`, or build it where it is used",
+                stacklevel=2,
+            )
+            return {"type": name_of(type(value))}
+        self._taken_apart[id(value)] = value, digest
+        return {"parts": digest}
 
     # -- code
 
@@ -202,7 +262,17 @@ class _Teller:
             for name in _globals_read(code)
             if name in function.__globals__
         }
-        return [hashlib.sha256(code.co_code).hexdigest()[:32], told, list(code.co_names), used]
+        num_arguments = code.co_argcount + code.co_kwonlyargcount
+        num_arguments += bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
+        signature = [
+            code.co_posonlyargcount,
+            code.co_argcount,
+            code.co_kwonlyargcount,
+            code.co_flags & _FLAGS_THAT_COUNT,
+            list(code.co_varnames[:num_arguments]),
+        ]
+        done = hashlib.sha256(code.co_code + code.co_exceptiontable).hexdigest()[:32]
+        return [signature, done, told, list(code.co_names), used]
 
     def _class(self, kind: type, place: _Place) -> dict[str, Any]:
         """A class with all that it defines; of those it inherits from, those of its module likewise."""
@@ -239,7 +309,7 @@ class _Teller:
         if key not in self._objects:
             self._objects[key] = value
             self.reached[key] = ""  # it may reach itself
-            self.reached[key] = _digest(self.tell(value, _Place(module=place.module, is_strict=False)))
+            self.reached[key] = _digest(self.tell(value, _Place(module=place.module, is_strict=False, name=key)))
         return {"reaches": key}
 
 
@@ -296,20 +366,34 @@ def _members(kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def _of_array(value: Any) -> dict[str, Any] | None:
-    """A numpy array or scalar; None for anything else, and for arrays of objects."""
+    """A plain numpy array or scalar; None for anything else, such as arrays of objects or with a mask."""
     numpy = sys.modules.get("numpy")
-    if numpy is None or not isinstance(value, numpy.ndarray | numpy.generic) or value.dtype == object:
+    if numpy is None or not (type(value) is numpy.ndarray or isinstance(value, numpy.generic)) or value.dtype.hasobject:
         return None
     digest = hashlib.sha256(value.tobytes()).hexdigest()
-    return {"numpy": digest, "dtype": value.dtype.str, "shape": list(value.shape)}
+    return {"numpy": digest, "dtype": repr(value.dtype.descr), "shape": list(value.shape)}
 
 
 def _of_arrow(value: Any) -> dict[str, Any] | None:
-    """A schema, field or type of Arrow; None for anything else."""
+    """A schema, field, type, array, scalar or table of Arrow, whatever its chunks; None for anything else."""
     arrow = sys.modules.get("pyarrow")
-    if arrow is None or not isinstance(value, arrow.Schema | arrow.Field | arrow.DataType):
+    if arrow is None:
         return None
-    schema = value
-    if not isinstance(value, arrow.Schema):
-        schema = arrow.schema([arrow.field("", value) if isinstance(value, arrow.DataType) else value])
-    return {"arrow": hashlib.sha256(schema.serialize()).hexdigest()}
+    kind = type(value).__name__
+    if isinstance(value, arrow.Schema | arrow.Field | arrow.DataType):
+        schema = value
+        if not isinstance(value, arrow.Schema):
+            schema = arrow.schema([arrow.field("", value) if isinstance(value, arrow.DataType) else value])
+        return {"arrow": hashlib.sha256(schema.serialize()).hexdigest()}
+    if isinstance(value, arrow.Scalar):
+        value = arrow.repeat(value, 1)
+    if isinstance(value, arrow.Array | arrow.ChunkedArray):
+        value = arrow.table({"": value})
+    elif isinstance(value, arrow.RecordBatch):
+        value = arrow.Table.from_batches([value])
+    if not isinstance(value, arrow.Table):
+        return None
+    sink = arrow.BufferOutputStream()
+    with arrow.ipc.new_stream(sink, value.schema) as writer:
+        writer.write_table(value.combine_chunks())
+    return {"arrow": hashlib.sha256(sink.getvalue()).hexdigest(), "kind": kind}

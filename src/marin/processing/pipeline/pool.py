@@ -145,14 +145,22 @@ class _Process:
         with tempfile.TemporaryFile() as file:
             file.truncate(PLACE.size)
             self._place = mmap.mmap(file.fileno(), PLACE.size)
-            self._popen = subprocess.Popen(
-                [sys.executable, "-m", "marin.processing.pipeline.worker", str(file.fileno())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=dict(environment),
-                cwd=folder,
-                pass_fds=[file.fileno()],
-            )
+            parent, self._alive = os.pipe()  # we hold this end, so its closing says that we are gone
+            passed = [file.fileno(), parent]
+            try:
+                self._popen = subprocess.Popen(
+                    [sys.executable, "-m", "marin.processing.pipeline.worker", *map(str, passed)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=dict(environment),
+                    cwd=folder,
+                    pass_fds=passed,
+                )
+            except BaseException:
+                os.close(self._alive)
+                raise
+            finally:
+                os.close(parent)
         self.pid = self._popen.pid
         self.has_served = False
         self._ask(list(path))
@@ -212,6 +220,7 @@ class _Process:
         with contextlib.suppress(BrokenPipeError):
             self._popen.stdin.close()
         self._popen.stdout.close()
+        os.close(self._alive)
         self._place.close()
 
 

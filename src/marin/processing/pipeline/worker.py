@@ -2,8 +2,9 @@
 
 A fresh interpreter, not a fork (libraries have threads) and not `multiprocessing`'s spawn (which would run the
 experiment's script again in every worker, and a script that ends in `executor_main(...)` with no guard would begin anew
-there). It lives as long as its input: when the parent is gone, `kill -9` included, it ends
-at once. Hashes of strings are the same in all workers, so that a function which goes through a set gives the same
+there). When the parent is gone, `kill -9` included, it ends at once, even where a library keeps the interpreter's lock
+and no thread of ours can run: the kernel sends SIGIO, which ends a process, when the parent's end of a pipe of its own
+closes. Hashes of strings are the same in all workers, so that a function which goes through a set gives the same
 everywhere.
 
 Messages are pickles, each preceded by its length. In: ("task", stage, task, too_slow), stage and task as bytes of
@@ -12,6 +13,7 @@ an operation with a time limit is at work is written to memory that the parent s
 cannot send anything.
 """
 
+import fcntl
 import hashlib
 import mmap
 import os
@@ -151,7 +153,17 @@ def _read_jobs(jobs: "queue.Queue[Any]") -> None:
         os._exit(0)  # the parent has closed our input, or is gone: nothing we do is wanted any more
 
 
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process when nobody has the other end of the pipe `parent` open any more."""
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGIO])
+    fcntl.fcntl(parent, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(parent, fcntl.F_SETFL, fcntl.fcntl(parent, fcntl.F_GETFL) | os.O_ASYNC)
+    # If it is gone already, our input is at its end, and the thread that reads it ends us.
+
+
 def _main() -> None:
+    _end_with(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which then ends us
     place = mmap.mmap(int(sys.argv[1]), PLACE.size)
     out = os.fdopen(os.dup(1), "wb")
