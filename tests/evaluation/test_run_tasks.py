@@ -443,16 +443,6 @@ def test_how_a_text_is_written_and_read_is_part_of_the_prompt_hash(tokenizer: To
     assert len(hashes) == len(writings)
 
 
-def test_what_a_killed_writer_left_behind_is_taken_away(tokenizer: Tokenizer, tmp_path: Path):
-    write_rows(tmp_path, "toy", [0, 1])
-    left = tmp_path / "out/finished_tasks/.toy.json.123.tmp"
-    left.parent.mkdir(parents=True)
-    left.write_text("half")
-    asked = {"data": TaskData(tmp_path), "definitions": {"toy": toy_task("toy")}, "output_path": tmp_path / "out"}
-    evaluate_tasks(ToyModel(tokenizer), [EvalTaskConfig("toy", 0)], **asked)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "samples.jsonl"]
-
-
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_a_log_probability_that_is_no_number_names_task_and_question(
     tokenizer: Tokenizer, tmp_path: Path, value: float
