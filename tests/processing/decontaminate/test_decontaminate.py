@@ -144,9 +144,7 @@ def test_phrases_of_many_documents_do_not_count_where_that_is_asked(documents: D
 
 def test_fields_that_are_named_and_absent_are_an_error(documents: Documents, tmp_path: Path, items):
     wrong = EvaluationSet(name="sums", path=items.path, fields=("prompt",))
-    with pytest.raises(
-        ValueError, match=r"line 1 of .*items.jsonl has no field 'prompt'; its fields are answer"
-    ):
+    with pytest.raises(ValueError, match=r"line 1 of .*items.jsonl has no field 'prompt'; its fields are answer"):
         list(items_of(wrong))
 
 
