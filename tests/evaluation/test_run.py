@@ -272,8 +272,14 @@ def test_documents_begin_as_they_did_in_training_whatever_the_tokenizer_has(fold
 
     (model / "parity.json").unlink()  # as a model from elsewhere
     imported = read_results(run(dataclasses.replace(asked, allow_unverified=True)))
+    assert measured(imported) == pytest.approx(bits_after("eos"), abs=1e-6)  # a BOS is named, and added to no text
+    assert imported["policy"]["document_prefix"] == "eos" and "unknown" in imported["policy"]["prefix"]
+
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps(settings | {"add_bos_token": True}))
+    imported = read_results(run(dataclasses.replace(asked, allow_unverified=True)))
     assert measured(imported) == pytest.approx(bits_after("bos"), abs=1e-6)
-    assert imported["policy"]["document_prefix"] == "bos" and "unknown" in imported["policy"]["prefix"]
+    assert imported["policy"]["document_prefix"] == "bos"
 
 
 def test_documents_are_drawn_by_seed_and_cut_at_line_ends(folders: Path, tmp_path: Path):
