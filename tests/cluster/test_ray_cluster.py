@@ -222,7 +222,8 @@ def test_a_job_whose_process_is_killed_is_lost(cluster):
     assert (child.type, child.kind) == ("Killed", "worker_lost")
     actor = run(cluster, job(be_killed, in_process=True)).error
     assert (actor.type, actor.kind) == ("ActorDiedError", "worker_lost")
-    assert "its process was lost on node" in actor.message
+    # it kills itself at once: on a loaded machine before the driver has heard that it started
+    assert any(said in actor.message for said in ("its process was lost on node", "it was lost at its start"))
 
 
 def on_spot(folder: Path, name: str, preemptible: bool = False) -> JobRequest:
