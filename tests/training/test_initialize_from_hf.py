@@ -62,7 +62,9 @@ def tokenizer(stores) -> Path:
     return stores / "train-tokenizer"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("gpt2", "gemma3") else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_the_first_loss_is_that_of_the_model_in_the_folder(tiny_config, tokenizer, tmp_path, name):
     folder = write_model(tmp_path / "hf", MODELS[name], tokenizer)
     source = InitializeFromHf(path=str(folder))
