@@ -143,7 +143,7 @@ def test_half_precision_reports_what_the_saved_model_says(tmp_path: Path):
 
 
 def test_texts_are_cut_at_whole_characters(tmp_path: Path):
-    config = config_of(tmp_path, max_bytes_per_text=5)
+    config = config_of(tmp_path, max_bytes_per_text=5, calibration_fraction=0.0)
     write(tmp_path / "accents", [f"é{letter}éé" for letter in "abcdefghij"])
     report = train_classifier(
         replace(config, sources=(config.sources[0], LabelledSource(input_path=str(tmp_path / "accents"), label="x")))

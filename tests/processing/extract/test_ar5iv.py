@@ -55,7 +55,7 @@ def test_a_paper_is_its_sections_formulas_and_tables():
     )
     assert json.loads(made["metadata"]) == {
         "arxiv_id": "2404.01234",
-        "method": "ar5iv 1",
+        "method": "ar5iv 2",
         "num_conversion_errors": 1,
         "title": "On Weirs",
         "url": "https://arxiv.org/abs/2404.01234",

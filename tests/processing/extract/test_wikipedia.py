@@ -51,7 +51,7 @@ def test_an_article_is_its_text_without_links_references_and_boxes():
         "article": 7,
         "date": "2024-01-02T03:04:05Z",
         "language": "en",
-        "method": "wikipedia 1",
+        "method": "wikipedia 2",
         "title": "Weir",
         "url": "https://en.wikipedia.org/wiki/Weir",
     }
