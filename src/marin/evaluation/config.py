@@ -326,9 +326,6 @@ class LmHarnessConfig:
     """Let tasks run code that the model wrote, in this process, as the harness does: only for models you trust."""
     tokens_per_batch: int = 4096
     """Tokens that the model reads in one call."""
-    allow_code_execution: tuple[str, ...] = ()
-    """Tasks of which programs that the model wrote may be run (`marin.evaluation.code_execution` says what guards that
-    and what not); others that would are skipped."""
     allow_unverified: bool = False
     """Evaluate an export whose files were changed since it was verified; the results say so."""
 
