@@ -92,11 +92,12 @@ def test_a_run_on_local_text_in_their_form_is_followed_by_tag(sets, tmp_path: Pa
         assert len(each) == 2
         assert last[f"validation/{parent}/macro_bits_per_byte"] == pytest.approx(sum(each) / 2)
     [results] = tmp_path.glob("store/evaluation/validation/tiny-*/**/results.json")
-    tasks = json.loads(results.read_text())["tasks"]
-    assert set(tasks) == {*validation, "paloma", "uncheatable_eval"}
+    found = json.loads(results.read_text())
+    assert set(found["tasks"]) == set(validation)
+    assert set(found["groups"]) == {"paloma", "uncheatable_eval"}
     # rows in training and whole documents here are nearly the same text
-    for tag in tasks:
-        value = tasks[tag]["metrics"]["bits_per_byte"]["value"]
+    for tag, entry in (found["tasks"] | found["groups"]).items():
+        value = entry["metrics"]["bits_per_byte"]["value"]
         assert value == pytest.approx(last[f"validation/{tag}/bits_per_byte"], rel=0.05)
 
 

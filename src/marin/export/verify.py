@@ -238,7 +238,8 @@ def _compare_tokenizers(tokenizer: Tokenizer, source: Path, folder: Path, chat: 
         if name == CHAT_TEMPLATE_FILE and chat is not None:
             ours, where = chat.template.encode(), "the template of training"
         if ours != theirs:
-            raise ExportMismatch(f"{name} of the export is not {where}. Nothing was published", {"file": name})
+            what = f"the export has no {name}, expected" if theirs is None else f"{name} of the export is not"
+            raise ExportMismatch(f"{what} {where}. Nothing was published", {"file": name})
     exported = HfTokenizer.from_file(str(folder / TOKENIZER_FILE))
     exported.encode_special_tokens = True
     for text in PROBE_TEXTS:
