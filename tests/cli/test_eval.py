@@ -52,6 +52,15 @@ def test_a_table_of_scores_with_their_errors_and_what_was_skipped(place: Path, m
     assert results["model"]["verified"] is False
 
 
+def test_a_file_of_questions_is_asked_by_its_path(place: Path, marin):
+    rows = [{"query": f"{n} and", "choices": ["one", "two"], "gold": n % 2} for n in range(6)]
+    (place / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    marin("eval", "model", "--tasks", "copa,own=mine.jsonl@1", "--data", "data", "-o", "out")
+    entry = read_results(place / "out")["tasks"]["own"]
+    assert (entry["n"], entry["num_fewshot"], entry["files"]) == (6, 1, ["mine.jsonl"])
+    assert "no file none.jsonl" in marin("eval", "model", "--tasks", "none.jsonl", expect=2).err
+
+
 def test_progress_tells_requests_a_second(place: Path, marin):
     found = marin("eval", "model", "--tasks", "copa", "--data", "data", "-o", "out")
     assert "copa: 16 of 16 requests" in found.err and "a second" in found.err

@@ -20,6 +20,7 @@ from marin.config import (
     from_command_line,
     load_yaml,
     register_choice,
+    retire_choice,
 )
 
 
@@ -288,6 +289,12 @@ def test_a_class_that_is_not_there_or_does_not_fit_is_named(given, message):
     with pytest.raises(ConfigError) as error:
         decode(Run, {"optimizer": {"learning_rate": 1}, "shape": {"type": given}})
     assert message in str(error.value)
+
+
+def test_a_choice_that_is_gone_says_what_to_write_instead():
+    retire_choice(Shape, "disc", "write `type: circle`")
+    with pytest.raises(ConfigError, match=r"^type: there is no 'disc' any more: write `type: circle`$"):
+        decode(Shape, {"type": "disc", "radius": 1.0})
 
 
 def test_a_class_that_lacks_what_is_asked_of_a_choice_is_refused():

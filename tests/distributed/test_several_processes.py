@@ -23,12 +23,13 @@ from marin.checkpoint import format as checkpoint
 from marin.checkpoint.discover import list_checkpoints
 from marin.config import dump_yaml, encode
 from marin.distributed.config import MeshConfig, ProcessesConfig
+from marin.evaluation.tasks import EvalTaskConfig
 from marin.training.callback_config import (
     EarlyStoppingConfig,
+    EvalsConfig,
     ExportHfConfig,
     MemorizationConfig,
     SamplesConfig,
-    TaskEvalsConfig,
     WatchConfig,
 )
 from marin.training.config import RuntimeConfig, TrainLmConfig
@@ -260,7 +261,7 @@ def test_every_callback_gives_two_processes_what_it_gives_one(store):
         WatchConfig(every=3),
         SamplesConfig(prompts=("the ", "a big"), every=3, max_new_tokens=5),
         MemorizationConfig(source="text", prefix_lengths=(0, 5), continuation_length=4, num_sequences=7),
-        TaskEvalsConfig(tasks={"toy": str(questions)}),
+        EvalsConfig(tasks=(EvalTaskConfig("toy", 0, file=str(questions)),)),
         ExportHfConfig(),
         EarlyStoppingConfig(metric="validation/held_out/loss", patience=50),
     )

@@ -20,7 +20,6 @@ from marin.evaluation.multiple_choice import METRICS, answer_questions
 from marin.evaluation.results import read_results, read_samples
 from marin.evaluation.run_tasks import TaskScores, evaluate_tasks
 from marin.evaluation.scoring import ScoredModel, scored_model
-from marin.evaluation.task_files import read_multiple_choice
 from marin.evaluation.tasks import (
     CORE_TASKS,
     CORE_TASKS_PLUS_MMLU,
@@ -28,6 +27,8 @@ from marin.evaluation.tasks import (
     LISTS,
     TASKS,
     EvalTaskConfig,
+    MultipleChoiceTask,
+    Question,
     TaskDefinition,
     Writing,
     resolve_tasks,
@@ -184,7 +185,8 @@ def test_a_task_is_judged_as_the_same_questions_are_by_multiple_choice(tokenizer
         mutual_information=True,
         quiet=True,
     )
-    task = read_multiple_choice(tmp_path / "toy.jsonl", name="toy")
+    questions = [Question(id=str(n), **{**row, "choices": tuple(row["choices"])}) for n, row in enumerate(rows)]
+    task = MultipleChoiceTask(name="toy", version=1, questions=tuple(questions), delimiter=" ")
     answers = answer_questions(model.scored, tokenizer, task)
     for answer, row in zip(answers, scores.samples, strict=True):
         assert answer.log_probs == pytest.approx(row["log_probs"])
@@ -472,6 +474,51 @@ def test_a_log_probability_that_is_no_number_names_task_and_question(
             )
 
 
+def test_a_file_of_questions_is_asked_like_a_task_of_the_same_rows(tokenizer: Tokenizer, tmp_path: Path):
+    write_rows(tmp_path, "toy", [0, 1, 0, 1])
+    (tmp_path / "elsewhere").mkdir()
+    file = (tmp_path / "toy.jsonl").rename(tmp_path / "elsewhere" / "mine.jsonl")
+
+    def run(*tasks: EvalTaskConfig, **more: Any) -> TaskScores:
+        return evaluate_tasks(ToyModel(tokenizer), tasks, data=TaskData(tmp_path / "none"), quiet=True, **more)
+
+    scores = run(EvalTaskConfig("toy", 2, file=str(file)), output_path=tmp_path / "out")
+    file.with_name("toy.jsonl").write_bytes(file.read_bytes())
+    of_task = evaluate_tasks(
+        ToyModel(tokenizer),
+        [EvalTaskConfig("toy", 2)],
+        data=TaskData(file.parent),
+        definitions={"toy": toy_task("toy", shots=Shots(split="test"))},
+        quiet=True,
+    )
+    assert scores.tasks["toy"].prompt_hash == of_task.tasks["toy"].prompt_hash
+    assert scores.samples == of_task.samples and scores.value("toy", "acc") == 0.5
+    results = read_results(tmp_path / "out")
+    assert results["tasks"]["toy"]["files"] == ["mine.jsonl"] and str(tmp_path) not in json.dumps(results)
+    glued = run(EvalTaskConfig("toy", 0, file=str(file), delimiter=""))
+    # without the delimiter's blank one byte less is scored
+    assert glued.samples[0]["log_probs"] == pytest.approx([-2.0 - 3.0, -6.0 - 3.0])
+
+
+def test_a_file_of_questions_that_cannot_be_asked_is_told_of(tokenizer: Tokenizer, tmp_path: Path):
+    write_rows(tmp_path, "mine", [0])
+    file = str(tmp_path / "mine.jsonl")
+
+    def refused(*tasks: EvalTaskConfig, error: type[Exception] = ValueError) -> str:
+        with pytest.raises(error) as told:
+            evaluate_tasks(ToyModel(tokenizer), tasks, data=TaskData(tmp_path))
+        return str(told.value)
+
+    assert "no file nowhere.jsonl" in refused(EvalTaskConfig("a", 0, file="nowhere.jsonl"), error=FileNotFoundError)
+    assert "as a task of marin's is" in refused(EvalTaskConfig("copa", 0, file=file))
+    two = EvalTaskConfig("a", 0, file=file), EvalTaskConfig("a", 1, file=file, delimiter="")
+    assert "is the name of two files" in refused(*two)
+    for row, told in (('{"query": "q", "choices": ["a", "b"]}', "no column 'gold'"), ('{"choices": "ab"}', "a list")):
+        Path(file).write_text(row + "\n")
+        message = refused(EvalTaskConfig("a", 0, file=file))
+        assert "mine.jsonl, line 1" in message and told in message
+
+
 def test_groups_and_tasks_at_several_shots_stand_beside_one_another(tokenizer: Tokenizer, tmp_path: Path):
     known = {}
     for name in ("mmlu_anatomy", "mmlu_virology"):
@@ -640,6 +687,8 @@ def test_an_unknown_task_is_an_error_with_near_misses(tokenizer: Tokenizer, tmp_
 
 def test_names_stand_for_lists_groups_and_tasks():
     assert resolve_tasks("core,copa,gsm8k") == (*CORE_TASKS, EvalTaskConfig("gsm8k", 5))
+    ours = EvalTaskConfig("q", 0, file="my/q.jsonl.gz"), EvalTaskConfig("mine", 3, file="a=b/q.parquet")
+    assert resolve_tasks("my/q.jsonl.gz,mine=a=b/q.parquet@3") == ours
     assert resolve_tasks("core", shots=1)[0] == EvalTaskConfig("agieval_lsat_ar", 1)
     assert resolve_tasks("core_plus_mmlu") == CORE_TASKS_PLUS_MMLU
     assert len(task_names("mmlu")) == 57 and len(DCLM_CORE_TASKS) == 22

@@ -25,7 +25,7 @@ from marin.data.store import TokenStore
 from marin.evaluation.exported import doubt_of, read_parity
 from marin.evaluation.multiple_choice import METRICS, answer_questions, correct
 from marin.evaluation.scoring import scored_model
-from marin.evaluation.task_files import read_multiple_choice
+from marin.evaluation.tasks import EvalTaskConfig, MultipleChoiceTask, Question
 from marin.export.hf import load_hf
 from marin.inference.generate import generate
 from marin.models import lm
@@ -35,10 +35,10 @@ from marin.processing.tokenize.tokenizer import load_tokenizer
 from marin.tracking.jsonl import read_rows
 from marin.training.callback_config import (
     EarlyStoppingConfig,
+    EvalsConfig,
     ExportHfConfig,
     MemorizationConfig,
     SamplesConfig,
-    TaskEvalsConfig,
     WatchConfig,
 )
 from marin.training.callbacks import ValidationSums, parent_sums
@@ -89,7 +89,7 @@ def full_config(stores, tmp_path_factory):
                 WatchConfig(every=4),
                 SAMPLES,
                 MEMORIZATION,
-                TaskEvalsConfig(tasks={"toy": str(questions)}),
+                EvalsConfig(tasks=(EvalTaskConfig("toy", 0, file=str(questions)),), mutual_information=True),
                 ExportHfConfig(every=4),
                 EarlyStoppingConfig(metric="validation/held/loss", patience=50),
             ),
@@ -196,12 +196,15 @@ def test_the_probability_of_a_held_text_is_the_product_over_its_tokens(full_run)
 
 def test_task_scores_are_those_of_an_evaluation_of_the_same_parameters(full_run):
     config, last, params = full_run
-    task = read_multiple_choice(config.callbacks[3].tasks["toy"], name="toy")
+    questions = [
+        Question(id=str(number), **{**row, "choices": tuple(row["choices"])}) for number, row in enumerate(QUESTIONS)
+    ]
+    task = MultipleChoiceTask(name="toy", version=1, questions=tuple(questions), delimiter=" ")
     model = scored_model(config.model, params, 257, document_prefix="eos")
     answers = answer_questions(model, load_tokenizer(config.data.tokenizer), task)
-    assert last["tasks/toy/questions"] == 3
+    assert last["eval/toy/questions"] == 3
     for metric in METRICS:
-        assert last[f"tasks/toy/{metric}"] == correct(answers, metric).mean()
+        assert last[f"eval/toy/{metric}"] == correct(answers, metric).mean()
 
 
 def test_exports_on_the_way_are_verified_and_load(full_run):
@@ -290,7 +293,7 @@ def test_a_run_with_every_callback_killed_and_resumed_leaves_the_same_bits(full_
     metrics = Path(config.output_path) / "metrics.jsonl"
     # after the callbacks of step 8, whose rows come after the checkpoint of step 6
     assert wait_for(
-        lambda: metrics.exists() and re.search(rb'"step": 8, "tasks|"step": 9', metrics.read_bytes()), process
+        lambda: metrics.exists() and re.search(rb'"step": 8, "eval|"step": 9', metrics.read_bytes()), process
     )
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
@@ -389,7 +392,7 @@ def test_a_metric_that_gets_better_does_not_stop_a_run(tiny_config):
             "'validation/heldout/loss', which this run does not write; did you mean 'validation/held_out/loss'",
         ),
         (EarlyStoppingConfig(metric="valdation/held_out/loss"), "did you mean 'validation/held_out/loss'"),
-        (EarlyStoppingConfig(metric="taks/a/acc"), "did you mean 'tasks/...'"),
+        (EarlyStoppingConfig(metric="evla/a/acc"), "did you mean 'eval/...'"),
         (EarlyStoppingConfig(metric="train/loss"), "'train/loss', a number of every step.*validation/NAME/loss"),
     ],
 )
@@ -428,29 +431,19 @@ def test_settings_without_sense_are_refused():
         ProfileConfig(start=1)
 
 
-def test_a_line_that_is_no_question_is_named(tmp_path):
-    path = tmp_path / "q.jsonl"
-    path.write_text(json.dumps(QUESTIONS[0]) + "\n" + '{"query": "x", "choices": ["a", "b"]}\n')
-    with pytest.raises(ValueError, match=r"q\.jsonl, line 2: expected .*gold.*KeyError"):
-        read_multiple_choice(path, name="q")
-    with pytest.raises(FileNotFoundError, match="task 'q': no file"):
-        read_multiple_choice(tmp_path / "none.jsonl", name="q")
-
-
 def test_a_run_does_not_go_on_with_other_questions_than_it_was_scored_on(full_config, tmp_path):
     config = full_config("other_questions")
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps(QUESTIONS[0]) + "\n")
     few = replace(config.trainer, num_train_steps=4, steps_per_eval=None)
-    config = replace(config, trainer=few, callbacks=(TaskEvalsConfig(tasks={"toy": str(questions)}, every=2),))
+    asked = EvalsConfig(tasks=(EvalTaskConfig("toy", 0, file=str(questions)),), every=2)
+    config = replace(config, trainer=few, callbacks=(asked,))
     train_lm(config)
-    folder = Path(config.output_path)
-    asked = [row["tasks"]["toy"] for row in read_rows(folder / "tasks.jsonl")]
-    task = read_multiple_choice(questions, name="toy")
-    assert asked == [{"prompt_hash": task.prompt_hash, "questions": 1}] * 2
+    rows = [row["tasks"]["toy"] for row in read_rows(Path(config.output_path) / "evals.jsonl")]
+    assert [row["n"] for row in rows] == [1, 1] and rows[0] == rows[1]
     train_lm(config)  # the same questions: nothing to do
     questions.write_text(json.dumps(QUESTIONS[1]) + "\n")
-    with pytest.raises(ValueError, match="task 'toy': .*has other questions than when this run was scored at step 2"):
+    with pytest.raises(ValueError, match=rf"task 'toy': {questions} has other questions than when this run was scored"):
         train_lm(config)
 
 

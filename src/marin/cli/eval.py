@@ -5,8 +5,10 @@ of a step that made one. Of a folder from elsewhere, without parity.json, the re
 
 NAMES are tasks, groups and lists, separated by commas: core, core_plus_mmlu, key_generation, key_multiple_choice,
 base_generation; mmlu; arc_easy, gsm8k, ...; TASK@SHOTS asks one at so many solved examples. Their data is read from a
-folder, never fetched: a task without data is skipped and counted, and the command that fetches it is shown. A run that
-was stopped goes on behind the last task that was done when the same command is typed again.
+folder, never fetched: a task without data is skipped and counted, and the command that fetches it is shown. A path that
+ends in .jsonl (.gz, .zst), .json, .parquet or .arrow is a file of your own questions, a row each: {"query": text,
+"choices": [texts], "gold": index of the right one}; NAME=PATH gives it a name. A run that was stopped goes on behind
+the last task that was done when the same command is typed again.
 """
 
 import os
@@ -23,6 +25,7 @@ EXAMPLES = """\
   marin eval models/gpt2 --tasks core,mmlu,gsm8k
   marin eval checkpoints/quickstart --tasks arc_easy@10 --limit 200      a training step's last checkpoint
   marin eval checkpoints/quickstart --tasks core --all-checkpoints       a table and a curve
+  marin eval models/gpt2 --tasks arc_easy,mine=questions.jsonl@5         your own questions too
   marin eval models/gpt2 --tasks arc_easy --harness                      lm-evaluation-harness's own task, on our engine
 """
 

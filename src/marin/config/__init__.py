@@ -42,6 +42,7 @@ class ConfigError(ValueError):
 
 # One table of alternatives: base (usually a Protocol) -> name written as `type:` -> "module:Class", imported when used.
 _CHOICES: dict[type, dict[str, str]] = {}
+_RETIRED_CHOICES: dict[tuple[type, str], str] = {}
 
 
 def register_choice(base: type, name: str, target: str) -> None:
@@ -54,6 +55,11 @@ def register_choice(base: type, name: str, target: str) -> None:
     if known.get(name, target) != target:
         raise ConfigError(f"choice '{name}' of {base.__name__} is {known[name]} already; {target} needs another name")
     known[name] = target
+
+
+def retire_choice(base: type, name: str, instead: str) -> None:
+    """Let the error of a config that still says `type: name` tell what to write instead."""
+    _RETIRED_CHOICES[base, name] = instead
 
 
 def _choice_name(cls: type) -> str | None:
@@ -277,6 +283,8 @@ def _decode_choice(base: type, value: Any, path: str) -> Any:
     fields = {k: v for k, v in value.items() if k != "type"}
     if isinstance(name, str) and ":" in name:
         return _checked_choice(base, _decode_dataclass(_import_own_choice(name, where), fields, path), path)
+    if (base, name) in _RETIRED_CHOICES:
+        raise ConfigError(f"{where}: there is no {name!r} any more: {_RETIRED_CHOICES[base, name]}")
     if name not in choices:
         hint = f"{_near(name, choices)} (a class of your own is named module:Class)"
         raise _wrong(where, name, f"one of {', '.join(sorted(choices))}", hint)

@@ -332,6 +332,9 @@ class LmHarnessConfig:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise ValueError("tasks is empty; name at least one task of lm-evaluation-harness")
+        files = [task.file for task in self.tasks if task.file is not None]
+        if files:
+            raise ValueError(f"tasks names the file {files[0]}: the harness takes questions of your own as YAML files")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit is {self.limit}; expected at least 1 question, or null for all")
 

@@ -30,6 +30,7 @@ from marin.evaluation.scoring import (
     resolve_prefix,
 )
 from marin.evaluation.statistics import Estimate
+from marin.evaluation.task_files import file_tasks
 from marin.evaluation.tasks.catalog import TASKS
 from marin.evaluation.tasks.data import MissingDataError, TaskData, TaskRows
 from marin.evaluation.tasks.definition import TaskDefinition
@@ -129,13 +130,15 @@ def evaluate_tasks(
     `allow_code_execution`; each program has `limits`. A run that was stopped and is started again with the same
     output_path, model and arguments goes on behind the last task that was done.
 
-    Raises ValueError for an unknown task (with near misses), a broken row (with file and line), too few rows for the
-    examples asked for, a tokenizer that does not fit the model or gives none of the task's texts back, and for an
-    output_path with the results of another model or of other arguments.
+    Raises FileNotFoundError where there is no file of questions that a task names; ValueError for an unknown task (with
+    near misses), a broken row (with file and line), too few rows for the examples asked for, a tokenizer that does not
+    fit the model or gives none of the task's texts back, and for an output_path with the results of another model or of
+    other arguments.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; expected 1 or more questions for each task, or None for all")
-    known = {**TASKS, **(definitions or {})}
+    own = {**(definitions or {}), **file_tasks(tasks)}
+    known = {**TASKS, **own}
     asked, groups = planned(tasks, known)
     check_vocabulary(model.scored, model.tokenizer)
     say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
@@ -184,7 +187,7 @@ def evaluate_tasks(
     group_scores = _group_scores(groups, results, samples, known)
     for key, group in group_scores.items():
         say(_group_line(key, group))
-    core = _core(asked, samples, baselines, set(definitions or ())) if metrics == "core" else None
+    core = _core(asked, samples, baselines, set(own)) if metrics == "core" else None
     if core is not None:
         say(_group_line(core["name"], core))
     elif metrics == "core":
@@ -217,7 +220,7 @@ def written_config(
 ) -> dict[str, Any]:
     """The arguments of `evaluate_tasks` as results.json has them."""
     return {
-        "tasks": [asdict(config) for config in tasks],
+        "tasks": [config.written() for config in tasks],
         "limit": limit,
         "fewshot_seed": seed,
         "metrics": metrics,

@@ -1,46 +1,62 @@
-"""Multiple-choice questions from files, a JSON object a line: {"query": ..., "choices": [...], "gold": index}.
+"""Questions of your own, from files, as tasks beside those of the catalog.
 
-This is the layout of the in-context learning sets of llm-foundry, among others. `id` and `group` are taken where they
-stand there; else a question's id is its line.
+A row is {"query": text, "choices": [texts], "gold": index of the right one}, the layout of the in-context learning sets
+of llm-foundry, among others; `group` is taken where it stands there. What the catalog offers beyond that, other
+columns, kinds and words, takes a `TaskDefinition`.
 """
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from marin.evaluation.tasks import MultipleChoiceTask, Question
+from marin.evaluation.tasks.catalog import GROUPS, TASKS
+from marin.evaluation.tasks.choice_tasks import choice_example
+from marin.evaluation.tasks.definition import Example, LocalFiles, Row, Shots, Source, TaskDefinition
+from marin.evaluation.tasks.lists import EvalTaskConfig
 
 
-def read_multiple_choice(
-    path: str | Path, *, name: str, delimiter: str = " ", max_questions: int | None = None
-) -> MultipleChoiceTask:
-    """The task in a file. With fewer `max_questions` than there are, that many, spread evenly over the file.
+def file_tasks(tasks: Sequence[EvalTaskConfig]) -> dict[str, TaskDefinition]:
+    """Name -> definition, of the tasks that are files of questions.
 
-    ValueError naming the line of what is no question; FileNotFoundError where there is no file.
+    Raises FileNotFoundError where there is no file; ValueError for a name that the catalog has, or that two files have.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"task '{name}': no file {path}; expected JSON lines of query, choices and gold")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    questions = [_question(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if max_questions is not None and max_questions < len(questions):
-        count, total = max_questions, len(questions)
-        questions = [questions[(2 * index + 1) * total // (2 * count)] for index in range(count)]
-    return MultipleChoiceTask(name=name, version=1, questions=tuple(questions), delimiter=delimiter)
+    found: dict[str, TaskDefinition] = {}
+    for task in tasks:
+        if task.file is None:
+            continue
+        if task.name in TASKS or task.name in GROUPS:
+            raise ValueError(
+                f"the questions of {task.file} are called '{task.name}', as a task of marin's is: give them another "
+                f"name, as in my_{task.name}={task.file}"
+            )
+        definition = _definition(task.name, Path(task.file), task.delimiter)
+        if found.setdefault(task.name, definition) != definition:
+            raise ValueError(f"'{task.name}' is the name of two files of questions, one is {task.file}: give two names")
+    return found
 
 
-def _question(path: Path, number: int, line: str) -> Question:
-    try:
-        row: Any = json.loads(line)
-        return Question(
-            id=str(row.get("id", number)),
-            query=row["query"],
-            choices=tuple(row["choices"]),
-            gold=row["gold"],
-            group=str(row.get("group", "")),
+def _definition(name: str, file: Path, delimiter: str) -> TaskDefinition:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"task '{name}': no file {file}; expected rows of query, choices and gold, as JSON lines or another kind"
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f'{path}, line {number}: expected {{"query": text, "choices": [texts], "gold": index of the right one}}, '
-            f"got {line[:120]!r} ({type(error).__name__}: {error})"
-        ) from error
+    return TaskDefinition(
+        name=name,
+        kind="multiple_choice",
+        about="questions of one's own",
+        source=Source(repository=file.name, revision=None, licence="not said", files={}, is_hub=False),
+        local=(LocalFiles(files={"test": str(file.absolute())}, adapt=_as_it_is),),
+        read=_read,
+        delimiter=delimiter,
+        shots=Shots(split="test"),
+        metrics=("acc", "acc_norm"),
+    )
+
+
+def _as_it_is(row: Row) -> Row:
+    return row
+
+
+def _read(row: Row) -> Example:
+    if not isinstance(row["choices"], list):
+        raise TypeError(f"choices is {row['choices']!r}; expected a list of texts")
+    return choice_example(row["query"], row["choices"], row["gold"], group=str(row.get("group") or ""))

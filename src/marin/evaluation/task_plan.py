@@ -13,6 +13,7 @@ from marin.evaluation.run_tasks import (
     _questions,
     _skipped,
 )
+from marin.evaluation.task_files import file_tasks
 from marin.evaluation.tasks.catalog import TASKS
 from marin.evaluation.tasks.data import MissingDataError, TaskData
 from marin.evaluation.tasks.definition import TaskDefinition
@@ -42,9 +43,9 @@ def plan_tasks(
 ) -> PlannedTasks:
     """Read all tasks and write all their prompts. With a tokenizer, it must give the tasks' texts back.
 
-    Raises ValueError as `evaluate_tasks` does before it asks a task.
+    Raises as `evaluate_tasks` does before it asks a task.
     """
-    asked, _ = planned(tasks, {**TASKS, **(definitions or {})})
+    asked, _ = planned(tasks, {**TASKS, **(definitions or {}), **file_tasks(tasks)})
     found: dict[str, dict[str, Any]] = {}
     skipped: list[dict[str, Any]] = []
     for task in asked:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from marin.config import register_choice
+from marin.config import register_choice, retire_choice
 from marin.evaluation.tasks import CORE_TASKS, EvalTaskConfig
 from marin.export.config import MAX_SHARD_BYTES
 
@@ -132,40 +132,14 @@ class MemorizationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskEvalsConfig:
-    """Accuracy on multiple-choice tasks, as `tasks/NAME/acc` and so on, of the parameters as they are in training."""
-
-    tasks: dict[str, str]
-    """Name -> file of questions, a JSON object a line: {"query": ..., "choices": [...], "gold": index}. In a step's
-    config it may be a place in another step, which makes what is in it part of what the run is."""
-    every: int | None = None
-    """Steps between two; also after the last step. None: after the last only."""
-    max_questions: int | None = None
-    """Ask so many questions of each task, spread evenly over it; None: all."""
-    delimiter: str = " "
-    """Stands between query and choice."""
-
-    def __post_init__(self) -> None:
-        _check_at_least_one(self, "every", "max_questions")
-        if not self.tasks:
-            raise ValueError("tasks names no file of questions; give at least one as {name: path}")
-
-    def build(self, run: "Run") -> Callable[[Any], None]:
-        from marin.training.task_evals import TaskEvals
-
-        return TaskEvals(self, run)
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvalsConfig:
     """Scores on tasks of `marin.evaluation.tasks`, as `eval/TASK/acc` and so on, of the parameters in training.
 
-    The questions, prompts and metrics are those of an evaluation of the same parameters after training. What is of your
-    own, a file of questions, is the callback task_evals.
+    The questions, prompts and metrics are those of an evaluation of the same parameters after training.
     """
 
     tasks: tuple[EvalTaskConfig, ...] = CORE_TASKS
-    """Tasks and groups, each at its number of shots."""
+    """Tasks and groups, each at its number of shots, and files of questions of your own."""
     data: str | None = None
     """Folder of the tasks' data; None: $MARIN_EVAL_DATA, else $MARIN_SHARED_DATA/eval. In a step's config it may be a
     step or a place in one."""
@@ -175,6 +149,8 @@ class EvalsConfig:
     """Ask the first so many questions of each task; None: all."""
     metrics: Literal["lm_eval", "core"] = "lm_eval"
     """`core` adds the CORE average of DataComp-LM."""
+    mutual_information: bool = False
+    """Add acc_mutual_info, for a second, short request for each candidate."""
     fewshot_seed: int = 1234
     """Draws solved examples, where a task draws them."""
     tokens_per_batch: int = 4096
@@ -222,6 +198,11 @@ register_choice(CallbackConfig, "watch", "marin.training.callback_config:WatchCo
 register_choice(CallbackConfig, "early_stopping", "marin.training.callback_config:EarlyStoppingConfig")
 register_choice(CallbackConfig, "samples", "marin.training.callback_config:SamplesConfig")
 register_choice(CallbackConfig, "memorization", "marin.training.callback_config:MemorizationConfig")
-register_choice(CallbackConfig, "task_evals", "marin.training.callback_config:TaskEvalsConfig")
 register_choice(CallbackConfig, "evals", "marin.training.callback_config:EvalsConfig")
 register_choice(CallbackConfig, "export_hf", "marin.training.callback_config:ExportHfConfig")
+retire_choice(
+    CallbackConfig,
+    "task_evals",
+    "write `type: evals` with `tasks: [{name: NAME, num_fewshot: 0, file: PATH}]` for each file; `limit` is "
+    "what max_questions was (now the first ones), and its metrics are eval/NAME/acc and so on",
+)

@@ -13,7 +13,7 @@ from marin.training.callback_config import EarlyStoppingConfig
 from marin.training.callbacks import StepDone, validation_metrics
 from marin.training.run import Run
 
-_KINDS = ("validation", "eval", "tasks", "memorization", "watch")  # callbacks of one's own may write others
+_KINDS = ("validation", "eval", "memorization", "watch")  # callbacks of one's own may write others
 
 
 class EarlyStopping:

@@ -13,6 +13,7 @@ own, while the others wait for its numbers: the price is that the parameters are
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -113,6 +114,7 @@ class Evals:
             limit=self._config.limit,
             seed=self._config.fewshot_seed,
             metrics=self._config.metrics,
+            mutual_information=self._config.mutual_information,
             quiet=True,
         )
 
@@ -129,10 +131,17 @@ class Evals:
             if asked.get(key) != before:
                 now = f"{asked[key]['n']} now" if key in asked else "none now, for want of data"
                 raise ValueError(
-                    f"task '{key}': {self._data.root} has other questions than when this run was scored before "
+                    f"task '{key}': {self._place(key)} has other questions than when this run was scored before "
                     f"({before['n']} then, {now}). Put those back, or train anew in another folder."
                 )
         self._before = dict(asked)
+
+    def _place(self, key: str) -> str | Path:
+        """Where the questions that are listed under a key come from."""
+        for task in self._config.tasks:
+            if task.file and key in (task.task_alias, task.name, f"{task.name}@{task.num_fewshot}"):
+                return task.file
+        return self._data.root
 
 
 def _questions_of(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Run:
         """The tokenizer of the run's tokens. ValueError where the config does not name it."""
         if self.config.data.tokenizer is None:
             raise ValueError(
-                "a callback that reads or writes text (samples, task_evals, export_hf) needs the tokenizer of the "
+                "a callback that reads or writes text (samples, evals, export_hf) needs the tokenizer of the "
                 "token stores: set data.tokenizer to its folder"
             )
         from marin.processing.tokenize.tokenizer import load_tokenizer

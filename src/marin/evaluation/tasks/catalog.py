@@ -1,7 +1,9 @@
 """Every task and group by name, and what a person may type for them."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from marin.evaluation.tasks.choice_tasks import CHOICE_TASKS
 from marin.evaluation.tasks.continuation_tasks import CONTINUATION_TASKS
@@ -17,6 +19,7 @@ from marin.evaluation.tasks.lists import (
     EvalTaskConfig,
 )
 from marin.evaluation.tasks.mmlu import MMLU_GROUPS, MMLU_TASKS
+from marin.io.rows import ROW_SUFFIXES
 
 TASKS: dict[str, TaskDefinition] = {
     task.name: task for task in (*CHOICE_TASKS, *CONTINUATION_TASKS, *MMLU_TASKS, *GENERATION_TASKS)
@@ -58,15 +61,15 @@ def task_names(name: str) -> tuple[str, ...]:
 def resolve_tasks(names: str | Iterable[str], shots: int | None = None) -> tuple[EvalTaskConfig, ...]:
     """Tasks and groups with their shots, for names separated by commas: of lists, groups and tasks, or TASK@SHOTS.
 
-    `shots` is for every task; None: those of a list, those written behind @, or what the task is usually asked with. A
-    task that comes twice at the same shots is asked once.
+    A file of questions of your own (`EvalTaskConfig.file`) is a path that ends in .jsonl or another suffix of rows, and
+    is called by the name of its file, or NAME in NAME=PATH. `shots` is for every task; None: those of a list, those
+    written behind @, or what the task is usually asked with. A task that comes twice at the same shots is asked once.
 
     Raises ValueError for an unknown name, with near misses, and where there is no name at all.
 
     Example:
-        >>> resolve_tasks("copa,hellaswag@10")
-        (EvalTaskConfig(name='copa', num_fewshot=0, task_alias=None), \
-EvalTaskConfig(name='hellaswag', num_fewshot=10, task_alias=None))
+        >>> [(task.name, task.num_fewshot) for task in resolve_tasks("copa,hellaswag@10,mine=questions.jsonl@2")]
+        [('copa', 0), ('hellaswag', 10), ('mine', 2)]
     """
     words = names.split(",") if isinstance(names, str) else list(names)
     found: dict[EvalTaskConfig, None] = {}
@@ -81,7 +84,16 @@ EvalTaskConfig(name='hellaswag', num_fewshot=10, task_alias=None))
     return tuple(found)
 
 
+_SUFFIX = "|".join(map(re.escape, ROW_SUFFIXES))
+_FILE = re.compile(rf"(?:(?P<name>[^=/]+)=)?(?P<file>.+(?:{_SUFFIX}))(?:@(?P<shots>\d+))?")
+
+
 def _named(word: str, shots: int | None) -> Iterator[EvalTaskConfig]:
+    of_file = _FILE.fullmatch(word)
+    if of_file is not None:
+        name, file = of_file["name"] or Path(of_file["file"]).name.partition(".")[0], of_file["file"]
+        yield EvalTaskConfig(name, int(of_file["shots"] or 0) if shots is None else shots, file=file)
+        return
     name, mark, own = word.partition("@")
     if mark and not own.isdecimal():
         raise ValueError(f"'{word}': expected a number of examples behind @, as in {name}@5")

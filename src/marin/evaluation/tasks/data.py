@@ -45,7 +45,7 @@ class TaskRows:
     pool_is_asked: bool
     """Whether those are the asked rows themselves; the row asked about is then no example for itself."""
     files: tuple[str, ...]
-    """Files of the asked rows, relative to the folder."""
+    """Files of the asked rows, relative to the folder; of one's own file elsewhere its name."""
     notes: tuple[str, ...]
     core_baseline: float | None
     """Score of guessing that the CORE average subtracts, see `TaskDefinition`."""
@@ -75,7 +75,7 @@ class TaskData:
                 asked=asked,
                 pool=pool,
                 pool_is_asked=pool_is_asked,
-                files=tuple(file.relative_to(self.root).as_posix() for file in asked_files),
+                files=tuple(self._name(file) for file in asked_files),
                 notes=tuple(each for each in (layout.note, *notes) if each),
                 core_baseline=task.core_baseline if layout.core_baseline is None else layout.core_baseline,
             )
@@ -95,7 +95,12 @@ class TaskData:
         yield from task.local
 
     def _find(self, pattern: str | None) -> list[Path]:
+        if pattern is not None and Path(pattern).is_absolute():  # a file of one's own, wherever it is
+            return [Path(pattern)]
         return [] if pattern is None else sorted(path for path in Path(self.root).glob(pattern) if path.is_file())
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else file.name
 
     def _pool(
         self,

@@ -63,7 +63,7 @@ class LocalFiles:
     """Another layout in which the rows are found."""
 
     files: Mapping[str, str]
-    """Split -> file, a path within the folder of evaluation data."""
+    """Split -> file, a path within the folder of evaluation data, or an absolute one."""
     adapt: Callable[[Row], Row]
     """A row of these files as the source would have it. Raises KeyError, TypeError or ValueError for what is none."""
     note: str = ""

@@ -5,22 +5,39 @@ and metrics, is in the catalog; a list only points there.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
 class EvalTaskConfig:
-    """One task, or group of tasks, at a number of shots."""
+    """One task, or group of tasks, at a number of shots; or a file of questions of your own."""
 
     name: str
-    """Name of the task or group in the catalog."""
+    """Name of the task or group in the catalog; with `file`, a name of your own that the catalog does not have."""
     num_fewshot: int
     """Solved examples in front of each question."""
     task_alias: str | None = None
     """What its scores are listed under; None: the name, with @SHOTS where one run has a task at several."""
+    file: str | None = None
+    """File of your own multiple-choice questions, a row each: {"query": text, "choices": [texts], "gold": index of the
+    right one}, and "group" where questions share a passage. In a step's config it may be a place in another step, which
+    makes what is in it part of what the step is. Solved examples are other questions of the file."""
+    delimiter: str = " "
+    """Stands between query and choice of the questions of a file."""
 
     def __post_init__(self) -> None:
         if self.num_fewshot < 0:
             raise ValueError(f"task '{self.name}': num_fewshot is {self.num_fewshot}; expected 0 or more")
+        if self.file is None and self.delimiter != " ":
+            raise ValueError(f"task '{self.name}': delimiter is of a file of questions, and none is given")
+
+    def written(self) -> dict[str, Any]:
+        """The fields as results.json has them: of a file its name alone, since its questions stand in the prompt hash
+        and its folder is another one on each machine."""
+        fields = {"name": self.name, "num_fewshot": self.num_fewshot, "task_alias": self.task_alias}
+        of_file = {} if self.file is None else {"file": Path(self.file).name, "delimiter": self.delimiter}
+        return {**fields, **of_file}
 
 
 CORE_TASKS = (
