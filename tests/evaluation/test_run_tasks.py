@@ -331,6 +331,35 @@ def test_a_tokenizer_that_does_not_give_a_text_back_is_noticed(tokenizer: Tokeni
         evaluate_tasks(ToyModel(lossy), **asked)
 
 
+class Stopped(Exception):
+    pass
+
+
+def stop_before(task: str) -> Any:
+    """What follows a run and stops it before a task is asked."""
+
+    def follow(key: str) -> Any:
+        if key == task:
+            raise Stopped
+        return lambda num_done, num_all: None
+
+    return follow
+
+
+def test_a_broken_row_of_the_last_task_is_told_before_the_first_is_asked(tokenizer: Tokenizer, tmp_path: Path):
+    write_rows(tmp_path, "first", [0, 1, 1])
+    (tmp_path / "second.jsonl").write_text('{"query": "q"}\n')
+    model = ToyModel(tokenizer)
+    with pytest.raises(ValueError, match=r"second\.jsonl, line 1: no row of this task: no column 'choices'"):
+        evaluate_tasks(
+            model,
+            [EvalTaskConfig("first", 0), EvalTaskConfig("second", 0)],
+            data=TaskData(tmp_path),
+            definitions={"first": toy_task("first"), "second": toy_task("second")},
+        )
+    assert not model.calls
+
+
 def test_a_stopped_run_goes_on_behind_the_last_task_that_was_done(tokenizer: Tokenizer, tmp_path: Path):
     write_rows(tmp_path, "first", [0, 1, 1])
     definitions = {"first": toy_task("first"), "second": toy_task("second")}
@@ -340,13 +369,12 @@ def test_a_stopped_run_goes_on_behind_the_last_task_that_was_done(tokenizer: Tok
         "definitions": definitions,
         "output_path": tmp_path / "out",
     }
-    (tmp_path / "second.jsonl").write_text('{"query": "q"}\n')
+    write_rows(tmp_path, "second", [0, 1])
     model = ToyModel(tokenizer)
-    with pytest.raises(ValueError, match=r"second\.jsonl, line 1: no row of this task: no column 'choices'"):
-        evaluate_tasks(model, **asked)
+    with pytest.raises(Stopped):
+        evaluate_tasks(model, **asked, progress=stop_before("second"))
     assert not (tmp_path / "out/results.json").exists() and len(model.calls) > 0
 
-    write_rows(tmp_path, "second", [0, 1])
     again = ToyModel(tokenizer)
     scores = evaluate_tasks(again, **asked)
     fresh = ToyModel(tokenizer)
@@ -363,7 +391,7 @@ def test_what_was_done_under_other_conditions_is_done_again(tokenizer: Tokenizer
     def run(seed: int = 1, limit: int | None = None, weights: str = "0", rows: list[int] | None = None, shots: int = 1):
         write_rows(tmp_path, "first", rows or [0, 1, 1])
         model = ToyModel(tokenizer, description={"weights_sha256": {"toy": weights}})
-        with pytest.raises(ValueError, match=r"second\.jsonl, line 1"):
+        with pytest.raises(Stopped):
             evaluate_tasks(
                 model,
                 [EvalTaskConfig("first", shots), EvalTaskConfig("second", 0)],
@@ -372,10 +400,11 @@ def test_what_was_done_under_other_conditions_is_done_again(tokenizer: Tokenizer
                 output_path=tmp_path / "out",
                 seed=seed,
                 limit=limit,
+                progress=stop_before("second"),
             )
         return len(model.calls)
 
-    (tmp_path / "second.jsonl").write_text("{}\n")
+    write_rows(tmp_path, "second", [0])
     assert run() > 0 and run() == 0
     assert run(**change) > 0
 
@@ -396,16 +425,17 @@ ANOTHER_TASK = {
 def test_a_task_that_would_be_scored_or_told_otherwise_is_asked_again(
     tokenizer: Tokenizer, tmp_path: Path, change: str
 ):
-    (tmp_path / "second.jsonl").write_text("{}\n")
+    write_rows(tmp_path, "second", [0])
     write_rows(tmp_path, "first", [0, 1, 1])
 
     def run(prefix: Any = None, **changes: Any) -> int:
         model = ToyModel(tokenizer, document_prefix=prefix)
-        with pytest.raises(ValueError, match=r"second\.jsonl, line 1"):
+        with pytest.raises(Stopped):
             evaluate_tasks(
                 model,
                 [EvalTaskConfig("first", 0), EvalTaskConfig("second", 0)],
                 data=TaskData(tmp_path),
+                progress=stop_before("second"),
                 definitions={"first": replace(toy_task("first"), **changes), "second": toy_task("second")},
                 output_path=tmp_path / "out",
             )

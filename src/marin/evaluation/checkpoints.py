@@ -80,14 +80,14 @@ def _scored(
     model = open_configured(config.evaluation, checkpoint)
     if (output / RESULTS_FILE).is_file():
         before = read_results(output)
-        about = ("version", "prompt_hash", "n", "num_fewshot")
-        asked = {key: {name: task.get(name) for name in about} for key, task in before["tasks"].items()}
+        now = {key: task.identity() for key, task in plan.tasks.items()}
+        asked = {key: {name: task.get(name) for name in now.get(key, ())} for key, task in before["tasks"].items()}
         policy = before["policy"].get("prefix") == prefix_policy(model.tokenizer, model.document_prefix)
         same_model = before["model"] == as_json(model.description)
-        same_config = before["config"] == evaluation_config(config.evaluation)
-        if same_model and same_config and policy and asked == plan.tasks and before["skipped"] == list(plan.skipped):
+        same_config = before["config"] == evaluation_config(config.evaluation, plan)
+        if same_model and same_config and policy and asked == now and before["skipped"] == list(plan.skipped):
             return before
-    scores = evaluate_model(model, config.evaluation, output, quiet=quiet)
+    scores = evaluate_model(model, config.evaluation, plan, output, quiet=quiet)
     assert scores.path is not None
     return read_results(scores.path)
 

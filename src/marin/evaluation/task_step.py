@@ -14,7 +14,7 @@ from marin.evaluation.exported import ExportedModel
 from marin.evaluation.models import open_model
 from marin.evaluation.progress import ProgressLines
 from marin.evaluation.results import as_json
-from marin.evaluation.run_tasks import TaskScores, evaluate_tasks, written_config
+from marin.evaluation.run_tasks import TaskScores, evaluate_plan, written_config
 from marin.evaluation.task_plan import PlannedTasks, plan_tasks
 from marin.evaluation.tasks.data import TaskData
 
@@ -48,44 +48,40 @@ def open_configured(config: TaskEvaluationConfig, checkpoint: str | None = None)
 def evaluate_model(
     model: ExportedModel,
     config: TaskEvaluationConfig,
+    plan: PlannedTasks | None = None,
     output_path: str | Path | None = None,
     progress: Callable[[str], ProgressLines] = ProgressLines,
     quiet: bool = False,
 ) -> TaskScores:
-    """The scores of an opened model, written into the config's output folder, or the one given."""
-    return evaluate_tasks(
+    """The scores of an opened model, written into the config's output folder, or the one given.
+
+    `plan` is what `plan_configured` made of the config, where that is at hand.
+    """
+    return evaluate_plan(
         model,
-        config.tasks,
-        data=TaskData(data_folder(config.data_path)),
-        limit=config.limit,
-        seed=config.fewshot_seed,
+        plan or plan_configured(config),
         output_path=config.output_path if output_path is None else output_path,
         progress=progress,
         metrics=config.metrics,
         mutual_information=config.mutual_information,
-        allow_code_execution=config.allow_code_execution,
         quiet=quiet,
     )
 
 
 def plan_configured(config: TaskEvaluationConfig) -> PlannedTasks:
-    """What a config would ask. ValueError where that cannot be asked of any model."""
+    """What a config asks. Raises as `plan_tasks` does."""
     return plan_tasks(
-        config.tasks, data=TaskData(data_folder(config.data_path)), limit=config.limit, seed=config.fewshot_seed
+        config.tasks,
+        data=TaskData(data_folder(config.data_path)),
+        limit=config.limit,
+        seed=config.fewshot_seed,
+        allow_code_execution=config.allow_code_execution,
     )
 
 
-def evaluation_config(config: TaskEvaluationConfig) -> dict[str, Any]:
+def evaluation_config(config: TaskEvaluationConfig, plan: PlannedTasks) -> dict[str, Any]:
     """The config as results.json has it."""
-    return as_json(
-        written_config(
-            config.tasks,
-            limit=config.limit,
-            seed=config.fewshot_seed,
-            metrics=config.metrics,
-            mutual_information=config.mutual_information,
-        )
-    )
+    return as_json(written_config(plan, metrics=config.metrics, mutual_information=config.mutual_information))
 
 
 def data_folder(given: str | None) -> str:

@@ -23,6 +23,7 @@ from marin.distributed.mesh import make_mesh, use_own_device
 from marin.distributed.processes import fetch, is_first, said_by_first
 from marin.evaluation.run_tasks import TaskScores, evaluate_tasks
 from marin.evaluation.scoring import DocumentPrefix, ScoredModel, scored_model
+from marin.evaluation.task_answers import num_not_given_back
 from marin.evaluation.task_plan import plan_tasks
 from marin.evaluation.task_step import all_skipped, data_folder
 from marin.evaluation.tasks.data import TaskData
@@ -72,11 +73,12 @@ class Evals:
             data=self._data,
             limit=self._config.limit,
             seed=self._config.fewshot_seed,
-            tokenizer=self._tokenizer,
         )
+        for task in plan.tasks.values():
+            num_not_given_back(self._tokenizer, task)
         if not plan.tasks:
             raise ValueError(f"the evals callback: {all_skipped(plan.skipped)}")
-        self._check_same_questions({key: _questions_of(task) for key, task in plan.tasks.items()})
+        self._check_same_questions({key: _questions_of(task.identity()) for key, task in plan.tasks.items()})
 
     def _measure(self, done: StepDone) -> dict[str, float | int] | None:
         """The row; None in a process that is not the first."""
