@@ -41,7 +41,7 @@ def test_a_table_of_scores_with_their_errors_and_what_was_skipped(place: Path, m
     found = marin("eval", "model", "--tasks", "copa,arc_easy@2,piqa", "--data", "data", "--limit", "6")
     lines = found.out.splitlines()
     assert lines[0].split() == ["task", "shots", "n", "metric", "value", "±", "SE", "chance"]
-    results = read_results(place / "evaluations" / "model")
+    results = only_results(place / "evaluations" / "model")
     acc = results["tasks"]["copa"]["metrics"]["acc"]
     [copa] = [line for line in lines if line.startswith("copa")]
     assert copa.split()[1:5] == ["0", "6", "of", "8"] and f"{acc['value']:.2f}" in copa and "±" in copa
@@ -78,8 +78,8 @@ def test_a_step_is_evaluated_by_its_address(place: Path, marin):
     )
     Executor("store").run([step])
     marin("eval", "models/tiny", "--tasks", "copa", "--data", "data")
-    [results] = (place / "evaluations").glob("models-tiny@*/results.json")
-    assert read_results(results)["tasks"]["copa"]["n"] == 8
+    [folder] = (place / "evaluations").glob("models-tiny@*")
+    assert only_results(folder)["tasks"]["copa"]["n"] == 8
 
 
 @pytest.mark.parametrize("command", ["eval", "generate"])
@@ -96,7 +96,7 @@ def test_a_model_of_the_hub_is_taken_from_the_local_cache(
     ours, theirs = json.loads(of_hub.out), json.loads(of_folder.out)
     if command == "eval":
         assert ours["results"]["tasks"] == theirs["results"]["tasks"]
-        assert (place / "evaluations" / "us-tiny" / "results.json").is_file()
+        assert only_results(place / "evaluations" / "us-tiny")["identity"] == ours["results"]["identity"]
     else:
         assert ours == theirs
     missing = marin(command, "hf://us/other", *asked[command], expect=2)
@@ -118,24 +118,59 @@ def test_a_tokenizer_that_names_no_end_of_text_takes_that_of_the_model(place: Pa
     assert load_tokenizer(place / "model").eos_id == 256
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["model", "--tasks", "arc_easy"], 'tasks [{"name": "copa"'),
-        (["model", "--tasks", "copa", "--limit", "3"], "config: limit 4, now 3"),
-        (["elsewhere/model", "--tasks", "copa", "--limit", "4"], "model: weights_sha256"),
-    ],
-)
-def test_results_of_another_evaluation_are_not_overwritten(place: Path, marin, arguments: list[str], told: str):
-    marin("eval", "model", "--tasks", "copa", "--data", "data", "--limit", "4")
-    before = (place / "evaluations" / "model" / "results.json").read_bytes()
+ASKED = ("eval", "model", "--tasks", "copa", "--data", "data", "--limit", "4")
+
+
+def test_the_same_evaluation_is_found_done_and_another_stands_beside_it(place: Path, marin):
+    first = marin(*ASKED)
+    [folder] = (place / "evaluations" / "model").iterdir()
+    assert folder.name == f"copa-{read_results(folder)['identity'][:8]}" and f"{folder.name}" in first.err
+    before = (folder / "results.json").stat().st_mtime_ns
+    again = marin(*ASKED)
+    assert "done already, nothing is asked again" in again.err and again.out == first.out
+    assert json.loads(marin(*ASKED, "--json").out)["results"] == read_results(folder)
+    marin(*ASKED, "--shots", "1")
+    marin(*ASKED[:-1], "3")
     save_hf(MODEL, MODEL.init(257, key=jax.random.key(1)), 257, place / "model", place / "elsewhere" / "model")
-    arguments = [str(place / arguments[0]) if "/" in arguments[0] else arguments[0], *arguments[1:]]
-    refused = marin("eval", *arguments, "--data", "data", expect=2).err
-    assert "has the results of another evaluation" in refused and told in refused
-    assert (place / "evaluations" / "model" / "results.json").read_bytes() == before
-    marin("eval", *arguments, "--data", "data", "-o", "other")
-    marin("eval", "model", "--tasks", "copa", "--data", "data", "--limit", "4")
+    marin("eval", str(place / "elsewhere" / "model"), *ASKED[2:])  # of the same name
+    config = place / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rms_norm_eps": 0.1}))
+    marin(*ASKED)
+    assert len(list((place / "evaluations" / "model").iterdir())) == 5
+    assert (folder / "results.json").stat().st_mtime_ns == before
+
+
+def test_the_same_command_on_changed_data_or_by_another_version_stands_apart_and_says_why(
+    place: Path, marin, monkeypatch: pytest.MonkeyPatch
+):
+    marin(*ASKED)
+    [folder] = (place / "evaluations" / "model").iterdir()
+    before = (folder / "results.json").read_bytes()
+    copa = place / "data/mosaic/commonsense_reasoning/copa.jsonl"
+    rows = copa.read_text()
+    copa.write_text(rows.replace("twice", "again"))
+    told = marin(*ASKED).err
+    assert f"not the evaluation in evaluations/model/{folder.name}: task 'copa' asked other questions" in told
+    copa.write_text(rows)
+    monkeypatch.setattr("marin.evaluation.run_tasks.EVALUATION_VERSION", 1000)
+    told = marin(*ASKED).err
+    assert f"{folder.name}: as it was scored by evaluation version" in told and "and this is 1000" in told
+    assert len(list((place / "evaluations" / "model").iterdir())) == 3
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_a_named_folder_with_another_evaluation_is_refused(place: Path, marin):
+    marin(*ASKED, "-o", "out")
+    before = (place / "out" / "results.json").read_bytes()
+    refused = marin(*ASKED[:-1], "3", "-o", "out", expect=2).err
+    assert "has the results of another evaluation (config: limit 4, now 3" in refused
+    assert (place / "out" / "results.json").read_bytes() == before
+    assert "done already" in marin(*ASKED, "-o", "out").err
+
+
+def only_results(folder: Path) -> dict:
+    [found] = folder.glob("*/results.json")
+    return read_results(found)
 
 
 def copy_model(config: dict) -> None:

@@ -13,7 +13,8 @@ import lm_eval
 from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
 
-from marin.evaluation.lm_harness import LmHarnessConfig, MarinLM, generate_request, run
+from marin.evaluation.lm_harness import MarinLM, generate_request
+from marin.evaluation.lm_harness_step import LmHarnessConfig, run
 from marin.evaluation.models import open_model
 from marin.evaluation.multiple_choice import answer_questions, correct
 from marin.evaluation.results import read_results, read_samples

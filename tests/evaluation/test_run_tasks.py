@@ -386,9 +386,33 @@ def test_a_stopped_run_goes_on_behind_the_last_task_that_was_done(tokenizer: Tok
     assert list(scores.tasks) == list(plain.tasks)
 
 
-@pytest.mark.parametrize("change", [{"seed": 5, "shots": 1}, {"limit": 2}, {"weights": "1"}, {"rows": [1, 1, 0]}])
-def test_what_was_done_under_other_conditions_is_done_again(tokenizer: Tokenizer, tmp_path: Path, change: dict):
-    def run(seed: int = 1, limit: int | None = None, weights: str = "0", rows: list[int] | None = None, shots: int = 1):
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"seed": 5, "shots": 1}, "fewshot_seed 1, now 5"),
+        ({"limit": 2}, "limit null, now 2"),
+        ({"weights": "1"}, 'weights_sha256 {"toy": "0"}, now {"toy": "1"}'),
+        ({"rows": [1, 1, 0]}, "questions "),
+        ({"version": 1000}, "evaluation_version "),
+    ],
+)
+def test_what_was_done_under_other_conditions_is_done_again_and_it_says_why(
+    tokenizer: Tokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    change: dict,
+    reason: str,
+):
+    def run(
+        seed: int = 1,
+        limit: int | None = None,
+        weights: str = "0",
+        rows: list[int] | None = None,
+        shots: int = 1,
+        version: int = 1,
+    ) -> int:
+        monkeypatch.setattr("marin.evaluation.run_tasks.EVALUATION_VERSION", version)
         write_rows(tmp_path, "first", rows or [0, 1, 1])
         model = ToyModel(tokenizer, description={"weights_sha256": {"toy": weights}})
         with pytest.raises(Stopped):
@@ -406,7 +430,44 @@ def test_what_was_done_under_other_conditions_is_done_again(tokenizer: Tokenizer
 
     write_rows(tmp_path, "second", [0])
     assert run() > 0 and run() == 0
+    assert "asked again" not in capsys.readouterr().err
     assert run(**change) > 0
+    told = capsys.readouterr().err
+    assert "first was done, and is asked again: " in told and reason in told
+
+
+def test_results_are_replaced_only_by_those_of_the_same_evaluation(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    write_rows(tmp_path, "toy", [0, 1, 1])
+
+    def run(**changes: Any) -> str:
+        evaluate_tasks(
+            ToyModel(tokenizer),
+            [EvalTaskConfig("toy", 0)],
+            data=TaskData(tmp_path),
+            definitions={"toy": toy_task("toy")},
+            output_path=tmp_path / "out",
+            **changes,
+        )
+        return (tmp_path / "out" / "results.json").read_text()
+
+    first = run()
+    assert run() == first
+    with pytest.raises(ValueError, match="another evaluation .config: limit null, now 2; task 'toy' asked other"):
+        run(limit=2)
+    write_rows(tmp_path, "toy", [1, 1, 1])
+    with pytest.raises(ValueError, match="another evaluation .task 'toy' asked other questions"):
+        run()
+    (tmp_path / "toy.jsonl").unlink()
+    with pytest.raises(ValueError, match="another evaluation .task 'toy' is there, and not asked now"):
+        run()
+    write_rows(tmp_path, "toy", [0, 1, 1])
+    monkeypatch.setattr("marin.evaluation.run_tasks.EVALUATION_VERSION", 1000)
+    capsys.readouterr()
+    again = json.loads(run())
+    assert "scored again, as it was scored by evaluation version 3 and this is 1000" in capsys.readouterr().err
+    assert again["policy"]["evaluation_version"] == 1000 and again["identity"] != json.loads(first)["identity"]
 
 
 ANOTHER_TASK = {

@@ -194,9 +194,14 @@ def test_every_checkpoint_is_asked_once_and_drawn_with_a_band(place: Path, tmp_p
     assert summary["skipped"][0]["fetch"]
 
 
-def test_a_checkpoint_is_scored_again_only_where_what_is_asked_has_changed(place: Path, tmp_path: Path):
+def test_a_checkpoint_is_scored_again_only_where_there_is_more_to_ask(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+):
     data = write_task_data(tmp_path / "data")
-    tasks = (TASKS[0], TASKS[2])  # the second has no data
+    arc_easy = data / "mosaic" / "world_knowledge" / "arc_easy.jsonl"
+    rows = arc_easy.read_bytes()
+    arc_easy.unlink()
+    tasks = TASKS[:2]  # the second has no data yet
     checkpoints = CheckpointsConfig(evaluation=asked(place, tmp_path, tasks=tasks, data_path=str(data)), every=2)
 
     def times() -> dict[Path, int]:
@@ -204,12 +209,19 @@ def test_a_checkpoint_is_scored_again_only_where_what_is_asked_has_changed(place
 
     before = json.loads(run_checkpoints(checkpoints).read_text())
     first = times()
-    assert len(first) == 2 and [task["task"] for task in before["skipped"]] == ["piqa"]
+    assert len(first) == 2 and [task["task"] for task in before["skipped"]] == ["arc_easy"]
     assert json.loads(run_checkpoints(checkpoints).read_text()) == before and times() == first
+    arc_easy.write_bytes(rows)
+    more = json.loads(run_checkpoints(checkpoints).read_text())
+    assert set(more["tasks"]) == {"copa", "arc_easy"} and more["tasks"]["copa"] == before["tasks"]["copa"]
+    assert "step-00000002: scored again, it lacks arc_easy" in capfd.readouterr().err
+    second = times()
+    monkeypatch.setattr("marin.evaluation.run_tasks.EVALUATION_VERSION", 1000)
+    run_checkpoints(checkpoints)
+    assert "and this is 1000" in capfd.readouterr().err and not set(times().values()) & set(second.values())
     write_task_data(data, seed=1)
-    after = json.loads(run_checkpoints(checkpoints).read_text())
-    assert after["tasks"]["copa"]["prompt_hash"] != before["tasks"]["copa"]["prompt_hash"]
-    assert times() != first
+    with pytest.raises(ValueError, match="step-00000002 has the results of another evaluation .*'copa' asked other"):
+        run_checkpoints(checkpoints)
     other = CheckpointsConfig(evaluation=asked(place, tmp_path, tasks=TASKS[:1], data_path=str(data)), every=2)
     with pytest.raises(ValueError, match="step-00000002 has the results of another evaluation"):
         run_checkpoints(other)
@@ -221,6 +233,23 @@ def test_all_checkpoints_are_asked_from_the_command_line(place: Path, tmp_path: 
     out, err = capfd.readouterr()
     assert out == (tmp_path / "checkpoints.md").read_text() and "| 4 |" in out and "| 2 |" not in out
     assert "curve.svg has the curves" in err
+
+
+def test_all_checkpoints_asked_anew_are_found_and_on_other_data_stand_apart(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_task_data(Path("data"))
+
+    def folders() -> list[Path]:
+        assert cli.main(["eval", str(place / "run"), "--all-checkpoints", "--tasks", "copa", "--data", "data"]) == 0
+        return sorted(Path("evaluations").glob("run/copa-*/step-00000002/results.json"))
+
+    [first] = folders()
+    before = first.stat().st_mtime_ns
+    assert folders() == [first] and first.stat().st_mtime_ns == before
+    write_task_data(Path("data"), seed=1)
+    assert len(folders()) == 2 and first.stat().st_mtime_ns == before
 
 
 def test_scores_on_other_questions_make_no_curve(place: Path, tmp_path: Path):

@@ -7,13 +7,18 @@ NAMES are tasks, groups and lists, separated by commas: core, core_plus_mmlu, ke
 base_generation; mmlu; arc_easy, gsm8k, ...; TASK@SHOTS asks one at so many solved examples. Their data is read from a
 folder, never fetched: a task without data is skipped and counted, and the command that fetches it is shown. A path that
 ends in .jsonl (.gz, .zst), .json, .parquet or .arrow is a file of your own questions, a row each: {"query": text,
-"choices": [texts], "gold": index of the right one}; NAME=PATH gives it a name. A run that was stopped goes on behind
-the last task that was done when the same command is typed again.
+"choices": [texts], "gold": index of the right one}; NAME=PATH gives it a name.
+
+Scores are kept in evaluations/MODEL/TASKS-IDENTITY, by what identifies the evaluation: the model's files, the tasks'
+questions, all settings, and the version of marin's scoring. Another evaluation stands beside it. The same command
+typed again goes on behind the last task that was done, or says that all are.
 """
 
 import os
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="DIR",
-        help="for results.json, samples.jsonl; not of another evaluation (evaluations/NAME)",
+        help="for results.json, samples.jsonl; not of another evaluation (evaluations/MODEL/TASKS-IDENTITY)",
     )
     parser.add_argument("--metrics", choices=("lm_eval", "core"), default="lm_eval", help="core adds the CORE average")
     parser.add_argument("--seed", type=int, default=1234, metavar="N", help="draws solved examples (1234)")
@@ -67,16 +72,22 @@ def run(arguments: Namespace) -> int:
 
     _check(arguments)
     path, name = find_model(arguments)
-    output = arguments.output or os.path.join("evaluations", name)
     try:
         if arguments.harness:
-            return _with_harness(arguments, path, output)
-        config = _config(arguments, path, output)
+            return _with_harness(arguments, path, name)
+        config = _config(arguments, path, name)
         if arguments.all_checkpoints:
             return _all_checkpoints(arguments, config)
         return _one_model(arguments, config)
     except (ValueError, FileNotFoundError, ImportError, ConfigError) as error:
         raise UsageError(str(error)) from error
+
+
+def _output(arguments: Namespace, config: Any, identity: str) -> str:
+    """The folder that is named, or that of the evaluation below what the config has."""
+    from marin.evaluation.identity import default_folder
+
+    return arguments.output or str(default_folder(config.output_path, config.tasks, identity))
 
 
 def _check(arguments: Namespace) -> None:
@@ -96,13 +107,14 @@ def _check(arguments: Namespace) -> None:
         raise UsageError("--include and --chat go with --harness")
 
 
-def _config(arguments: Namespace, path: str, output: str) -> Any:
+def _config(arguments: Namespace, path: str, name: str) -> Any:
+    """What is asked; its output_path is the folder of all evaluations of the model."""
     from marin.evaluation.config import TaskEvaluationConfig
     from marin.evaluation.tasks.catalog import resolve_tasks
 
     return TaskEvaluationConfig(
         model_path=path,
-        output_path=output,
+        output_path=os.path.join("evaluations", name),
         tasks=resolve_tasks(arguments.tasks, arguments.shots),
         data_path=arguments.data,
         checkpoint=_checkpoint(arguments.checkpoint),
@@ -131,32 +143,64 @@ def _checkpoint(given: str | None) -> str | None:
 
 
 def _one_model(arguments: Namespace, config: Any) -> int:
-    from marin.evaluation.results import read_results
-    from marin.evaluation.task_step import all_skipped, evaluate_model, open_configured
+    from marin.evaluation.task_step import (
+        all_skipped,
+        evaluate_model,
+        open_configured,
+        plan_configured,
+        record_configured,
+    )
 
-    note(f"results go to {config.output_path}")
-    scores = evaluate_model(open_configured(config), config, quiet=True)
-    results = read_results(config.output_path)
+    model, plan = open_configured(config), plan_configured(config)
+    record = record_configured(model, config, plan)
+    output = _output(arguments, config, record.identity)
+    results = _done_or_made(
+        output, record, lambda: evaluate_model(model, config, plan, output, quiet=True), beside=not arguments.output
+    )
+    _show(arguments, results)
+    if not results["tasks"]:
+        error_line(all_skipped(results["skipped"]))
+        return 1
+    note(f"Next: {Path(output) / 'samples.jsonl'} has every question and answer")
+    return 0
+
+
+def _done_or_made(output: str, record: Any, make: Callable[[], object], *, beside: bool) -> Any:
+    """results.json of an evaluation: what is there, or what `make` writes. `beside`: others' are in the same folder."""
+    from marin.evaluation.identity import find_done, tell_of_others
+    from marin.evaluation.results import read_results
+
+    done = find_done(output, record, lambda reason: None)
+    if done is not None:
+        note(f"done already, nothing is asked again: {output}")
+        return done
+    note(f"results go to {output}")
+    if beside:
+        tell_of_others(Path(output), record, note)
+    make()
+    return read_results(output)
+
+
+def _show(arguments: Namespace, results: Any) -> None:
     if arguments.json:
         print_json({"results": results})
     else:
         print(scores_table(results))
     tell_of(results)
-    if not scores.tasks:
-        error_line(all_skipped(scores.skipped))
-        return 1
-    note(f"Next: {Path(config.output_path) / 'samples.jsonl'} has every question and answer")
-    return 0
 
 
 def _all_checkpoints(arguments: Namespace, config: Any) -> int:
     import json
 
-    from marin.evaluation.checkpoints import TABLE_FILE, run
+    from marin.evaluation.checkpoints import TABLE_FILE, identity_of_all, run
     from marin.evaluation.config import CheckpointsConfig
+    from marin.evaluation.task_step import plan_configured
 
-    note(f"results go to {config.output_path}")
-    path = run(CheckpointsConfig(evaluation=config, every=arguments.every), quiet=True)
+    plan = plan_configured(config)
+    output = _output(arguments, config, identity_of_all(config, plan))
+    note(f"results go to {output}")
+    whole = CheckpointsConfig(evaluation=replace(config, output_path=output), every=arguments.every)
+    path = run(whole, quiet=True, plan=plan)
     summary = json.loads(path.read_text(encoding="utf-8"))
     if arguments.json:
         print_json({"checkpoints": summary})
@@ -167,10 +211,9 @@ def _all_checkpoints(arguments: Namespace, config: Any) -> int:
     return 0
 
 
-def _with_harness(arguments: Namespace, path: str, output: str) -> int:
+def _with_harness(arguments: Namespace, path: str, name: str) -> int:
     from marin.evaluation.config import LmHarnessConfig
-    from marin.evaluation.lm_harness import run as run_harness
-    from marin.evaluation.results import read_results
+    from marin.evaluation.lm_harness_step import prepare
     from marin.evaluation.tasks import EvalTaskConfig
 
     tasks = []
@@ -181,7 +224,7 @@ def _with_harness(arguments: Namespace, path: str, output: str) -> int:
         tasks.append(EvalTaskConfig(name, int(shots) if mark else arguments.shots or 0))
     config = LmHarnessConfig(
         model_path=path,
-        output_path=output,
+        output_path=os.path.join("evaluations", name),
         tasks=tuple(tasks),
         include_path=arguments.include,
         include_defaults=arguments.include is None,
@@ -192,14 +235,11 @@ def _with_harness(arguments: Namespace, path: str, output: str) -> int:
         fewshot_seed=arguments.seed,
         allow_unverified=arguments.allow_unverified,
     )
-    note(f"results go to {output}")
     with _stdout_to_stderr():
-        results = read_results(run_harness(config))
-    if arguments.json:
-        print_json({"results": results})
-    else:
-        print(scores_table(results))
-    tell_of(results)
+        evaluation = prepare(config)
+        output = _output(arguments, config, evaluation.record.identity)
+        results = _done_or_made(output, evaluation.record, lambda: evaluation.run(output), beside=not arguments.output)
+    _show(arguments, results)
     return 0
 
 

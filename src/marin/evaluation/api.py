@@ -343,7 +343,7 @@ def evaluate_lm_evaluation_harness(
     """
     return ExecutorStep(
         name=name or f"evaluation/lm_evaluation_harness/{model_name(step)}",
-        fn="marin.evaluation.lm_harness:run",
+        fn="marin.evaluation.lm_harness_step:run",
         config=LmHarnessConfig(
             model_path=_place(step),
             output_path=this_output_path(),

@@ -10,8 +10,8 @@ checkpoints are compared by `marin compare`, in pairs of answers.
     curve.svg, curve.png                         a panel for each task (needs matplotlib, of the extra `report`)
 
 A checkpoint that was scored is not scored again, so a run that goes on adds only what is new. It is scored again where
-the questions have changed since, and where a task that was skipped has data now; results of another model or other
-settings in its folder are refused.
+a task that was skipped has data now, and under another EVALUATION_VERSION; results of another model, other settings or
+other questions in its folder are refused.
 """
 
 import io
@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from marin.distributed.compilation_cache import use_compilation_cache
-from marin.evaluation.config import CheckpointsConfig
+from marin.evaluation.config import CheckpointsConfig, TaskEvaluationConfig
+from marin.evaluation.identity import EVALUATION_VERSION, EvaluationRecord, find_done
 from marin.evaluation.models import checkpoints_of
-from marin.evaluation.results import RESULTS_FILE, as_json, read_results
-from marin.evaluation.scoring import prefix_policy
+from marin.evaluation.results import read_results
+from marin.evaluation.run_tasks import asked_config
 from marin.evaluation.task_plan import PlannedTasks
-from marin.evaluation.task_step import evaluate_model, evaluation_config, open_configured, plan_configured
+from marin.evaluation.task_step import evaluate_model, open_configured, plan_configured, record_configured
 from marin.io.atomic import write_bytes, write_text
 
 __all__ = ["CheckpointsConfig", "run"]
@@ -36,8 +37,10 @@ SUMMARY_FILE, TABLE_FILE, SVG_FILE, PNG_FILE = "checkpoints.json", "checkpoints.
 _INK, _ACCENT, _GRID = "#1f2933", "#1f6f8b", "#d9dee3"
 
 
-def run(config: CheckpointsConfig, quiet: bool = False) -> Path:
+def run(config: CheckpointsConfig, quiet: bool = False, plan: PlannedTasks | None = None) -> Path:
     """Score every checkpoint and write what the module's docstring lists; returns the path of checkpoints.json.
+
+    `plan` is what `plan_configured` made of the evaluation, where that is at hand.
 
     Raises FileNotFoundError where the run has no checkpoints, and as `task_step.run` does.
     """
@@ -45,7 +48,7 @@ def run(config: CheckpointsConfig, quiet: bool = False) -> Path:
     use_compilation_cache()
     output = Path(config.evaluation.output_path)
     found = chosen_checkpoints(config.evaluation.model_path, config.every)
-    plan = plan_configured(config.evaluation)
+    plan = plan or plan_configured(config.evaluation)
     scored: dict[int, dict[str, Any]] = {}
     for number, checkpoint in enumerate(found, start=1):
         name = checkpoint.rpartition("/")[2]
@@ -60,6 +63,23 @@ def run(config: CheckpointsConfig, quiet: bool = False) -> Path:
     path = output / SUMMARY_FILE
     write_text(path, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return path
+
+
+def identity_of_all(config: TaskEvaluationConfig, plan: PlannedTasks) -> str:
+    """What identifies the evaluations of all checkpoints of a run: its place, the settings and the questions, not the
+    checkpoints, so that a run that went on has its new ones among those before."""
+    place = {
+        name: str(Path(path).resolve())
+        for name, path in (("run", config.model_path), ("tokenizer", config.tokenizer_path))
+        if path
+    }
+    record = EvaluationRecord(
+        model={**place, "average": config.average},
+        config=asked_config(plan, metrics=config.metrics, mutual_information=config.mutual_information),
+        policy={"evaluation_version": EVALUATION_VERSION},
+        asked=plan.hashes(),
+    )
+    return record.identity
 
 
 def chosen_checkpoints(run: str | Path, every: int | None) -> list[str]:
@@ -78,15 +98,9 @@ def _scored(
 ) -> dict[str, Any]:
     """results.json of a checkpoint: that of an earlier run where the same bytes were asked the same."""
     model = open_configured(config.evaluation, checkpoint)
-    if (output / RESULTS_FILE).is_file():
-        before = read_results(output)
-        now = {key: task.identity() for key, task in plan.tasks.items()}
-        asked = {key: {name: task.get(name) for name in now.get(key, ())} for key, task in before["tasks"].items()}
-        policy = before["policy"].get("prefix") == prefix_policy(model.tokenizer, model.document_prefix)
-        same_model = before["model"] == as_json(model.description)
-        same_config = before["config"] == evaluation_config(config.evaluation, plan)
-        if same_model and same_config and policy and asked == now and before["skipped"] == list(plan.skipped):
-            return before
+    before = find_done(output, record_configured(model, config.evaluation, plan), tell=lambda reason: None)
+    if before is not None:
+        return before
     scores = evaluate_model(model, config.evaluation, plan, output, quiet=quiet)
     assert scores.path is not None
     return read_results(scores.path)

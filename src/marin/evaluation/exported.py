@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from marin.evaluation.scoring import DocumentPrefix, ScoredModel, check_vocabulary, scored_model
 from marin.export.hf import LoadedModel, load_hf
-from marin.export.hf_folder import hf_folder
+from marin.export.hf_folder import CONFIG_FILE, hf_folder
 from marin.export.verify import PARITY_FILE
 from marin.io.hashing import sha256_file
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
@@ -59,6 +59,7 @@ def open_export(path: str | Path, tokens_per_batch: int, *, allow_unverified: bo
         "seq_len": int(loaded.config.seq_len),
         "vocab_size": int(loaded.vocab_size),
         "tokenizer_digest": tokenizer.digest,
+        "config_sha256": sha256_file(path / CONFIG_FILE)[1],
         "weights_sha256": {file.name: sha256_file(file)[1] for file in sorted(path.glob("*.safetensors"))},
         "verified": doubt is None,
     } | {name: parity[name] for name in ("checkpoint", "step") if parity is not None and name in parity}

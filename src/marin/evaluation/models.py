@@ -15,6 +15,7 @@ from marin.evaluation.scoring import DocumentPrefix, check_vocabulary, scored_mo
 from marin.export.export import TrainedModel, load_trained
 from marin.export.hf import LoadedModel
 from marin.export.hf_folder import CONFIG_FILE, hf_folder
+from marin.io.hashing import sha256_file
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 
 TOKENS_PER_BATCH = 4096
@@ -87,6 +88,7 @@ def opened_checkpoint(
         "seq_len": int(loaded.config.seq_len),
         "vocab_size": int(loaded.vocab_size),
         "tokenizer_digest": tokenizer.digest,
+        "config_sha256": sha256_file(run / "model.json")[1],
         "checkpoint": trained.checkpoint.name,
         "weights_sha256": {trained.checkpoint.name: manifest_digest(trained.checkpoint)},
         "step": int(trained.checkpoint.name.removeprefix("step-")),

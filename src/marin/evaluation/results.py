@@ -15,7 +15,7 @@ from typing import Any
 from marin.evaluation.statistics import Comparison, Estimate
 from marin.io.atomic import write_bytes
 
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 """Major part: readers of another one must refuse. Minor part: fields were added."""
 
 RESULTS_FILE = "results.json"
@@ -118,11 +118,13 @@ def write_results(
     samples: Iterable[Mapping[str, Any]] = (),
     policy: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
+    identity: str | None = None,
 ) -> Path:
     """Write samples.jsonl, then results.json, each atomically; returns the path of results.json.
 
     `groups` are scores over several tasks, `skipped` the tasks that were asked for and could not run: {"task",
-    "reason", "fetch"}, the last the command that brings their data, or null.
+    "reason", "fetch"}, the last the command that brings their data, or null. `identity` is that of the evaluation
+    (`marin.evaluation.identity`), where all of it is there.
     The numbers of both are finite or null; anything else is our mistake and raises ValueError.
     """
     folder = Path(output_path)
@@ -131,6 +133,7 @@ def write_results(
     write_bytes(folder / SAMPLES_FILE, "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace"))
     content = {
         "format_version": FORMAT_VERSION,
+        "identity": identity,
         "model": dict(model),
         "tasks": {name: _task_entry(result) for name, result in tasks.items()},
         "comparisons": [dict(comparison) for comparison in comparisons],
@@ -162,33 +165,9 @@ def _task_entry(result: TaskResult) -> dict[str, Any]:
     }
 
 
-def check_same_evaluation(output_path: str | Path, model: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise ValueError where a folder has results of another model or another config, which would be overwritten."""
-    if not (Path(output_path) / RESULTS_FILE).is_file():
-        return
-    before = read_results(output_path)
-    for what, now in (("model", model), ("config", config)):
-        then, now = before[what], as_json(now)
-        differing = [
-            f"{name} {_short(then.get(name))}, now {_short(now.get(name))}"
-            for name in sorted({*then, *now})
-            if then.get(name) != now.get(name)
-        ]
-        if differing:
-            raise ValueError(
-                f"{output_path} has the results of another evaluation ({what}: {'; '.join(differing)}). Give another "
-                "folder to write to, or take that one away"
-            )
-
-
 def as_json(value: Mapping[str, Any]) -> dict[str, Any]:
     """A mapping as it is read back from JSON."""
     return json.loads(json.dumps(dict(value)))
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def read_results(path: str | Path) -> dict[str, Any]:

@@ -5,13 +5,16 @@ scored (`task_results`) and kept, so that a run that was stopped goes on with th
 left out, counted, and named with the command that fetches it; every score says how many of how many questions it is of.
 """
 
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from marin.evaluation.code_execution import ExecutionLimits
-from marin.evaluation.results import TaskResult, check_same_evaluation, write_results
+from marin.evaluation.finished_tasks import FinishedTasks
+from marin.evaluation.identity import EVALUATION_VERSION, EvaluationRecord, find_done
+from marin.evaluation.results import TaskResult, write_results
 from marin.evaluation.scoring import Progress, check_vocabulary, prefix_policy, resolve_prefix
 from marin.evaluation.task_answers import EvaluatedModel, ask
 from marin.evaluation.task_plan import PlannedTasks, plan_tasks
@@ -25,9 +28,7 @@ from marin.evaluation.task_results import (
 )
 from marin.evaluation.tasks.data import TaskData
 from marin.evaluation.tasks.definition import TaskDefinition
-from marin.evaluation.tasks.finished import FinishedTasks
 from marin.evaluation.tasks.lists import EvalTaskConfig
-from marin.evaluation.tasks.scores import SCORES_VERSION
 from marin.evaluation.tasks.shots import FEWSHOT_SEED
 
 TaskProgress = Callable[[str], Progress]
@@ -88,8 +89,8 @@ def evaluate_tasks(
 
     Raises FileNotFoundError where there is no file of questions that a task names; ValueError for an unknown task (with
     near misses), a broken row (with file and line), too few rows for the examples asked for, a tokenizer that does not
-    fit the model or gives none of the task's texts back, and for an output_path with the results of another model or of
-    other arguments.
+    fit the model or gives none of the task's texts back, and for an output_path with the results of another model, of
+    other arguments or of other questions. Why something in it is asked again is told on stderr.
     """
     plan = plan_tasks(
         tasks,
@@ -124,21 +125,10 @@ def evaluate_plan(
     """`evaluate_tasks` of tasks that were planned already, for several models or to know early what is asked."""
     check_vocabulary(model.scored, model.tokenizer)
     say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
-    config = written_config(plan, metrics=metrics, mutual_information=mutual_information)
+    record = evaluation_record(model, plan, metrics=metrics, mutual_information=mutual_information)
     if output_path is not None:
-        check_same_evaluation(output_path, model.description, config)
-    settings = {name: value for name, value in config.items() if name != "tasks"}
-    policy = {
-        "document_prefix": resolve_prefix(model.tokenizer, model.document_prefix),
-        "prefix": prefix_policy(model.tokenizer, model.document_prefix),
-        "tokenizer_digest": getattr(model.tokenizer, "digest", None),
-        "fewshot_seed": plan.seed,
-        "log_likelihoods": "natural",
-        "scores_version": SCORES_VERSION,
-    }
-    kept = FinishedTasks(
-        output_path, model.description, {**settings, **policy, "limits": asdict(plan.execution_limits)}
-    )
+        find_done(output_path, record, _tell)
+    kept = FinishedTasks(output_path, record, _tell)
 
     results: dict[str, TaskResult] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
@@ -179,15 +169,34 @@ def evaluate_plan(
             groups=groups | ({} if core is None else {core["name"]: core}),
             skipped=plan.skipped,
             samples=rows_of_all,
-            policy=policy,
-            config=config,
+            policy=record.policy,
+            config=record.config,
+            identity=record.identity,
         )
         kept.clear()
         say(f"results: {path}")
     return TaskScores(tasks=results, groups=groups, skipped=plan.skipped, samples=rows_of_all, core=core, path=path)
 
 
-def written_config(plan: PlannedTasks, *, metrics: Metrics, mutual_information: bool) -> dict[str, Any]:
+def evaluation_record(
+    model: EvaluatedModel, plan: PlannedTasks, *, metrics: Metrics = "lm_eval", mutual_information: bool = False
+) -> EvaluationRecord:
+    """What an evaluation is, for `identity`: of the same, `evaluate_plan` would write the same results."""
+    policy = {
+        "document_prefix": resolve_prefix(model.tokenizer, model.document_prefix),
+        "prefix": prefix_policy(model.tokenizer, model.document_prefix),
+        "tokenizer_digest": getattr(model.tokenizer, "digest", None),
+        "fewshot_seed": plan.seed,
+        "log_likelihoods": "natural",
+        "evaluation_version": EVALUATION_VERSION,
+    }
+    if any(planned.task.definition.runs_code for planned in plan.tasks.values()):
+        policy["execution_limits"] = asdict(plan.execution_limits)
+    config = asked_config(plan, metrics=metrics, mutual_information=mutual_information)
+    return EvaluationRecord(model=model.description, config=config, policy=policy, asked=plan.hashes())
+
+
+def asked_config(plan: PlannedTasks, *, metrics: Metrics, mutual_information: bool) -> dict[str, Any]:
     """The arguments of `evaluate_tasks` as results.json has them."""
     return {
         "tasks": [config.written() for config in plan.configs],
@@ -196,3 +205,7 @@ def written_config(plan: PlannedTasks, *, metrics: Metrics, mutual_information: 
         "metrics": metrics,
         "mutual_information": mutual_information,
     }
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -40,7 +40,8 @@ class PlannedTask:
     prompt_hash: str
     """sha256 over everything that is asked and what counts as right."""
     result_hash: str
-    """sha256 over what its result and samples depend on but for the model and how it is scored."""
+    """sha256 over what its result and samples depend on but for the model and how it is scored: all that they say of
+    the task as well."""
 
     def identity(self) -> dict[str, Any]:
         """What makes two scores of it comparable, as results.json has it."""
@@ -74,6 +75,10 @@ class PlannedTasks:
     """Draws solved examples."""
     execution_limits: ExecutionLimits
     """Of programs that a model writes."""
+
+    def hashes(self) -> dict[str, str]:
+        """Key of each task -> its result_hash."""
+        return {key: planned.result_hash for key, planned in self.tasks.items()}
 
 
 class _CannotRunError(Exception):

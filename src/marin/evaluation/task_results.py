@@ -48,6 +48,7 @@ def task_result(planned: PlannedTask, answered: Answered, *, seed: int) -> TaskR
             "files": list(planned.files),
             "source": definition.source.repository,
             "licence": definition.source.licence,
+            "result_hash": planned.result_hash,
         }
         | ({"fewshot_seed": seed} if is_drawn else {}),
     )

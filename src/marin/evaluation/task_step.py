@@ -11,10 +11,10 @@ from typing import Any
 
 from marin.evaluation.config import TaskEvaluationConfig
 from marin.evaluation.exported import ExportedModel
+from marin.evaluation.identity import EvaluationRecord
 from marin.evaluation.models import open_model
 from marin.evaluation.progress import ProgressLines
-from marin.evaluation.results import as_json
-from marin.evaluation.run_tasks import TaskScores, evaluate_plan, written_config
+from marin.evaluation.run_tasks import TaskScores, evaluate_plan, evaluation_record
 from marin.evaluation.task_plan import PlannedTasks, plan_tasks
 from marin.evaluation.tasks.data import TaskData
 
@@ -79,9 +79,9 @@ def plan_configured(config: TaskEvaluationConfig) -> PlannedTasks:
     )
 
 
-def evaluation_config(config: TaskEvaluationConfig, plan: PlannedTasks) -> dict[str, Any]:
-    """The config as results.json has it."""
-    return as_json(written_config(plan, metrics=config.metrics, mutual_information=config.mutual_information))
+def record_configured(model: ExportedModel, config: TaskEvaluationConfig, plan: PlannedTasks) -> EvaluationRecord:
+    """What the evaluation of a config is, see `marin.evaluation.identity`."""
+    return evaluation_record(model, plan, metrics=config.metrics, mutual_information=config.mutual_information)
 
 
 def data_folder(given: str | None) -> str:

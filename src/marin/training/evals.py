@@ -3,9 +3,10 @@
 The engine, the questions and the metrics are those of `marin.evaluation.run_tasks`, so a curve over training ends where
 an evaluation of the same parameters begins. Numbers go to the metrics as `eval/TASK/METRIC`, with `_stderr` behind the
 name for the standard error; groups and the CORE average likewise. What a curve does not say, the hash and the number of
-the questions and which tasks were left out, is in evals.jsonl: {"step", "tasks": {TASK: {"prompt_hash", "n",
-"num_fewshot"}}, "skipped": [...]}. A run does not go on with other questions than it was scored on. All tasks
-are read and prompted before the first step, so that a broken one stops no run in its middle.
+the questions, which tasks were left out and which version of the evaluation scored them, is in evals.jsonl: {"step",
+"tasks": {TASK: {"prompt_hash", "n", "num_fewshot"}}, "skipped": [...], "evaluation_version"}. A run does not go on with
+other questions than it was scored on. All tasks are read and prompted before the first step, so that a broken one stops
+no run in its middle.
 
 The devices of the run's mesh share the questions. Of several processes the first one asks alone, on a device of its
 own, while the others wait for its numbers: the price is that the parameters are gathered there.
@@ -21,6 +22,7 @@ from jax.sharding import Mesh
 
 from marin.distributed.mesh import make_mesh, use_own_device
 from marin.distributed.processes import fetch, is_first, said_by_first
+from marin.evaluation.identity import EVALUATION_VERSION
 from marin.evaluation.run_tasks import TaskScores, evaluate_tasks
 from marin.evaluation.scoring import DocumentPrefix, ScoredModel, scored_model
 from marin.evaluation.task_answers import num_not_given_back
@@ -96,7 +98,9 @@ class Evals:
         asked = {key: _questions_of(asdict(task)) for key, task in scores.tasks.items()}
         self._check_same_questions(asked)
         skipped = [{"task": task["task"], "reason": task["reason"]} for task in scores.skipped]
-        self._run.log_json(EVALS_FILE, done.step, {"tasks": asked, "skipped": skipped})
+        self._run.log_json(
+            EVALS_FILE, done.step, {"tasks": asked, "skipped": skipped, "evaluation_version": EVALUATION_VERSION}
+        )
         return row_of(scores)
 
     def _scores(self, params: Any, mesh: Mesh | None) -> TaskScores:

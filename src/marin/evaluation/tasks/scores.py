@@ -24,10 +24,6 @@ from marin.evaluation.statistics import (
 from marin.evaluation.tasks.definition import Example, TaskDefinition, Writing
 from marin.evaluation.tasks.filters import exact_match, extract
 
-SCORES_VERSION = 2
-"""Raised whenever the same log-likelihoods or texts would give other values of a metric. 2: bits_per_byte divides by
-all that was scored, delimiter and moved whitespace too; so is that whitespace what acc_mutual_info subtracts."""
-
 PROPORTIONS = ("acc", "acc_norm", "acc_bytes", "acc_per_token", "acc_mutual_info", "exact_match")
 """Metrics that are right or wrong on a question."""
 LOWER_IS_BETTER = ("perplexity", "bits_per_byte")
