@@ -16,6 +16,7 @@ from marin.evaluation.tasks.scores import (
     core_score,
     estimate,
     pooled,
+    task_correlation,
     written_values,
 )
 
@@ -160,3 +161,41 @@ def test_what_does_not_count_is_removed_from_answer_and_target_alike():
     assert exact_match("u.s.a.", ["USA"], ignore_case=True, ignore_punctuation=True)
     assert not exact_match("usa", ["USA"])
     assert exact_match("b", ["a", "b"]) and not exact_match("", ["a"])
+
+
+def test_the_error_of_core_is_that_of_its_spread_where_tasks_ask_the_same_documents():
+    """Drawn anew 800 times: two tasks over the same documents, which are hard or easy for both, and a third one."""
+    rng = np.random.default_rng(0)
+    num_documents, num_draws = 150, 800
+    values, errors, independent = [], [], []
+    for _ in range(num_draws):
+        ease = rng.normal(size=num_documents)
+        answers = [ease + 0.5 * rng.normal(size=num_documents) > shift for shift in (0.3, -0.2)]
+        other = rng.normal(size=600) > 0.5
+        rows = [[{"group": "", "doc_id": d, "acc": bool(x)} for d, x in enumerate(each)] for each in answers]
+        scores = {
+            "hellaswag@0": (proportion_estimate(answers[0]), 0.25),
+            "hellaswag@10": (proportion_estimate(answers[1]), 0.25),
+            "copa": (proportion_estimate(other), 0.5),
+        }
+        average, _ = core_score(scores, {("hellaswag@10", "hellaswag@0"): task_correlation("acc", *rows)})
+        values.append(average.value)
+        errors.append(average.stderr)
+        independent.append(core_score(scores)[0].stderr)
+    spread = np.std(values, ddof=1)
+    assert np.mean(errors) == pytest.approx(spread, rel=0.07)
+    assert np.mean(independent) < 0.9 * spread
+
+
+def test_a_task_asked_twice_counts_as_one():
+    x = np.arange(40) % 3 == 0
+    rows = [{"group": "", "doc_id": d, "acc": bool(hit)} for d, hit in enumerate(x)]
+    one = proportion_estimate(x)
+    assert task_correlation("acc", rows, rows) == pytest.approx(1.0)
+    assert task_correlation("acc", rows, [{**row, "doc_id": 100 + row["doc_id"]} for row in rows]) == 0
+    assert task_correlation("acc", rows, [{**row, "acc": True} for row in rows]) == 0
+    twice, _ = core_score({"a": (one, 0.0), "b": (one, 0.0)}, {("a", "b"): 1.0})
+    assert (twice.stderr, twice.ci95) == (pytest.approx(one.stderr), pytest.approx(one.ci95))
+    rare = proportion_estimate(np.arange(40) < 2)  # Wilson's interval
+    twice, _ = core_score({"a": (rare, 0.0), "b": (rare, 0.0)}, {("a", "b"): 1.0})
+    assert twice.ci95 == pytest.approx(rare.ci95)

@@ -22,8 +22,8 @@ from marin.evaluation.tasks.lists import EvalTaskConfig
 EVALUATION_VERSION = 3
 """Raised whenever the same questions, asked of the same model, would get other log-likelihoods, texts, scores or errors
 than before. What was scored under another version is not taken for done. 2: bits_per_byte divides by all that was
-scored, delimiter and moved whitespace too; so is that whitespace what acc_mutual_info subtracts. 3: model files that
-are no weights count too."""
+scored, delimiter and moved whitespace too; so is that whitespace what acc_mutual_info subtracts. 3: the
+error of CORE counts that a task at two numbers of shots asks the same documents."""
 
 _VERSION = "evaluation_version"
 

@@ -10,8 +10,9 @@ Nothing here knows of models; numpy and the standard library are enough.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -158,19 +159,60 @@ def proportion_interval(value: float, stderr: float, n: int, num_clusters: int) 
     return (max(0.0, value - Z95 * stderr), min(1.0, value + Z95 * stderr)), "normal"
 
 
-def weighted_sum_interval(
-    values: Sequence[float], intervals: Sequence[tuple[float, float]], weights: Sequence[float]
-) -> tuple[float, float]:
-    """Interval of sum(w_i v_i) of independent estimates v_i with intervals (l_i, u_i) and weights w_i >= 0.
+def mean_correlation(
+    a: tuple[Sequence[float] | np.ndarray, Sequence[Hashable]],
+    b: tuple[Sequence[float] | np.ndarray, Sequence[Hashable]],
+) -> float:
+    """Correlation of two means (values, clusters) of which some clusters are the same, such as the same documents.
 
-    `sum(w v) - sqrt(sum(w^2 (v - l)^2))` to `sum(w v) + sqrt(sum(w^2 (u - v)^2))`: the variances are recovered from the
-    ends (MOVER; Zou and Donner, "Construction of confidence limits about effect measures", 2008), so that it has a
+    With r_ac the sum over cluster c of what its values of a differ from their mean by, and r_bc likewise,
+
+        rho = sum_{c in both} r_ac r_bc / sqrt(sum_c r_ac^2 sum_c r_bc^2)
+
+    so that rho SE_a SE_b is the covariance of the means, with the standard errors of `mean_estimate`. It is 0 where no
+    cluster is the same, and where one has no spread.
+    """
+    sums_of: list[dict[Hashable, float]] = []
+    for values, clusters in (a, b):
+        x = np.asarray(values, np.float64)
+        sums: dict[Hashable, float] = {}
+        for cluster, residual in zip(clusters, (x - x.mean()).tolist(), strict=True):
+            sums[cluster] = sums.get(cluster, 0.0) + residual
+        sums_of.append(sums)
+    of_a, of_b = sums_of
+    squares = math.fsum(r**2 for r in of_a.values()) * math.fsum(r**2 for r in of_b.values())
+    product = math.fsum(of_a[cluster] * of_b[cluster] for cluster in of_a.keys() & of_b.keys())
+    return product / math.sqrt(squares) if squares > 0 else 0.0
+
+
+Correlations = Mapping[tuple[int, int], float]
+"""Places (i, j), i < j, of two estimates -> their correlation; 0 where nothing is said."""
+
+
+def sum_of_squares(terms: Sequence[float], correlations: Correlations) -> float:
+    """`sum_i t_i^2 + 2 sum_{i<j} rho_ij t_i t_j`: the variance of a sum of estimates with standard errors t_i >= 0."""
+    squares = math.fsum(term**2 for term in terms)
+    products = math.fsum(2 * rho * terms[i] * terms[j] for (i, j), rho in correlations.items())
+    return max(0.0, squares + products)
+
+
+def weighted_sum_interval(
+    values: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+    weights: Sequence[float],
+    correlations: Correlations = MappingProxyType({}),
+) -> tuple[float, float]:
+    """Interval of sum(w_i v_i) of estimates v_i with intervals (l_i, u_i) and weights w_i >= 0.
+
+    `sum(w v) - sqrt(sum_i (w_i (v_i - l_i))^2 + 2 sum_{i<j} rho_ij w_i (v_i - l_i) w_j (v_j - l_j))` and up likewise:
+    the variances are recovered from the ends (MOVER; Zou and Donner, "Construction of confidence limits about effect
+    measures", 2008; Zou, "Toward using confidence intervals to compare correlations", 2007, for rho), so that it has a
     width where every estimate's own interval has one, and is the normal interval where those are normal.
     """
     centre = math.fsum(weight * value for value, weight in zip(values, weights, strict=True))
     parts = list(zip(values, intervals, weights, strict=True))
-    below = math.fsum((weight * (value - low)) ** 2 for value, (low, _), weight in parts)
-    above = math.fsum((weight * (high - value)) ** 2 for value, (_, high), weight in parts)
+    below = sum_of_squares([weight * (value - low) for value, (low, _), weight in parts], correlations)
+    above = sum_of_squares([weight * (high - value) for value, (_, high), weight in parts], correlations)
     return centre - math.sqrt(below), centre + math.sqrt(above)
 
 

@@ -1,5 +1,6 @@
 """From the answers to the tasks of an evaluation to its scores: of each task, of groups, and the CORE average."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from marin.evaluation.statistics import Estimate
 from marin.evaluation.task_answers import Answered
 from marin.evaluation.task_plan import PlannedTask, PlannedTasks
 from marin.evaluation.tasks.lists import DCLM_CORE_TASKS
-from marin.evaluation.tasks.plan import AskedGroup
+from marin.evaluation.tasks.plan import Asked, AskedGroup
 from marin.evaluation.tasks.scores import (
     LOWER_IS_BETTER,
     core_score,
@@ -16,6 +17,7 @@ from marin.evaluation.tasks.scores import (
     is_proportion,
     metrics_of,
     pooled,
+    task_correlation,
 )
 
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -96,18 +98,21 @@ def core_average(plan: PlannedTasks, samples: Samples) -> dict[str, Any] | None:
         if (task.definition.name, task.num_fewshot) in of_core
         or (task.definition.name in own and task.num_fewshot == first_shots[task.definition.name])
     ]
+    scored = [task for task in counted if task.key in samples and task.definition.kind != "generation"]
     scores: dict[str, tuple[Estimate, float]] = {}
-    for task in counted:
-        if task.key not in samples or task.definition.kind == "generation":
-            continue
-        rows = samples[task.key]
-        metric = "acc_per_token" if task.definition.kind == "multiple_choice" else "acc"
+    for task in scored:
+        rows, metric = samples[task.key], _core_metric(task)
         guessing = sum(1 / len(row["choices"]) for row in rows) / len(rows) if metric == "acc_per_token" else 0.0
         baseline = plan.tasks[task.key].core_baseline
         scores[task.key] = estimate(metric, rows), guessing if baseline is None else baseline
     if not scores:
         return None
-    average, centred = core_score(scores)
+    correlations = {
+        (one.key, other.key): task_correlation(_core_metric(one), samples[one.key], samples[other.key])
+        for one, other in itertools.combinations(scored, 2)
+        if one.definition.name == other.definition.name
+    }
+    average, centred = core_score(scores, correlations)
     return {
         "name": f"CORE-{len(centred)}",
         "group": "core",
@@ -118,6 +123,10 @@ def core_average(plan: PlannedTasks, samples: Samples) -> dict[str, Any] | None:
         "metrics": {"centred": metric_entry(average, higher_is_better=True)},
         "centred": centred,
     }
+
+
+def _core_metric(task: Asked) -> str:
+    return "acc_per_token" if task.definition.kind == "multiple_choice" else "acc"
 
 
 # --- In words

@@ -7,6 +7,7 @@ models can be compared question by question, whatever the metric.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from jaxtyping import Float64
 from marin.evaluation.scoring import LogLikelihood
 from marin.evaluation.statistics import (
     Estimate,
+    mean_correlation,
     mean_estimate,
     normal_estimate,
     proportion_estimate,
     proportion_interval,
+    sum_of_squares,
     weighted_sum_interval,
 )
 from marin.evaluation.tasks.definition import Example, TaskDefinition, Writing
@@ -202,12 +205,31 @@ def is_proportion(metric: str) -> bool:
     return metric.split(",")[0] in PROPORTIONS
 
 
-def core_score(scores: Mapping[str, tuple[Estimate, float]]) -> tuple[Estimate, dict[str, dict[str, Any]]]:
-    """The CORE average of DataComp-LM over tasks {name: (accuracy, score b of guessing)}: mean of (acc - b) / (1 - b).
+def task_correlation(metric: str, a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> float:
+    """Correlation of a metric on the samples of one task at two numbers of shots, which are of the same documents."""
+    of_a, of_b = (np.array([row[metric] for row in rows], np.float64) for rows in (a, b))
+    return mean_correlation((of_a, [_document(row) for row in a]), (of_b, [_document(row) for row in b]))
 
-    With it come each task's accuracy, baseline and centred score. The error takes the tasks as independent:
-    SE = sqrt(sum_i (SE_i / (1 - b_i))^2) / n; there is none where a task has none. The interval is made of the tasks'
-    own (`statistics.weighted_sum_interval`), which have a width also where all answers of a task are right or wrong.
+
+def _document(row: Mapping[str, Any]) -> str:
+    return row["group"] or f"question {row['doc_id']}"
+
+
+def core_score(
+    scores: Mapping[str, tuple[Estimate, float]], correlations: Mapping[tuple[str, str], float] = MappingProxyType({})
+) -> tuple[Estimate, dict[str, dict[str, Any]]]:
+    """The CORE average of DataComp-LM over k tasks {name: (accuracy, guessing b)}: mean of (acc - b) / (1 - b).
+
+    With it come each task's accuracy, baseline and centred score. `correlations` {(s, t): rho_st} are those of the
+    accuracies of tasks that ask the same documents, such as hellaswag without and with examples
+    (`task_correlation`); other tasks are independent. With e_t = SE_t / (1 - b_t),
+
+        SE = sqrt(sum_t e_t^2 + 2 sum_{s<t} rho_st e_s e_t) / k
+
+    where rho_st SE_s SE_t is the covariance over documents d, sum_d (x_sd - acc_s) (x_td - acc_t) / (n (n - 1)) for
+    answers x in {0, 1} to the same n documents. There is no SE where a task has none. The interval is made of the
+    tasks' own (`statistics.weighted_sum_interval`), which have a width also where all answers of a task are right or
+    wrong.
     """
     if not scores:
         raise ValueError("a CORE average needs at least one task")
@@ -222,7 +244,10 @@ def core_score(scores: Mapping[str, tuple[Estimate, float]]) -> tuple[Estimate, 
     }
     errors = [task["stderr"] for task in tasks.values()]
     value = sum(task["centred"] for task in tasks.values()) / len(tasks)
-    stderr = None if None in errors else math.sqrt(sum(error**2 for error in errors)) / len(tasks)
+    place = {name: index for index, name in enumerate(scores)}
+    pairs = {(min(place[s], place[t]), max(place[s], place[t])): rho for (s, t), rho in correlations.items()}
+    known = [error for error in errors if error is not None]
+    stderr = None if len(known) < len(errors) else math.sqrt(sum_of_squares(known, pairs)) / len(tasks)
     num_questions = sum(accuracy.n for accuracy, _ in scores.values())
     average = normal_estimate(value, stderr, num_questions, len(tasks))
     accuracies = [accuracy for accuracy, _ in scores.values()]
@@ -231,7 +256,7 @@ def core_score(scores: Mapping[str, tuple[Estimate, float]]) -> tuple[Estimate, 
         return average, tasks
     if any(accuracy.interval != "normal" for accuracy in accuracies):
         weights = [1 / (1 - baseline) / len(tasks) for _, baseline in scores.values()]
-        low, high = weighted_sum_interval([accuracy.value for accuracy in accuracies], intervals, weights)
+        low, high = weighted_sum_interval([accuracy.value for accuracy in accuracies], intervals, weights, pairs)
         guessing = sum(weight * baseline for weight, (_, baseline) in zip(weights, scores.values(), strict=True))
         average = replace(average, ci95=(low - guessing, high - guessing), interval="mover")
     return average, tasks
