@@ -1,7 +1,9 @@
 """lm-evaluation-harness on our engine: its tasks run, and on the same rows its scores are ours."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +12,12 @@ pytest.importorskip("lm_eval", reason="needs lm-eval: pip install -e '.[evaluati
 
 import jax
 import lm_eval
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
 
+from marin.evaluation import lm_harness
+from marin.evaluation.kept_answers import KeptAnswers
 from marin.evaluation.lm_harness import MarinLM, generate_request
 from marin.evaluation.lm_harness_step import LmHarnessConfig, run
 from marin.evaluation.models import open_model
@@ -111,6 +116,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def offline(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", place / "cache")
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)  # a second of looking at the machine
 
 
 LOGITS = jax.jit(lambda params, tokens: language_model.logits(MODEL, params, tokens))
@@ -270,6 +276,82 @@ def test_what_was_computed_outlives_a_task_that_fails(place: Path, tmp_path: Pat
     assert {row["task"] for row in read_samples(tmp_path)} == {"tiny_text"}
     with pytest.raises(ValueError, match="has the results of another evaluation"):
         run(harness_config(place, tmp_path, EvalTaskConfig("tiny_text", 0)))
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """`asked`: the requests that the engine has answered; with `blocks_left` it is stopped after so many blocks. What
+    it writes is the beginning of the prompt, since nothing here is about texts, and a decoder takes seconds to compile.
+    """
+    engine = SimpleNamespace(asked=[], blocks_left=None)
+    monkeypatch.setattr(lm_harness, "BLOCK", 5)
+
+    def write(model, tokenizer, requests, **settings):
+        return [SimpleNamespace(text=request.prompt[:9], num_prompt_tokens_cut=1) for request in requests]
+
+    def watch(name: str, function) -> None:
+        def watched(model, tokenizer, requests, *arguments, **settings):
+            if engine.blocks_left == 0:
+                raise KeyboardInterrupt
+            answers = function(model, tokenizer, requests, *arguments, **settings)
+            engine.asked += requests
+            engine.blocks_left = engine.blocks_left and engine.blocks_left - 1
+            return answers
+
+        monkeypatch.setattr(lm_harness, name, watched)
+
+    watch("log_likelihoods", lm_harness.log_likelihoods)
+    watch("generate_until", write)
+    return engine
+
+
+def test_a_run_that_was_stopped_asks_no_request_again(place: Path, tmp_path: Path, engine: SimpleNamespace):
+    tasks = (EvalTaskConfig("tiny_choice", 0), EvalTaskConfig("tiny_answers", 0))
+    whole, stopped = (replace(harness_config(place, tmp_path / name, *tasks), limit=7) for name in ("a", "b"))
+    run(whole)
+    all_asked, engine.asked = engine.asked, []
+    for num_blocks in (2, 3):  # in the middle of the first task, then of the second
+        engine.blocks_left = num_blocks
+        with pytest.raises(KeyboardInterrupt):
+            run(stopped)
+    assert len(engine.asked) == 25 < len(all_asked)
+    with (tmp_path / "b" / "kept_answers.jsonl").open("a") as kept:
+        kept.write('["cut')
+    engine.blocks_left = None
+    run(stopped)
+    assert engine.asked == all_asked
+    for name in ("results.json", "samples.jsonl"):
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes(), name
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["results.json", "samples.jsonl"]
+    assert read_results(tmp_path / "b")["policy"]["num_truncated"] == 7  # counted of kept answers too
+
+
+def test_texts_that_are_drawn_are_asked_again(place: Path, tmp_path: Path, engine: SimpleNamespace):
+    lm = MarinLM(open_model(place / "model"))
+    lm.kept = KeptAnswers(tmp_path, {}, print)
+    settings = [{"do_sample": number % 2 == 1, "temperature": 0.5} for number in range(14)]
+    requests = [
+        Instance("generate_until", {}, (f"prompt {number}", each), number) for number, each in enumerate(settings)
+    ]
+    texts = [f"prompt {number}"[:9] for number in range(14)]
+    assert lm.generate_until(requests) == texts
+    assert len(engine.asked) == 14 and len(lm.kept) == 7
+    assert lm.generate_until(requests) == texts
+    assert [request.prompt for request in engine.asked[14:]] == [f"prompt {number}" for number in range(1, 14, 2)]
+
+
+def test_kept_answers_of_another_model_do_not_count_and_it_says_why(
+    place: Path, tmp_path: Path, engine: SimpleNamespace, capsys: pytest.CaptureFixture
+):
+    config = replace(harness_config(place, tmp_path / "out", EvalTaskConfig("tiny_choice", 0)), limit=4)
+    engine.blocks_left = 1
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    save_hf(MODEL, MODEL.init(VOCAB_SIZE, key=jax.random.key(9)), VOCAB_SIZE, place / "model", tmp_path / "model")
+    engine.asked, engine.blocks_left = [], None
+    run(replace(config, model_path=str(tmp_path / "model")))
+    assert len(engine.asked) == sum(len(row["choices"]) for row in rows()[:4])
+    assert "what was answered there is asked again: weights_sha256" in capsys.readouterr().err
 
 
 def test_a_task_that_the_harness_lacks_is_refused_with_near_misses(place: Path, tmp_path: Path):

@@ -356,6 +356,7 @@ def evaluate_lm_evaluation_harness(
         ),
         resources=resources,
         description=f"{len(evals)} tasks of lm-evaluation-harness",
+        publish="inplace",  # a run that was stopped goes on behind the last answers that were kept
     )
 
 

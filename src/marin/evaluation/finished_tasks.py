@@ -1,18 +1,14 @@
 """Tasks of an evaluation that are done while others are not, so that a run that was stopped goes on.
 
-A file each, taken away when all scores are written. A task counts as done only for the same model, known by the content
-of its weights, the same settings, the very same questions, the same EVALUATION_VERSION and the same source of marin's
-code that asks them. The version is raised by a person who knows that scores change; the source notices what nobody
-thought of: an edit of a comment there asks again, which costs less than a score of two programs.
+A file each, taken away when all scores are written. A task counts as done only for the very same questions, the same
+settings, and what else its answers depend on (`EvaluationRecord.answering_conditions`).
 """
 
-import hashlib
 import json
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +17,6 @@ from marin.evaluation.results import TaskResult, as_json
 from marin.io.atomic import write_bytes
 
 FINISHED_FOLDER = "finished_tasks"
-
-_ASKING_PACKAGES = ("evaluation", "inference", "models", "processing/tokenize")
 
 
 class FinishedTasks:
@@ -33,10 +27,9 @@ class FinishedTasks:
         changed in the meantime. `tell` gets why a task that was done is asked again."""
         self._folder = None if output_path is None else Path(output_path) / FINISHED_FOLDER
         self._tell = tell
-        self._conditions: dict[str, Any] | None = None
-        if self._folder is not None and record.model.get("weights_sha256"):
-            settings = {name: value for name, value in record.config.items() if name != "tasks"}
-            self._conditions = as_json({**record.model, **settings, **record.policy, "source_sha256": _source_digest()})
+        answering = None if self._folder is None else record.answering_conditions()
+        settings = {name: value for name, value in record.config.items() if name != "tasks"}
+        self._conditions = None if answering is None else as_json(settings) | answering
 
     def read(self, key: str, result_hash: str) -> tuple[TaskResult, list[dict[str, Any]]] | None:
         """Scores and samples of a task, if it was done under the same conditions with the same `result_hash`."""
@@ -78,15 +71,3 @@ class FinishedTasks:
 
     def _path(self, key: str) -> Path | None:
         return None if self._folder is None else self._folder / (re.sub(r"[^\w@.-]", "_", key) + ".json")
-
-
-def _source_digest() -> str:
-    """sha256 over the Python source that a score comes from."""
-    root = Path(str(files("marin")))
-    digest = hashlib.sha256()
-    for package in _ASKING_PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(
-                f"{path.relative_to(root).as_posix()}\n".encode() + hashlib.sha256(path.read_bytes()).digest()
-            )
-    return digest.hexdigest()

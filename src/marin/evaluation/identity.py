@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,18 @@ class EvaluationRecord:
     def identity(self) -> str:
         """sha256 over all of it, 64 hex digits."""
         return hashlib.sha256(json.dumps(as_json(asdict(self)), sort_keys=True).encode()).hexdigest()
+
+    def answering_conditions(self) -> dict[str, Any] | None:
+        """On what the answer to a question depends but for the question, for what a run that was stopped has kept.
+
+        That is the model, the rules with EVALUATION_VERSION, and the source of marin's code that asks. The version is
+        raised by a person who knows that scores change; the source notices what nobody thought of: an edit of a comment
+        there asks again, which costs less than a score of two programs. None of a model that is not known by the
+        content of its weights, which may have changed in the meantime.
+        """
+        if not self.model.get("weights_sha256"):
+            return None
+        return as_json({**self.model, **self.policy, "source_sha256": _source_digest()})
 
 
 def default_folder(base: str | Path, tasks: Sequence[EvalTaskConfig], identity: str) -> Path:
@@ -138,3 +151,17 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+_ASKING_PACKAGES = ("evaluation", "inference", "models", "processing/tokenize")
+
+
+def _source_digest() -> str:
+    """sha256 over the Python source that a score comes from."""
+    root = Path(str(files("marin")))
+    digest = hashlib.sha256()
+    for package in _ASKING_PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            name = path.relative_to(root).as_posix()
+            digest.update(f"{name}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

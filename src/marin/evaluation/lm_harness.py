@@ -4,19 +4,20 @@
 the log-likelihoods and the texts, so a score of ours and one of the harness on the same rows differ only where the
 prompts do. Texts become tokens by the rules of `scoring.encode_requests`, not by those of the harness's own backends:
 they agree but where a token spans the boundary of context and continuation, which is counted here. The price of the
-adapter is that the harness builds every prompt in memory before the first is scored, and cannot resume.
+adapter is that the harness builds every prompt in memory before the first is scored, also where their answers are kept.
 
 `marin.evaluation.lm_harness_step` writes what the harness finds as results.json and samples.jsonl in our form.
 """
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from marin.evaluation.exported import ExportedModel
+from marin.evaluation.kept_answers import KeptAnswers
 from marin.evaluation.scoring import (
     Progress,
     Request,
@@ -34,7 +35,7 @@ from marin.processing.tokenize.tokenizer import Tokenizer
 
 try:
     from lm_eval.api.instance import Instance
-    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.model import TemplateLM, hash_args
 except ImportError as error:
     raise ImportError(
         f"tasks of lm-evaluation-harness need lm-eval, which is not installed ({error}): "
@@ -43,6 +44,12 @@ except ImportError as error:
 
 MakeProgress = Callable[[str], Progress | None]
 """Kind of requests -> what is told how far they are."""
+
+Ask = Callable[["list[Instance]", Progress | None], list[Any]]
+"""Requests, and what is told how far they are -> an answer to each, as JSON has it."""
+
+BLOCK = 1024
+"""Requests that are asked together where answers are kept: what a run that is stopped may lose."""
 
 MAX_GEN_TOKS = 256
 """Tokens of an answer where the task does not say; the harness's own default."""
@@ -60,6 +67,8 @@ class MarinLM(TemplateLM):
         """`seed` is of texts that are drawn."""
         super().__init__()
         self.model = model
+        self.kept: KeptAnswers | None = None
+        """Answers of an earlier run, which are not asked for again, and of this one; None: nothing is kept."""
         self.num_truncated = 0
         """Requests that lost tokens of their context, as the model reads fewer."""
         self.num_boundary_merged = 0
@@ -95,12 +104,16 @@ class MarinLM(TemplateLM):
         return ids
 
     def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        pairs: list[Any] = [each.args for each in requests]
-        asked = [Request(context=context, continuation=text) for context, text in pairs]
-        answers = log_likelihoods(self.model.scored, self._encoder, asked, self._progress("log-likelihoods"))
-        self.num_truncated += sum(answer.num_cut_tokens > 0 for answer in answers)
-        self.num_boundary_merged += sum(answer.boundary_merged for answer in answers)
-        return self._remember("loglikelihood", requests, [(a.log_prob, bool(a.is_greedy)) for a in answers])
+        def score(requests: "list[Instance]", progress: Progress | None) -> list[list[Any]]:
+            pairs: list[Any] = [each.args for each in requests]
+            asked = [Request(context=context, continuation=text) for context, text in pairs]
+            answers = log_likelihoods(self.model.scored, self._encoder, asked, progress)
+            return [[a.log_prob, bool(a.is_greedy), a.num_cut_tokens > 0, a.boundary_merged] for a in answers]
+
+        answers = self._answers("loglikelihood", requests, score, self._progress("log-likelihoods"))
+        self.num_truncated += sum(is_cut for _, _, is_cut, _ in answers)
+        self.num_boundary_merged += sum(is_merged for _, _, _, is_merged in answers)
+        return self._remember("loglikelihood", requests, [(log_prob, greedy) for log_prob, greedy, _, _ in answers])
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
@@ -110,23 +123,29 @@ class MarinLM(TemplateLM):
         return [(float(a.log_probs.astype(np.float64).sum()), bool(a.is_greedy)) for a in answers]
 
     def loglikelihood_rolling(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[float]:
-        texts = [each.args[0] for each in requests]
-        answers = rolling_log_likelihoods(self.model.scored, self._encoder, texts, self._progress("texts"))
-        return self._remember("loglikelihood_rolling", requests, [answer.log_prob for answer in answers])
+        def score(requests: "list[Instance]", progress: Progress | None) -> list[float]:
+            texts = [each.args[0] for each in requests]
+            return [a.log_prob for a in rolling_log_likelihoods(self.model.scored, self._encoder, texts, progress)]
+
+        answers = self._answers("loglikelihood_rolling", requests, score, self._progress("texts"))
+        return self._remember("loglikelihood_rolling", requests, answers)
 
     def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
-        pairs: list[Any] = [each.args for each in requests]
-        asked = [generate_request(prompt, settings) for prompt, settings in pairs]
-        completions = generate_until(
-            self.model.loaded,
-            self._encoder,  # type: ignore[arg-type]  # a cached_property is a property
-            asked,
-            seed=self._seed,
-            document_prefix=self.model.document_prefix,
-            progress=self._progress("answers"),
-        )
-        self.num_truncated += sum(completion.num_prompt_tokens_cut > 0 for completion in completions)
-        return self._remember("generate_until", requests, [completion.text for completion in completions])
+        def write(requests: "list[Instance]", progress: Progress | None) -> list[list[Any]]:
+            pairs: list[Any] = [each.args for each in requests]
+            completions = generate_until(
+                self.model.loaded,
+                self._encoder,  # type: ignore[arg-type]  # a cached_property is a property
+                [generate_request(prompt, settings) for prompt, settings in pairs],
+                seed=self._seed,
+                document_prefix=self.model.document_prefix,
+                progress=progress,
+            )
+            return [[completion.text, completion.num_prompt_tokens_cut > 0] for completion in completions]
+
+        answers = self._answers("generate_until", requests, write, self._progress("answers"))
+        self.num_truncated += sum(is_cut for _, is_cut in answers)
+        return self._remember("generate_until", requests, [text for text, _ in answers])
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template of the model's folder, for the record. ValueError where it has none."""
@@ -142,7 +161,7 @@ class MarinLM(TemplateLM):
     def get_model_info(self) -> dict[str, Any]:
         return {"model": "marin", "model_description": dict(self.model.description)}
 
-    @cached_property
+    @functools.cached_property
     def _chat(self) -> ChatTemplate:
         if self.model.tokenizer.chat_template is None:
             raise ValueError(
@@ -152,10 +171,39 @@ class MarinLM(TemplateLM):
             )
         return ChatTemplate(ChatFormat(template=None), self.model.tokenizer)
 
+    def _answers(self, kind: str, requests: "list[Instance]", ask: Ask, progress: Progress | None) -> list[Any]:
+        """What `ask` answers; with `kept`, block by block, and only to requests that have no kept answer."""
+        if self.kept is None:
+            return ask(requests, progress)
+        answers: dict[int, Any] = {}
+        keys = [hash_args(kind, each.args) for each in requests]
+        drawn = [index for index, each in enumerate(requests) if _is_drawn(kind, each)]
+        missing = [i for i in sorted({*range(len(requests))} - {*drawn}) if keys[i] not in self.kept]
+        num_before = len(requests) - len(missing) - len(drawn)
+        # what is drawn depends on what else is drawn with it, so all of that is one block, which is not kept
+        blocks = [missing[start : start + BLOCK] for start in range(0, len(missing), BLOCK)]
+        for block in [*blocks, drawn] if drawn else blocks:
+            follow = None if progress is None else functools.partial(_report, progress, num_before, len(requests))
+            found = ask([requests[index] for index in block], follow)
+            answers.update(zip(block, found, strict=True))
+            if block is not drawn:
+                self.kept.add({keys[index]: answers[index] for index in block})
+            num_before += len(block)
+        return [answers[index] if index in answers else self.kept[key] for index, key in enumerate(keys)]
+
     def _remember(self, kind: str, requests: "list[Instance]", answers: list[Any]) -> list[Any]:
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial(kind, request.args, answer)
         return answers
+
+
+def _is_drawn(kind: str, request: "Instance") -> bool:
+    """Whether the answer is a text that is drawn: asked again, it is another one."""
+    return kind == "generate_until" and generate_request(*request.args).sampling.temperature > 0
+
+
+def _report(progress: Progress, num_before: int, num_requests: int, num_done: int, _: int) -> None:
+    progress(num_before + num_done, num_requests)
 
 
 class _SpecialTokens:

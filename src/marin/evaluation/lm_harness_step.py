@@ -26,6 +26,7 @@ from lm_eval.tasks import TaskManager
 from marin.evaluation.config import LmHarnessConfig
 from marin.evaluation.exported import ExportedModel
 from marin.evaluation.identity import EVALUATION_VERSION, EvaluationRecord, find_done
+from marin.evaluation.kept_answers import KeptAnswers
 from marin.evaluation.lm_harness import MarinLM
 from marin.evaluation.models import open_model
 from marin.evaluation.progress import ProgressLines
@@ -65,10 +66,14 @@ class HarnessEvaluation:
     def run(self, output_path: str | Path) -> Path:
         """Ask the tasks and write results.json and samples.jsonl; returns the path of results.json.
 
+        Until all are done every answer is kept there too, and a run that was stopped does not ask for it again.
+
         Raises ValueError for a folder with the results of another evaluation.
         """
         config, record = self.config, self.record
         find_done(output_path, record, _tell)
+        conditions = record.answering_conditions()
+        self.lm.kept = None if conditions is None else KeptAnswers(output_path, conditions, _tell)
         tasks: dict[str, TaskResult] = {}
         groups: dict[str, Mapping[str, Any]] = {}
         samples: list[Mapping[str, Any]] = []
@@ -111,6 +116,8 @@ class HarnessEvaluation:
                 config=record.config,
                 identity=record.identity if number == len(config.tasks) else None,
             )
+        if self.lm.kept is not None:
+            self.lm.kept.clear()
         print(f"results: {path}", flush=True)
         return path
 
