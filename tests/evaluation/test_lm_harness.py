@@ -16,6 +16,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
 
+from marin.cli import main as cli
 from marin.evaluation import lm_harness
 from marin.evaluation.kept_answers import KeptAnswers
 from marin.evaluation.lm_harness import MarinLM, generate_request
@@ -352,6 +353,30 @@ def test_kept_answers_of_another_model_do_not_count_and_it_says_why(
     run(replace(config, model_path=str(tmp_path / "model")))
     assert len(engine.asked) == sum(len(row["choices"]) for row in rows()[:4])
     assert "what was answered there is asked again: weights_sha256" in capsys.readouterr().err
+
+
+def test_the_command_keeps_scores_by_what_was_asked(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+):
+    monkeypatch.chdir(tmp_path)
+
+    def command(*more: str) -> str:
+        asked = ["eval", str(place / "model"), "--harness", "--include", str(tmp_path / "tasks"), "--limit", "2"]
+        assert cli.main([*asked, *more]) == 0
+        return capfd.readouterr().err
+
+    (tmp_path / "tasks").mkdir()
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows()[:3]))
+    (tmp_path / "tasks" / "choice.yaml").write_text(CHOICE.replace("QUESTIONS", str(questions)))
+    command("--tasks", "tiny_choice")
+    [folder] = (tmp_path / "evaluations" / "model").iterdir()
+    assert folder.name == f"tiny_choice-{read_results(folder)['identity'][:8]}"
+    assert "done already, nothing is asked again" in command("--tasks", "tiny_choice")
+    command("--tasks", "tiny_choice@1")
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows()[3:6]))
+    assert "task 'tiny_choice' asked other questions" in command("--tasks", "tiny_choice")
+    assert len(list((tmp_path / "evaluations" / "model").iterdir())) == 3
 
 
 def test_a_task_that_the_harness_lacks_is_refused_with_near_misses(place: Path, tmp_path: Path):

@@ -218,10 +218,10 @@ def _with_harness(arguments: Namespace, path: str, name: str) -> int:
 
     tasks = []
     for word in arguments.tasks.split(","):
-        name, mark, shots = word.strip().partition("@")
+        task, mark, shots = word.strip().partition("@")
         if mark and not shots.isdecimal():
-            raise UsageError(f"'{word}': expected a number of examples behind @, as in {name}@5")
-        tasks.append(EvalTaskConfig(name, int(shots) if mark else arguments.shots or 0))
+            raise UsageError(f"'{word}': expected a number of examples behind @, as in {task}@5")
+        tasks.append(EvalTaskConfig(task, int(shots) if mark else arguments.shots or 0))
     config = LmHarnessConfig(
         model_path=path,
         output_path=os.path.join("evaluations", name),
