@@ -47,7 +47,7 @@ def test_results_and_samples_are_read_as_they_were_written(tmp_path: Path):
     )
     for where in (path, tmp_path / "out"):
         results = read_results(where)
-        assert results["format_version"] == "1.1"
+        assert results["format_version"] == "1.2"
         assert results["model"] == {"num_params": 3}
         assert results["num_samples"] == 2
         entry = results["tasks"]["t"]["metrics"]["bits_per_byte"]
