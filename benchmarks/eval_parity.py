@@ -37,6 +37,7 @@ from marin.evaluation.exported import open_export
 from marin.evaluation.run_tasks import evaluate_tasks
 from marin.evaluation.tasks import TASKS, EvalTaskConfig
 from marin.evaluation.tasks.data import TaskData
+from marin.evaluation.tasks.mmlu import MMLU_AREAS
 from marin.evaluation.tasks.scores import estimate, written_values
 from marin.evaluation.tasks.shots import FEWSHOT_SEED, prompted
 from marin.processing.tokenize.tokenizer import load_tokenizer
@@ -97,11 +98,9 @@ CASES = (
     ("bigbench_cs_algorithms", 10),
     ("bigbench_repeat_copy_logic", 10),
     ("simple_arithmetic", 0),
-    ("mmlu_anatomy", 0),
-    ("mmlu_anatomy", 5),
-    ("mmlu_high_school_us_history", 5),
     ("gsm8k", 5),
     ("gsm8k_cot", 8),
+    *((f"mmlu_{subject}", shots) for subjects in MMLU_AREAS.values() for subject in subjects for shots in (0, 5)),
 )
 
 
