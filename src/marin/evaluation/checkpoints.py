@@ -21,12 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from marin.distributed.compilation_cache import use_compilation_cache
-from marin.evaluation.config import CheckpointsConfig
-from marin.evaluation.models import checkpoints_of
+from marin.evaluation.chat_prompts import ChatPrompts
+from marin.evaluation.config import CheckpointsConfig, TaskEvaluationConfig
+from marin.evaluation.models import checkpoints_of, run_tokenizer
 from marin.evaluation.results import RESULTS_FILE, as_json, read_results
 from marin.evaluation.scoring import prefix_policy
 from marin.evaluation.task_plan import PlannedTasks
-from marin.evaluation.task_step import evaluate_model, evaluation_config, open_configured, plan_configured
+from marin.evaluation.task_step import (
+    configured_chat,
+    evaluate_model,
+    evaluation_config,
+    open_configured,
+    plan_configured,
+)
 from marin.io.atomic import write_bytes, write_text
 
 __all__ = ["CheckpointsConfig", "run"]
@@ -45,7 +52,7 @@ def run(config: CheckpointsConfig, quiet: bool = False) -> Path:
     use_compilation_cache()
     output = Path(config.evaluation.output_path)
     found = chosen_checkpoints(config.evaluation.model_path, config.every)
-    plan = plan_configured(config.evaluation)
+    plan = plan_configured(config.evaluation, _chat(config.evaluation))
     scored: dict[int, dict[str, Any]] = {}
     for number, checkpoint in enumerate(found, start=1):
         name = checkpoint.rpartition("/")[2]
@@ -60,6 +67,12 @@ def run(config: CheckpointsConfig, quiet: bool = False) -> Path:
     path = output / SUMMARY_FILE
     write_text(path, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return path
+
+
+def _chat(config: TaskEvaluationConfig) -> ChatPrompts | None:
+    if not config.apply_chat_template:
+        return None
+    return configured_chat(config, run_tokenizer(Path(config.model_path), config.tokenizer_path))
 
 
 def chosen_checkpoints(run: str | Path, every: int | None) -> list[str]:
@@ -84,7 +97,8 @@ def _scored(
         asked = {key: {name: task.get(name) for name in about} for key, task in before["tasks"].items()}
         policy = before["policy"].get("prefix") == prefix_policy(model.tokenizer, model.document_prefix)
         same_model = before["model"] == as_json(model.description)
-        same_config = before["config"] == evaluation_config(config.evaluation)
+        chat = configured_chat(config.evaluation, model.tokenizer)
+        same_config = before["config"] == evaluation_config(config.evaluation, chat)
         if same_model and same_config and policy and asked == plan.tasks and before["skipped"] == list(plan.skipped):
             return before
     scores = evaluate_model(model, config.evaluation, output, quiet=quiet)

@@ -9,10 +9,11 @@ it is of. Nothing here knows a model's kind: it is scored as `marin.evaluation.s
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from marin.evaluation.chat_prompts import ChatPrompts
 from marin.evaluation.code_execution import ExecutionLimits
 from marin.evaluation.code_tasks import program_values, why_not_run
 from marin.evaluation.results import TaskResult, check_same_evaluation, format_score, metric_entry, write_results
@@ -117,6 +118,7 @@ def evaluate_tasks(
     definitions: Mapping[str, TaskDefinition] | None = None,
     allow_code_execution: Collection[str] = (),
     limits: ExecutionLimits = _LIMITS,
+    chat: ChatPrompts | None = None,
     quiet: bool = False,
 ) -> TaskScores:
     """The model's scores on tasks and groups; with `output_path`, results.json and samples.jsonl there.
@@ -126,8 +128,8 @@ def evaluate_tasks(
     asked at its numbers of examples and have data, where candidates are compared by mean loss over their tokens.
     `mutual_information` adds acc_mutual_info, for a second, short request for each candidate. `definitions` are tasks
     beside those of the catalog, by name. A task that runs what the model wrote is skipped unless it is named in
-    `allow_code_execution`; each program has `limits`. A run that was stopped and is started again with the same
-    output_path, model and arguments goes on behind the last task that was done.
+    `allow_code_execution`; each program has `limits`. With `chat` all is asked as conversations. A run that was stopped
+    and is started again with the same output_path, model and arguments goes on behind the last task that was done.
 
     Raises ValueError for an unknown task (with near misses), a broken row (with file and line), too few rows for the
     examples asked for, a tokenizer that does not fit the model or gives none of the task's texts back, and for an
@@ -139,7 +141,9 @@ def evaluate_tasks(
     asked, groups = planned(tasks, known)
     check_vocabulary(model.scored, model.tokenizer)
     say = (lambda text: None) if quiet else (lambda text: print(text, flush=True))
-    config = written_config(tasks, limit=limit, seed=seed, metrics=metrics, mutual_information=mutual_information)
+    config = written_config(
+        tasks, limit=limit, seed=seed, metrics=metrics, mutual_information=mutual_information, chat=chat
+    )
     if output_path is not None:
         check_same_evaluation(output_path, model.description, config)
     settings = {name: value for name, value in config.items() if name != "tasks"}
@@ -159,7 +163,7 @@ def evaluate_tasks(
     skipped: list[dict[str, Any]] = []
     for task in asked:
         try:
-            questions, rows = _questions(task, data, seed, limit)
+            questions, rows = _questions(task, data, seed, limit, chat)
             why_not = why_not_run(task.definition, allow_code_execution, limits) if task.definition.runs_code else ""
             if why_not:
                 raise _CannotRunError(why_not)
@@ -174,7 +178,7 @@ def evaluate_tasks(
         done = kept.read(task.key, finished_hash)
         if done is None:
             follow = None if progress is None else progress(task.key)
-            answered = _ask(model, task, questions, mutual_information, follow, limits, seed)
+            answered = _ask(model, task, questions, mutual_information, follow, limits, seed, chat)
             done = _result(task, answered, rows, asked_hash, model, seed), answered.samples
             kept.write(task.key, finished_hash, *done)
         results[task.key], samples[task.key] = done
@@ -213,7 +217,13 @@ def evaluate_tasks(
 
 
 def written_config(
-    tasks: Sequence[EvalTaskConfig], *, limit: int | None, seed: int, metrics: str, mutual_information: bool
+    tasks: Sequence[EvalTaskConfig],
+    *,
+    limit: int | None,
+    seed: int,
+    metrics: str,
+    mutual_information: bool,
+    chat: ChatPrompts | None,
 ) -> dict[str, Any]:
     """The arguments of `evaluate_tasks` as results.json has them."""
     return {
@@ -222,18 +232,25 @@ def written_config(
         "fewshot_seed": seed,
         "metrics": metrics,
         "mutual_information": mutual_information,
-    }
+    } | ({} if chat is None else {"chat": chat.description})
 
 
 class _CannotRunError(Exception):
     """Why a task cannot run, other than for want of data."""
 
 
-def _questions(task: Asked, data: TaskData, seed: int, limit: int | None) -> tuple[list[PromptedQuestion], TaskRows]:
+def _questions(
+    task: Asked, data: TaskData, seed: int, limit: int | None, chat: ChatPrompts | None
+) -> tuple[list[PromptedQuestion], TaskRows]:
     if task.definition.unsupported:
         raise _CannotRunError(task.definition.unsupported)
     rows = data.load(task.definition, task.num_fewshot)
-    return list(prompted(task.definition, rows, num_fewshot=task.num_fewshot, seed=seed, limit=limit)), rows
+    write_prompt = None if chat is None else chat.prompt
+    if chat is not None:
+        rows = replace(rows, notes=(*rows.notes, *chat.notes(task.definition)))
+    shots = task.num_fewshot
+    questions = prompted(task.definition, rows, num_fewshot=shots, seed=seed, limit=limit, write_prompt=write_prompt)
+    return list(questions), rows
 
 
 def _prompt_hash(definition: TaskDefinition, questions: Sequence[PromptedQuestion]) -> str:
@@ -242,7 +259,7 @@ def _prompt_hash(definition: TaskDefinition, questions: Sequence[PromptedQuestio
     for question in questions:
         example = question.example
         texts = [question.prefix, example.contexts, example.continuations, example.choices, example.check]
-        asked.append([*texts, example.gold, example.targets])
+        asked.append([*texts, example.gold, example.targets, *question.conversations])
     return prompt_hash(asked)
 
 
@@ -286,12 +303,13 @@ def _ask(
     progress: Progress | None,
     limits: ExecutionLimits,
     seed: int,
+    chat: ChatPrompts | None,
 ) -> _Answered:
     changed = _not_given_back(model.tokenizer, task, questions)
     if task.definition.kind == "generation":
-        answered = _write(model, task, questions, progress, limits, seed)
+        answered = _write(model, task, questions, progress, limits, seed, chat)
     else:
-        answered = _score(model, task, questions, mutual_information, progress)
+        answered = _score(model, task, questions, mutual_information, progress, chat)
     notes = [*answered.notes]
     if changed:
         notes.append(
@@ -327,10 +345,13 @@ def _score(
     questions: Sequence[PromptedQuestion],
     mutual_information: bool,
     progress: Progress | None,
+    chat: ChatPrompts | None,
 ) -> _Answered:
     """Log-likelihoods of every candidate of every question."""
     choosing = task.definition.kind == "multiple_choice"
-    between = task.definition.delimiter if choosing else ""  # a single continuation has its blank in front
+    # a single continuation has its blank in front, and a chat template ends the turn before a candidate
+    between = task.definition.delimiter if choosing and chat is None else ""
+    encoder = model.tokenizer if chat is None else chat.encoder
     requests = [
         Request(context=prompt, continuation=between + continuation)
         for question in questions
@@ -339,7 +360,7 @@ def _score(
     alone = [alone_request(each) for each in requests] if mutual_information else []
     alone = alone if choosing else []
     try:
-        scored = log_likelihoods(model.scored, model.tokenizer, [*requests, *alone], progress)
+        scored = log_likelihoods(model.scored, encoder, [*requests, *alone], progress)
     except NotFiniteError as error:
         owners = [question.doc_id for question in questions for _ in question.example.continuations]
         asked = owners[error.index % len(requests)]
@@ -388,6 +409,7 @@ def _write(
     progress: Progress | None,
     limits: ExecutionLimits,
     seed: int,
+    chat: ChatPrompts | None,
 ) -> _Answered:
     """Texts behind every prompt, and what is right about them."""
     from marin.inference.sampling import Sampling
@@ -398,7 +420,7 @@ def _write(
     room = min(writing.max_new_tokens, max(1, model.scored.seq_len // 2))
     completions = generate_text(
         model.loaded,
-        model.tokenizer,
+        model.tokenizer if chat is None else chat.encoder,
         [question.prompts[0] for question in questions],
         max_new_tokens=room,
         stop=writing.stop,
@@ -406,6 +428,7 @@ def _write(
         num_samples=writing.num_samples,
         seed=seed,
         document_prefix=model.document_prefix,
+        stop_ids=None if chat is None else chat.stop_ids,
         progress=progress,
     )
     samples = []

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from marin.evaluation.chat_prompts import ChatPrompts
 from marin.evaluation.code_execution import ExecutionLimits
 from marin.evaluation.code_tasks import why_not_run
 from marin.evaluation.run_tasks import (
@@ -39,8 +40,10 @@ def plan_tasks(
     seed: int = FEWSHOT_SEED,
     tokenizer: Any = None,
     definitions: Mapping[str, TaskDefinition] | None = None,
+    chat: ChatPrompts | None = None,
 ) -> PlannedTasks:
-    """Read all tasks and write all their prompts. With a tokenizer, it must give the tasks' texts back.
+    """Read all tasks and write all their prompts, as conversations with `chat`. With a tokenizer, it must give the
+    tasks' texts back.
 
     Raises ValueError as `evaluate_tasks` does before it asks a task.
     """
@@ -49,7 +52,7 @@ def plan_tasks(
     skipped: list[dict[str, Any]] = []
     for task in asked:
         try:
-            questions, _ = _questions(task, data, seed, limit)
+            questions, _ = _questions(task, data, seed, limit, chat)
             if task.definition.runs_code:  # here nobody has allowed it
                 raise _CannotRunError(why_not_run(task.definition, (), ExecutionLimits()))
         except MissingDataError as error:

@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from marin.evaluation.chat_prompts import ChatPrompts
 from marin.evaluation.config import TaskEvaluationConfig
 from marin.evaluation.exported import ExportedModel
-from marin.evaluation.models import open_model
+from marin.evaluation.models import model_chat, open_model
 from marin.evaluation.progress import ProgressLines
 from marin.evaluation.results import as_json
 from marin.evaluation.run_tasks import TaskScores, evaluate_tasks, written_config
 from marin.evaluation.task_plan import PlannedTasks, plan_tasks
 from marin.evaluation.tasks.data import TaskData
+from marin.processing.tokenize.tokenizer import Tokenizer
 
 __all__ = ["TaskEvaluationConfig", "run"]
 
@@ -45,6 +47,23 @@ def open_configured(config: TaskEvaluationConfig, checkpoint: str | None = None)
     )
 
 
+def configured_chat(config: TaskEvaluationConfig, tokenizer: Tokenizer) -> ChatPrompts | None:
+    """How the config's model, whose tokenizer is given, is asked in its chat template; None: as texts.
+
+    Raises ValueError where it has no template, and as `ChatPrompts` does.
+    """
+    if not config.apply_chat_template:
+        return None
+    chat = model_chat(config.model_path, tokenizer)
+    return ChatPrompts(
+        tokenizer,
+        chat.template,
+        fewshot_as_multiturn=config.fewshot_as_multiturn,
+        system_instruction=config.system_instruction,
+        end_ids=chat.end_ids,
+    )
+
+
 def evaluate_model(
     model: ExportedModel,
     config: TaskEvaluationConfig,
@@ -64,18 +83,18 @@ def evaluate_model(
         metrics=config.metrics,
         mutual_information=config.mutual_information,
         allow_code_execution=config.allow_code_execution,
+        chat=configured_chat(config, model.tokenizer),
         quiet=quiet,
     )
 
 
-def plan_configured(config: TaskEvaluationConfig) -> PlannedTasks:
+def plan_configured(config: TaskEvaluationConfig, chat: ChatPrompts | None) -> PlannedTasks:
     """What a config would ask. ValueError where that cannot be asked of any model."""
-    return plan_tasks(
-        config.tasks, data=TaskData(data_folder(config.data_path)), limit=config.limit, seed=config.fewshot_seed
-    )
+    data = TaskData(data_folder(config.data_path))
+    return plan_tasks(config.tasks, data=data, limit=config.limit, seed=config.fewshot_seed, chat=chat)
 
 
-def evaluation_config(config: TaskEvaluationConfig) -> dict[str, Any]:
+def evaluation_config(config: TaskEvaluationConfig, chat: ChatPrompts | None) -> dict[str, Any]:
     """The config as results.json has it."""
     return as_json(
         written_config(
@@ -84,6 +103,7 @@ def evaluation_config(config: TaskEvaluationConfig) -> dict[str, Any]:
             seed=config.fewshot_seed,
             metrics=config.metrics,
             mutual_information=config.mutual_information,
+            chat=chat,
         )
     )
 
