@@ -26,8 +26,9 @@ def harness_task(file: str, rows: Rows, pool: Rows = (), *, split: str, pool_spl
     given = {name: datasets.Dataset.from_list([dict(row) for row in some]) for name, some in found.items()}
     own = {"dataset_path": "rows", "custom_dataset": lambda **_: datasets.DatasetDict(given)}
     config = {**_config(file), **own}
-    if not pool:
-        config |= {name: None for name in ("training_split", "fewshot_split") if name in config}
+    for name in ("training_split", "validation_split", "test_split", "fewshot_split"):
+        if config.get(name) not in given:
+            config[name] = None
     return ConfigurableTask(config=config)
 
 
