@@ -262,7 +262,7 @@ def test_a_task_without_data_is_skipped_counted_and_has_its_command(
     skipped = read_results(tmp_path / "out")["skipped"]
     assert [task["task"] for task in skipped] == ["copa", "ifeval"]
     assert skipped[0]["fetch"].startswith("marin data download hf aps/super_glue --revision 3de24cf")
-    assert skipped[1]["fetch"] is None and "checkers" in skipped[1]["reason"]
+    assert skipped[1]["fetch"].startswith("marin data download hf google/IFEval")
     printed = capsys.readouterr().out
     assert "2 tasks were skipped:" in printed and "to fetch: marin data download hf" in printed
 

@@ -242,8 +242,6 @@ class _CannotRunError(Exception):
 def _questions(
     task: Asked, data: TaskData, seed: int, limit: int | None, chat: ChatPrompts | None
 ) -> tuple[list[PromptedQuestion], TaskRows]:
-    if task.definition.unsupported:
-        raise _CannotRunError(task.definition.unsupported)
     rows = data.load(task.definition, task.num_fewshot)
     write_prompt = None if chat is None else chat.prompt
     if chat is not None:
@@ -435,7 +433,7 @@ def _write(
     for index, question in enumerate(questions):
         ours = completions[index * writing.num_samples : (index + 1) * writing.num_samples]
         completion, texts = ours[0], [each.text for each in ours]
-        values, answers = written_values(question.example, completion.text, writing)
+        values, answers = written_values(task.definition, question.example, completion.text)
         programs: dict[str, Any] = {}
         if task.definition.runs_code:
             values, programs["programs"] = program_values(question.example, texts, limits)

@@ -103,6 +103,8 @@ def prompted(
             if row.where not in known or shots.fixed:
                 known[row.where] = read_example(task, row)
             examples.append(known[row.where])
+        if not all(each.answer for each in examples):
+            raise ValueError(f"task '{task.name}' at {num_fewshot} shots: its rows have no answer to show; ask it at 0")
         example = read_example(task, located)
         written = {} if write_prompt is None else {c: write_prompt(task, examples, c) for c in set(example.contexts)}
         yield PromptedQuestion(
