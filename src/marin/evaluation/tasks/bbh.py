@@ -90,6 +90,7 @@ def _task(name: str) -> TaskDefinition:
             revision="b5306be6f827cfafbb545ff5a51f96916029b0fd",
             licence="MIT",
             files={"test": f"{name}/test-*.parquet"},
+            fetched=("*/test-*.parquet",),
         ),
         read=read,
         description=f"{DESCRIPTIONS[name]}\n\n",

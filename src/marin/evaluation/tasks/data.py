@@ -176,5 +176,5 @@ def fetch_command(task: TaskDefinition, root: str | Path) -> str:
         place = Path(root) / task.local[0].files[task.split]
         return shlex.join(["curl", "-fL", "--create-dirs", "-o", str(place), source.repository])
     words = ["marin", "data", "download", "hf", source.repository, "--revision", source.revision or "COMMIT"]
-    files = list(dict.fromkeys(source.files.values()))
+    files = source.fetched or tuple(dict.fromkeys(source.files.values()))
     return shlex.join([*words, "--files", *files, "--out", str(Path(root) / "hub" / source.repository)])

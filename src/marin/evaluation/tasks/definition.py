@@ -54,6 +54,8 @@ class Source:
     """Of the rows, as their publishers name it."""
     files: Mapping[str, str]
     """Split -> files of it, a pattern within the repository; one that begins with * is of files at any depth."""
+    fetched: tuple[str, ...] = ()
+    """Patterns of what is fetched at once, where several tasks have one source; (): only this task's files."""
     is_hub: bool = True
     """Whether it is a data set of the hub."""
 

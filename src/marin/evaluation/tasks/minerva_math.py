@@ -91,6 +91,7 @@ def _task(subject: str) -> TaskDefinition:
             revision="21a5633873b6a120296cce3e2df9d5550074f4a3",
             licence="MIT",
             files={"test": f"{folder}/test-*.parquet"},
+            fetched=("*/test-*.parquet",),
         ),
         read=read,
         judge=judge,
