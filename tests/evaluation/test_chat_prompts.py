@@ -1,8 +1,12 @@
 """Tasks in a chat template: the words of lm-evaluation-harness, in special tokens, on record."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jinja2
+import numpy as np
 import pytest
 
 pytest.importorskip("lm_eval", reason="needs lm-eval: pip install -e '.[evaluation]'")
@@ -10,8 +14,11 @@ pytest.importorskip("lm_eval", reason="needs lm-eval: pip install -e '.[evaluati
 from harness_tasks import harness_requests, harness_task
 
 from marin.evaluation.chat_prompts import ChatPrompts
-from marin.evaluation.tasks import TASKS
-from marin.evaluation.tasks.data import LocatedRow, TaskRows
+from marin.evaluation.results import read_samples
+from marin.evaluation.run_tasks import evaluate_tasks
+from marin.evaluation.scoring import ScoredModel
+from marin.evaluation.tasks import TASKS, EvalTaskConfig
+from marin.evaluation.tasks.data import LocatedRow, TaskData, TaskRows
 from marin.evaluation.tasks.shots import FEWSHOT_SEED, prompted
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
 from marin.testing.tiny import TINY_CHAT_TOKENS, write_byte_tokenizer
@@ -155,3 +162,30 @@ def test_an_answer_ends_with_the_models_own_ends_of_turns(tokenizer: Tokenizer):
     assert chat.stop_ids == tuple(sorted((tokenizer.eos_id, end)))
     [ids] = chat.encoder.encode_batch([chat.prompt(TASKS["arc_easy"], [], "?")])
     assert ids.tolist() == [user, *b"user: ?", end, *b"\n", assistant, *b"\n"]
+
+
+def test_texts_are_written_in_the_template(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "test.jsonl").write_text(json.dumps(gsm8k(1)), encoding="utf-8")
+    asked: dict[str, Any] = {}
+
+    def generate(model: Any, encoder: Any, prompts: list[str], **settings: Any) -> list[SimpleNamespace]:
+        asked.update(prompts=prompts, ids=encoder.encode_batch(prompts)[0].tolist(), **settings)
+        return [SimpleNamespace(text="#### 2", finish_reason="stop", num_prompt_tokens_cut=0) for _ in prompts]
+
+    monkeypatch.setattr("marin.inference.text.generate_text", generate)
+    scored = ScoredModel(token_log_probs=lambda tokens, targets: np.zeros(targets.shape), seq_len=64, vocab_size=300)
+    model = SimpleNamespace(scored=scored, loaded=None, tokenizer=tokenizer, document_prefix=None, description={})
+    chat = ChatPrompts(tokenizer, TEMPLATE, end_ids=[tokenizer.special_tokens["<|end|>"]])
+    scores = evaluate_tasks(
+        model,
+        [EvalTaskConfig("gsm8k", 0)],
+        data=TaskData(tmp_path),
+        chat=chat,
+        output_path=tmp_path / "out",
+        quiet=True,
+    )
+    assert scores.value("gsm8k", "exact_match,strict-match") == 1
+    assert asked["prompts"] == ["<|user|>user: Question: What is 1 + 1?\nAnswer:<|end|>\n<|assistant|>\n"]
+    assert asked["ids"][0] == tokenizer.special_tokens["<|user|>"] and asked["stop_ids"] == chat.stop_ids
+    assert read_samples(tmp_path / "out")[0]["prompt"] == "Question: What is 1 + 1?\nAnswer:"
