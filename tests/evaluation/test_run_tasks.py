@@ -608,7 +608,7 @@ def test_questions_about_one_passage_are_one_cluster_of_a_reading_task(
     tokenizer: Tokenizer, tmp_path: Path, task: str, context: str
 ):
     rows = [
-        {"context": context.format(passage=passage, question=question), "answer": "yes"}
+        {"context": context.format(passage=passage, question=question), "continuation": "yes"}
         for passage in range(3)
         for question in range(4)
     ]
@@ -617,8 +617,8 @@ def test_questions_about_one_passage_are_one_cluster_of_a_reading_task(
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     scores = evaluate_tasks(ToyModel(tokenizer), [EvalTaskConfig(task, 0)], data=TaskData(tmp_path))
     assert scores.tasks[task].counts["num_groups"] == 3
-    assert len({row["group"] for row in scores.samples[:4]}) == 1 and scores.tasks[task].version == 2
-    file.write_text('{"context": "no passage", "answer": "yes"}\n')
+    assert len({row["group"] for row in scores.samples[:4]}) == 1 and scores.tasks[task].version == 3
+    file.write_text('{"context": "no passage", "continuation": "yes"}\n')
     with pytest.raises(ValueError, match=r"line 1: .* expected a passage, then a line that begins with 'Question:'"):
         evaluate_tasks(ToyModel(tokenizer), [EvalTaskConfig(task, 0)], data=TaskData(tmp_path))
 
