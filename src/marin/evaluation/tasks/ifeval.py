@@ -7,6 +7,7 @@ last line or its asterisks.
 """
 
 import json
+from importlib import import_module
 
 from marin.evaluation.tasks.data import MissingPackageError
 from marin.evaluation.tasks.definition import Example, Row, Shots, Source, TaskDefinition, Writing
@@ -26,10 +27,11 @@ def read(row: Row) -> Example:
 
 def judge(example: Example, text: str) -> dict[str, float | bool]:
     """Whether all instructions were followed, and how many of how many."""
-    import langdetect
-    from lm_eval.tasks.ifeval import utils
+    from lm_eval.tasks.ifeval import instructions, utils
 
-    langdetect.DetectorFactory.seed = 0  # else it draws, and the same text is English on one day and not on the next
+    instructions.langdetect.DetectorFactory.seed = (
+        0  # else it draws, and the same text is English on one day and not on the next
+    )
     asked = {"key": 0, "prompt": example.contexts[0], **json.loads(example.targets[0])}
     found = utils.process_results(asked, [text])
     return {
@@ -47,8 +49,7 @@ def require() -> None:
     Without that data lm-eval would download it when it is first imported.
     """
     require_lm_eval("ifeval", "ifeval", "langdetect", "immutabledict", "nltk")
-    import nltk
-
+    nltk = import_module("nltk")  # lm-eval's, as langdetect is: no requirement of marin's
     try:
         nltk.data.find("tokenizers/punkt_tab")
     except LookupError:
