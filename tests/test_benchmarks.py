@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_checks_numbers_anywhere_and_says_where_there_is_no_gpu():
     arguments = ["--size", "tiny", "--cases", "gpt2", "--peers", "cudnn", "blocked", "--no_write"]
     arguments += ["--rounds", "1", "--steps", "1"]

@@ -20,6 +20,11 @@ SAYS_SO = "<!-- every block of this page is run by the tests -->"
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md")) + [
     page for page in sorted((DOCS / "how-to").glob("*.md")) if SAYS_SO in page.read_text(encoding="utf-8")
 ]
+# These train for half a minute or more of CPU time and belong to `make test-all`; all others run in `make test`.
+LONG = {
+    *("custom-model", "custom-optimizer", "evaluate-an-hf-model", "first-experiment", "import-from-hf", "lora"),
+    *("measure-memorization", "sft", "train-an-lm", "web-to-tokens"),
+}
 BLOCK = re.compile(
     r"^(?P<skip><!-- not run: .+ -->\n\n?)?```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<body>.*?)^```$",
     re.M | re.S,
@@ -27,7 +32,10 @@ BLOCK = re.compile(
 EXITS = re.compile(r"\s+# exits (\d+)$")
 
 
-@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "tutorial",
+    [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in LONG else []) for page in TUTORIALS],
+)
 def test_a_tutorial_does_what_it_says(tutorial: Path, tmp_path: Path, repository: Path):
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -110,6 +110,7 @@ def runs(store):
     return store
 
 
+@pytest.mark.slow
 def test_losses_of_two_processes_are_those_of_one_device(runs):
     assert_same_curves(runs / "two", runs / "one")
     assert "4 devices of 2 processes: replica 1 x data 4 x model 1" in (runs / "said.log").read_text()

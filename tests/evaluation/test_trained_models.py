@@ -18,14 +18,17 @@ from marin.evaluation.checkpoints import draw, summarize
 from marin.evaluation.checkpoints import run as run_checkpoints
 from marin.evaluation.compare import compare, read_run
 from marin.evaluation.config import CheckpointsConfig, TaskEvaluationConfig, ValidationConfig
-from marin.evaluation.models import checkpoints_of, open_model
+from marin.evaluation.models import checkpoints_of, open_model, run_tokenizer
 from marin.evaluation.perplexity import document_bits
 from marin.evaluation.results import read_results, read_samples
 from marin.evaluation.task_step import run as run_tasks
 from marin.evaluation.tasks import EvalTaskConfig
 from marin.evaluation.validation import run as run_validation
+from marin.execution.executor import Executor
 from marin.models.llama import LlamaConfig
 from marin.optim.adamw import AdamWConfig
+from marin.processing.tokenize.api import default_tokenize
+from marin.processing.tokenize.tokenizer import load_tokenizer
 from marin.testing.tasks import write_task_data
 from marin.testing.tiny import make_token_store, tiny_documents, write_byte_tokenizer
 from marin.tracking.jsonl import read_rows
@@ -175,6 +178,24 @@ def test_another_tokenizer_than_the_run_was_trained_with_is_refused(place: Path,
         open_model(place / "run", tokenizer=tmp_path)
     with pytest.raises(FileNotFoundError, match="expected a folder in the Hugging Face format .* a training run"):
         open_model(tmp_path)
+
+
+def test_a_run_that_names_no_tokenizer_is_read_with_the_one_on_record_for_its_stores(place: Path, tmp_path: Path):
+    rows = "".join(json.dumps(row) + "\n" for row in tiny_documents(3, seed=1))
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "rows.jsonl").write_text(rows)
+    step = default_tokenize("text", dataset=str(tmp_path / "documents"), tokenizer=str(place / "tokenizer"))
+    prefix = tmp_path / "store"
+    recorded = Executor(str(prefix)).run([step]).output_path(step)
+    run = tmp_path / "run"
+    run.mkdir()
+    for store, expected in ((recorded, None), (place / "train", "nor a record beside its token stores names its tok")):
+        (run / "config.yaml").write_text(json.dumps({"data": {"train": {"text": str(store)}, "tokenizer": None}}))
+        if expected is None:
+            assert run_tokenizer(run).digest == load_tokenizer(place / "tokenizer").digest
+        else:
+            with pytest.raises(ValueError, match=expected):
+                run_tokenizer(run)
 
 
 def test_every_checkpoint_is_asked_once_and_drawn_with_a_band(place: Path, tmp_path: Path, capsys):

@@ -114,6 +114,7 @@ def test_min_p_alone_leaves_out_the_improbable():
     assert set(np.flatnonzero(frequency)) == {1, 3, 4}
 
 
+@pytest.mark.slow
 def test_the_vocabulary_is_sorted_whole_where_the_first_thousand_are_too_few():
     random = np.random.default_rng(0)
     flat = jnp.asarray(random.standard_normal((2, 5000), np.float32) * 0.01)

@@ -111,6 +111,7 @@ def full_run(full_config):
     return config, last, params
 
 
+@pytest.mark.slow
 def test_norms_and_histograms_are_written_when_due_and_fit_the_run(full_run):
     config, last, params = full_run
     output = Path(config.output_path)
@@ -216,6 +217,7 @@ def test_exports_on_the_way_are_verified_and_load(full_run):
     assert doubt_of(folder / "step-00000010", parity) is None
 
 
+@pytest.mark.slow
 def test_the_average_is_exported_where_that_is_asked_for(tiny_config, stores):
     export = ExportHfConfig(average=True, max_shard_bytes=6_000)
     config = tiny_config(num_train_steps=3, callbacks=(export,), tokenizer=str(stores / "train-tokenizer"))
@@ -310,6 +312,7 @@ def stopping(tiny_config, output, **changes):
     return tiny_config(output, callbacks=(patience,), **shape | changes)
 
 
+@pytest.mark.slow
 def test_other_numbers_written_first_do_not_count_as_a_metric_that_is_missing(tiny_config):
     callbacks = (WatchConfig(every=4), EarlyStoppingConfig(metric="validation/held_out/loss"))
     assert train_lm(tiny_config(callbacks=callbacks, num_train_steps=6)).final_step == 6

@@ -206,6 +206,7 @@ def test_an_average_added_midway_begins_as_the_parameters_and_is_named(tiny_conf
     assert list(train_rows(back.output_path)) == [10]
 
 
+@pytest.mark.slow
 def test_parameters_that_the_checkpoint_lacks_start_fresh_where_that_is_allowed(tiny_config, tmp_path):
     tied = tiny_config("tied", num_train_steps=1, warmup=0, tie_word_embeddings=True)
     train_lm(tied)
@@ -231,6 +232,7 @@ def test_parameters_that_the_checkpoint_lacks_start_fresh_where_that_is_allowed(
         train_lm(back)
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_goes_on_from_its_own_checkpoints_bit_for_bit(tiny_config, tmp_path, source):
     """Also when the run that it began with has gone on since, or is gone."""
     shape = {"num_train_steps": 400, "steps_per_checkpoint": 50, "steps_per_eval": None, "ema_beta": 0.9}

@@ -179,6 +179,7 @@ def test_only_the_adapter_is_trained_and_the_run_leaves_a_verified_model(tiny_co
     assert json.loads((alone / ADAPTER_CONFIG_FILE).read_text())["base_model_name_or_path"] == str(base)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits_also_when_the_model_it_adapts_is_gone(tiny_config, base, tmp_path):
     shape = {"num_train_steps": 300, "steps_per_checkpoint": 50, "steps_per_eval": None}
     quiet, killed = (

@@ -46,7 +46,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="NAME", help="of a run: checkpoints/step-... or a number of steps")
     parser.add_argument("--all-checkpoints", action="store_true", help="of a run: every one, with a curve")
     parser.add_argument("--every", type=int, metavar="N", help="with --all-checkpoints: steps that N divides")
-    parser.add_argument("--tokenizer", metavar="DIR", help="of a checkpoint (else the one that the run's config names)")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        help="of a checkpoint (else that of the run's config or of its token stores' record)",
+    )
     parser.add_argument("--average", action="store_true", help="of a run: the running average of its parameters")
     parser.add_argument("--allow-unverified", action="store_true", help="also an export changed since it was verified")
     parser.add_argument("--harness", action="store_true", help="tasks of lm-evaluation-harness, on our engine")

@@ -42,7 +42,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 def add_model_arguments(parser: ArgumentParser) -> None:
     """Which model: what `generate` and `chat` have in common."""
     parser.add_argument("model", metavar="MODEL", help="folder of a model, a run or a checkpoint, or a step's address")
-    parser.add_argument("--tokenizer", metavar="DIR", help="of a checkpoint (else the one that the run's config names)")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        help="of a checkpoint (else that of the run's config or of its token stores' record)",
+    )
     parser.add_argument("--allow-unverified", action="store_true", help="also an export changed since it was verified")
     add_prefix_argument(parser)
 

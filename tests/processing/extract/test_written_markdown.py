@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from marin.processing.extract.markdown import Style, fence_for
@@ -86,10 +86,13 @@ LETTERS = re.compile(r"[abcxyz]+")
 
 
 @given(fragments)
+@example("<table><td>b</td>a</table>")
 def test_no_letter_is_lost_or_invented_and_no_tag_is_left(html: str):
-    shown = re.sub(r"<[^>]*>", "", html)
+    # HTML moves what stands in a table outside its cells in front of that table ("foster parenting")
+    in_order = sorted if "<table>" in html else list
+    shown = "".join(LETTERS.findall(re.sub(r"<[^>]*>", "", html)))
     for written in (markdown(html), text(html)):
-        assert "".join(LETTERS.findall(written)) == "".join(LETTERS.findall(shown))
+        assert in_order("".join(LETTERS.findall(written))) == in_order(shown)
         assert "<" not in written and not re.search(r"[a-z]>", written)
 
 

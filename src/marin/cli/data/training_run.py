@@ -105,9 +105,11 @@ def _is_in_a_store(arguments: Namespace) -> bool:
 
 def run_tokenizer(arguments: Namespace, run: Run) -> Any:
     """The tokenizer of the run's stores, for their text."""
+    from marin.processing.tokenize.recorded import recorded_tokenizer
     from marin.processing.tokenize.tokenizer import load_tokenizer
 
-    place = arguments.tokenizer or run.config.data.tokenizer or _recorded_tokenizer(run)
+    stores = (source.store.path for source in run.data.train.sources)
+    place = arguments.tokenizer or run.config.data.tokenizer or recorded_tokenizer(stores)
     if place is None:
         raise UsageError(
             "--text needs the tokenizer of the stores, and neither the run's config nor a record beside a store names "
@@ -123,18 +125,3 @@ def run_tokenizer(arguments: Namespace, run: Run) -> Any:
             f"(digest {run.data.tokenizer_digest[:12]})"
         )
     return tokenizer
-
-
-def _recorded_tokenizer(run: Run) -> str | None:
-    """The tokenizer's folder as the record of the step that made one of the token stores has it."""
-    from marin.execution.catalog import existing_store, step_around
-
-    for source in run.data.train.sources:
-        path = source.store.path.absolute()
-        prefix = next((folder for folder in path.parents if (folder / ".exec" / "runs").is_dir()), None)
-        entry = step_around(existing_store(str(prefix)), str(path)) if prefix is not None else None
-        if entry is not None and entry.record is not None:
-            config = entry.record["config_resolved"]
-            if isinstance(config, dict) and isinstance(config.get("tokenizer"), str):
-                return config["tokenizer"]
-    return None
