@@ -14,6 +14,7 @@ pytest.importorskip("lm_eval", reason="needs lm-eval: pip install -e '.[evaluati
 from harness_tasks import harness_requests, harness_task
 
 from marin.evaluation.chat_prompts import ChatPrompts
+from marin.evaluation.models import ModelChat, model_chat
 from marin.evaluation.results import read_samples
 from marin.evaluation.run_tasks import evaluate_tasks
 from marin.evaluation.scoring import ScoredModel
@@ -189,3 +190,15 @@ def test_texts_are_written_in_the_template(tokenizer: Tokenizer, tmp_path: Path,
     assert asked["prompts"] == ["<|user|>user: Question: What is 1 + 1?\nAnswer:<|end|>\n<|assistant|>\n"]
     assert asked["ids"][0] == tokenizer.special_tokens["<|user|>"] and asked["stop_ids"] == chat.stop_ids
     assert read_samples(tmp_path / "out")[0]["prompt"] == "Question: What is 1 + 1?\nAnswer:"
+
+
+def test_a_run_and_an_export_within_it_say_how_they_are_talked_with(tokenizer: Tokenizer, tmp_path: Path):
+    checkpoint, export = tmp_path / "checkpoints" / "step-00000003", tmp_path / "exports" / "hf"
+    for folder in (checkpoint, export):
+        folder.mkdir(parents=True)
+    (tmp_path / "model.json").write_text(json.dumps({"chat": {"template": TEMPLATE, "stop_id": 7}}))
+    (export / "config.json").write_text("{}")
+    (export / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 5]}))
+    for place in (tmp_path, checkpoint):
+        assert model_chat(place, tokenizer) == ModelChat(template=TEMPLATE, end_ids=(7,))
+    assert model_chat(export, tokenizer) == ModelChat(template=None, end_ids=(3, 5))

@@ -143,7 +143,7 @@ def model_chat(path: str | Path, tokenizer: Tokenizer) -> ModelChat:
     generation_config.json; a training run, and a checkpoint of one, in model.json.
     """
     folder = hf_folder(path)
-    for run in (folder, folder.parent.parent):
+    for run in () if (folder / CONFIG_FILE).is_file() else (folder, folder.parent.parent):
         if (run / "model.json").is_file():
             chat = json.loads((run / "model.json").read_text(encoding="utf-8")).get("chat")
             if chat is None:

@@ -9,8 +9,6 @@ import json
 import re
 import string
 
-import numpy as np
-
 from marin.evaluation.tasks.choice_tasks import group_of
 from marin.evaluation.tasks.definition import Example, Row, Shots, Source, TaskDefinition, Writing
 
@@ -59,7 +57,7 @@ def _scores(text: str, spans: list[str]) -> tuple[bool, float]:
     """
     said, right = _normalised(text), [_normalised(span) for span in spans]
     f1 = max(_bag_f1(said, span) for span in right) / len(right)
-    return right == [said], float(np.round(f1, 2))
+    return right == [said], round(f1 * 100) / 100
 
 
 def _bag_f1(said: str, right: str) -> float:
