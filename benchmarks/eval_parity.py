@@ -220,8 +220,7 @@ def compare_judgement(work: Path, words: Compared, data: TaskData, limit: int | 
     ours: list[dict[str, Any]] = []
     for question, answer in zip(questions, read(work / "recorded" / file), strict=True):
         if task.kind == "generation":
-            assert task.writing is not None
-            values, _ = written_values(question.example, answer["text"], task.writing)
+            values, _ = written_values(task, question.example, answer["text"])
         else:
             values = {"acc": answer["is_greedy"], "log_likelihood": answer["log_prob"]}
         ours.append({**values, "group": None})

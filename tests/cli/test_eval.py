@@ -8,7 +8,8 @@ import jax
 import pytest
 
 from marin.evaluation import run_tasks
-from marin.evaluation.results import read_results
+from marin.evaluation.results import read_results, read_samples
+from marin.evaluation.tasks import prompt_hash
 from marin.execution.executor import Executor, ExecutorStep, this_output_path
 from marin.export.hf import save_hf
 from marin.models.llama import LlamaConfig
@@ -209,11 +210,39 @@ def stop_at_the_second(function):
         (["model", "--tasks", "copa", "--data", "nowhere"], "no folder of evaluation data at nowhere"),
         (["modell", "--tasks", "copa"], "no folder 'modell', and"),
         (["data", "--tasks", "copa"], "no model at data: expected a folder in the Hugging Face format"),
-        (["model", "--tasks", "copa", "--chat"], "--include and --chat go with --harness"),
+        (["model", "--tasks", "copa", "--include", "data"], "--include goes with --harness"),
+        (["model", "--tasks", "copa", "--chat"], "no chat template, so it cannot be asked in one: put a chat_template"),
+        (["model", "--tasks", "copa", "--single-turn"], "--single-turn and --system go with --chat"),
     ],
 )
 def test_what_makes_no_sense_is_refused(place: Path, marin, arguments: list[str], told: str):
     assert told in marin("eval", *arguments, expect=2).err
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}<|endoftext|>{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def test_a_chat_template_asks_otherwise_and_is_another_evaluation(place: Path, marin):
+    (place / "model" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    asked = ("eval", "model", "--tasks", "copa@1", "--data", "data", "--limit", "3")
+    marin(*asked, "-o", "plain")
+    marin(*asked, "--chat", "-o", "chat")
+    plain, chat = read_results(place / "plain"), read_results(place / "chat")
+    assert "chat" not in plain["config"]
+    assert chat["config"]["chat"] == {
+        "fewshot_as_multiturn": True,
+        "system_instruction": None,
+        "template": prompt_hash([CHAT_TEMPLATE]),
+    }
+    assert plain["tasks"]["copa"]["prompt_hash"] != chat["tasks"]["copa"]["prompt_hash"]
+    # the candidate's delimiter is gone, and the blank that ends the template is scored instead
+    before, after = (next(iter(read_samples(place / out))) for out in ("plain", "chat"))
+    assert before["num_tokens"] == after["num_tokens"] and before["log_probs"] != after["log_probs"]
+    refused = marin(*asked, "--chat", "--single-turn", "-o", "chat", expect=2).err
+    assert "has the results of another evaluation" in refused and '"fewshot_as_multiturn": false' in refused
 
 
 def test_a_folder_without_safetensors_is_refused(place: Path, marin):

@@ -416,6 +416,26 @@ def test_a_group_is_compared_over_all_its_questions(tmp_path: Path):
     assert [row[0] for row in table_rows(found)] == ["x_one", "x_two", "x"]
 
 
+def test_a_group_whose_answers_are_alike_shows_no_difference(tmp_path: Path):
+    hits = {"x_one": [1, 0, 1, 0], "x_two": [0, 0, 1, 1]}
+    run = grouped(tmp_path, hits, {"x": pool(list(hits), 0.5)})
+    [metric] = compare([run], [run]).groups[0].metrics
+    assert metric.comparison.difference.value == 0 and metric.comparison.p_value == 1
+
+
+def test_shares_of_instructions_are_compared_as_ratios(tmp_path: Path):
+    parts = {"num_instructions": [1, 3, 2, 2]}
+    sides = []
+    for side, right in (("a", [1, 3, 2, 0]), ("b", [0, 1, 2, 1])):
+        share = sum(right) / 8
+        task = task_of({"inst_level_strict_acc": [share] * 4}, about={"primary_metric": "inst_level_strict_acc"})
+        rows = rows_of("arc", {"num_followed_strictly": right, **parts})
+        write_results(tmp_path / side, model={}, tasks={"arc": task}, samples=rows)
+        sides.append(read_run(tmp_path / side))
+    metric = one_metric(compare(sides[:1], sides[1:]))
+    assert metric.comparison.difference.value == pytest.approx(6 / 8 - 4 / 8)
+
+
 def test_a_core_average_is_compared_by_centred_scores(tmp_path: Path):
     hits = {
         "a": {"x": [1, 1, 1, 0, 1, 0, 1, 1], "y": [1, 0, 0, 1]},

@@ -264,7 +264,7 @@ def test_a_task_without_data_is_skipped_counted_and_has_its_command(
     skipped = read_results(tmp_path / "out")["skipped"]
     assert [task["task"] for task in skipped] == ["copa", "ifeval"]
     assert skipped[0]["fetch"].startswith("marin data download hf aps/super_glue --revision 3de24cf")
-    assert skipped[1]["fetch"] is None and "checkers" in skipped[1]["reason"]
+    assert skipped[1]["fetch"].startswith("marin data download hf google/IFEval")
     printed = capsys.readouterr().out
     assert "2 tasks were skipped:" in printed and "to fetch: marin data download hf" in printed
 
@@ -746,7 +746,7 @@ def test_questions_about_one_passage_are_one_cluster_of_a_reading_task(
     tokenizer: Tokenizer, tmp_path: Path, task: str, context: str
 ):
     rows = [
-        {"context": context.format(passage=passage, question=question), "answer": "yes"}
+        {"context": context.format(passage=passage, question=question), "continuation": "yes"}
         for passage in range(3)
         for question in range(4)
     ]
@@ -755,8 +755,8 @@ def test_questions_about_one_passage_are_one_cluster_of_a_reading_task(
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     scores = evaluate_tasks(ToyModel(tokenizer), [EvalTaskConfig(task, 0)], data=TaskData(tmp_path))
     assert scores.tasks[task].counts["num_groups"] == 3
-    assert len({row["group"] for row in scores.samples[:4]}) == 1 and scores.tasks[task].version == 2
-    file.write_text('{"context": "no passage", "answer": "yes"}\n')
+    assert len({row["group"] for row in scores.samples[:4]}) == 1 and scores.tasks[task].version == 3
+    file.write_text('{"context": "no passage", "continuation": "yes"}\n')
     with pytest.raises(ValueError, match=r"line 1: .* expected a passage, then a line that begins with 'Question:'"):
         evaluate_tasks(ToyModel(tokenizer), [EvalTaskConfig(task, 0)], data=TaskData(tmp_path))
 

@@ -106,6 +106,37 @@ def test_copa_and_boolq_are_put_into_words():
     assert first.example.group == second.example.group != ""
 
 
+STORY = (
+    "Below is a story followed by a series of related questions. Please answer the final question by referring to the "
+    "story and the previous questions.\nStory: A cat sat. \n\nIt slept.\n"
+)
+BEFORE = "Preceding questions:\nQuestion: Who sat?\nAnswer: a cat\n"
+
+
+def test_rows_of_core_that_end_in_whitespace_have_one_blank_before_the_answer():
+    """In the layouts of the published files."""
+    squad = [
+        {"context": f"Context: The {name} is old.\nQuestion: What is?\nAnswer: ", "continuation": name}
+        for name in ("house", "tree")
+    ]
+    [asked] = questions("squad_completion", squad[0], pool=(squad[1],), shots=1)
+    assert asked.prompts[0] == (
+        "Context: The tree is old.\nQuestion: What is?\nAnswer: tree\n\n"
+        "Context: The house is old.\nQuestion: What is?\nAnswer:"
+    )
+    assert asked.example.continuations == (" house",)
+    first = {"context": f"{STORY}\nFinal question:\nQuestion: Who sat?\nAnswer: ", "continuation": "a cat"}
+    second = {"context": f"{STORY}{BEFORE}\nFinal question:\nQuestion: Did it?\nAnswer: ", "continuation": "yes"}
+    [one, two] = questions("coqa_completion", first, second)
+    assert one.example.group == two.example.group != "" and two.prompts[0].endswith("Did it?\nAnswer:")
+    jeopardy = {"context": "WORLD HISTORY: He ruled\n", "continuation": "Attila", "category": "world_history"}
+    [asked] = questions("jeopardy", jeopardy, pool=(jeopardy,), shots=1)
+    assert asked.prompts[0] == "WORLD HISTORY: He ruled\nAnswer: Attila\n\nWORLD HISTORY: He ruled\nAnswer:"
+    sentence = {"query": "Sentence: Ja.\nA. German\nB. Thai\nAnswer: ", "choices": ["A", "B"], "gold": 0}
+    [asked] = questions("bigbench_language_identification", sentence)
+    assert asked.prompts[0].endswith("Answer:") and asked.example.continuations == ("A", "B")
+
+
 def test_gsm8k_with_reasoning_has_its_own_eight_examples():
     row = {"question": "1 + 1?", "answer": "It is 2.\n#### 2"}
     [asked] = questions("gsm8k_cot", row, shots=8, pool=TASKS["gsm8k_cot"].shots.fixed)

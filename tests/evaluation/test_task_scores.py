@@ -142,9 +142,7 @@ def test_a_core_average_of_normal_intervals_has_a_normal_one():
 def test_gsm8k_answers_are_taken_out_strictly_and_flexibly(name: str, text: str, strict: bool, flexible: bool):
     target = "so\n#### 7" if name == "gsm8k" else "7"
     example = Example(question="q", answer=target, contexts=("q",), targets=(target,))
-    writing = TASKS[name].writing
-    assert writing is not None
-    values, _ = written_values(example, text, writing)
+    values, _ = written_values(TASKS[name], example, text)
     assert values == {"exact_match,strict-match": strict, "exact_match,flexible-extract": flexible}
 
 

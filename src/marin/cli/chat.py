@@ -176,10 +176,12 @@ class _Chat:
 
 def _template(arguments: Namespace, model: Any) -> tuple[Any, list[int]]:
     """The chat template, and the tokens that end an answer."""
+    from marin.evaluation.models import model_chat
     from marin.processing.tokenize.chat import ChatTemplate
     from marin.processing.tokenize.config import ChatFormat
 
-    text, end_ids = _chat_of(Path(find_model(arguments)[0]), model)
+    chat = model_chat(find_model(arguments)[0], model.tokenizer)
+    text = chat.template
     if arguments.chat_template is not None:
         try:
             text = Path(arguments.chat_template).read_text(encoding="utf-8")
@@ -195,18 +197,4 @@ def _template(arguments: Namespace, model: Any) -> tuple[Any, list[int]]:
         template = ChatTemplate(ChatFormat(template=text, stop_token=arguments.stop_token), model.tokenizer)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return template, sorted({template.stop_id, model.tokenizer.eos_id, *end_ids})
-
-
-def _chat_of(folder: Path, model: Any) -> tuple[str | None, list[int]]:
-    """The template that the model brings, or None, and the tokens that end its answers besides the tokenizer's EOS.
-
-    An export says so in its files, a training run, whose folder this is or that of a checkpoint in it, in model.json.
-    """
-    for run in (folder, folder.parent.parent):
-        if (run / "model.json").is_file():
-            chat = json.loads((run / "model.json").read_text(encoding="utf-8")).get("chat")
-            return (model.tokenizer.chat_template, []) if chat is None else (chat["template"], [chat["stop_id"]])
-    file = folder / "generation_config.json"
-    ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
-    return model.tokenizer.chat_template, ends if isinstance(ends, list) else [] if ends is None else [ends]
+    return template, sorted({template.stop_id, model.tokenizer.eos_id, *chat.end_ids})

@@ -63,7 +63,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--allow-unverified", action="store_true", help="also an export changed since it was verified")
     parser.add_argument("--harness", action="store_true", help="tasks of lm-evaluation-harness, on our engine")
     parser.add_argument("--include", metavar="DIR", help="with --harness: YAML files of tasks, instead of its own")
-    parser.add_argument("--chat", action="store_true", help="with --harness: in the chat template of the model")
+    parser.add_argument("--chat", action="store_true", help="ask in the chat template of the model")
+    parser.add_argument("--single-turn", action="store_true", help="with --chat: solved examples in the user's turn")
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: the system's turn, before a task's description")
     parser.add_argument(
         "--allow-code-execution", action="store_true", help="run what the model writes for tasks named in --tasks"
     )
@@ -107,8 +109,10 @@ def _check(arguments: Namespace) -> None:
         raise UsageError("--all-checkpoints goes neither with --checkpoint nor with --harness")
     if arguments.harness and (arguments.average or arguments.metrics != "lm_eval"):
         raise UsageError("--average and --metrics core do not go with --harness")
-    if (arguments.include or arguments.chat) and not arguments.harness:
-        raise UsageError("--include and --chat go with --harness")
+    if arguments.include and not arguments.harness:
+        raise UsageError("--include goes with --harness")
+    if (arguments.single_turn or arguments.system is not None) and not arguments.chat:
+        raise UsageError("--single-turn and --system go with --chat")
 
 
 def _config(arguments: Namespace, path: str, name: str) -> Any:
@@ -127,6 +131,9 @@ def _config(arguments: Namespace, path: str, name: str) -> Any:
         limit=arguments.limit,
         fewshot_seed=arguments.seed,
         metrics=arguments.metrics,
+        apply_chat_template=arguments.chat,
+        fewshot_as_multiturn=not arguments.single_turn,
+        system_instruction=arguments.system,
         allow_code_execution=_may_run_code(arguments),
         allow_unverified=arguments.allow_unverified,
     )
@@ -149,13 +156,15 @@ def _checkpoint(given: str | None) -> str | None:
 def _one_model(arguments: Namespace, config: Any) -> int:
     from marin.evaluation.task_step import (
         all_skipped,
+        configured_chat,
         evaluate_model,
         open_configured,
         plan_configured,
         record_configured,
     )
 
-    model, plan = open_configured(config), plan_configured(config)
+    model = open_configured(config)
+    plan = plan_configured(config, configured_chat(config, model.tokenizer))
     record = record_configured(model, config, plan)
     output = _output(arguments, config, record.identity)
     results = _done_or_made(
@@ -196,11 +205,10 @@ def _show(arguments: Namespace, results: Any) -> None:
 def _all_checkpoints(arguments: Namespace, config: Any) -> int:
     import json
 
-    from marin.evaluation.checkpoints import TABLE_FILE, identity_of_all, run
+    from marin.evaluation.checkpoints import TABLE_FILE, identity_of_all, plan_all, run
     from marin.evaluation.config import CheckpointsConfig
-    from marin.evaluation.task_step import plan_configured
 
-    plan = plan_configured(config)
+    plan = plan_all(config)
     output = _output(arguments, config, identity_of_all(config, plan))
     note(f"results go to {output}")
     whole = CheckpointsConfig(evaluation=replace(config, output_path=output), every=arguments.every)
@@ -236,6 +244,8 @@ def _with_harness(arguments: Namespace, path: str, name: str) -> int:
         tokenizer_path=arguments.tokenizer,
         limit=arguments.limit,
         apply_chat_template=arguments.chat,
+        fewshot_as_multiturn=not arguments.single_turn,
+        system_instruction=arguments.system,
         fewshot_seed=arguments.seed,
         allow_unverified=arguments.allow_unverified,
     )

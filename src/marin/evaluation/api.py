@@ -245,7 +245,7 @@ def default_eval(
             names when the step runs (`TaskEvaluationConfig.data_path`).
         max_eval_instances: questions of each task; None: all.
         tokenizer: of a checkpoint; None: that of the training step's data config.
-        settings: further fields of TaskEvaluationConfig.
+        settings: further fields of TaskEvaluationConfig; `apply_chat_template=True` asks in the model's chat template.
 
     Example:
         >>> from marin.execution.executor import ExecutorStep

@@ -23,11 +23,17 @@ from typing import Any
 from marin.distributed.compilation_cache import use_compilation_cache
 from marin.evaluation.config import CheckpointsConfig, TaskEvaluationConfig
 from marin.evaluation.identity import EVALUATION_VERSION, EvaluationRecord, find_done
-from marin.evaluation.models import checkpoints_of
+from marin.evaluation.models import checkpoints_of, run_tokenizer
 from marin.evaluation.results import read_results
 from marin.evaluation.run_tasks import asked_config
 from marin.evaluation.task_plan import PlannedTasks
-from marin.evaluation.task_step import evaluate_model, open_configured, plan_configured, record_configured
+from marin.evaluation.task_step import (
+    configured_chat,
+    evaluate_model,
+    open_configured,
+    plan_configured,
+    record_configured,
+)
 from marin.io.atomic import write_bytes, write_text
 
 __all__ = ["CheckpointsConfig", "run"]
@@ -40,7 +46,7 @@ _INK, _ACCENT, _GRID = "#1f2933", "#1f6f8b", "#d9dee3"
 def run(config: CheckpointsConfig, quiet: bool = False, plan: PlannedTasks | None = None) -> Path:
     """Score every checkpoint and write what the module's docstring lists; returns the path of checkpoints.json.
 
-    `plan` is what `plan_configured` made of the evaluation, where that is at hand.
+    `plan` is what `plan_all` made of the evaluation, where that is at hand.
 
     Raises FileNotFoundError where the run has no checkpoints, and as `task_step.run` does.
     """
@@ -48,7 +54,7 @@ def run(config: CheckpointsConfig, quiet: bool = False, plan: PlannedTasks | Non
     use_compilation_cache()
     output = Path(config.evaluation.output_path)
     found = chosen_checkpoints(config.evaluation.model_path, config.every)
-    plan = plan or plan_configured(config.evaluation)
+    plan = plan or plan_all(config.evaluation)
     scored: dict[int, dict[str, Any]] = {}
     for number, checkpoint in enumerate(found, start=1):
         name = checkpoint.rpartition("/")[2]
@@ -63,6 +69,14 @@ def run(config: CheckpointsConfig, quiet: bool = False, plan: PlannedTasks | Non
     path = output / SUMMARY_FILE
     write_text(path, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return path
+
+
+def plan_all(config: TaskEvaluationConfig) -> PlannedTasks:
+    """What every checkpoint of a run is asked."""
+    if not config.apply_chat_template:
+        return plan_configured(config, None)
+    tokenizer = run_tokenizer(Path(config.model_path), config.tokenizer_path)
+    return plan_configured(config, configured_chat(config, tokenizer))
 
 
 def identity_of_all(config: TaskEvaluationConfig, plan: PlannedTasks) -> str:

@@ -140,7 +140,7 @@ def _weighted(
     if is_whole and all(part.only_a_right is not None for part in parts):
         # every question counts alike, so that the test of the pooled questions is the test of the difference
         only_a, only_b = (sum(getattr(part, name) for part in parts) for name in ("only_a_right", "only_b_right"))
-        hits = np.array([True] * only_a + [False] * only_b)
+        hits = np.array([True] * only_a + [False] * only_b, bool)
         p_value = mcnemar_exact(hits, ~hits)
     n = sum(part.comparison.difference.n for part in parts)
     clusters = sum(part.comparison.difference.num_clusters for part in parts)

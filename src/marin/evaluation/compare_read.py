@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from marin.evaluation.results import read_results, read_samples
+from marin.evaluation.tasks.scores import SHARES
 
 Form = Literal["mean", "ratio", "perplexity"]
 """How a score follows from its rows: mean(x), sum(x) / sum(weight), exp(-mean(x))."""
@@ -23,6 +24,7 @@ _RATIOS = {
     "bits_per_byte": ("bits", 1.0, "num_bytes"),
     "nats_per_token": ("nats", 1.0, "num_tokens"),
     "loss": ("bits", math.log(2), "num_tokens"),
+    **{metric: (right, 1.0, parts) for metric, (right, parts) in SHARES.items()},
 }
 # Metric -> field of its rows, where that has another name.
 _FIELDS = {"stop_rate": "stopped", "perplexity": "log_likelihood"}

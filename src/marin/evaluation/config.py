@@ -316,6 +316,10 @@ class LmHarnessConfig:
     """Questions of each task; None: all."""
     apply_chat_template: bool = False
     """Ask as a user asks, in the template of the model's folder."""
+    fewshot_as_multiturn: bool = True
+    """In a chat template: solved examples are turns of user and assistant; false: they stand in the user's turn."""
+    system_instruction: str | None = None
+    """Stands before the task's own description, in a chat template as the system's turn."""
     fewshot_seed: int = 1234
     """Chooses solved examples where the task draws them; the harness's own default."""
     seed: int = 0
@@ -395,6 +399,12 @@ class TaskEvaluationConfig:
     """lm-evaluation-harness's metrics; "core" adds the CORE average of DataComp-LM."""
     mutual_information: bool = False
     """Add acc_mutual_info, for a second, short request for each candidate."""
+    apply_chat_template: bool = False
+    """Ask as a user asks, in the chat template of the model."""
+    fewshot_as_multiturn: bool = True
+    """In a chat template: solved examples are turns of user and assistant; false: they stand in the user's turn."""
+    system_instruction: str | None = None
+    """In a chat template: the system's turn, before the task's own description."""
     tokens_per_batch: int = 4096
     """Tokens that the model reads in one call."""
     allow_code_execution: tuple[str, ...] = ()
@@ -408,6 +418,8 @@ class TaskEvaluationConfig:
             raise ValueError("tasks is empty; name at least one task of marin.evaluation.tasks")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit is {self.limit}; expected at least 1 question, or null for all")
+        if not self.apply_chat_template and (not self.fewshot_as_multiturn or self.system_instruction is not None):
+            raise ValueError("fewshot_as_multiturn=false and system_instruction go with apply_chat_template=true")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,12 @@ adapter is that the harness builds every prompt in memory before the first is sc
 """
 
 import functools
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from marin.evaluation.chat_prompts import SpecialTokens
 from marin.evaluation.exported import ExportedModel
 from marin.evaluation.kept_answers import KeptAnswers
 from marin.evaluation.scoring import (
@@ -73,7 +73,7 @@ class MarinLM(TemplateLM):
         """Requests that lost tokens of their context, as the model reads fewer."""
         self.num_boundary_merged = 0
         """Requests in which a token spanned context and continuation."""
-        self._encoder: Tokenizer | _SpecialTokens = model.tokenizer
+        self._encoder: Tokenizer | SpecialTokens = model.tokenizer
         self._seed = seed
         self._progress = progress
 
@@ -153,10 +153,10 @@ class MarinLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Messages as the model was trained on them; in what is encoded from now on, special tokens are that."""
-        spans = self._chat.spans(chat_history, add_generation_prompt=add_generation_prompt)
+        text = self._chat.rendered(chat_history, add_generation_prompt=add_generation_prompt)
         if self._encoder is self.model.tokenizer:  # not before the template is known to have special tokens
-            self._encoder = _SpecialTokens(self.model.tokenizer)
-        return "".join(span.text for span in spans)
+            self._encoder = SpecialTokens(self.model.tokenizer)
+        return text
 
     def get_model_info(self) -> dict[str, Any]:
         return {"model": "marin", "model_description": dict(self.model.description)}
@@ -204,37 +204,6 @@ def _is_drawn(kind: str, request: "Instance") -> bool:
 
 def _report(progress: Progress, num_before: int, num_requests: int, num_done: int, _: int) -> None:
     progress(num_before + num_done, num_requests)
-
-
-class _SpecialTokens:
-    """A tokenizer that takes the special tokens spelled in a text for what they are, as chat templates write them."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._special = tokenizer.special_tokens
-        names = sorted(self._special, key=len, reverse=True)
-        assert names, "a chat template has a special token, that which ends turns"
-        self._split = re.compile("(" + "|".join(map(re.escape, names)) + ")")
-        self.vocab_size, self.bos_id, self.eos_id = tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id
-        self.adds_bos = tokenizer.adds_bos
-
-    @property
-    def token_bytes(self) -> Sequence[bytes]:
-        return self._tokenizer.token_bytes
-
-    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        pieces = [[piece for piece in self._split.split(text) if piece] for text in texts]
-        plain = self._tokenizer.encode_batch([p for each in pieces for p in each if p not in self._special])
-        encoded = iter(plain)
-        return [
-            np.concatenate(
-                [
-                    np.empty(0, np.int32),
-                    *(np.array([self._special[p]], np.int32) if p in self._special else next(encoded) for p in each),
-                ]
-            )
-            for each in pieces
-        ]
 
 
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")

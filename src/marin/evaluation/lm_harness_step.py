@@ -88,6 +88,8 @@ class HarnessEvaluation:
                 task_manager=self.manager,  # without it the harness reads all of its own tasks again
                 limit=config.limit,
                 apply_chat_template=config.apply_chat_template,
+                fewshot_as_multiturn=config.fewshot_as_multiturn,
+                system_instruction=config.system_instruction,
                 bootstrap_iters=config.bootstrap_iters,
                 fewshot_random_seed=config.fewshot_seed,
                 confirm_run_unsafe_code=config.confirm_run_unsafe_code,

@@ -5,7 +5,9 @@ All three become an `ExportedModel`, so that whatever is evaluated can be any of
 and needs the tokenizer, which the run's config names.
 """
 
+import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from marin.checkpoint.format import manifest_digest
 from marin.evaluation.exported import ExportedModel, open_export, read_parity
 from marin.evaluation.scoring import DocumentPrefix, check_vocabulary, scored_model
 from marin.export.export import TrainedModel, load_trained
-from marin.export.hf import LoadedModel
+from marin.export.hf import GENERATION_FILE, LoadedModel
 from marin.export.hf_folder import CONFIG_FILE, hf_folder
 from marin.io.hashing import sha256_file
 from marin.processing.tokenize.tokenizer import Tokenizer, load_tokenizer
@@ -124,6 +126,35 @@ def run_tokenizer(run: Path, given: str | Path | None = None) -> Tokenizer:
         return load_tokenizer(place)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the tokenizer of {run}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChat:
+    """How a model is talked with, as its files say."""
+
+    template: str | None
+    """Jinja text of the chat template; None: it has none."""
+    end_ids: tuple[int, ...]
+    """Tokens that end its turns, beside the tokenizer's EOS."""
+
+
+def model_chat(path: str | Path, tokenizer: Tokenizer) -> ModelChat:
+    """The chat template and the ends of turns of the model at `path`, as `open_model` takes it.
+
+    A folder in the Hugging Face format has them in chat_template.jinja (or tokenizer_config.json) and in
+    generation_config.json; a training run, and a checkpoint of one, in model.json.
+    """
+    folder = hf_folder(path)
+    for run in () if (folder / CONFIG_FILE).is_file() else (folder, folder.parent.parent):
+        if (run / "model.json").is_file():
+            chat = json.loads((run / "model.json").read_text(encoding="utf-8")).get("chat")
+            if chat is None:
+                return ModelChat(template=tokenizer.chat_template, end_ids=())
+            return ModelChat(template=chat["template"], end_ids=(chat["stop_id"],))
+    file = folder / GENERATION_FILE
+    ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+    end_ids = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
+    return ModelChat(template=tokenizer.chat_template, end_ids=end_ids)
 
 
 def checkpoints_of(run: str | Path) -> list[str]:

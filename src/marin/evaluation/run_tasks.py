@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from marin.evaluation.chat_prompts import ChatPrompts
 from marin.evaluation.code_execution import ExecutionLimits
 from marin.evaluation.finished_tasks import FinishedTasks
 from marin.evaluation.identity import EVALUATION_VERSION, EvaluationRecord, find_done
@@ -75,6 +76,7 @@ def evaluate_tasks(
     definitions: Mapping[str, TaskDefinition] | None = None,
     allow_code_execution: Collection[str] = (),
     limits: ExecutionLimits = _LIMITS,
+    chat: ChatPrompts | None = None,
     quiet: bool = False,
 ) -> TaskScores:
     """The model's scores on tasks and groups; with `output_path`, results.json and samples.jsonl there.
@@ -84,8 +86,8 @@ def evaluate_tasks(
     asked at its numbers of examples and have data, where candidates are compared by mean loss over their tokens.
     `mutual_information` adds acc_mutual_info, for a second, short request for each candidate. `definitions` are tasks
     beside those of the catalog, by name. A task that runs what the model wrote is skipped unless it is named in
-    `allow_code_execution`; each program has `limits`. A run that was stopped and is started again with the same
-    output_path, model and arguments goes on behind the last task that was done.
+    `allow_code_execution`; each program has `limits`. With `chat` all is asked as conversations. A run that was stopped
+    and is started again with the same output_path, model and arguments goes on behind the last task that was done.
 
     Raises FileNotFoundError where there is no file of questions that a task names; ValueError for an unknown task (with
     near misses), a broken row (with file and line), too few rows for the examples asked for, a tokenizer that does not
@@ -100,6 +102,7 @@ def evaluate_tasks(
         definitions=definitions,
         allow_code_execution=allow_code_execution,
         execution_limits=limits,
+        chat=chat,
     )
     return evaluate_plan(
         model,
@@ -142,6 +145,7 @@ def evaluate_plan(
                 mutual_information=mutual_information,
                 progress=None if progress is None else progress(key),
                 execution_limits=plan.execution_limits,
+                chat=plan.chat,
             )
             done = task_result(planned, answered, seed=plan.seed), answered.samples
             kept.write(key, planned.result_hash, *done)
@@ -192,6 +196,8 @@ def evaluation_record(
     }
     if any(planned.task.definition.runs_code for planned in plan.tasks.values()):
         policy["execution_limits"] = asdict(plan.execution_limits)
+    if plan.chat is not None:
+        policy["stop_ids"] = list(plan.chat.stop_ids)
     config = asked_config(plan, metrics=metrics, mutual_information=mutual_information)
     return EvaluationRecord(model=model.description, config=config, policy=policy, asked=plan.hashes())
 
@@ -204,7 +210,7 @@ def asked_config(plan: PlannedTasks, *, metrics: Metrics, mutual_information: bo
         "fewshot_seed": plan.seed,
         "metrics": metrics,
         "mutual_information": mutual_information,
-    }
+    } | ({} if plan.chat is None else {"chat": plan.chat.description})
 
 
 def _tell(text: str) -> None:

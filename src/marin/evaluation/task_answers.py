@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from marin.evaluation.chat_prompts import ChatPrompts
 from marin.evaluation.code_execution import ExecutionLimits
 from marin.evaluation.code_tasks import program_values
 from marin.evaluation.scoring import (
@@ -71,9 +72,11 @@ def ask(
     mutual_information: bool = False,
     progress: Progress | None = None,
     execution_limits: ExecutionLimits,
+    chat: ChatPrompts | None = None,
 ) -> Answered:
     """The model's answers to a task. `seed` draws texts where the task draws them, `mutual_information` also scores
-    each candidate after nothing, and programs that the model writes have `execution_limits`.
+    each candidate after nothing, programs that the model writes have `execution_limits`, and `chat` is what wrote the
+    prompts, where they are conversations.
 
     Raises ValueError for a tokenizer that gives none of the task's texts back, and for a log-probability that is no
     number, with the question.
@@ -81,9 +84,9 @@ def ask(
     task, questions = planned.task, planned.questions
     changed = num_not_given_back(model.tokenizer, planned)
     if task.definition.kind == "generation":
-        answered = _write(model, task, questions, progress, execution_limits, seed)
+        answered = _write(model, task, questions, progress, execution_limits, seed, chat)
     else:
-        answered = _score(model, task, questions, mutual_information, progress)
+        answered = _score(model, task, questions, mutual_information, progress, chat)
     notes = [*answered.notes]
     if changed:
         notes.append(
@@ -120,10 +123,13 @@ def _score(
     questions: Sequence[PromptedQuestion],
     mutual_information: bool,
     progress: Progress | None,
+    chat: ChatPrompts | None,
 ) -> Answered:
     """Log-likelihoods of every candidate of every question."""
     choosing = task.definition.kind == "multiple_choice"
-    between = task.definition.delimiter if choosing else ""  # a single continuation has its blank in front
+    # a single continuation has its blank in front, and a chat template ends the turn before a candidate
+    between = task.definition.delimiter if choosing and chat is None else ""
+    encoder = model.tokenizer if chat is None else chat.encoder
     requests = [
         Request(context=prompt, continuation=between + continuation)
         for question in questions
@@ -132,7 +138,7 @@ def _score(
     alone = [alone_request(each) for each in requests] if mutual_information else []
     alone = alone if choosing else []
     try:
-        scored = log_likelihoods(model.scored, model.tokenizer, [*requests, *alone], progress)
+        scored = log_likelihoods(model.scored, encoder, [*requests, *alone], progress)
     except NotFiniteError as error:
         owners = [question.doc_id for question in questions for _ in question.example.continuations]
         asked = owners[error.index % len(requests)]
@@ -181,6 +187,7 @@ def _write(
     progress: Progress | None,
     limits: ExecutionLimits,
     seed: int,
+    chat: ChatPrompts | None,
 ) -> Answered:
     """Texts behind every prompt, and what is right about them."""
     from marin.inference.sampling import Sampling
@@ -191,7 +198,7 @@ def _write(
     room = min(writing.max_new_tokens, max(1, model.scored.seq_len // 2))
     completions = generate_text(
         model.loaded,
-        model.tokenizer,
+        model.tokenizer if chat is None else chat.encoder,
         [question.prompts[0] for question in questions],
         max_new_tokens=room,
         stop=writing.stop,
@@ -199,13 +206,14 @@ def _write(
         num_samples=writing.num_samples,
         seed=seed,
         document_prefix=model.document_prefix,
+        stop_ids=None if chat is None else chat.stop_ids,
         progress=progress,
     )
     samples = []
     for index, question in enumerate(questions):
         ours = completions[index * writing.num_samples : (index + 1) * writing.num_samples]
         completion, texts = ours[0], [each.text for each in ours]
-        values, answers = written_values(question.example, completion.text, writing)
+        values, answers = written_values(task.definition, question.example, completion.text)
         programs: dict[str, Any] = {}
         if task.definition.runs_code:
             values, programs["programs"] = program_values(question.example, texts, limits)

@@ -6,9 +6,10 @@ examples and MMLU at five take 0.3 GB.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from marin.evaluation.chat_prompts import ChatPrompts
 from marin.evaluation.code_execution import ExecutionLimits
 from marin.evaluation.code_tasks import why_not_run
 from marin.evaluation.task_files import file_tasks
@@ -75,6 +76,8 @@ class PlannedTasks:
     """Draws solved examples."""
     execution_limits: ExecutionLimits
     """Of programs that a model writes."""
+    chat: ChatPrompts | None
+    """What wrote the prompts as conversations; None: they are texts."""
 
     def hashes(self) -> dict[str, str]:
         """Key of each task -> its result_hash."""
@@ -94,8 +97,11 @@ def plan_tasks(
     definitions: Mapping[str, TaskDefinition] | None = None,
     allow_code_execution: Collection[str] = (),
     execution_limits: ExecutionLimits = _LIMITS,
+    chat: ChatPrompts | None = None,
 ) -> PlannedTasks:
-    """Read all tasks and write all their prompts. The arguments are those of `run_tasks.evaluate_tasks`.
+    """Read all tasks and write all their prompts, as conversations with `chat`.
+
+    The arguments are those of `run_tasks.evaluate_tasks`.
 
     Raises FileNotFoundError where there is no file of questions that a task names; ValueError for an unknown task (with
     near misses), a broken row (with file and line), and too few rows for the examples asked for.
@@ -108,7 +114,7 @@ def plan_tasks(
     skipped: list[dict[str, Any]] = []
     for task in asked:
         try:
-            found[task.key] = _planned_task(task, data, seed, limit, allow_code_execution, execution_limits)
+            found[task.key] = _planned_task(task, data, seed, limit, allow_code_execution, execution_limits, chat)
         except MissingDataError as error:
             skipped.append(_skipped(task, error.reason, error.fetch))
         except _CannotRunError as error:
@@ -123,6 +129,7 @@ def plan_tasks(
         limit=limit,
         seed=seed,
         execution_limits=execution_limits,
+        chat=chat,
     )
 
 
@@ -133,12 +140,14 @@ def _planned_task(
     limit: int | None,
     allow_code_execution: Collection[str],
     execution_limits: ExecutionLimits,
+    chat: ChatPrompts | None,
 ) -> PlannedTask:
-    definition = task.definition
-    if definition.unsupported:
-        raise _CannotRunError(definition.unsupported)
-    rows = data.load(definition, task.num_fewshot)
-    questions = list(prompted(definition, rows, num_fewshot=task.num_fewshot, seed=seed, limit=limit))
+    definition, shots = task.definition, task.num_fewshot
+    rows = data.load(definition, shots)
+    write_prompt = None if chat is None else chat.prompt
+    if chat is not None:
+        rows = replace(rows, notes=(*rows.notes, *chat.notes(definition)))
+    questions = list(prompted(definition, rows, num_fewshot=shots, seed=seed, limit=limit, write_prompt=write_prompt))
     why_not = why_not_run(definition, allow_code_execution, execution_limits) if definition.runs_code else ""
     if why_not:
         raise _CannotRunError(why_not)
@@ -161,7 +170,7 @@ def _prompt_hash(definition: TaskDefinition, questions: Sequence[PromptedQuestio
     for question in questions:
         example = question.example
         texts = [question.prefix, example.contexts, example.continuations, example.choices, example.check]
-        asked.append([*texts, example.gold, example.targets])
+        asked.append([*texts, example.gold, example.targets, *question.conversations])
     return prompt_hash(asked)
 
 

@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from marin.evaluation.chat_prompts import ChatPrompts
 from marin.evaluation.config import TaskEvaluationConfig
 from marin.evaluation.exported import ExportedModel
 from marin.evaluation.identity import EvaluationRecord
-from marin.evaluation.models import open_model
+from marin.evaluation.models import model_chat, open_model
 from marin.evaluation.progress import ProgressLines
 from marin.evaluation.run_tasks import TaskScores, evaluate_plan, evaluation_record
 from marin.evaluation.task_plan import PlannedTasks, plan_tasks
 from marin.evaluation.tasks.data import TaskData
+from marin.processing.tokenize.tokenizer import Tokenizer
 
 __all__ = ["TaskEvaluationConfig", "run"]
 
@@ -45,6 +47,23 @@ def open_configured(config: TaskEvaluationConfig, checkpoint: str | None = None)
     )
 
 
+def configured_chat(config: TaskEvaluationConfig, tokenizer: Tokenizer) -> ChatPrompts | None:
+    """How the config's model, whose tokenizer is given, is asked in its chat template; None: as texts.
+
+    Raises ValueError where it has no template, and as `ChatPrompts` does.
+    """
+    if not config.apply_chat_template:
+        return None
+    chat = model_chat(config.model_path, tokenizer)
+    return ChatPrompts(
+        tokenizer,
+        chat.template,
+        fewshot_as_multiturn=config.fewshot_as_multiturn,
+        system_instruction=config.system_instruction,
+        end_ids=chat.end_ids,
+    )
+
+
 def evaluate_model(
     model: ExportedModel,
     config: TaskEvaluationConfig,
@@ -59,7 +78,7 @@ def evaluate_model(
     """
     return evaluate_plan(
         model,
-        plan or plan_configured(config),
+        plan or plan_configured(config, configured_chat(config, model.tokenizer)),
         output_path=config.output_path if output_path is None else output_path,
         progress=progress,
         metrics=config.metrics,
@@ -68,14 +87,15 @@ def evaluate_model(
     )
 
 
-def plan_configured(config: TaskEvaluationConfig) -> PlannedTasks:
-    """What a config asks. Raises as `plan_tasks` does."""
+def plan_configured(config: TaskEvaluationConfig, chat: ChatPrompts | None) -> PlannedTasks:
+    """What a config asks; `chat` is what `configured_chat` gives. Raises as `plan_tasks` does."""
     return plan_tasks(
         config.tasks,
         data=TaskData(data_folder(config.data_path)),
         limit=config.limit,
         seed=config.fewshot_seed,
         allow_code_execution=config.allow_code_execution,
+        chat=chat,
     )
 
 

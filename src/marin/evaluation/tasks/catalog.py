@@ -8,7 +8,7 @@ from pathlib import Path
 from marin.evaluation.tasks.choice_tasks import CHOICE_TASKS
 from marin.evaluation.tasks.continuation_tasks import CONTINUATION_TASKS
 from marin.evaluation.tasks.definition import TaskDefinition
-from marin.evaluation.tasks.generation_tasks import GENERATION_TASKS
+from marin.evaluation.tasks.generation_tasks import GENERATION_GROUPS, GENERATION_TASKS
 from marin.evaluation.tasks.lists import (
     BASE_GENERATION_TASKS,
     CORE_TASKS,
@@ -26,7 +26,7 @@ TASKS: dict[str, TaskDefinition] = {
 }
 """Name -> task. A line in one of the tuples above adds one."""
 
-GROUPS: dict[str, tuple[str, ...]] = dict(MMLU_GROUPS)
+GROUPS: dict[str, tuple[str, ...]] = {**MMLU_GROUPS, **GENERATION_GROUPS}
 """Name -> members, tasks or groups, whose questions count alike in the group's score."""
 
 LISTS: dict[str, tuple[EvalTaskConfig, ...]] = {

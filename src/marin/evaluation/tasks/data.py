@@ -21,9 +21,17 @@ class MissingDataError(FileNotFoundError):
     """The files of a task are not there; `fetch` is the command that brings them."""
 
     def __init__(self, reason: str, fetch: str):
-        super().__init__(f"{reason}. Fetch them: {fetch}")
+        super().__init__(f"{reason}. {self._how}: {fetch}")
         self.reason = reason
         self.fetch = fetch
+
+    _how = "Fetch them"
+
+
+class MissingPackageError(MissingDataError):
+    """A task needs what is not installed; `fetch` is the command that installs it."""
+
+    _how = "Install it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +68,16 @@ class TaskData:
     def load(self, task: TaskDefinition, num_fewshot: int) -> TaskRows:
         """The rows of a task, in the order of its files.
 
-        Raises MissingDataError where they are not there; ValueError, with file and line, for a broken row.
+        Raises MissingDataError where they are not there, MissingPackageError where they are and the task needs a
+        package that is not; ValueError, with file and line, for a broken row.
         """
         for layout in self._layouts(task):
             files, adapt = dict(layout.files), layout.adapt
             asked_files = self._find(files.get(task.split))
             if not asked_files:
                 continue
+            if task.require is not None:
+                task.require()
             asked = list(_rows(task, asked_files, adapt))
             if not asked:
                 raise ValueError(f"task '{task.name}': {asked_files[0]} has no rows")
@@ -90,7 +101,11 @@ class TaskData:
     def _layouts(self, task: TaskDefinition) -> Iterator[LocalFiles]:
         if task.source.is_hub:
             folder = f"hub/{task.source.repository}"
-            files = {split: f"{folder}/{pattern}" for split, pattern in task.source.files.items()}
+            # a pattern that begins with * stands for files at any depth, as it does to the download of the repository
+            files = {
+                split: f"{folder}/{'**/' * pattern.startswith('*')}{pattern}"
+                for split, pattern in task.source.files.items()
+            }
             yield LocalFiles(files=files, adapt=lambda row: row)
         yield from task.local
 
@@ -110,10 +125,11 @@ class TaskData:
         asked: list[LocatedRow],
         num_fewshot: int,
     ) -> tuple[list[LocatedRow], bool, tuple[str, ...]]:
-        if task.shots.fixed:
-            return [LocatedRow(row=row, where=f"examples of '{task.name}'") for row in task.shots.fixed], False, ()
         if num_fewshot == 0:
             return [], False, ()
+        if task.shots.fixed:
+            own = task.shots.own_examples()
+            return [LocatedRow(row=row, where=f"examples of '{task.name}'") for row in own], False, ()
         if task.shots.split == task.split:
             return asked, True, ()
         found = self._find(files.get(task.shots.split))
@@ -165,5 +181,5 @@ def fetch_command(task: TaskDefinition, root: str | Path) -> str:
         place = Path(root) / task.local[0].files[task.split]
         return shlex.join(["curl", "-fL", "--create-dirs", "-o", str(place), source.repository])
     words = ["marin", "data", "download", "hf", source.repository, "--revision", source.revision or "COMMIT"]
-    files = list(dict.fromkeys(source.files.values()))
+    files = source.fetched or tuple(dict.fromkeys(source.files.values()))
     return shlex.join([*words, "--files", *files, "--out", str(Path(root) / "hub" / source.repository)])

@@ -35,7 +35,7 @@ class Example:
     gold: tuple[int, ...] = ()
     """Right candidates."""
     targets: tuple[str, ...] = ()
-    """Right texts, where one is written."""
+    """Right texts, where one is written, or what the task's `judge` holds it against."""
     check: str = ""
     """Program that is run behind what was asked and written, where the task runs code; it raises for a wrong answer."""
     group: str = ""
@@ -53,7 +53,9 @@ class Source:
     licence: str
     """Of the rows, as their publishers name it."""
     files: Mapping[str, str]
-    """Split -> files of it, a pattern within the repository."""
+    """Split -> files of it, a pattern within the repository; one that begins with * is of files at any depth."""
+    fetched: tuple[str, ...] = ()
+    """Patterns of what is fetched at once, where several tasks have one source; (): only this task's files."""
     is_hub: bool = True
     """Whether it is a data set of the hub."""
 
@@ -83,8 +85,12 @@ class Shots:
     """Drawn anew for each row, or the first ones for all."""
     draws_spare: bool = False
     """Draw one more than asked for and leave out the asked row, as lm-eval does where a task has no test split."""
-    fixed: tuple[Row, ...] = ()
-    """Examples that belong to the task; `split` is then not read."""
+    fixed: tuple[Row, ...] | Callable[[], tuple[Row, ...]] = ()
+    """Examples that belong to the task, or what reads them; `split` is then not read."""
+
+    def own_examples(self) -> tuple[Row, ...]:
+        """Those that belong to the task. Raises MissingPackageError where they are in a package that is not there."""
+        return self.fixed() if callable(self.fixed) else self.fixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,13 +146,17 @@ class TaskDefinition:
     """Score of guessing that the CORE average subtracts; None: 1 / candidates, 0 without candidates."""
     num_rows: int | None = None
     """Rows of the asked split, where known."""
-    unsupported: str = ""
-    """Why it cannot run even with its data; '' where it can."""
+    judge: Callable[[Example, str], dict[str, float | bool]] | None = None
+    """Metric -> value of a text that was written; None: by the filters of `writing`."""
+    require: Callable[[], None] | None = None
+    """Raises MissingPackageError where the task needs what is not installed."""
+    needs: str = ""
+    """What that is, in words; '' where marin alone is enough."""
     runs_code: bool = False
     """Whether scoring it would run what the model wrote."""
 
     def __post_init__(self) -> None:
-        if (self.kind == "generation") != (self.writing is not None) and not self.unsupported:
+        if (self.kind == "generation") != (self.writing is not None):
             raise ValueError(f"task '{self.name}': a generation task has `writing`, and only such a one")
         if (
             self.writing is not None

@@ -1,12 +1,16 @@
 """Tasks for which the model writes a text that an answer is taken out of.
 
 Prompts, stop strings and filters are those of the tasks of the same names in lm-evaluation-harness 0.4.13 (MIT). Those
-that need more than a comparison of texts are described here and left out with that reason when they are asked for.
+that need more than a comparison of texts have a file of their own.
 """
 
+from marin.evaluation.tasks.bbh import BBH_GROUPS, BBH_TASKS
 from marin.evaluation.tasks.cot_examples import GSM8K_COT_EXAMPLES
 from marin.evaluation.tasks.definition import Example, LocalFiles, Row, Shots, Source, TaskDefinition, Writing
+from marin.evaluation.tasks.drop import DROP
 from marin.evaluation.tasks.filters import Find, Strip
+from marin.evaluation.tasks.ifeval import IFEVAL
+from marin.evaluation.tasks.minerva_math import MINERVA_MATH_GROUPS, MINERVA_MATH_TASKS
 
 _NUMBER = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"
 _GSM8K = Source(
@@ -81,24 +85,6 @@ def _read_humaneval(row: Row) -> Example:
     )
 
 
-def _not_read(row: Row) -> Example:
-    raise NotImplementedError("this task cannot run; its definition says why")
-
-
-def _left_out(name: str, about: str, source: Source, why: str, num_rows: int | None, **more) -> TaskDefinition:
-    return TaskDefinition(
-        name=name,
-        kind="generation",
-        about=about,
-        source=source,
-        read=_not_read,
-        metrics=more.pop("metrics", ("exact_match",)),
-        num_rows=num_rows,
-        unsupported=why,
-        **more,
-    )
-
-
 GENERATION_TASKS = (
     _gsm8k(
         "gsm8k",
@@ -165,34 +151,8 @@ GENERATION_TASKS = (
         ),
         num_rows=17944,
     ),
-    _left_out(
-        "ifeval",
-        "instructions whose keeping a program can check",
-        Source(
-            repository="google/IFEval",
-            revision="966cd89545d6b6acfd7638bc708b98261ca58e84",
-            licence="Apache-2.0",
-            files={"train": "ifeval_input_data.jsonl"},
-        ),
-        "its 25 checkers of instructions are not part of marin; run it by `marin.evaluation.lm_harness`",
-        541,
-        split="train",
-        metrics=("prompt_level_strict_acc",),
-    ),
-    _left_out(
-        "drop",
-        "reading that needs counting and arithmetic",
-        Source(
-            repository="EleutherAI/drop",
-            revision=None,
-            licence="CC-BY-SA-4.0",
-            files={"validation": "*validation*"},
-        ),
-        "its F1 over aligned bags of words is not part of marin; run it by `marin.evaluation.lm_harness`",
-        9536,
-        split="validation",
-        metrics=("f1", "em"),
-    ),
+    IFEVAL,
+    DROP,
     TaskDefinition(
         name="humaneval",
         kind="generation",
@@ -211,31 +171,8 @@ GENERATION_TASKS = (
         num_rows=164,
         runs_code=True,
     ),
-    _left_out(
-        "bbh_cot_fewshot",
-        "27 hard tasks of BIG-bench, with reasoning",
-        Source(
-            repository="SaylorTwift/bbh",
-            revision="b5306be6f827cfafbb545ff5a51f96916029b0fd",
-            licence="MIT",
-            files={"test": "*/test-*.parquet"},
-        ),
-        "its worked examples (cot-prompts of github.com/suzgunmirac/BIG-Bench-Hard) are not part of marin; run it by "
-        "`marin.evaluation.lm_harness`",
-        6511,
-        default_shots=3,
-    ),
-    _left_out(
-        "minerva_math",
-        "competition mathematics, seven subjects",
-        Source(
-            repository="EleutherAI/hendrycks_math",
-            revision="21a5633873b6a120296cce3e2df9d5550074f4a3",
-            licence="MIT",
-            files={"test": "*/test-*.parquet"},
-        ),
-        "its comparison of formulas needs a computer algebra system; run it by `marin.evaluation.lm_harness`",
-        5000,
-        default_shots=4,
-    ),
+    *BBH_TASKS,
+    *MINERVA_MATH_TASKS,
 )
+GENERATION_GROUPS = {**BBH_GROUPS, **MINERVA_MATH_GROUPS}
+"""Group -> its members."""

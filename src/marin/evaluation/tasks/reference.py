@@ -5,9 +5,10 @@
 
 from collections.abc import Iterable
 
+from marin.evaluation.tasks.bbh import GROUP as BBH
 from marin.evaluation.tasks.catalog import GROUPS, LISTS, TASKS, task_names
 from marin.evaluation.tasks.definition import TaskDefinition
-from marin.evaluation.tasks.mmlu import MMLU_TASKS
+from marin.evaluation.tasks.minerva_math import GROUP as MINERVA_MATH
 
 _INTRODUCTION = """
 # Tasks
@@ -48,9 +49,8 @@ def tasks_reference() -> str:
         "generation": "Written, then taken out of the text",
     }
     for kind, title in titles.items():
-        tasks = [task for task in TASKS.values() if task.kind == kind and task not in MMLU_TASKS]
-        parts.append(f"## {title}\n\n{_table(tasks, with_mmlu=kind == 'multiple_choice')}")
-    parts.append(_left_out())
+        parts.append(f"## {title}\n\n{_table(kind)}")
+    parts.append(_with_needs())
     return "\n\n".join(parts) + "\n"
 
 
@@ -71,22 +71,41 @@ def _groups() -> str:
     return head + _rows(
         (
             f"`{name}`",
-            ", ".join(member.removeprefix("mmlu_") for member in members),
+            ", ".join(member.removeprefix(f"{_family_of(name)}_") for member in members),
             str(len(task_names(name))),
         )
         for name, members in GROUPS.items()
     )
 
 
-def _table(tasks: list[TaskDefinition], *, with_mmlu: bool) -> str:
+def _family_of(group: str) -> str:
+    return next((name for name in _FAMILIES if group.startswith(name)), group)
+
+
+_FAMILIES = {"mmlu": "", BBH: " with reasoning", MINERVA_MATH: " of competition mathematics"}
+"""Group whose tasks differ in their rows alone, and stand in one line -> what they are, behind 'N subjects'."""
+
+
+def _table(kind: str) -> str:
     head = "| task | asks for | source, revision | licence | n | baseline | shots | examples from | version | metrics "
     head += "|\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
-    rows = [_row(task) for task in tasks]
-    if with_mmlu:
-        name, _, *others = _row(MMLU_TASKS[0])
-        others[2], others[3] = "14,042 in all", "0.25"
-        rows.append(("`mmlu_SUBJECT`", f"{len(MMLU_TASKS)} subjects, see the groups", *others))
+    families = {name: task_names(name) for name in _FAMILIES}
+    of_family = {task for tasks in families.values() for task in tasks}
+    rows = [_row(task) for name, task in TASKS.items() if task.kind == kind and name not in of_family]
+    rows += [_family(name, tasks) for name, tasks in families.items() if TASKS[tasks[0]].kind == kind]
     return head + _rows(rows)
+
+
+def _family(name: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
+    _, _, *others = _row(TASKS[tasks[0]])
+    sizes = [TASKS[task].num_rows for task in tasks]
+    others[2] = f"{_NUM_MMLU if None in sizes else sum(size or 0 for size in sizes):,} in all"
+    if name == "mmlu":
+        others[3] = "0.25"
+    return (f"`{name}_SUBJECT`", f"{len(tasks)} subjects{_FAMILIES[name]}, see the groups", *others)
+
+
+_NUM_MMLU = 14042
 
 
 def _row(task: TaskDefinition) -> tuple[str, ...]:
@@ -127,12 +146,14 @@ def _baseline(task: TaskDefinition) -> str:
     return f"{chance} ({'; '.join(named)})" if named else chance
 
 
-def _left_out() -> str:
+def _with_needs() -> str:
     head = (
-        "## Described, and left out for now\n\nThese are in the lists, so that a list is whole; asked for, they are "
-        "skipped with this reason.\n\n| task | why |\n| --- | --- |\n"
+        "## Needs more than marin\n\nThese are skipped where that is missing, with the command that brings it.\n\n"
+        "| task | needs |\n| --- | --- |\n"
     )
-    return head + _rows((f"`{task.name}`", task.unsupported) for task in TASKS.values() if task.unsupported)
+    of_group = {task: name for name in _FAMILIES for task in task_names(name)}
+    found = {of_group.get(name, name): task.needs for name, task in TASKS.items() if task.needs}
+    return head + _rows((f"`{name}`", needs) for name, needs in found.items())
 
 
 if __name__ == "__main__":

@@ -24,11 +24,19 @@ from marin.evaluation.statistics import (
     sum_of_squares,
     weighted_sum_interval,
 )
-from marin.evaluation.tasks.definition import Example, TaskDefinition, Writing
+from marin.evaluation.tasks.definition import Example, TaskDefinition
 from marin.evaluation.tasks.filters import exact_match, extract
 
-PROPORTIONS = ("acc", "acc_norm", "acc_bytes", "acc_per_token", "acc_mutual_info", "exact_match")
+PROPORTIONS = (
+    *("acc", "acc_norm", "acc_bytes", "acc_per_token", "acc_mutual_info"),
+    *("exact_match", "em", "math_verify", "prompt_level_strict_acc", "prompt_level_loose_acc"),
+)
 """Metrics that are right or wrong on a question."""
+SHARES = {
+    "inst_level_strict_acc": ("num_followed_strictly", "num_instructions"),
+    "inst_level_loose_acc": ("num_followed_loosely", "num_instructions"),
+}
+"""Metric -> fields of a sample: how many parts of the question are right, of how many."""
 LOWER_IS_BETTER = ("perplexity", "bits_per_byte")
 
 METRIC_MEANINGS = {
@@ -44,6 +52,13 @@ METRIC_MEANINGS = {
     "perplexity": "exp of the mean over questions of -log of the right answer's probability",
     "pass@1": "share of the programs written for a question that pass its check; mean over questions",
     "exact_match,NAME": "share of texts whose answer, taken out by filter NAME, is a right one",
+    "exact_match": "share of texts whose final answer is the right one, or a formula equal to it",
+    "math_verify": "as exact_match, answer and equality by the library math-verify",
+    "f1": "of the words of the text and of the right answer that fits it best; mean over questions",
+    "em": "share of texts that are a right answer, but for case, articles and punctuation",
+    "prompt_level_strict_acc": "share of texts that follow all instructions of their question; `loose`: one of the "
+    "text, the text without its first or last line or both, each with and without asterisks, does",
+    "inst_level_strict_acc": "share of instructions, over all questions, that are followed; `loose` as above",
 }
 """What each metric is, in a line."""
 
@@ -113,10 +128,14 @@ def _bits_per_byte(answer: LogLikelihood) -> float:
     return -answer.log_prob / math.log(2) / answer.num_bytes
 
 
-def written_values(example: Example, text: str, writing: Writing) -> tuple[dict[str, bool], dict[str, str]]:
+def written_values(task: TaskDefinition, example: Example, text: str) -> tuple[dict[str, float | bool], dict[str, str]]:
     """(metric -> value, filter -> answer taken out) of a text that was written."""
+    if task.judge is not None:
+        return task.judge(example, text), {}
+    writing = task.writing
+    assert writing is not None, f"task '{task.name}' writes nothing"
     answers = {name: extract(text, filters) for name, filters in writing.filters.items()}
-    values = {
+    values: dict[str, float | bool] = {
         f"exact_match,{name}": exact_match(
             answer,
             example.targets,
@@ -138,7 +157,7 @@ def metrics_of(task: TaskDefinition, rows: Sequence[Mapping[str, Any]]) -> tuple
     else:
         others = ()
     names = [*task.metrics, *(name for name in others if name not in task.metrics)]
-    return tuple(name for name in names if name == "perplexity" or name in rows[0])
+    return tuple(name for name in names if name == "perplexity" or name in SHARES or name in rows[0])
 
 
 def estimate(metric: str, rows: Sequence[Mapping[str, Any]]) -> Estimate:
@@ -147,10 +166,20 @@ def estimate(metric: str, rows: Sequence[Mapping[str, Any]]) -> Estimate:
     clusters = groups if any(row["group"] for row in rows) else None
     if metric == "perplexity":
         return _perplexity([row["log_likelihood"] for row in rows], clusters)
+    if metric in SHARES:
+        return _share([(row[SHARES[metric][0]], row[SHARES[metric][1]]) for row in rows], groups)
     values = [row[metric] for row in rows]
     if is_proportion(metric) or (metric.startswith("pass@") and all(value in (0, 1) for value in values)):
         return proportion_estimate(np.array(values, bool), clusters)
     return mean_estimate(values, clusters)
+
+
+def _share(counts: Sequence[tuple[int, int]], groups: Sequence[str]) -> Estimate:
+    """Share of (right parts, parts) of questions; parts of a question, or of a group of them, are one cluster."""
+    parts = np.concatenate([np.arange(num_parts) < num_right for num_right, num_parts in counts])
+    return proportion_estimate(
+        parts, [group for group, (_, num) in zip(groups, counts, strict=True) for _ in range(num)]
+    )
 
 
 def _perplexity(log_likelihoods: Sequence[float], groups: Sequence[str] | None) -> Estimate:

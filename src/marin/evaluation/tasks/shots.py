@@ -7,7 +7,7 @@ many came before it. The price: questions must be prompted in their order, and a
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from marin.evaluation.tasks.data import LocatedRow, TaskRows, read_example
@@ -15,6 +15,9 @@ from marin.evaluation.tasks.definition import Example, TaskDefinition
 
 FEWSHOT_SEED = 1234
 """Default seed of lm-evaluation-harness."""
+
+WritePrompt = Callable[[TaskDefinition, Sequence[Example], str], str]
+"""(task, solved examples, what is asked) -> the whole text before the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +29,13 @@ class PromptedQuestion:
     prefix: str
     """Description and solved examples: what stands before each of the example's contexts."""
     example: Example
+    conversations: tuple[str, ...] = ()
+    """The prompts, where the question is asked in a chat template."""
 
     @property
     def prompts(self) -> tuple[str, ...]:
         """Whole context of each candidate, or the one prompt of a text to write."""
-        return tuple(self.prefix + context for context in self.example.contexts)
+        return self.conversations or tuple(self.prefix + context for context in self.example.contexts)
 
 
 class ShotSampler:
@@ -65,16 +70,24 @@ def first_rows(pool: Sequence[LocatedRow], count: int, leave_out: LocatedRow | N
 
 
 def prompted(
-    task: TaskDefinition, rows: TaskRows, *, num_fewshot: int, seed: int, limit: int | None = None
+    task: TaskDefinition,
+    rows: TaskRows,
+    *,
+    num_fewshot: int,
+    seed: int,
+    limit: int | None = None,
+    write_prompt: WritePrompt | None = None,
 ) -> Iterator[PromptedQuestion]:
     """Every question of a task (the first `limit`) as it is asked, with `num_fewshot` examples drawn by seed.
+
+    `write_prompt` puts it into a conversation; None: texts one behind the other.
 
     Raises ValueError for too few rows to take examples from, and, with file and line, for a broken row.
     """
     shots = task.shots
     sampler = ShotSampler(rows.pool, seed)
     spare = rows.pool_is_asked or shots.draws_spare
-    known: dict[str, str] = {}
+    known: dict[str, Example] = {}
     for index, located in enumerate(rows.asked if limit is None else rows.asked[:limit]):
         try:
             if num_fewshot == 0:
@@ -88,10 +101,17 @@ def prompted(
         examples = []
         for row in chosen:
             if row.where not in known or shots.fixed:
-                known[row.where] = _solved(task, read_example(task, row))
+                known[row.where] = read_example(task, row)
             examples.append(known[row.where])
+        if not all(each.answer for each in examples):
+            raise ValueError(f"task '{task.name}' at {num_fewshot} shots: its rows have no answer to show; ask it at 0")
+        example = read_example(task, located)
+        written = {} if write_prompt is None else {c: write_prompt(task, examples, c) for c in set(example.contexts)}
         yield PromptedQuestion(
-            doc_id=index, prefix=task.description + "".join(examples), example=read_example(task, located)
+            doc_id=index,
+            prefix=task.description + "".join(_solved(task, each) for each in examples),
+            example=example,
+            conversations=tuple(written[context] for context in example.contexts) if written else (),
         )
 
 

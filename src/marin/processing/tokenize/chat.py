@@ -117,6 +117,10 @@ class ChatTemplate:
             return list(_marked(self._render(messages, add_generation_prompt)))
         return list(self._by_difference(messages, add_generation_prompt))
 
+    def rendered(self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
+        """The text of messages, whatever of it is trained on. Raises ValueError where the template refuses them."""
+        return self._render(messages, add_generation_prompt).replace(_BEGIN, "").replace(_END, "")
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns in which a row has its conversation."""
@@ -251,7 +255,7 @@ class ChatTemplate:
         first = next(i for i, message in enumerate(messages) if message["role"] == self._chat.output_role)
         if first == 0:
             return  # nobody asks
-        prompt = self._render(messages[:first], add_generation_prompt=True).replace(_BEGIN, "").replace(_END, "")
+        prompt = self.rendered(messages[:first], add_generation_prompt=True)
         whole = "".join(span.text for span in spans)
         if not whole.startswith(prompt):
             raise RecipeError(
