@@ -150,13 +150,15 @@ def test_the_same_command_on_changed_data_or_by_another_version_stands_apart_and
     copa = place / "data/mosaic/commonsense_reasoning/copa.jsonl"
     rows = copa.read_text()
     copa.write_text(rows.replace("twice", "again"))
+    (place / "evaluations/model/damaged").mkdir()
+    (place / "evaluations/model/damaged/results.json").write_text("{")
     told = marin(*ASKED).err
     assert f"not the evaluation in evaluations/model/{folder.name}: task 'copa' asked other questions" in told
     copa.write_text(rows)
     monkeypatch.setattr("marin.evaluation.run_tasks.EVALUATION_VERSION", 1000)
     told = marin(*ASKED).err
     assert f"{folder.name}: as it was scored by evaluation version" in told and "and this is 1000" in told
-    assert len(list((place / "evaluations" / "model").iterdir())) == 3
+    assert len(list((place / "evaluations" / "model").glob("copa-*"))) == 3
     assert (folder / "results.json").read_bytes() == before
 
 

@@ -109,7 +109,10 @@ def tell_of_others(folder: Path, record: EvaluationRecord, tell: Callable[[str],
     """Say why an evaluation that is still to be made is not one that stands beside its folder: one of the same model
     with the same settings, under another EVALUATION_VERSION or of other questions."""
     for path in sorted(folder.parent.glob(f"*/{RESULTS_FILE}")):
-        before = read_results(path)
+        try:
+            before = read_results(path)
+        except ValueError:  # damaged, or of another format: nothing is known of it, and it is not in the way
+            continue
         same = before["model"] == as_json(record.model) and before["config"] == as_json(record.config)
         version, others = _differences(before, record)
         if same and path.parent != folder:
