@@ -27,8 +27,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
-from marin.io.records import LineReader
-from marin.processing.document import BadRow, RecipeError, check_unicode, identity_of, parse_rows
+from marin.processing.document import RecipeError, check_unicode, identity_of
 from marin.processing.tokenize.config import ChatFormat
 from marin.processing.tokenize.encoder import Encoder, Utf8Texts, utf8_texts
 from marin.processing.tokenize.rows import Encoded, EncodedBatch
@@ -302,16 +301,16 @@ class ChatRows:
     def __init__(self, template: ChatTemplate):
         self._template = template
 
-    def parse(self, lines: LineReader, *, file: str) -> Iterator[Conversation | BadRow]:
-        """Every row of a record file, or a BadRow where it is none; `file` names it in made-up ids."""
-        return parse_rows(lines, self._template.conversation, file=file)
-
     def columns(self, names: Sequence[str]) -> tuple[str, ...]:
         from marin.processing.formats.record import ROW
 
         return ("id", *(name for name in ("source", *self._template.columns) if name in names), ROW)
 
     def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[int, str, str], None]) -> "ChatBatch":
+        return ChatBatch(self._template, self.conversations(batch, on_bad))
+
+    def conversations(self, batch: "pa.RecordBatch", on_bad: Callable[[int, str, str], None]) -> list[Conversation]:
+        """The rows of a batch with `columns` that are conversations; `on_bad` is told of the others, as by `pick`."""
         from marin.processing.formats.record import JSON_COLUMN, ROW
 
         as_json = {field.name for field in batch.schema if dict(field.metadata or {}) == JSON_COLUMN}
@@ -325,7 +324,7 @@ class ChatRows:
                 raise
             except ValueError as error:
                 on_bad(line, str(error), json.dumps(row, ensure_ascii=False, default=str))
-        return ChatBatch(self._template, conversations)
+        return conversations
 
 
 class ChatBatch:
