@@ -59,7 +59,7 @@ def _stored_columns(split: Split, schema: pa.Schema, columns: Sequence[str] | No
     """The columns to read from the file for those that are asked for; the others are made."""
     if columns is None:
         return None
-    made = ["id", "source", "metadata"] if "text" in schema.names else ["id"]
+    made = ["id", "source", "metadata"] if "text" in schema.names else ["id", "source"]
     check_columns(split, columns, dict.fromkeys([*schema.names, *made]))
     return [name for name in columns if name in schema.names]
 

@@ -35,7 +35,8 @@ def read_split(
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a split, in their order; at most `batch_rows` and, but for one long row, `batch_bytes` a batch.
 
-    `columns` are the ones to read, in that order; with `record.ROW` among them each row's number in its file. Raises
+    `columns` are the ones to read, in that order; with `record.ROW` among them each row's number in its file, and a
+    `source` that the file has not is empty. Raises
     FormatError where the file is damaged, has changed since it was planned, or lacks a column.
     """
     _check_unchanged(split)

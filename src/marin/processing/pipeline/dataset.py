@@ -28,6 +28,7 @@ from marin.processing.pipeline.sinks import FileSink, Sink
 
 if TYPE_CHECKING:
     from marin.processing.pipeline.run import Result
+    from marin.processing.tokenize.config import ChatFormat
 
 SPLIT_BYTES = 128 << 20
 # How shards are called, and which there are: "part" packs small files, "input" has one shard a file of its name, and
@@ -304,19 +305,23 @@ class Dataset:
         path: str | PathLike[str],
         *,
         tokenizer: str | PathLike[str],
+        chat: "ChatFormat | None" = None,
         encoder: Literal["auto", "tokenizers", "gigatoken"] = "auto",
         check_round_trip: bool = True,
     ) -> "Dataset":
         """Write a token store, as `tokenize` makes it: of the same files the same shards, byte for byte.
 
         Rows are documents (columns `id`, `text` and, if there is one, `source`); those without text are dropped as
-        "empty". `tokenizer` is its folder, loaded here and again by the workers. The run raises ValueError where no
-        document is left, and fails a shard whose first texts do not come back from their tokens (`check_round_trip`).
+        "empty". With `chat` they are conversations, in the columns that it names, and the store says which of their
+        tokens are trained on. `tokenizer` is its folder, loaded here and again by the workers; ValueError where `chat`
+        has a template that cannot be used with it. The run raises ValueError where no document is left, and fails a
+        shard whose first texts do not come back from their tokens (`check_round_trip`).
         """
-        from marin.processing.tokenize.sink import OnlyDocuments, token_sink
+        from marin.processing.tokenize.sink import token_sink
 
-        sink = token_sink(fspath(tokenizer), encoder=encoder, check_round_trip=check_round_trip)
-        return self.map_batches(OnlyDocuments(), name="documents")._to(path, sink, "shard")
+        rows, sink = token_sink(fspath(tokenizer), chat=chat, encoder=encoder, check_round_trip=check_round_trip)
+        name = "documents" if chat is None else "conversations"
+        return self.map_batches(rows, name=name)._to(path, sink, "shard")
 
     def write(self, path: str | PathLike[str], sink: Sink, *, names: Literal["part", "input"] = "part") -> "Dataset":
         """Write each shard with a sink of one's own."""

@@ -82,6 +82,13 @@ class ChatFormat:
                 "give both, for rows that have these columns instead of messages, or neither"
             )
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns in which a row has its conversation."""
+        if self.prompt_column is not None and self.completion_column is not None:
+            return (self.prompt_column, self.completion_column)
+        return (self.messages_column,)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizeConfig:

@@ -125,8 +125,7 @@ def _chat_info(chat: ChatFormat, tokenizer: Tokenizer) -> ChatInfo:
     """What the ledger says of conversations; raises for a template that cannot be used with this tokenizer."""
     from marin.processing.tokenize.chat import ChatTemplate
 
-    template = ChatTemplate(chat, tokenizer)
-    return ChatInfo(template=template.text, stop_id=template.stop_id)
+    return ChatTemplate(chat, tokenizer).info
 
 
 def _read_manifest(job: ShardJob) -> dict[str, Any]:
