@@ -89,7 +89,8 @@ class TokenSink:
 
     def finish(self, root: str, details: Sequence[Mapping[str, Any]]) -> None:
         """Write the ledger. ValueError where there is no document in any shard."""
-        from marin.data.store import ShardInfo, write_ledger
+        from marin.data.store import ShardInfo
+        from marin.data.store_writer import write_ledger
 
         shards = [ShardInfo(**{**one, "sha256": dict(sorted(one["sha256"].items()))}) for one in details]
         if not sum(shard.num_documents for shard in shards):

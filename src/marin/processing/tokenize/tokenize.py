@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from marin.config import encode
-from marin.data.store import BYTE_LENGTHS, CHAT_SHARD_FILES, LEDGER, ChatInfo, ShardInfo, write_ledger
+from marin.data.store import BYTE_LENGTHS, CHAT_SHARD_FILES, LEDGER, ChatInfo, ShardInfo
+from marin.data.store_writer import write_ledger
 from marin.io.atomic import write_text
 from marin.io.hashing import sha256_file
 from marin.processing.document import SHOWN_ROWS
