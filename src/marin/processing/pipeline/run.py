@@ -8,11 +8,12 @@ import os
 import pickle
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import cloudpickle
 
 from marin.processing.pipeline.agree import agree_on_columns
+from marin.processing.pipeline.backend import Backend, chosen_backend, make_shards
 from marin.processing.pipeline.batch import BadRow
 from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.dataset import Dataset
@@ -28,7 +29,7 @@ from marin.processing.pipeline.output import (
     unfinish,
 )
 from marin.processing.pipeline.planning import Planned, plan, shards_of
-from marin.processing.pipeline.pool import Events, kept_workers, run_in_processes
+from marin.processing.pipeline.pool import Events, kept_workers
 from marin.processing.pipeline.progress import Progress
 from marin.processing.pipeline.result import Result, conclude
 from marin.processing.pipeline.rows import to_rows
@@ -43,7 +44,7 @@ def run(
     dataset: Dataset,
     *,
     workers: int | None = None,
-    backend: Literal["local", "ray"] | None = None,
+    backend: Backend | None = None,
     address: str | None = None,
     max_bad: float = 0.01,
     retries: int = 2,
@@ -65,10 +66,7 @@ def run(
     Raises RuntimeError naming the shards that failed, once all others are done, and ValueError where more than the
     share `max_bad` of the rows was bad. Call it again after an interruption: finished shards are kept.
     """
-    if backend is None:  # a step's work that is done in its own process stays there
-        backend = "local" if workers == 0 else os.environ.get("MARIN_DATA_BACKEND", "local")  # type: ignore[assignment]
-    if backend not in ("local", "ray"):
-        raise ValueError(f"backend is {backend!r}; 'local' or 'ray' is expected (of MARIN_DATA_BACKEND too)")
+    chosen = chosen_backend(backend, workers)
     if not 0 <= max_bad <= 1:
         raise ValueError(f"max_bad is {max_bad}; it is a share of the rows, between 0 and 1")
     if workers is not None and workers < 0:
@@ -89,7 +87,7 @@ def run(
             said.begin(planned, pending)
             if not pending:
                 continue
-            failures = _do(planned, pending, workers, backend, address, retries, said)
+            failures = _do(planned, pending, workers, chosen, address, retries, said)
             if failures:
                 raise RuntimeError(_told(planned, failures))
         remove_leftovers(root)
@@ -155,51 +153,22 @@ def _do(
         progress=said.read,
         done=lambda index: said.done(pending[index]),
     )
-    if backend == "ray":
-        watched = [_is_watched(planned.stage.chains[task.chain]) for task in pending]
-        failures = _on_ray(stage_data, tasks, watched, workers, address, retries, events)
-    else:
-        num_workers = num_cpus() if workers is None else max(1, workers)
-        failures = run_in_processes(
-            stage_data, tasks, workers=num_workers, retries=retries, events=events, few_first=workers is None
-        )
+    watched = [_is_watched(planned.stage.chains[task.chain]) for task in pending]
+    failures = make_shards(
+        stage_data,
+        tasks,
+        backend=backend,
+        address=address,
+        workers=workers,
+        retries=retries,
+        events=events,
+        watched=watched,
+    )
     return {names[index]: reason for index, reason in sorted(failures.items())}
-
-
-def num_cpus() -> int:
-    """The CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_watched(operations: Sequence[Operation]) -> bool:
     return any(isinstance(one, MapRows | FlatMapRows) and one.timeout_s is not None for one in operations)
-
-
-def _on_ray(
-    stage_data: bytes,
-    tasks: Sequence[tuple[str, bytes]],
-    watched: Sequence[bool],
-    workers: int | None,
-    address: str | None,
-    retries: int,
-    events: Events,
-) -> dict[int, str]:
-    """Make the shards as tasks of a Ray cluster; the reasons of those that failed, by their index."""
-    from marin.cluster.ray_tasks import run_tasks
-
-    packed = [pickle.dumps((name, data, is_watched)) for (name, data), is_watched in zip(tasks, watched, strict=True)]
-    failures: dict[int, str] = {}
-    function = "marin.processing.pipeline.worker:make_packed"
-    for index, kind, result in run_tasks(
-        function, stage_data, packed, address=address, retries=retries, at_once=workers
-    ):
-        if kind == "started":
-            events.started(tasks[index][0])
-        elif kind == "lost" or result:
-            failures[index] = result.decode()
-        else:
-            events.done(index)
-    return failures
 
 
 def _in_this_process(planned: Planned, pending: Sequence[Any], said: Progress) -> dict[str, str]:
