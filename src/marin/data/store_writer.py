@@ -5,7 +5,9 @@ What lies where is told in `marin.data.store`. Equal input gives equal bytes.
 
 import bisect
 import hashlib
+import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from json.encoder import encode_basestring as _quote
@@ -28,8 +30,7 @@ from marin.data.store import (
     ShardInfo,
     ledger_checksum,
 )
-from marin.io.atomic import open_atomic, write_text
-from marin.io.hashing import sha256_file
+from marin.io.files import write_bytes, write_text
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -213,23 +214,23 @@ def write_ledger(
 ) -> None:
     """Complete a store whose shards stand in `path`: the byte lengths, then the ledger, which makes it a store.
 
-    `chat` is given where the shards have loss masks.
+    `path` is a folder, or its address in an object store. `chat` is given where the shards have loss masks.
     """
     if any((shard.num_trained is None) != (chat is None) for shard in shards):
         raise ValueError(f"{path}: either all shards have a loss mask, and `chat` says of what, or none has")
     lengths = np.ascontiguousarray(token_byte_lengths, dtype="<i4")
     if lengths.shape != (vocab_size,):
         raise ValueError(f"token_byte_lengths has shape {lengths.shape}, expected ({vocab_size},), one a token")
-    folder = Path(path)
-    with open_atomic(folder / BYTE_LENGTHS) as file:
-        np.save(file, lengths)
+    file = io.BytesIO()
+    np.save(file, lengths)
     text = ledger_text(
         shards,
         vocab_size=vocab_size,
         tokenizer_digest=tokenizer_digest,
         eos_id=eos_id,
         bos_id=bos_id,
-        byte_lengths_sha256=sha256_file(folder / BYTE_LENGTHS)[1],
+        byte_lengths_sha256=hashlib.sha256(file.getvalue()).hexdigest(),
         chat=chat,
     )
-    write_text(folder / LEDGER, text)
+    write_bytes(os.path.join(path, BYTE_LENGTHS), file.getvalue())
+    write_text(os.path.join(path, LEDGER), text)

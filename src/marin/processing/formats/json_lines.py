@@ -12,6 +12,7 @@ import orjson
 import pyarrow as pa
 
 from marin.io.compression import DamagedError, compression_of, content_chunks
+from marin.io.files import open_input
 from marin.io.records import parse_record
 from marin.processing.formats import record
 from marin.processing.formats.lines import TooLong, split_lines
@@ -58,7 +59,7 @@ def lines_of(split: Split) -> Iterator[tuple[int, bytes | TooLong]]:
     """
     number = 0
     compression = compression_of(split.path)
-    with open(split.path, "rb", buffering=0) as file:
+    with open_input(split.path) as file:
         file.seek(split.start)
         source: Any = file if compression is None or split.end is None else _Part(file, split.end - split.start)
         lines = split_lines(content_chunks(source, compression), record.MAX_RECORD_BYTES)

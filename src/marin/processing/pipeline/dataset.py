@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from marin.io.files import address
 from marin.processing.pipeline.expressions import Expression, parse
 from marin.processing.pipeline.operations import (
     FilterRows,
@@ -127,10 +128,11 @@ class Dataset:
     ) -> "Dataset":
         """The rows of files, folders (with all below) and globs; the format by the files' endings unless it is named.
 
+        A path may be an address in a store: s3://BUCKET/raw/*.jsonl.zst, gs://, az:// (needs the extra `remote`).
         `columns`: those to read, None for all. A file larger than `split_bytes` is shared by several shards where its
         format allows that; small files share one.
         """
-        given = (fspath(paths),) if isinstance(paths, str | PathLike) else tuple(fspath(path) for path in paths)
+        given = tuple(map(address, (paths,) if isinstance(paths, str | PathLike) else paths))
         if not given:
             raise ValueError("from_files: no path is given")
         wanted = None if columns is None else tuple(columns)
@@ -286,8 +288,11 @@ class Dataset:
     # -- where rows go
 
     def write_parquet(self, path: str | PathLike[str], *, names: Literal["part", "input"] = "part") -> "Dataset":
-        """Write parquet files (zstd) `part-00000-of-00010.parquet` to a folder; or, with names="input", one file for
-        each file that is read, with its name, so that two data sets have their rows in files of the same names."""
+        """Write parquet files (zstd) `part-00000-of-00010.parquet` to a folder, also of a store (s3://...).
+
+        With names="input" there is one file for each file that is read, with its name, so that two data sets have their
+        rows in files of the same names.
+        """
         return self._to(path, FileSink(format="parquet"), names)
 
     def write_jsonl(
@@ -361,7 +366,7 @@ class Dataset:
         self._check_open("write")
         if names not in ("part", "input", "shard"):
             raise ValueError(f"names is {names!r}; 'part' or 'input' is expected")
-        return replace(self, target=Target(path=fspath(path), sink=sink, names=names))
+        return replace(self, target=Target(path=address(path), sink=sink, names=names))
 
     def _check_open(self, name: str) -> None:
         if self.target is not None:

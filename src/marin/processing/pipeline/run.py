@@ -6,21 +6,22 @@ a run that went on after an interruption reports the same as one that was not in
 
 import os
 import pickle
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cloudpickle
 
+from marin.io.files import each, remove_all
 from marin.processing.pipeline.agree import agree_on_columns
 from marin.processing.pipeline.backend import Backend, chosen_backend, make_shards
 from marin.processing.pipeline.batch import BadRow
 from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.dataset import Dataset
 from marin.processing.pipeline.execution import Kept, Step, apply
-from marin.processing.pipeline.manifest import WORK_FOLDER, Manifest, is_done, read_manifest
+from marin.processing.pipeline.manifest import WORK_FOLDER, Manifest, Survey, read_manifest
 from marin.processing.pipeline.operations import Attach, FlatMapRows, MapRows, Operation
 from marin.processing.pipeline.output import (
+    confirm,
     locked,
     log_attempt,
     prepare,
@@ -34,7 +35,7 @@ from marin.processing.pipeline.progress import Progress
 from marin.processing.pipeline.result import Result, conclude
 from marin.processing.pipeline.rows import to_rows
 from marin.processing.pipeline.sinks import WholeSink
-from marin.processing.pipeline.stage import Watchers, run_task
+from marin.processing.pipeline.stage import Task, Watchers, run_task
 from marin.processing.pipeline.worker import reason_of
 
 _SHOWN_FAILURES = 20
@@ -74,16 +75,17 @@ def run(
     stages = plan(dataset)
     root = stages[-1].stage.root
     with locked(root), kept_workers():
-        prepare(root, stages)
+        survey = Survey(root)
+        prepare(survey, stages)
         said = Progress(root, stages, shown=progress, label=label)
-        needed = _needed(stages, verify)
+        needed = _needed(survey, stages, verify)
         if needed:
             unfinish(root)
             sink = stages[-1].stage.sink
             if isinstance(sink, WholeSink):
                 sink.begin(root)
         for planned in needed:
-            pending = [task for task in planned.tasks if not _is_done(planned, task.name, task.key, verify)]
+            pending = [task for task in planned.tasks if not _is_done(survey, planned, task, verify)]
             said.begin(planned, pending)
             if not pending:
                 continue
@@ -92,20 +94,21 @@ def run(
                 raise RuntimeError(_told(planned, failures))
         remove_leftovers(root)
         remove_empty_folders(root)
-        manifests = [[_manifest(planned, task.name) for task in planned.tasks] for planned in stages]
+        manifests = [_manifests(planned) for planned in stages]
         manifests[-1] = agree_on_columns(stages[-1], manifests[-1])
+        confirm(stages[-1], manifests[-1])
         result = conclude(root, stages, manifests, max_bad)
-        shutil.rmtree(os.path.join(root, WORK_FOLDER), ignore_errors=True)
+        remove_all(os.path.join(root, WORK_FOLDER))
     said.finish(result)
     return result
 
 
-def _needed(stages: Sequence[Planned], verify: bool) -> list[Planned]:
+def _needed(survey: Survey, stages: Sequence[Planned], verify: bool) -> list[Planned]:
     """The stages that have something to do, or whose output is needed by one that has."""
     needed: list[Planned] = []
     for planned in reversed(stages):
         is_read = planned.feeds is None or any(_feeds(planned, other) for other in needed)
-        if is_read and not all(_is_done(planned, task.name, task.key, verify) for task in planned.tasks):
+        if is_read and not all(_is_done(survey, planned, task, verify) for task in planned.tasks):
             needed.append(planned)
     return needed[::-1]
 
@@ -114,15 +117,20 @@ def _feeds(planned: Planned, other: Planned) -> bool:
     return planned.feeds is not None and planned.feeds.rpartition(".")[0] == other.stage.name
 
 
-def _is_done(planned: Planned, name: str, key: str, verify: bool) -> bool:
-    root = planned.stage.root
-    return is_done(root, read_manifest(root, planned.stage.name, name), key, verify=verify)
+def _is_done(survey: Survey, planned: Planned, task: Task, verify: bool) -> bool:
+    return survey.is_done(planned.stage.name, task.name, task.key, verify=verify)
 
 
-def _manifest(planned: Planned, name: str) -> Manifest:
-    manifest = read_manifest(planned.stage.root, planned.stage.name, name)
-    assert manifest is not None, f"shard {name} was reported as done and has no manifest"
-    return manifest
+def _manifests(planned: Planned) -> list[Manifest]:
+    """Those of all shards of a stage, which are made."""
+    root, stage = planned.stage.root, planned.stage.name
+
+    def manifest_of(task: Task) -> Manifest:
+        manifest = read_manifest(root, stage, task.name)
+        assert manifest is not None, f"shard {task.name} was reported as done and has no manifest"
+        return manifest
+
+    return each(manifest_of, planned.tasks, where=root)
 
 
 def _do(

@@ -5,12 +5,14 @@ beside them: the engine knows a shard by its inputs' names, sizes and times, and
 `_funnel.json`; the step hashes its inputs, and tells it in `tokenize.json`.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from marin.processing.pipeline.sinks import Written, sha256_of_files, size_of_output
+from marin.io.files import is_remote, remove, uploaded_folder
+from marin.processing.pipeline.sinks import Written, files_of_output, sha256_of_files
 from marin.processing.tokenize.config import ENCODERS, RECIPE_VERSION, ChatFormat
 from marin.processing.tokenize.plan_rows import (
     OnlyConversations,
@@ -57,14 +59,13 @@ class TokenSink:
         )
 
         del schema  # it is always that of OnlyDocuments or OnlyConversations
-        final = Path(path)
-        with publishing(final) as folder:
+        with uploaded_folder(path) if is_remote(path) else publishing(Path(path)) as folder:
             shard, rows, empty, reason = write_rows(
                 (one for batch in batches if batch.num_rows for one in bounded(batch, BATCH_DOCUMENTS, BATCH_BYTES)),
                 self._kind(),
                 self._tokenizer(),
-                folder,
-                name=final.name,
+                Path(folder),
+                name=os.path.basename(path),
                 encoder=self.encoder,
                 check_round_trip=self.check_round_trip,
                 on_bad=_none_is_bad,
@@ -75,7 +76,7 @@ class TokenSink:
         digests = {name: shard.sha256[kind] for kind, name in shard.files.items()}
         return Written(
             rows=rows,
-            bytes=size_of_output(path),
+            bytes=sum(info.size for info in files_of_output(path).values()),
             sha256=sha256_of_files(digests),
             columns={},
             details=shard.to_json(),
@@ -85,7 +86,7 @@ class TokenSink:
         """Not a store while a shard is missing."""
         from marin.data.store import LEDGER
 
-        (Path(root) / LEDGER).unlink(missing_ok=True)
+        remove(os.path.join(root, LEDGER))
 
     def finish(self, root: str, details: Sequence[Mapping[str, Any]]) -> None:
         """Write the ledger. ValueError where there is no document in any shard."""
