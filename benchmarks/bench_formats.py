@@ -6,10 +6,13 @@ Where datatrove is installed its readers and writers take their turns too, on fi
 are the limits: nothing that decompresses by gzip, or parses by orjson, can be quicker than these alone.
 
 For random access each format holds --rows short rows; the time is that of a process which has the modules loaded and
-the file in the system's cache, to give one row near the end.
+the file in the system's cache, to give one row near the end. Token stores of the same rows, which `marin data head` and
+`show` look into likewise, have theirs in the shards that plain lines are cut into, or in one, as somebody else's .gz
+gives; beside the time stands what the process's own memory grows by.
 
     python benchmarks/bench_formats.py --text FOLDER      of files of text; writes benchmarks/results/formats.md
     python benchmarks/bench_formats.py --text FOLDER --no_write
+    python benchmarks/bench_formats.py --stores           token stores alone; writes nothing
 """
 
 import argparse
@@ -17,22 +20,28 @@ import contextlib
 import gzip
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from marin.data.store import TokenStore
 from marin.processing.formats.reading import read_split
 from marin.processing.formats.record import DOCUMENT_SCHEMA
 from marin.processing.formats.rows import read_row
 from marin.processing.formats.splits import plan_splits
 from marin.processing.formats.writing import WRITERS, open_writer
+from marin.processing.pipeline import Dataset
+from marin.testing.tiny import write_byte_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULT = REPOSITORY / "benchmarks" / "results" / "formats.md"
@@ -43,11 +52,18 @@ BATCH_ROWS = 2_048
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, required=True, help="a folder of text files")
+    parser.add_argument("--text", type=Path, help="a folder of text files")
+    parser.add_argument("--stores", action="store_true", help="random access to token stores alone")
     parser.add_argument("--megabytes", type=int, default=60, help="of text")
     parser.add_argument("--rows", type=int, default=11_000_000, help="for random access; 0 leaves it out")
     parser.add_argument("--no_write", action="store_true")
     arguments = parser.parse_args()
+    if arguments.stores:
+        with tempfile.TemporaryDirectory() as folder:
+            print("\n".join([machine(), "", *token_store_access(arguments.rows, Path(folder))]))
+        return
+    if arguments.text is None:
+        parser.error("--text names a folder of text files")
     with tempfile.TemporaryDirectory() as folder:
         batches = documents(arguments.text, arguments.megabytes << 20)
         num_bytes = sum(len(text.as_py().encode()) for batch in batches for text in batch.column("text"))
@@ -55,6 +71,7 @@ def main() -> None:
         lines = report(speeds, num_bytes)
         if arguments.rows:
             lines += ["", *random_access(arguments.rows, Path(folder))]
+            lines += ["", *token_store_access(arguments.rows, Path(folder))]
     print("\n".join(lines))
     if not arguments.no_write:
         RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -171,8 +188,7 @@ def report(speeds: dict[tuple[str, str, str], float], num_bytes: int) -> list[st
         f"{num_bytes / 1e6:.0f} MB of text in documents of {DOCUMENT_CHARACTERS} characters. What is measured and how: "
         "the first lines of `benchmarks/bench_formats.py`.",
         "",
-        f"{processor()}, {os.cpu_count()} shared cores, CPython {platform.python_version()}, ten million additions "
-        f"{ten_million_additions():.2f} s, pyarrow {pa.__version__}. {peers()}",
+        f"{machine()} {peers()}",
         "",
         "| format | | who | MB of text per CPU second |",
         "|---|---|---|---|",
@@ -209,11 +225,57 @@ def random_access(num_rows: int, folder: Path) -> list[str]:
     return lines
 
 
+def token_store_access(num_rows: int, folder: Path) -> list[str]:
+    """The same row of token stores: of shards as lines are cut, and of a single one."""
+    wanted = num_rows - num_rows // 11
+    lines = [f"Document {wanted:,} of {num_rows:,} of a token store, its tokens and its id:", ""]
+    lines += ["| shards | size, MB | CPU ms | own memory, MB |", "|---|---|---|---|"]
+    tokenizer = write_byte_tokenizer(folder / "tokenizer")
+    for name in ("many.jsonl", "many.jsonl.gz"):
+        opened: Any = partial(gzip.open, compresslevel=1) if name.endswith(".gz") else open
+        with opened(folder / name, "wb") as file:
+            for start in range(0, num_rows, 1 << 16):
+                numbers = range(start, min(start + (1 << 16), num_rows))
+                file.write("".join(f'{{"id":"{i}","text":"the text of row {i}"}}\n' for i in numbers).encode())
+        store = folder / f"store-of-{name}"
+        Dataset.from_files(folder / name).write_tokens(store, tokenizer=tokenizer).run(progress=False)
+        (folder / name).unlink()
+        best, memory = float("inf"), own_memory()
+        for round_ in range(ROUNDS):
+            before = time.process_time()
+            opened_store = TokenStore.open(store)
+            found = opened_store.document_id(wanted), opened_store.document(wanted).size
+            best = min(best, time.process_time() - before)
+            assert found == (("", str(wanted)), len(f"the text of row {wanted}") + 1)
+            if round_ == 0:
+                grown = own_memory() - memory
+        size = sum(file.stat().st_size for file in store.glob("shard-*/*"))
+        lines.append(f"| {len(opened_store.shards)} | {size / 1e6:.0f} | {best * 1000:.0f} | {grown / 1e6:.0f} |")
+        shutil.rmtree(store)
+    return lines
+
+
+def own_memory() -> int:
+    """Bytes that this process alone has in memory; files that are mapped are not among them. 0 where nobody tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
 def peers() -> str:
     try:
         return f"datatrove {version('datatrove')}."
     except PackageNotFoundError:
         return "datatrove is not installed."
+
+
+def machine() -> str:
+    return (
+        f"{processor()}, {os.cpu_count()} shared cores, CPython {platform.python_version()}, ten million additions "
+        f"{ten_million_additions():.2f} s, pyarrow {pa.__version__}."
+    )
 
 
 def processor() -> str:

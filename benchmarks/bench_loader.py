@@ -34,7 +34,8 @@ from marin.data.config import PACKING_MODES, PackingMode
 from marin.data.dataset import Batch, RowDataset, row_dataset
 from marin.data.loader import DataLoader
 from marin.data.mixture import Mixture
-from marin.data.store import ShardWriter, TokenStore, write_ledger
+from marin.data.store import TokenStore
+from marin.data.store_writer import ShardWriter, write_ledger
 
 RESULT = Path(__file__).resolve().parent / "results" / "loader.md"
 TOKENS_PER_SECOND = 1_000_000

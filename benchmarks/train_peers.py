@@ -140,7 +140,7 @@ class MarinLoop:
 
 def write_random_store(path: Path, vocab: int) -> None:
     """A token store of 4,000 documents of 20 to 800 random tokens."""
-    from marin.data.store import ShardWriter, write_ledger
+    from marin.data.store_writer import ShardWriter, write_ledger
 
     rng = np.random.default_rng(0)
     eos = vocab - 1

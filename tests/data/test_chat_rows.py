@@ -15,7 +15,8 @@ from marin.data.lm_data import open_data
 from marin.data.loader import DataLoader
 from marin.data.mixture_report import mixture_report, report_lines
 from marin.data.packing import pack
-from marin.data.store import ChatInfo, ShardWriter, TokenStore, write_ledger
+from marin.data.store import ChatInfo, TokenStore
+from marin.data.store_writer import ShardWriter, write_ledger
 from marin.models.llama import LlamaConfig
 from marin.processing.tokenize.config import ChatFormat
 from marin.testing.tiny import TINY_CHAT, make_chat_store, make_token_store, tiny_conversations

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marin.data.store import CorruptStoreError, ShardWriter, TokenStore, token_dtype, write_ledger
+from marin.data.store import CorruptStoreError, TokenStore
+from marin.data.store_writer import ShardWriter, token_dtype, write_ledger
 from marin.testing.tiny import make_token_store, tiny_documents
 
 EOS = 9

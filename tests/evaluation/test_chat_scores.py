@@ -5,6 +5,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from marin.evaluation.chat import ChatEvaluationConfig, run
@@ -12,6 +14,7 @@ from marin.evaluation.results import read_results, read_samples
 from marin.export.hf import save_hf
 from marin.export.verify import verify_export
 from marin.inference.generate import generate
+from marin.io.records import find_record_files, read_records, write_records
 from marin.models import lm
 from marin.models.llama import LlamaConfig
 from marin.processing.tokenize.chat import ChatTemplate
@@ -120,6 +123,22 @@ def test_the_same_evaluation_writes_the_same_bytes(folders: Path, scored: Path, 
     run(config(folders, tmp_path))
     for file in ("results.json", "samples.jsonl"):
         assert (tmp_path / file).read_bytes() == (scored / file).read_bytes()
+
+
+def test_conversations_are_read_from_every_format_of_rows(folders: Path, scored: Path, tmp_path: Path):
+    files = find_record_files(folders / "held_out")
+    rows = [row for file in files for row in read_records(file)]
+    mixed = tmp_path / "mixed"
+    (mixed / "inner").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows[:4]), mixed / "a.parquet")
+    table = pa.Table.from_pylist(rows[4:8])
+    with pa.ipc.new_file(mixed / "inner/b.arrow", table.schema) as writer:
+        writer.write_table(table)
+    write_records(mixed / "c.jsonl.zst", rows[8:10])
+    write_records(mixed / "d.jsonl", rows[10:])
+    run(config(folders, tmp_path / "out", conversations_path=str(mixed)))
+    for file in ("results.json", "samples.jsonl"):
+        assert (tmp_path / "out" / file).read_bytes() == (scored / file).read_bytes()
 
 
 def test_what_was_left_out_and_how_short_the_held_out_answers_are_is_printed(folders: Path, tmp_path: Path, capsys):

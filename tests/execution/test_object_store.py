@@ -103,7 +103,7 @@ def test_a_denied_request_says_what_to_check(s3_prefix: str, s3_door: Doorkeeper
 
 
 def test_a_server_that_nobody_answers_for_is_named(s3_prefix: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("marin.execution.object_store._PATIENCE_S", 0.5)
+    monkeypatch.setattr("marin.io.objects._PATIENCE_S", 0.5)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(OSError, match=r"listing .*AWS_ENDPOINT_URL"):
         open_store(s3_prefix).items(s3_prefix)
@@ -139,7 +139,7 @@ def test_a_server_that_stays_busy_is_an_os_error(
 ):
     store = open_store(s3_prefix)
     store.prepare()
-    monkeypatch.setattr("marin.execution.object_store._PATIENCE_S", 0.5)
+    monkeypatch.setattr("marin.io.objects._PATIENCE_S", 0.5)
     s3_door.rule = lambda method, path: (503, "SlowDown") if method == "PUT" else None
     with pytest.raises(OSError, match="SlowDown"):
         acquire(store, f"{s3_prefix}/step", owner)
@@ -147,7 +147,7 @@ def test_a_server_that_stays_busy_is_an_os_error(
 
 
 def test_a_write_whose_answer_was_lost_counts_once(s3_prefix: str, s3_door: Doorkeeper, owner: Owner, monkeypatch):
-    monkeypatch.setattr("marin.execution.object_store._REQUEST_S", 1)
+    monkeypatch.setattr("marin.io.objects._REQUEST_S", 1)
     store, root = open_store(s3_prefix), f"{s3_prefix}/step"
     store.prepare()
     s3_door.rule = once(LOST)
@@ -160,7 +160,7 @@ def test_a_write_whose_answer_was_lost_counts_once(s3_prefix: str, s3_door: Door
 def test_whoever_loses_an_answer_and_the_race_is_told_that_it_lost(
     s3_prefix: str, s3_door: Doorkeeper, owner: Owner, monkeypatch
 ):
-    monkeypatch.setattr("marin.execution.object_store._REQUEST_S", 1)
+    monkeypatch.setattr("marin.io.objects._REQUEST_S", 1)
     store, other, root = open_store(s3_prefix), open_store(s3_prefix), f"{s3_prefix}/step"
     store.prepare()
     inside = []
@@ -218,7 +218,7 @@ def test_a_plain_write_that_meets_another_is_tried_again(s3_prefix: str, s3_door
 
 
 def test_who_created_a_file_is_not_guessed_when_the_answer_was_lost(s3_prefix: str, s3_door: Doorkeeper, monkeypatch):
-    monkeypatch.setattr("marin.execution.object_store._REQUEST_S", 1)
+    monkeypatch.setattr("marin.io.objects._REQUEST_S", 1)
     store = open_store(s3_prefix)
     s3_door.rule = once(LOST, path="edge")
     with pytest.raises(OSError, match="not known whether this call"):
@@ -232,7 +232,7 @@ def test_a_renewal_that_cannot_be_written_is_borne_for_a_while(
     store = open_store(s3_prefix)
     lease = acquire(store, f"{s3_prefix}/step", owner)
     assert lease is not None
-    monkeypatch.setattr("marin.execution.object_store._PATIENCE_S", 0.2)
+    monkeypatch.setattr("marin.io.objects._PATIENCE_S", 0.2)
     s3_door.rule = lambda method, path: (403, "ExpiredToken")
     lease.renew()
     s3_door.rule = lambda method, path: None

@@ -27,17 +27,15 @@ which is what lets one store serve all of them.
 import bisect
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from json.encoder import encode_basestring as _quote
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from marin.io.atomic import open_atomic, write_text
 from marin.io.hashing import sha256_file
 
 FORMAT = "marin-token-store"
@@ -48,6 +46,7 @@ BYTE_LENGTHS = "token_byte_lengths.npy"
 SHARD_FILES = {"tokens": "tokens.bin", "offsets": "offsets.bin", "documents": "documents.jsonl"}
 CHAT_SHARD_FILES = {**SHARD_FILES, "loss_mask": "loss_mask.bin"}
 OFFSET_DTYPE = np.dtype("<i8")
+_SCANNED_BYTES = 1 << 20
 DOCUMENT_PREFIX = "eos"  # the one policy there is; see the module's docstring
 
 
@@ -90,209 +89,6 @@ class ShardInfo:
         return SHARD_FILES if self.num_trained is None else CHAT_SHARD_FILES
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
-    """The smallest of uint16 and uint32, little endian, that holds every id of a vocabulary."""
-    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
-
-
-class ShardWriter:
-    """Write one shard, a document or many at a time; `close` returns its line for the ledger.
-
-    The folder is the caller's to make and to publish (a temporary folder, renamed when complete). Memory is bounded:
-    only the offsets are held. Bytes are hashed on their way to the files.
-    """
-
-    def __init__(self, folder: str | Path, *, name: str, vocab_size: int, eos_id: int, has_loss_mask: bool = False):
-        if not 0 <= eos_id < vocab_size:
-            raise ValueError(f"eos_id {eos_id} lies outside the vocabulary of {vocab_size} tokens")
-        self._folder = Path(folder)
-        self._name = name
-        self._vocab_size = vocab_size
-        self._dtype = token_dtype(vocab_size)
-        self._eos_id = eos_id
-        self._offsets = [0]
-        self._num_bytes = 0
-        self._num_trained: int | None = 0 if has_loss_mask else None
-        self._hashes = {kind: hashlib.sha256() for kind in (CHAT_SHARD_FILES if has_loss_mask else SHARD_FILES)}
-        self._tokens: IO[bytes] = open(self._folder / SHARD_FILES["tokens"], "wb")  # noqa: SIM115 (closed by close)
-        self._documents: IO[bytes] = open(self._folder / SHARD_FILES["documents"], "wb")  # noqa: SIM115
-        self._masks: IO[bytes] | None = None
-        if has_loss_mask:
-            self._masks = open(self._folder / CHAT_SHARD_FILES["loss_mask"], "wb")  # noqa: SIM115
-
-    def add(
-        self,
-        tokens: np.ndarray,
-        *,
-        document_id: str,
-        source: str = "",
-        num_bytes: int,
-        loss_mask: np.ndarray | None = None,
-    ) -> None:
-        """Append one document: its token ids (n,), any integer dtype, without the end-of-text token, which is added.
-
-        `loss_mask` is bool (n + 1,), with a place for that token; it is given where the shard has masks.
-        """
-        self.add_batch(
-            tokens,
-            [0, len(tokens)],
-            document_ids=[document_id],
-            sources=[source],
-            num_bytes=[num_bytes],
-            loss_masks=None if loss_mask is None else [loss_mask],
-        )
-
-    def add_batch(
-        self,
-        tokens: np.ndarray,
-        offsets: Sequence[int],
-        *,
-        document_ids: Sequence[str],
-        sources: Sequence[str],
-        num_bytes: Sequence[int],
-        loss_masks: Sequence[np.ndarray] | None = None,
-    ) -> None:
-        """Append documents as `add` does: document i is `tokens[offsets[i] : offsets[i + 1]]`."""
-        self._check_tokens(tokens, offsets, document_ids)
-        rows = np.empty(offsets[-1] - offsets[0] + len(document_ids), self._dtype)
-        at = 0
-        lines: list[str] = []
-        begun = self._offsets[-1]
-        for index, (document_id, source) in enumerate(zip(document_ids, sources, strict=True)):
-            start, end = offsets[index], offsets[index + 1]
-            rows[at : at + end - start] = tokens[start:end]
-            at += end - start + 1
-            rows[at - 1] = self._eos_id
-            self._offsets.append(begun + at)
-            # as json.dumps writes {"id": ..., "source": ..., "num_bytes": ...} with ensure_ascii=False, quicker
-            lines.append(
-                f'{{"id": {_quote(document_id)}, "source": {_quote(source)}, "num_bytes": {num_bytes[index]}}}\n'
-            )
-            self._add_mask(None if loss_masks is None else loss_masks[index], end - start + 1, document_id)
-        self._num_bytes += sum(num_bytes)
-        self._write("tokens", self._tokens, rows.data)
-        self._write("documents", self._documents, "".join(lines).encode())
-
-    def _check_tokens(self, tokens: np.ndarray, offsets: Sequence[int], document_ids: Sequence[str]) -> None:
-        if not tokens.size or (int(tokens.min()) >= 0 and int(tokens.max()) < self._vocab_size):
-            return
-        at = int(np.flatnonzero((tokens < 0) | (tokens >= self._vocab_size))[0])
-        document_id = document_ids[bisect.bisect_right(offsets, at) - 1]
-        raise ValueError(
-            f"document {document_id!r}: token id {int(tokens[at])} lies outside the vocabulary of {self._vocab_size}"
-        )
-
-    def _add_mask(self, loss_mask: np.ndarray | None, size: int, document_id: str) -> None:
-        if (loss_mask is None) != (self._masks is None):
-            raise ValueError(
-                f"document {document_id!r}: a loss mask is given for all documents of a shard, or for none"
-            )
-        if loss_mask is None or self._masks is None or self._num_trained is None:
-            return
-        if loss_mask.dtype != np.bool_ or loss_mask.shape != (size,):
-            raise ValueError(
-                f"document {document_id!r}: its loss mask is {loss_mask.dtype} {loss_mask.shape}; expected bool "
-                f"({size},), one a token and one for the end-of-text token"
-            )
-        self._write("loss_mask", self._masks, loss_mask.astype(np.uint8).tobytes())
-        self._num_trained += int(loss_mask.sum())
-
-    def _write(self, kind: str, file: IO[bytes], data: bytes | memoryview) -> None:
-        file.write(data)
-        self._hashes[kind].update(data)
-
-    def close(self) -> ShardInfo:
-        self._close_files()
-        with open(self._folder / SHARD_FILES["offsets"], "wb") as file:
-            self._write("offsets", file, np.array(self._offsets, dtype=OFFSET_DTYPE).tobytes())
-        return ShardInfo(
-            name=self._name,
-            num_tokens=self._offsets[-1],
-            num_documents=len(self._offsets) - 1,
-            num_bytes=self._num_bytes,
-            sha256={kind: digest.hexdigest() for kind, digest in self._hashes.items()},
-            num_trained=self._num_trained,
-        )
-
-    def _close_files(self) -> None:
-        for file in (self._tokens, self._documents, self._masks):
-            if file is not None:
-                file.close()
-
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._close_files()
-
-
-def ledger_text(
-    shards: Sequence[ShardInfo],
-    *,
-    vocab_size: int,
-    tokenizer_digest: str,
-    eos_id: int,
-    bos_id: int | None,
-    byte_lengths_sha256: str,
-    chat: ChatInfo | None = None,
-) -> str:
-    """The text of store.json. It holds no clock and no host, so equal input gives equal bytes."""
-    ledger: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION if chat is None else CHAT_VERSION,
-        "dtype": token_dtype(vocab_size).name,
-        "vocab_size": vocab_size,
-        "tokenizer_digest": tokenizer_digest,
-        "eos_id": eos_id,
-        "bos_id": bos_id,
-        "document_prefix": DOCUMENT_PREFIX,
-        "num_tokens": sum(shard.num_tokens for shard in shards),
-        "num_documents": sum(shard.num_documents for shard in shards),
-        "num_bytes": sum(shard.num_bytes for shard in shards),
-        "token_byte_lengths_sha256": byte_lengths_sha256,
-        "shards": [shard.to_json() for shard in shards],
-    }
-    if chat is not None:
-        ledger["num_trained"] = sum(shard.num_trained or 0 for shard in shards)
-        ledger["chat"] = asdict(chat)
-    return json.dumps({**ledger, "checksum": _checksum(ledger)}, indent=1) + "\n"
-
-
-def write_ledger(
-    path: str | Path,
-    shards: Sequence[ShardInfo],
-    *,
-    vocab_size: int,
-    tokenizer_digest: str,
-    eos_id: int,
-    bos_id: int | None,
-    token_byte_lengths: np.ndarray,
-    chat: ChatInfo | None = None,
-) -> None:
-    """Complete a store whose shards stand in `path`: the byte lengths, then the ledger, which makes it a store.
-
-    `chat` is given where the shards have loss masks.
-    """
-    if any((shard.num_trained is None) != (chat is None) for shard in shards):
-        raise ValueError(f"{path}: either all shards have a loss mask, and `chat` says of what, or none has")
-    lengths = np.ascontiguousarray(token_byte_lengths, dtype="<i4")
-    if lengths.shape != (vocab_size,):
-        raise ValueError(f"token_byte_lengths has shape {lengths.shape}, expected ({vocab_size},), one a token")
-    folder = Path(path)
-    with open_atomic(folder / BYTE_LENGTHS) as file:
-        np.save(file, lengths)
-    text = ledger_text(
-        shards,
-        vocab_size=vocab_size,
-        tokenizer_digest=tokenizer_digest,
-        eos_id=eos_id,
-        bos_id=bos_id,
-        byte_lengths_sha256=sha256_file(folder / BYTE_LENGTHS)[1],
-        chat=chat,
-    )
-    write_text(folder / LEDGER, text)
-
-
 class TokenStore:
     """A store opened for reading. Nothing is loaded: arrays are memory-mapped, when tokens are first asked for.
 
@@ -328,7 +124,7 @@ class TokenStore:
         self.document_prefix = ledger["document_prefix"]
         self.chat = ChatInfo(**ledger["chat"]) if "chat" in ledger else None
         self.num_trained = ledger.get("num_trained", self.num_tokens)
-        self.checksum = _checksum(ledger)
+        self.checksum = ledger_checksum(ledger)
         self.shards = tuple(ShardInfo(**shard) for shard in ledger["shards"])
         self._byte_lengths_sha256: str = ledger["token_byte_lengths_sha256"]
         self._shard_starts = np.cumsum([0, *(shard.num_tokens for shard in self.shards)], dtype=np.int64)
@@ -338,7 +134,7 @@ class TokenStore:
         self._masks: list[np.ndarray | None] = [None] * len(self.shards)
         self._runs: dict[int, np.ndarray] = {}  # length -> a view of every run of so many tokens
         self._offsets: np.ndarray | None = None
-        self._documents: dict[int, tuple[bytes, np.ndarray]] = {}
+        self._documents: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # of a shard its lines, mapped, and their starts
         self._check_sizes()
 
     @staticmethod
@@ -483,17 +279,21 @@ class TokenStore:
         """int64 (num_documents + 1,): the position where each document begins, and num_tokens."""
         if self._offsets is None:
             parts = [np.zeros(1, np.int64)]
-            for shard, start in zip(self.shards, self._shard_starts.tolist(), strict=False):
-                path = self.path / shard.name / SHARD_FILES["offsets"]
-                parts.append(_map(path, OFFSET_DTYPE, shard.num_documents + 1)[1:] + start)
+            for shard, start in enumerate(self._shard_starts[:-1].tolist()):
+                parts.append(self._shard_offsets(shard)[1:] + start)
             self._offsets = np.concatenate(parts)
         return self._offsets
 
+    def _shard_offsets(self, shard: int) -> np.ndarray:
+        """Where each document of a shard begins in it, and its end: int64, mapped."""
+        info = self.shards[shard]
+        return _map(self.path / info.name / SHARD_FILES["offsets"], OFFSET_DTYPE, info.num_documents + 1)
+
     def document(self, index: int) -> np.ndarray:
         """Token ids of one document, int32 (n,), with its end-of-text token."""
-        self._check_document(index)
-        start, end = self.document_offsets[index : index + 2].tolist()
-        return self.read(start, end - start)
+        shard, local = self._find_document(index)
+        start, end = self._shard_offsets(shard)[local : local + 2].tolist()
+        return self.read(int(self._shard_starts[shard]) + start, end - start)
 
     def document_index(self, positions: np.ndarray) -> np.ndarray:
         """Which document holds each position: int64 of the same shape."""
@@ -509,19 +309,20 @@ class TokenStore:
         return self._document_record(index)["num_bytes"]
 
     def _document_record(self, index: int) -> dict[str, Any]:
-        self._check_document(index)
-        shard = int(np.searchsorted(self._document_starts, index, side="right")) - 1
+        shard, local = self._find_document(index)
         if shard not in self._documents:
-            data = (self.path / self.shards[shard].name / SHARD_FILES["documents"]).read_bytes()
-            ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
-            self._documents[shard] = data, np.concatenate([[-1], ends])
-        data, ends = self._documents[shard]
-        local = index - int(self._document_starts[shard])
-        return json.loads(data[ends[local] + 1 : ends[local + 1]])
+            path = self.path / self.shards[shard].name / SHARD_FILES["documents"]
+            lines = _map(path, np.dtype(np.uint8), path.stat().st_size)
+            self._documents[shard] = lines, _line_starts(lines)
+        lines, starts = self._documents[shard]
+        return json.loads(lines[starts[local] : starts[local + 1]].tobytes())
 
-    def _check_document(self, index: int) -> None:
+    def _find_document(self, index: int) -> tuple[int, int]:
+        """(shard, number of the document in it)"""
         if not 0 <= index < self.num_documents:
             raise IndexError(f"{self.path}: document {index} asked for, the store has 0..{self.num_documents - 1}")
+        shard = int(np.searchsorted(self._document_starts, index, side="right")) - 1
+        return shard, index - int(self._document_starts[shard])
 
     # --- vocabulary ---
 
@@ -578,7 +379,16 @@ def _map(path: Path, dtype: np.dtype, length: int) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode="r", shape=(length,)).view(np.ndarray)
 
 
-def _checksum(ledger: dict[str, Any]) -> str:
+def _line_starts(lines: np.ndarray) -> np.ndarray:
+    """Where each line begins among these bytes, uint8 (n,), and where the last ends: int64."""
+    ends = [np.zeros(1, np.int64)]
+    for begin in range(0, lines.size, _SCANNED_BYTES):  # a mask of all bytes at once would be as large as they are
+        ends.append(np.flatnonzero(lines[begin : begin + _SCANNED_BYTES] == ord("\n")) + (begin + 1))
+    return np.concatenate(ends)
+
+
+def ledger_checksum(ledger: dict[str, Any]) -> str:
+    """What the ledger's own `checksum` must be."""
     return hashlib.sha256(json.dumps(ledger, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -599,7 +409,7 @@ def _read_ledger(path: Path) -> dict[str, Any]:
             f"{file} is of format {ledger.get('format')!r} version {ledger.get('version')!r}; this program reads "
             f"{FORMAT!r} version {VERSION}, and {CHAT_VERSION} of conversations. Tokenize again with this version."
         )
-    if _checksum(ledger) != checksum:
+    if ledger_checksum(ledger) != checksum:
         raise CorruptStoreError(f"{file} does not match its own checksum. {_REMEDY}")
     if ledger["document_prefix"] != DOCUMENT_PREFIX:
         raise ValueError(

@@ -9,7 +9,7 @@ The model that it was before is the baseline. It gets the same prompts in the sa
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,9 +22,10 @@ from marin.evaluation.scoring import prefix_id, prefix_policy, score_rows
 from marin.evaluation.statistics import compare_answers, compare_ratios, proportion_estimate, ratio_estimate
 from marin.evaluation.tasks import prompt_hash
 from marin.inference.generate import generate
-from marin.io.records import LineReader, find_record_files
-from marin.processing.document import BadRow
+from marin.processing.formats.reading import read_split
+from marin.processing.formats.splits import column_names
 from marin.processing.tokenize.chat import ChatRows, ChatTemplate, Conversation
+from marin.processing.tokenize.inputs import plan_inputs
 
 __all__ = ["ChatEvaluationConfig", "run"]
 
@@ -175,8 +176,7 @@ def _held_out(
     config: ChatEvaluationConfig, template: ChatTemplate, model: ExportedModel, longest: int
 ) -> tuple[list[HeldOutAnswer], dict[str, int]]:
     """The conversations to score, in an order drawn by the seed, and counts of those left out."""
-    rows = list(_rows(config.conversations_path, ChatRows(template)))
-    conversations = [row for row in rows if not isinstance(row, BadRow)]
+    conversations, num_bad = _conversations(config.conversations_path, ChatRows(template))
     conversations.sort(key=lambda row: hashlib.sha256(f"{config.seed} {row.id}".encode()).digest())
     first = prefix_id(model.tokenizer, model.document_prefix)
     made = [_held_out_answer(row, template, model, first) for row in conversations]
@@ -188,20 +188,22 @@ def _held_out(
     if len(fitting) < 2:
         raise ValueError(
             f"{config.conversations_path} has {len(fitting)} conversations that the model can read with "
-            f"{config.max_new_tokens} new tokens in {longest} (of {len(rows)} rows, {len(rows) - len(made)} of them no "
+            f"{config.max_new_tokens} new tokens in {longest} (of {len(made) + num_bad} rows, {num_bad} of them no "
             "conversations); an error bar takes two at least. Use a smaller max_new_tokens, or more conversations."
         )
-    counts = {"num_bad": len(rows) - len(made), "num_too_long": len(made) - len(fitting)}
+    counts = {"num_bad": num_bad, "num_too_long": len(made) - len(fitting)}
     return fitting[: config.max_conversations], counts
 
 
-def _rows(folder: str, kind: ChatRows) -> Iterator[Conversation | BadRow]:
-    files = find_record_files(folder)
-    if not files:
-        raise FileNotFoundError(f"no conversations in {folder}: expected *.jsonl, *.jsonl.gz or *.jsonl.zst files")
-    for file in files:
-        with LineReader(file) as lines:
-            yield from kind.parse(lines, file=file.name)
+def _conversations(path: str, kind: ChatRows) -> tuple[list[Conversation], int]:
+    """All rows of the files that are conversations, in their order, and how many are none."""
+    found: list[Conversation] = []
+    bad: list[str] = []
+    for split in plan_inputs(path, format=None):
+        columns = kind.columns(column_names(split))
+        for batch in read_split(split, columns=columns, on_bad=lambda record: bad.append(record.reason)):
+            found += kind.conversations(batch, lambda line, reason, beginning: bad.append(reason))
+    return found, len(bad)
 
 
 def _held_out_answer(row: Conversation, template: ChatTemplate, model: ExportedModel, first: int) -> HeldOutAnswer:

@@ -261,7 +261,7 @@ class ChatEvaluationConfig:
     model_path: str
     """Folder of the exported model."""
     conversations_path: str
-    """Folder of held-out conversations, `*.jsonl[.gz|.zst]`."""
+    """Held-out conversations: a folder of JSON lines (also .gz, .zst), parquet or Arrow, one such file, or a glob."""
     output_path: str
     """Folder that gets results.json and samples.jsonl."""
     chat: ChatFormat

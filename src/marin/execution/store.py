@@ -18,21 +18,10 @@ from typing import Protocol
 
 from marin.execution.status import EXEC, RegisterError, State, StepPaths, read_state
 from marin.io.atomic import create_bytes, fsync_directory, make_folder, write_bytes
+from marin.io.objects import Item, PrefixError
 
 _SCHEMES = frozenset({"s3", "gs", "az", "memory"})
 _ELSEWHERE = "Name another folder with --prefix or MARIN_PREFIX"
-
-
-class PrefixError(ValueError):
-    """The store cannot be used: it is not writable, or it lacks something that registers need."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One entry of a folder."""
-
-    name: str  # its last part
-    is_folder: bool  # whether other entries lie below it
 
 
 @dataclass(frozen=True, kw_only=True)

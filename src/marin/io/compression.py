@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
+from marin.io.files import open_input
+
 CHUNK_BYTES = 1 << 17
 GZIP_BLOCK_BYTES = 2 << 20  # of content: a row deep in a file costs at most this much decompression
 ZSTD_BLOCK_BYTES = 8 << 20
@@ -147,18 +149,16 @@ def find_blocks(path: str | os.PathLike[str]) -> list[Block] | None:
         return None
     blocks: list[Block] = []
     start = rows = 0
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        size = os.fstat(descriptor).st_size
+    with open_input(os.fspath(path)) as file:
+        size = file.seek(0, os.SEEK_END)
         while start < size:
-            mark = _read_mark(os.pread(descriptor, _GZIP_HEADER.size, start), compression)
+            file.seek(start)
+            mark = _read_mark(file.read(_GZIP_HEADER.size), compression)
             if mark is None:
                 return None
             length, num_rows = mark
             blocks.append(Block(start=start, end=min(start + length, size), first_row=rows, num_rows=num_rows))
             start, rows = start + length, rows + num_rows
-    finally:
-        os.close(descriptor)
     return blocks
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from marin.io.charset import decode_html
 from marin.io.compression import DamagedError, compression_of, content_chunks
+from marin.io.files import open_input
 
 MAX_HEADER_BYTES = 1 << 20
 _LENGTH = re.compile(rb"\r?\ncontent-length:[ \t]*(\d+)[ \t]*(?=\r?\n|$)", re.IGNORECASE)
@@ -173,7 +174,7 @@ def _described(frame: _Frame, record: Any, **told: Any) -> Page:
 
 
 def _frames(path: str | os.PathLike[str], max_bytes: int) -> Iterator[_Frame]:
-    with open(path, "rb", buffering=0) as file:
+    with open_input(os.fspath(path)) as file:
         stream = _Stream(content_chunks(file, compression_of(os.fspath(path))))
         number = 0
         try:

@@ -4,9 +4,9 @@ Only `text` is required, and null is the same as absent. A row without an id is 
 public files need no rewriting; the price is that such an id is only as stable as the file.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from marin.io.records import LineReader, parse_record
 
@@ -38,29 +38,15 @@ class BadRow:
         return self.reason.partition(":")[0]
 
 
-Parsed = TypeVar("Parsed")
-
 SHOWN_CHARACTERS = 200
 SHOWN_ROWS = 3  # bad rows that a refusal names
 
 
 def parse_documents(lines: LineReader, *, file: str) -> Iterator[Document | BadRow]:
     """Every row of a record file as a document, or as a BadRow where it is none. `file` names it in made-up ids."""
-    return parse_rows(lines, _document, file=file)
-
-
-def parse_rows(
-    lines: LineReader, parse: Callable[[dict[str, Any], str], Parsed], *, file: str
-) -> Iterator[Parsed | BadRow]:
-    """`parse(row, default_id)` of every row of a record file, or a BadRow with the reason of its ValueError.
-
-    A RecipeError is passed on.
-    """
     for number, line in lines:
         try:
-            yield parse(parse_record(line), f"{file}:{number}")
-        except RecipeError:
-            raise
+            yield _document(parse_record(line), f"{file}:{number}")
         except ValueError as error:
             shown = line[: 4 * SHOWN_CHARACTERS].decode("utf-8", errors="replace")[:SHOWN_CHARACTERS]
             yield BadRow(line=number, reason=str(error), text=shown)

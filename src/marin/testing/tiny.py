@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from marin.data.store import ShardWriter, TokenStore, write_ledger
+from marin.data.store import TokenStore
+from marin.data.store_writer import ShardWriter, write_ledger
 from marin.processing.tokenize.config import ChatFormat, TokenizeConfig
 from marin.processing.tokenize.tokenize import tokenize
 from marin.processing.tokenize.tokenizer import byte_alphabet, load_tokenizer, write_tokenizer_folder

@@ -9,7 +9,7 @@ import pytest
 
 from marin.processing.classify.fasttext_format import read_fasttext, write_fasttext
 from marin.processing.classify.linear import LinearClassifier, label_tree, load_classifier, text_buffers
-from marin.processing.kernels.ngram_features import feature_rows
+from marin.processing.kernels.ngram_features_reference import feature_rows
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXTS = json.loads((GOLDEN / "texts.json").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from marin.processing.classify.linear import (
     save_classifier,
     text_buffers,
 )
-from marin.processing.kernels.ngram_features import make_vocabulary
+from marin.processing.kernels.vocabulary import make_vocabulary
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXTS = ["Das Brot", "the path", "été", "zyx", ""]

@@ -11,7 +11,7 @@ from marin.processing.classify.language import IdentifyLanguage, identify
 from marin.processing.classify.linear import classifier_digest, load_classifier, save_classifier, text_buffers
 from marin.processing.classify.score import ScoreBatch
 from marin.processing.classify.scorers import FunctionScorer, LinearScorer
-from marin.processing.kernels.ngram_features import make_vocabulary
+from marin.processing.kernels.vocabulary import make_vocabulary
 
 GOLDEN = Path(__file__).parent / "golden"
 LANGUAGES = str(GOLDEN / "softmax.bin")

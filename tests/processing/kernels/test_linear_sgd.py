@@ -5,7 +5,7 @@ import pytest
 
 from marin.processing.classify.linear import text_buffers
 from marin.processing.kernels.linear_sgd import sgd_epoch, sgd_epoch_reference
-from marin.processing.kernels.ngram_features import make_vocabulary
+from marin.processing.kernels.vocabulary import make_vocabulary
 
 TEXTS = ["a b a c", "c c d", "", "a </s> b", "e é e é", "d d d d d a"]
 LABELS = np.array([0, 1, 2, 0, 2, 1])

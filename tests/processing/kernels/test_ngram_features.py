@@ -6,17 +6,15 @@ import pytest
 from hypothesis import given, settings
 
 from marin.processing.classify.linear import text_buffers
-from marin.processing.kernels.ngram_features import (
-    Vocabulary,
+from marin.processing.kernels.fnv import fnv1a
+from marin.processing.kernels.ngram_features import count_rows, sum_rows
+from marin.processing.kernels.ngram_features_reference import (
     character_ngrams,
-    count_rows,
     feature_rows,
-    fnv1a,
-    make_vocabulary,
     split_words,
-    sum_rows,
     word_ngram_hashes,
 )
+from marin.processing.kernels.vocabulary import Vocabulary, make_vocabulary
 
 NUM_BUCKETS = 97
 WORDS = [b"a", b"ab", b"</s>", "é".encode(), b"<"]

@@ -69,13 +69,13 @@ def test_a_failed_run_ends_its_processes_all_the_same(tmp_path: Path):
 
 def test_little_work_is_done_by_one_process_where_nobody_says_how_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("marin.processing.pipeline.pool._NEXT_S", 60.0)
-    monkeypatch.setattr("marin.processing.pipeline.run.num_cpus", lambda: 2)
+    monkeypatch.setattr("marin.processing.pipeline.backend.num_cpus", lambda: 2)
     assert len({row["pid"] for row in run(tmp_path / "few", num_shards=6, workers=None)}) == 1
 
 
 def test_work_that_lasts_gets_more_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("marin.processing.pipeline.pool._NEXT_S", 0.01)
-    monkeypatch.setattr("marin.processing.pipeline.run.num_cpus", lambda: 2)
+    monkeypatch.setattr("marin.processing.pipeline.backend.num_cpus", lambda: 2)
 
     def wait_for_another(row: dict[str, Any]) -> dict[str, Any]:
         (tmp_path / row["id"]).touch()

@@ -15,6 +15,9 @@ pytest.importorskip("ray", reason="needs Ray: pip install -e '.[ray]'")
 import marin
 from marin.processing.pipeline import Dataset
 from marin.processing.pipeline.reducers import KeepFirst
+from marin.processing.tokenize.config import TokenizeConfig
+from marin.processing.tokenize.tokenize import tokenize
+from marin.testing.tiny import tiny_documents, write_byte_tokenizer, write_documents
 from ray_nodes import Nodes, running_nodes, wait_until
 
 pytestmark = pytest.mark.ray
@@ -56,6 +59,31 @@ def test_the_same_bytes_come_out_on_a_cluster(nodes: Nodes, corpus: str, tmp_pat
     there = plan.write_parquet(str(tmp_path / "there")).run(backend="ray", address=nodes.address, max_bad=1)
     assert outputs(tmp_path / "there", there.files) == outputs(tmp_path / "here", here.files)
     assert there.counters == here.counters and here.counters["bad"] == 6
+
+
+def test_the_tokenizing_step_makes_the_same_store_on_a_cluster(nodes: Nodes, tmp_path: Path, monkeypatch):
+    documents = write_documents(tmp_path / "documents", tiny_documents(60), num_shards=3)
+    (documents / "damaged.jsonl.gz").write_bytes(b"no gzip")
+    tokenizer = write_byte_tokenizer(tmp_path / "tokenizer")
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    here, there = (
+        TokenizeConfig(
+            input_path=str(documents),
+            output_path=str(tmp_path / backend),
+            tokenizer=str(tokenizer),
+            num_workers=2,
+            backend=backend,
+        )
+        for backend in ("local", "ray")
+    )
+    for config in (here, there):
+        with pytest.raises(RuntimeError, match=r"1 of 4 shards were not tokenized:\n  damaged.jsonl.gz: FormatError"):
+            tokenize(config)
+    (documents / "damaged.jsonl.gz").unlink()
+    assert tokenize(there) == tokenize(here)
+    files = {file.relative_to(tmp_path / "local") for file in (tmp_path / "local").rglob("*") if file.is_file()}
+    assert len(files) > 12
+    assert all((tmp_path / "ray" / file).read_bytes() == (tmp_path / "local" / file).read_bytes() for file in files)
 
 
 def test_an_exception_on_a_cluster_is_told_as_here(nodes: Nodes, corpus: str, tmp_path: Path):

@@ -11,10 +11,17 @@ import pytest
 
 from marin.data.store import BYTE_LENGTHS, LEDGER, TokenStore
 from marin.processing.pipeline import Dataset
-from marin.processing.tokenize.config import TokenizeConfig
+from marin.processing.tokenize.config import ChatFormat, TokenizeConfig
 from marin.processing.tokenize.tokenize import tokenize
 from marin.processing.tokenize.tokenizer import load_tokenizer
-from marin.testing.tiny import tiny_documents, write_byte_tokenizer, write_documents
+from marin.testing.tiny import (
+    TINY_CHAT,
+    TINY_CHAT_TOKENS,
+    tiny_conversations,
+    tiny_documents,
+    write_byte_tokenizer,
+    write_documents,
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +74,42 @@ def test_the_store_is_that_of_the_tokenizing_step(documents: Path, tmp_path: Pat
         counts.empty,
         counts.bad,
     )
+
+
+def test_the_store_of_conversations_is_that_of_the_tokenizing_step(tmp_path: Path):
+    """Rows of two formats, with and without a source, some of them no conversations, one answering twice."""
+    tokenizer = write_byte_tokenizer(tmp_path / "tokenizer", extra_special_tokens=TINY_CHAT_TOKENS)
+    rows: list[dict[str, Any]] = tiny_conversations(30)
+    rows[3]["messages"] = [{"role": "user", "content": "nobody answers"}]
+    rows[4]["messages"][1]["content"] = "an <|end|> of its own"
+    rows[5]["messages"].append({"role": "assistant", "content": "and another thing: 東京 🙂"})
+    folder = write_documents(tmp_path / "rows", rows[:20], num_shards=2)
+    pq.write_table(pa.Table.from_pylist([{**row, "source": "p"} for row in rows[20:]]), folder / "p.parquet")
+    (folder / "z.jsonl").write_text(json.dumps({"messages": rows[0]["messages"], "metadata": 1, "n": "x"}) + "\n{\n")
+    config = TokenizeConfig(
+        input_path=str(folder),
+        output_path=str(tmp_path / "step"),
+        tokenizer=str(tokenizer),
+        chat=TINY_CHAT,
+        num_workers=1,
+        max_bad=0.5,
+    )
+    counts = tokenize(config)
+    plan = Dataset.from_files(folder).write_tokens(tmp_path / "store", tokenizer=tokenizer, chat=TINY_CHAT)
+    result = plan.run(workers=1, max_bad=0.5)
+    assert store_files(tmp_path / "store") == store_files(tmp_path / "step")
+    assert (result.counters["rows_out"], result.counters["bad"]) == (counts.documents, counts.bad) == (29, 3)
+    assert TokenStore.open(tmp_path / "store", verify=True).chat is not None
+
+
+def test_conversations_go_through_operations_first_and_a_template_is_checked_at_once(tmp_path: Path):
+    tokenizer = write_byte_tokenizer(tmp_path / "tokenizer", extra_special_tokens=TINY_CHAT_TOKENS)
+    data = Dataset.from_items(tiny_conversations(6), num_shards=2).map(lambda row: {**row, "source": "mapped"})
+    data.write_tokens(tmp_path / "store", tokenizer=tokenizer, chat=TINY_CHAT).run(workers=0)
+    store = TokenStore.open(tmp_path / "store", verify=True)
+    assert [store.document_id(i) for i in range(6)] == [("mapped", f"chat-0-{i}") for i in range(6)]
+    with pytest.raises(ValueError, match="the chat template is no Jinja"):
+        data.write_tokens(tmp_path / "other", tokenizer=tokenizer, chat=ChatFormat(template="{%"))
 
 
 def test_big_files_are_shared_by_the_same_shards(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch):

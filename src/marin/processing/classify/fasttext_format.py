@@ -21,7 +21,8 @@ import numpy as np
 
 from marin.io.atomic import open_atomic
 from marin.processing.classify.linear import LinearClassifier, Loss
-from marin.processing.kernels.ngram_features import LABEL_PREFIX, make_vocabulary
+from marin.processing.kernels.ngram_features_reference import LABEL_PREFIX
+from marin.processing.kernels.vocabulary import make_vocabulary
 
 _MAGIC = 793712314
 _VERSION = 12

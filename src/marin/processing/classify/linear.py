@@ -21,7 +21,8 @@ import numpy as np
 from marin.io.atomic import write_text
 from marin.io.hashing import sha256_file
 from marin.processing.classify.calibration import Calibration
-from marin.processing.kernels.ngram_features import Vocabulary, make_vocabulary, sum_rows
+from marin.processing.kernels.ngram_features import sum_rows
+from marin.processing.kernels.vocabulary import Vocabulary, make_vocabulary
 
 FORMAT = "marin linear classifier"
 FORMAT_VERSION = 1

@@ -23,7 +23,8 @@ from marin.processing.classify.config import LabelledSource, LinearModelConfig, 
 from marin.processing.classify.evaluate import evaluate
 from marin.processing.classify.linear import LinearClassifier, save_classifier, text_buffers
 from marin.processing.kernels.linear_sgd import sgd_epoch
-from marin.processing.kernels.ngram_features import Vocabulary, make_vocabulary, split_words
+from marin.processing.kernels.ngram_features_reference import split_words
+from marin.processing.kernels.vocabulary import Vocabulary, make_vocabulary
 from marin.processing.shards import BadRows, document_shards, read_shard
 
 EVALUATION_FILE = "evaluation.json"

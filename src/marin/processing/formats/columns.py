@@ -12,15 +12,17 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from marin.io.objects import RemoteError
+from marin.processing.formats.arrow_files import arrow_source, is_arrow_file
 from marin.processing.formats.record import JSON_COLUMN, ROW, SHOWN_CHARACTERS, BadRecord, OnBad, check_columns
-from marin.processing.formats.splits import FormatError, Split, is_arrow_file
+from marin.processing.formats.splits import FormatError, Split
 
 
 def read_parquet(
     split: Split, columns: Sequence[str] | None, batch_rows: int, batch_bytes: int, on_bad: OnBad
 ) -> Iterator[pa.RecordBatch]:
     try:
-        with pq.ParquetFile(split.path, memory_map=True) as file:
+        with arrow_source(split.path) as source, pq.ParquetFile(source) as file:
             groups = list(range(split.start, file.num_row_groups if split.end is None else split.end))
             names = _stored_columns(split, file.schema_arrow, columns)
             row = split.first_row or 0
@@ -31,6 +33,8 @@ def read_parquet(
                 for batch in file.iter_batches(rows, row_groups=[group], columns=names, use_threads=False):
                     yield _settled(batch, split, columns, row, on_bad)
                     row += batch.num_rows
+    except RemoteError:
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         raise FormatError(f"{split.path}: damaged parquet data: {error}") from error
 
@@ -40,7 +44,7 @@ def read_arrow(
 ) -> Iterator[pa.RecordBatch]:
     row = split.first_row or 0
     try:
-        with pa.memory_map(split.path) as source:
+        with arrow_source(split.path) as source:
             if is_arrow_file(split.path):
                 reader = pa.ipc.open_file(source)
                 end = reader.num_record_batches if split.end is None else split.end
@@ -51,6 +55,8 @@ def read_arrow(
                 names = _stored_columns(split, batch.schema, columns)
                 yield _settled(batch if names is None else batch.select(names), split, columns, row, on_bad)
                 row += batch.num_rows
+    except RemoteError:
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         raise FormatError(f"{split.path}: damaged Arrow data after row {row}: {error}") from error
 
@@ -59,7 +65,7 @@ def _stored_columns(split: Split, schema: pa.Schema, columns: Sequence[str] | No
     """The columns to read from the file for those that are asked for; the others are made."""
     if columns is None:
         return None
-    made = ["id", "source", "metadata"] if "text" in schema.names else ["id"]
+    made = ["id", "source", "metadata"] if "text" in schema.names else ["id", "source"]
     check_columns(split, columns, dict.fromkeys([*schema.names, *made]))
     return [name for name in columns if name in schema.names]
 

@@ -8,6 +8,8 @@ files.
 import os
 from collections.abc import Iterable
 
+from marin.io.files import absolute, is_file, is_folder, parent
+
 DONE_FOLDER = "_done"
 FUNNEL = "_funnel.json"
 
@@ -16,14 +18,14 @@ def check_finished(folders: Iterable[str]) -> None:
     """ValueError where one of these folders is, or is in, the output of a run that has not ended, or not well."""
     seen: set[str] = set()
     for folder in sorted(set(folders)):
-        place = os.path.abspath(folder)
+        place = absolute(folder)
         while place not in seen:
             seen.add(place)
-            if os.path.isdir(os.path.join(place, DONE_FOLDER)):
-                if not os.path.exists(os.path.join(place, FUNNEL)):
+            if is_folder(os.path.join(place, DONE_FOLDER)):
+                if not is_file(os.path.join(place, FUNNEL)):
                     raise ValueError(
                         f"{place}: the run that writes there has not finished, so rows may be missing; run it to its "
                         "end first"
                     )
                 break
-            place = os.path.dirname(place)
+            place = parent(place)

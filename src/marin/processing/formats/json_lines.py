@@ -12,6 +12,7 @@ import orjson
 import pyarrow as pa
 
 from marin.io.compression import DamagedError, compression_of, content_chunks
+from marin.io.files import open_input
 from marin.io.records import parse_record
 from marin.processing.formats import record
 from marin.processing.formats.lines import TooLong, split_lines
@@ -58,7 +59,7 @@ def lines_of(split: Split) -> Iterator[tuple[int, bytes | TooLong]]:
     """
     number = 0
     compression = compression_of(split.path)
-    with open(split.path, "rb", buffering=0) as file:
+    with open_input(split.path) as file:
         file.seek(split.start)
         source: Any = file if compression is None or split.end is None else _Part(file, split.end - split.start)
         lines = split_lines(content_chunks(source, compression), record.MAX_RECORD_BYTES)
@@ -111,8 +112,9 @@ class _JsonTable:
         fields = dict(split.fields or (("id", "string"), ("metadata", "json")))
         self._split = split
         self._on_bad = on_bad
-        names = fields if columns is None else check_columns(split, columns, fields)
-        self._fields = {name: "int64" if name == ROW else fields[name] for name in names}
+        names = fields if columns is None else check_columns(split, columns, {**fields, "source": "string"})
+        self._has_source = "source" in fields
+        self._fields = {name: "int64" if name == ROW else fields.get(name, "string") for name in names}
         self._known = frozenset(fields)
         self._rows: list[dict[str, Any]] = []  # parsed, and not yet in Arrow's columns
         self._numbers: list[int] = []
@@ -185,6 +187,8 @@ class _JsonTable:
             values = [self._metadata(row) for row in self._rows]
         elif kind == "json":
             values = [None if (value := row.get(name)) is None else dump_json(value) for row in self._rows]
+        elif name == "source" and not self._has_source:  # that is the metadata's, where a row has one all the same
+            values = [""] * len(self._rows)
         elif name == "source":
             values = ["" if (value := row.get(name)) is None else value for row in self._rows]
         else:
@@ -237,6 +241,8 @@ class _JsonTable:
                 self._id(row, 0)
             elif name == "metadata":
                 self._metadata(row)
+            elif name == "source" and not self._has_source:
+                continue
             elif name == "text" and value is None:
                 raise ValueError(f"no text: the fields are {', '.join(sorted(row)[:8]) or 'none'}")
             elif value is not None and name != ROW and kind != "json" and not _fits(value, kind):

@@ -8,11 +8,11 @@ Damage to the file itself is a FormatError after all that could be read: half a 
 A batch is bounded by rows and bytes, and a line by MAX_RECORD_BYTES, so memory is bounded whatever is in the file.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from marin.io.files import file_info
 from marin.processing.formats.columns import read_arrow, read_parquet
 from marin.processing.formats.json_lines import read_json_lines
 from marin.processing.formats.pages import read_html_file, read_warc, read_wet
@@ -35,7 +35,8 @@ def read_split(
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a split, in their order; at most `batch_rows` and, but for one long row, `batch_bytes` a batch.
 
-    `columns` are the ones to read, in that order; with `record.ROW` among them each row's number in its file. Raises
+    `columns` are the ones to read, in that order; with `record.ROW` among them each row's number in its file, and a
+    `source` that the file has not is empty. Raises
     FormatError where the file is damaged, has changed since it was planned, or lacks a column.
     """
     _check_unchanged(split)
@@ -58,13 +59,13 @@ def bounded(batch: pa.RecordBatch, batch_rows: int, batch_bytes: int) -> Iterato
 
 def _check_unchanged(split: Split) -> None:
     try:
-        stat = os.stat(split.path)
+        info = file_info(split.path)
     except FileNotFoundError as error:
         raise FormatError(f"{split.path}: the file was there when the work was planned, and is gone") from error
-    if (stat.st_size, stat.st_mtime_ns) != (split.size, split.mtime_ns):
+    if (info.size, info.mtime_ns, info.version) != (split.size, split.mtime_ns, split.version):
         raise FormatError(
             f"{split.path}: the file has changed since the work was planned (it had {split.size} bytes, now "
-            f"{stat.st_size}): plan again when nobody writes to it"
+            f"{info.size}): plan again when nobody writes to it"
         )
 
 

@@ -23,11 +23,12 @@ from marin.io.atomic import open_atomic, write_text
 from marin.io.compression import BlockWriter, DamagedError, compression_of, content_chunks
 from marin.io.records import parse_record
 from marin.processing.formats import record
+from marin.processing.formats.arrow_files import arrow_source, is_arrow_file
 from marin.processing.formats.json_lines import lines_of
 from marin.processing.formats.lines import TooLong, split_lines
 from marin.processing.formats.reading import read_split
 from marin.processing.formats.record import BadRecord, shown_text
-from marin.processing.formats.splits import FormatError, Split, count_newlines, is_arrow_file, plan_splits
+from marin.processing.formats.splits import FormatError, Split, count_newlines, plan_splits
 
 COPY_BYTES = 64 << 20  # compressed, of a file with no index of its own; smaller ones are read through
 PIECE_BYTES = 8 << 20  # of JSON lines that are not compressed, between two places whose line number is known
@@ -177,11 +178,11 @@ def _rows_of(split: Split, skip: int) -> Iterator[Row | None]:
     if split.format == "jsonl":
         yield from _json_rows(split, skip)
     elif split.format == "parquet":
-        with pq.ParquetFile(split.path, memory_map=True) as file:
+        with arrow_source(split.path) as source, pq.ParquetFile(source) as file:
             groups = list(range(split.start, file.num_row_groups if split.end is None else split.end))
             yield from _batch_rows(file.iter_batches(256, row_groups=groups, use_threads=False), skip)
     elif split.format == "arrow":
-        with pa.memory_map(split.path) as source:
+        with arrow_source(split.path) as source:
             if is_arrow_file(split.path):
                 reader = pa.ipc.open_file(source)
                 end = reader.num_record_batches if split.end is None else split.end

@@ -16,10 +16,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from marin.io.compression import DamagedError, compression_of, content_chunks, find_blocks
+from marin.io.files import absolute, address, each, file_info, is_file, is_remote, open_input, tree
+from marin.io.objects import RemoteError
 from marin.processing.formats.finished import DONE_FOLDER, check_finished
 
 SPLIT_BYTES = 128 << 20
@@ -80,6 +83,7 @@ class Split:
     end: int | None
     size: int  # bytes of the whole file
     mtime_ns: int  # of the file when it was planned; a file that has changed since is refused
+    version: str = ""  # of an object, what its store calls the content; likewise
     first_row: int | None = None  # rows (lines) of the file before this split; None: counted when somebody asks
     num_rows: int | None = None  # in this split, those that are bad too; None: nobody has counted
     fields: tuple[tuple[str, str], ...] = ()  # of JSON lines: (name, "string" | "int64" | "float64" | "bool" | "json")
@@ -90,9 +94,10 @@ def plan_splits(
 ) -> list[Split]:
     """The splits of files, folders (with all below) and globs (`**` for any depth), sorted by label.
 
-    `format` is one of FORMAT_NAMES where the files' endings do not tell. Names that begin with `_` or `.` are passed
-    over. Raises FileNotFoundError where a path or glob has no file, FormatError where a format is unknown or a file's
-    footer is damaged.
+    They are paths, or addresses in a store (s3://, gs://, az://). `format` is one of FORMAT_NAMES where the files'
+    endings do not tell. Names that begin with `_` or `.` are passed over. Raises FileNotFoundError where a path or glob
+    has no file, FormatError where a format is unknown or a file's footer is damaged, PrefixError where an address is
+    none or the extra `remote` is not installed.
     """
     if format is not None and format not in FORMAT_NAMES:
         raise ValueError(f"format {format!r} is none of {', '.join(FORMAT_NAMES)}")
@@ -102,37 +107,33 @@ def plan_splits(
     formats = {label: format or format_of(path) for label, path in files}
     json_files = [path for label, path in files if formats[label] == "jsonl"]
     fields, has_ids = infer_fields(json_files)
-    splits = []
-    for label, path in files:
-        pieces = _pieces(path, formats[label], split_bytes, has_ids=has_ids)
-        stat = os.stat(path)
-        splits += [
+
+    def of_file(file: tuple[str, str]) -> list[Split]:
+        label, path = file
+        info = file_info(path)
+        return [
             Split(
                 path=path,
                 label=label,
                 format=formats[label],
-                size=stat.st_size,
-                mtime_ns=stat.st_mtime_ns,
+                size=info.size,
+                mtime_ns=info.mtime_ns,
+                version=info.version,
                 fields=fields if formats[label] == "jsonl" else (),
                 **piece._asdict(),
             )
-            for piece in pieces
+            for piece in _pieces(path, formats[label], split_bytes, has_ids=has_ids)
         ]
-    return splits
+
+    return [split for splits in each(of_file, files, where=files[0][1]) for split in splits]
 
 
 def column_names(split: Split) -> list[str]:
     """The columns that the file of a split has."""
-    if split.format == "parquet":
-        import pyarrow.parquet as pq
+    if split.format in ("parquet", "arrow"):
+        from marin.processing.formats.arrow_files import schema_of
 
-        return pq.read_schema(split.path).names
-    if split.format == "arrow":
-        import pyarrow as pa
-
-        with pa.memory_map(split.path) as source:
-            opened = pa.ipc.open_file if is_arrow_file(split.path) else pa.ipc.open_stream
-            return opened(source).schema.names
+        return schema_of(split.path, split.format).names
     return [name for name, _ in split.fields]
 
 
@@ -164,8 +165,8 @@ def find_files(paths: str | Path | Sequence[str | Path], *, format: str | None =
         raise ValueError("no input: name files, folders or globs")
     found: dict[str, tuple[str, str]] = {}  # absolute path -> (label, path)
     for path in given:
-        for label, file in _files_of(os.fspath(path), format):
-            found.setdefault(os.path.abspath(file), (label, file))
+        for label, file in _files_of(address(path), format):
+            found.setdefault(absolute(file), (label, file))
     check_finished(os.path.dirname(file) for file in found)
     labels = _told_apart({absolute: label for absolute, (label, _) in found.items()})
     return sorted((labels[absolute], file) for absolute, (_, file) in found.items())
@@ -184,10 +185,15 @@ def _told_apart(labels: dict[str, str]) -> dict[str, str]:
 
 
 def _files_of(path: str, format: str | None) -> Iterator[tuple[str, str]]:
-    if os.path.isfile(path):
+    if is_file(path):
         yield os.path.basename(path), path
         return
-    if os.path.isdir(path):
+    is_folder = False
+    if is_remote(path):
+        is_folder = not glob.has_magic(path)
+        root, names = _names_in_store(path)
+    elif os.path.isdir(path):
+        is_folder = True
         pattern, root = os.path.join(glob.escape(path), "**"), path
         found = list(glob.iglob(pattern, recursive=True))
         check_finished([path, *(os.path.dirname(one) for one in found if os.path.basename(one) == DONE_FOLDER)])
@@ -197,15 +203,38 @@ def _files_of(path: str, format: str | None) -> Iterator[tuple[str, str]]:
         check_finished(filter(os.path.isdir, glob.iglob(os.path.dirname(pattern), recursive=True)))
     else:
         raise FileNotFoundError(f"no file or folder at {os.path.abspath(path)}")
-    names = (os.path.relpath(file, root) for file in found if os.path.isfile(file))
+    if not is_remote(path):
+        names = [os.path.relpath(file, root) for file in found if os.path.isfile(file)]
     visible = [name for name in names if not any(part[0] in "._" for part in name.split(os.sep))]
-    if os.path.isdir(path) and format is None:
+    if is_folder and format is None:
         visible = _of_one_kind([name for name in visible if name.endswith(tuple(FORMATS))])
     if not visible:
-        what = "the glob matches" if not os.path.isdir(path) else "the folder has"
+        what = "the folder has" if is_folder else "the glob matches"
         raise FileNotFoundError(f"{path}: {what} no file of a known format ({', '.join(sorted(FORMATS))})")
     for name in visible:
         yield name.replace(os.sep, "/"), os.path.join(root, name)
+
+
+def _names_in_store(path: str) -> tuple[str, list[str]]:
+    """(folder, names below it) of the objects that an address means, a folder or a glob."""
+    root = _folder_before_magic(path) if glob.has_magic(path) else path
+    pattern = path[len(root) + 1 :].split("/") if root != path else ["**"]
+    names = [name for name, _ in tree(root)]
+    if not names and root == path:
+        raise FileNotFoundError(f"no file or folder at {path}")
+    outputs = {f"/{name}".partition(f"/{DONE_FOLDER}/")[0] for name in names if f"/{DONE_FOLDER}/" in f"/{name}"}
+    folders = pattern if root == path else pattern[:-1]
+    check_finished(root + output for output in outputs if _fits(output.split("/")[1:], folders))
+    return root, [name for name in names if _fits(name.split("/"), pattern)]
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a name are those of a pattern, in which ** stands for any number of them."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_fits(parts[passed:], pattern[1:]) for passed in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
 def _of_one_kind(names: list[str]) -> list[str]:
@@ -245,7 +274,7 @@ def _line_pieces(path: str, split_bytes: int, *, has_ids: bool) -> list[_Piece]:
         if not blocks:
             return [_Piece(0, None, 0)]
         return _grouped([(block.end - block.start, block.num_rows) for block in blocks], split_bytes, in_bytes=True)
-    size = os.path.getsize(path)
+    size = file_info(path).size
     starts = list(range(0, max(size, 1), split_bytes))
     if len(starts) > 1 and size - starts[-1] < split_bytes // 2:
         starts.pop()  # a short rest goes with the piece before it
@@ -263,7 +292,7 @@ def _line_pieces(path: str, split_bytes: int, *, has_ids: bool) -> list[_Piece]:
 def count_newlines(path: str, start: int, end: int) -> int:
     """Newlines among the bytes from `start` to `end` of a file."""
     count = 0
-    with open(path, "rb", buffering=0) as file:
+    with open_input(path) as file:
         file.seek(start)
         while (left := end - file.tell()) > 0 and (chunk := file.read(min(1 << 20, left))):
             count += chunk.count(b"\n")
@@ -289,8 +318,13 @@ def _parquet_pieces(path: str, split_bytes: int) -> list[_Piece]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from marin.processing.formats.arrow_files import arrow_source
+
     try:
-        metadata = pq.read_metadata(path)
+        with arrow_source(path) as source:
+            metadata = pq.read_metadata(source)
+    except RemoteError:
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         raise FormatError(f"{path}: not a whole parquet file: {error}") from error
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
@@ -304,8 +338,10 @@ def _parquet_pieces(path: str, split_bytes: int) -> list[_Piece]:
 def _arrow_pieces(path: str, split_bytes: int) -> list[_Piece]:
     import pyarrow as pa
 
-    if not is_arrow_file(path):
-        return [_Piece(0, None, 0)]  # a stream can only be read from its beginning
+    from marin.processing.formats.arrow_files import is_arrow_file
+
+    if is_remote(path) or not is_arrow_file(path):
+        return [_Piece(0, None, 0)]  # a stream can only be read from its beginning; an object would be fetched whole
     try:
         with pa.memory_map(path) as source, pa.ipc.open_file(source) as reader:
             parts = [
@@ -314,12 +350,6 @@ def _arrow_pieces(path: str, split_bytes: int) -> list[_Piece]:
     except (pa.ArrowInvalid, OSError) as error:
         raise FormatError(f"{path}: not a whole Arrow file: {error}") from error
     return _grouped(parts, split_bytes)
-
-
-def is_arrow_file(path: str) -> bool:
-    """Whether the Arrow data in a file has the file format's footer, not the stream format."""
-    with open(path, "rb") as file:
-        return file.read(6) == b"ARROW1"
 
 
 def infer_fields(paths: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], bool]:
@@ -331,8 +361,9 @@ def infer_fields(paths: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], boo
     step = max(1, len(paths) // _SAMPLED_FILES)
     seen: dict[str, str | None] = {}  # None: only nulls so far
     has_ids = True
-    for path in paths[::step][:_SAMPLED_FILES]:
-        for row in _first_rows(path):
+    sampled = paths[::step][:_SAMPLED_FILES]
+    for rows in each(lambda path: list(_first_rows(path)), sampled, where=sampled[0] if sampled else ""):
+        for row in rows:
             has_ids &= row.get("id") is not None
             for name, value in row.items():
                 seen[name] = _wider(seen.get(name), _type_of(value))
@@ -344,7 +375,7 @@ def infer_fields(paths: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], boo
 
 def _first_rows(path: str) -> Iterable[dict[str, Any]]:
     content, whole = b"", True
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         try:
             for chunk in content_chunks(file, compression_of(path)):
                 content += chunk

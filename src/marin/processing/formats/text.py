@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from marin.io.compression import DamagedError, compression_of, content_chunks
+from marin.io.files import open_input
 from marin.processing.formats import record
 from marin.processing.formats.lines import TooLong, split_lines
 from marin.processing.formats.record import DOCUMENT_SCHEMA, BadRecord, OnBad, RowBuffer, shown_text
@@ -66,7 +67,7 @@ def read_paragraphs(
 def read_whole(split: Split, on_bad: OnBad) -> bytes | None:
     """The content of a file that is one document; None, and told as bad, where it is too long for one."""
     content, size = bytearray(), 0
-    with open(split.path, "rb", buffering=0) as file:
+    with open_input(split.path) as file:
         try:
             for chunk in content_chunks(file, compression_of(split.path)):
                 size += len(chunk)
@@ -83,7 +84,7 @@ def read_whole(split: Split, on_bad: OnBad) -> bytes | None:
 
 def _lines(split: Split, on_bad: OnBad) -> Iterator[tuple[int, bytes]]:
     number = 0
-    with open(split.path, "rb", buffering=0) as file:
+    with open_input(split.path) as file:
         try:
             chunks = content_chunks(file, compression_of(split.path))
             for number, line in enumerate(split_lines(chunks, record.MAX_RECORD_BYTES), start=1):

@@ -17,8 +17,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from marin.io.atomic import open_atomic
 from marin.io.compression import BlockWriter
+from marin.io.files import open_output
 from marin.processing.formats.record import JSON_COLUMN
 
 ROW_GROUP_BYTES = 32 << 20  # of Arrow data: what reaching one row costs at most
@@ -63,7 +63,7 @@ class Writer:
         self._format = format
         self._schema = schema
         self._publishing = contextlib.ExitStack()
-        self._file = _HashingFile(self._publishing.enter_context(open_atomic(path, "wb", fsync=fsync)))
+        self._file = _HashingFile(self._publishing.enter_context(open_output(path, fsync=fsync)))
         self._sink: Any = None
         self._rows = 0
         self.written: WrittenFile | None = None  # once it is closed

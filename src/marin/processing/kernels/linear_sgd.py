@@ -13,7 +13,9 @@ import math
 import numpy as np
 
 from marin.processing.kernels.compiled import compiled
-from marin.processing.kernels.ngram_features import Vocabulary, feature_rows, make_scratch, room_for_rows, text_rows
+from marin.processing.kernels.ngram_features import make_scratch, room_for_rows, text_rows
+from marin.processing.kernels.ngram_features_reference import feature_rows
+from marin.processing.kernels.vocabulary import Vocabulary
 
 
 def sgd_epoch_reference(

@@ -1,35 +1,16 @@
-"""The features of fastText: the words of a text, its word n-grams and its character n-grams, as numbers of rows.
+"""The rows of a text's words and n-grams, compiled: written one by one, counted, or summed row by row of a matrix.
 
-A feature is a row of a matrix. Words of the dictionary have rows of their own, the first ones; every n-gram is hashed
-into one of `num_buckets` rows behind them. What a text says is the sum of its rows. The definition is fastText's to the
-bit (Joulin et al. 2016, and `dictionary.cc` of version 0.9), so that published models read right. Its price:
-
-- FNV-1a as fastText computes it takes bytes as signed, so its hashes of text beyond ASCII are its own.
-- Words end at ASCII white space and NUL alone, whatever the language.
-- A text ends with the word `</s>`, and a `</s>` in it ends it there. A word that begins with `__label__` is no feature.
-- A word outside the dictionary has no row of its own, only n-grams.
-
-`feature_rows` is the definition, `sum_rows` the fast path that is held to it.
+What the features are is told in `ngram_features_reference`, to which this is held.
 """
 
-from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from marin.processing.kernels.compiled import compiled, inner
-
-VERSION = 1
-
-END_OF_TEXT = b"</s>"
-LABEL_PREFIX = b"__label__"
-WHITE_SPACE = b" \t\n\v\f\r\0"
-
-_FNV_OFFSET = 2166136261
-_FNV_PRIME = 16777619
-_NGRAM_MULTIPLIER = 116049371
-_MASK32 = 0xFFFFFFFF
-_MASK64 = 0xFFFFFFFFFFFFFFFF
+from marin.processing.kernels.fnv import FNV_OFFSET, absorb, fnv1a
+from marin.processing.kernels.ngram_features_reference import END_OF_TEXT, LABEL_PREFIX, NGRAM_MULTIPLIER
+from marin.processing.kernels.vocabulary import Vocabulary, is_at, place_of
 
 # A text is read so many words at a time, and rows are added whenever so many are known: a long text needs no more
 # memory than a short one, and each pass over a block is a tight loop whose loads do not wait for one another.
@@ -42,221 +23,28 @@ _ROWS_AT_ONCE = 8192
 _LARGEST_NUM_SUMS = 65_536
 _LONGEST_SUMMED_WORD = 24
 
-
-class Vocabulary(NamedTuple):
-    """Which rows there are: a dictionary of words and a number of buckets. Plain arrays, for compiled code."""
-
-    pool: np.ndarray
-    """uint8: the words one behind the other, then the labels (which are no features)."""
-    starts: np.ndarray
-    """int64 (words and labels + 1,): where each begins in `pool`."""
-    slots: np.ndarray
-    """uint64, a power of two of them: an open hash table. Of a word its hash above, and one more than its place in
-    `starts` below; 0 where a slot is free."""
-    kept: np.ndarray
-    """int32 (num_buckets,): the row of a bucket, counted behind the words, or -1 if it was pruned; empty: none was."""
-    is_kept: np.ndarray
-    """uint8: a bit for each bucket, whether it has a row. Small enough for a cache, where `kept` of millions is not."""
-    num_words: int
-    num_buckets: int
-    word_ngrams: int
-    """Longest n-grams of words; 1: none beside the words themselves."""
-    min_chars: int
-    """Shortest n-grams of characters within a word."""
-    max_chars: int
-    """Longest ones; 0: none."""
-
-    @property
-    def num_rows(self) -> int:
-        """How many rows the features of this vocabulary can name."""
-        num_buckets = int((self.kept >= 0).sum()) if self.kept.size else self.num_buckets
-        return self.num_words + num_buckets
-
-    def words(self) -> list[bytes]:
-        """The words of the dictionary in the order of their rows, then the labels."""
-        pool = self.pool.tobytes()
-        return [pool[begin:end] for begin, end in zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)]
-
-
-def make_vocabulary(
-    words: Sequence[bytes],
-    *,
-    labels: Sequence[bytes] = (),
-    num_buckets: int,
-    word_ngrams: int = 1,
-    min_chars: int = 0,
-    max_chars: int = 0,
-    kept: np.ndarray | None = None,
-) -> Vocabulary:
-    """A vocabulary with these words in this order. `labels` are written as words in texts, and skipped there.
-
-    Raises ValueError where n-grams are asked for and there are no buckets.
-    """
-    if num_buckets < 1 and (word_ngrams > 1 or max_chars > 0):
-        raise ValueError(f"num_buckets is {num_buckets}; n-grams of words or characters need at least one bucket")
-    entries = [*words, *labels]
-    starts = np.zeros(len(entries) + 1, np.int64)
-    np.cumsum([len(entry) for entry in entries], out=starts[1:])
-    pool = np.frombuffer(b"".join(entries), np.uint8)
-    num_slots = 8
-    while num_slots < 2 * len(entries):
-        num_slots *= 2
-    slots = np.zeros(num_slots, np.uint64)
-    _fill_slots(pool, starts, slots)
-    return Vocabulary(
-        pool=pool,
-        starts=starts,
-        slots=slots,
-        kept=np.zeros(0, np.int32) if kept is None else kept,
-        is_kept=np.zeros(0, np.uint8) if kept is None else np.packbits(kept >= 0, bitorder="little"),
-        num_words=len(words),
-        num_buckets=num_buckets,
-        word_ngrams=word_ngrams,
-        min_chars=min_chars,
-        max_chars=max_chars,
-    )
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The definition, in plain Python
-
-
-def fnv1a(word: bytes) -> int:
-    """The 32-bit hash of a word: FNV-1a over bytes that are taken as signed."""
-    value = _FNV_OFFSET
-    for byte in word:
-        signed = byte if byte < 128 else byte | 0xFFFFFF00
-        value = ((value ^ signed) * _FNV_PRIME) & _MASK32
-    return value
-
-
-def split_words(text: bytes) -> list[bytes]:
-    """The words of a text, `</s>` the last."""
-    words = text.translate(bytes.maketrans(WHITE_SPACE, b" " * len(WHITE_SPACE))).split(b" ")
-    words = [word for word in words if word]
-    return [*words[: words.index(END_OF_TEXT)], END_OF_TEXT] if END_OF_TEXT in words else [*words, END_OF_TEXT]
-
-
-def feature_rows(text: bytes, vocabulary: Vocabulary) -> list[int]:
-    """The row of every feature of a text, one by one: words with their character n-grams, then n-grams of words."""
-    places = {word: place for place, word in enumerate(vocabulary.words())}
-    rows, hashes = [], []
-    for word in split_words(text):
-        place = places.get(word, -1)
-        if place >= vocabulary.num_words or (place < 0 and word.startswith(LABEL_PREFIX)):
-            continue
-        if place >= 0:
-            rows.append(place)
-        if word != END_OF_TEXT:
-            rows += _rows_of_buckets(vocabulary, (fnv1a(ngram) for ngram in character_ngrams(word, vocabulary)))
-        hashes.append(fnv1a(word))
-    return rows + _rows_of_buckets(vocabulary, word_ngram_hashes(hashes, vocabulary.word_ngrams))
-
-
-def character_ngrams(word: bytes, vocabulary: Vocabulary) -> list[bytes]:
-    """The character n-grams of `<word>`, but for the brackets alone."""
-    if vocabulary.max_chars < 1:
-        return []
-    bracketed = b"<" + word + b">"
-    # a character begins at every byte that continues none
-    begins = [place for place, byte in enumerate(bracketed) if byte & 0xC0 != 0x80] + [len(bracketed)]
-    ngrams = []
-    for first in range(len(begins) - 1):
-        for length in range(1, min(vocabulary.max_chars, len(begins) - 1 - first) + 1):
-            is_bracket = length == 1 and (begins[first] == 0 or begins[first + 1] == len(bracketed))
-            if length >= vocabulary.min_chars and not is_bracket:
-                ngrams.append(bracketed[begins[first] : begins[first + length]])
-    return ngrams
-
-
-def word_ngram_hashes(hashes: Sequence[int], word_ngrams: int) -> list[int]:
-    """The 64-bit hashes of all n-grams of 2 to `word_ngrams` words with these hashes."""
-    signed = [value if value < 2**31 else value - 2**32 for value in hashes]
-    found = []
-    for first, value in enumerate(signed):
-        for following in signed[first + 1 : first + word_ngrams]:
-            value = (value * _NGRAM_MULTIPLIER + following) & _MASK64
-            found.append(value)
-    return found
-
-
-def _rows_of_buckets(vocabulary: Vocabulary, hashes: Iterable[int]) -> list[int]:
-    buckets = [value % vocabulary.num_buckets for value in hashes]
-    if vocabulary.kept.size:
-        buckets = [int(vocabulary.kept[bucket]) for bucket in buckets if vocabulary.kept[bucket] >= 0]
-    return [vocabulary.num_words + bucket for bucket in buckets]
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The fast path
-
-
 _END = np.frombuffer(END_OF_TEXT, np.uint8)
 _END_HASH = fnv1a(END_OF_TEXT)
 _LABEL = np.frombuffer(LABEL_PREFIX, np.uint8)
 
 
 @inner
-def _absorb(value, byte):
-    """One step of FNV-1a, the value in 64 bits of which the upper half is 0."""
-    signed = np.uint64(byte) if byte < 128 else np.uint64(byte) | np.uint64(0xFFFFFF00)
-    return ((value ^ signed) * np.uint64(_FNV_PRIME)) & np.uint64(_MASK32)
-
-
-@compiled
-def _fill_slots(pool, starts, slots):
-    mask = slots.size - 1
-    for place in range(starts.size - 1):
-        value = np.uint64(_FNV_OFFSET)
-        for at in range(starts[place], starts[place + 1]):
-            value = _absorb(value, pool[at])
-        slot = np.int64(value) & mask
-        while slots[slot] != 0:
-            slot = (slot + 1) & mask
-        slots[slot] = value << np.uint64(32) | np.uint64(place + 1)
-
-
-@inner
-def _is_at(data, begin, end, pool, first, last):
-    """Whether data[begin:end] is pool[first:last]."""
-    if end - begin != last - first:
-        return False
-    for offset in range(end - begin):  # noqa: SIM110  # no generators in compiled code
-        if data[begin + offset] != pool[first + offset]:
-            return False
-    return True
-
-
-@inner
-def _place_of(data, begin, end, value, pool, starts, slots):
-    """Where in the dictionary the word data[begin:end] with this hash is; -1 where it is not."""
-    mask = slots.size - 1
-    slot = np.int64(value) & mask
-    while slots[slot] != 0:
-        place = np.int64(slots[slot] & np.uint64(_MASK32)) - 1
-        if slots[slot] >> np.uint64(32) == value and _is_at(data, begin, end, pool, starts[place], starts[place + 1]):
-            return place
-        slot = (slot + 1) & mask
-    return np.int64(-1)
-
-
-@inner
 def _split(data, at, end, begins, ends, hashes):
     """Words of data[at:end] until there is no more room: (how many, where to go on, whether the text has ended)."""
-    num_words, begin, value = 0, at, np.uint64(_FNV_OFFSET)
+    num_words, begin, value = 0, at, np.uint64(FNV_OFFSET)
     while at <= end:
         byte = data[at] if at < end else np.uint8(32)
         if byte > 32 or not (byte == 32 or 9 <= byte <= 13 or byte == 0):
-            value = _absorb(value, byte)
+            value = absorb(value, byte)
             at += 1
             continue
         if at > begin:
-            if _is_at(data, begin, at, _END, 0, _END.size):
+            if is_at(data, begin, at, _END, 0, _END.size):
                 return num_words, at, True
             begins[num_words], ends[num_words], hashes[num_words] = begin, at, value
             num_words += 1
         at += 1
-        begin, value = at, np.uint64(_FNV_OFFSET)
+        begin, value = at, np.uint64(FNV_OFFSET)
         if num_words == begins.size:
             return num_words, at, at > end
     return num_words, at, True
@@ -267,7 +55,7 @@ def _is_label(data, begin, end, place, num_words):
     """Whether the word data[begin:end], at this place of the dictionary or at none, is a label."""
     if place >= 0:
         return place >= num_words
-    return data[begin] == _LABEL[0] and _is_at(data, begin, min(end, begin + _LABEL.size), _LABEL, 0, _LABEL.size)
+    return data[begin] == _LABEL[0] and is_at(data, begin, min(end, begin + _LABEL.size), _LABEL, 0, _LABEL.size)
 
 
 @inner
@@ -276,7 +64,7 @@ def _look_up(data, begins, ends, hashes, num_found, pool, starts, slots, num_wor
     num_kept = 0
     for index in range(num_found):
         begin, end = begins[index], ends[index]
-        place = _place_of(data, begin, end, hashes[index], pool, starts, slots)
+        place = place_of(data, begin, end, hashes[index], pool, starts, slots)
         if _is_label(data, begin, end, place, num_words):
             continue
         places[num_kept] = place
@@ -305,7 +93,7 @@ def _word_ngram_rows(hashes, count, ngrams, num_open, word_ngrams, num_words, nu
     for index in range(count):
         signed = hashes[index] if hashes[index] < np.uint64(2**31) else hashes[index] | np.uint64(0xFFFFFFFF00000000)
         for longer in range(num_open):
-            ngrams[longer] = ngrams[longer] * np.uint64(_NGRAM_MULTIPLIER) + signed
+            ngrams[longer] = ngrams[longer] * np.uint64(NGRAM_MULTIPLIER) + signed
             row = _row_of_bucket(ngrams[longer], num_words, num_buckets, kept)
             if row >= 0:
                 ids[num_ids] = row
@@ -368,10 +156,10 @@ def _character_rows(
     bounds[num_chars] = size
     num_written = 0
     for first in range(num_chars):
-        value = np.uint64(_FNV_OFFSET)
+        value = np.uint64(FNV_OFFSET)
         for length in range(1, min(max_chars, num_chars - first) + 1):
             for at in range(bounds[first + length - 1], bounds[first + length]):
-                value = _absorb(value, letters[at])
+                value = absorb(value, letters[at])
             if length < min_chars or (length == 1 and (first == 0 or first == num_chars - 1)):
                 continue
             # the upper half of the value is 0, and dividing 32 bits takes a third of the time
@@ -424,7 +212,7 @@ def _text_rows(data, begin, end, vocabulary, scratch, ids, matrix, total):
                 )
                 num_all += num_chars
         if has_ended:
-            places[count] = _place_of(_END, 0, _END.size, np.uint64(_END_HASH), pool, starts, slots)
+            places[count] = place_of(_END, 0, _END.size, np.uint64(_END_HASH), pool, starts, slots)
             hashes[count] = np.uint64(_END_HASH)
             count += 1
         if ids.size - num_ids < count * word_ngrams:
@@ -500,9 +288,9 @@ def _sum_words(data, scratch, num_found, vocabulary, known, ids, matrix, fresh, 
         length = end - begin
         # slot 0 of each array is where a word that is too long is worked out
         slot = np.int64(value) & (lengths.size - 1) if length <= words.shape[1] else 0
-        if lengths[slot] != length or not _is_at(data, begin, end, words[slot], 0, length):
+        if lengths[slot] != length or not is_at(data, begin, end, words[slot], 0, length):
             fresh[:] = 0
-            place = _place_of(data, begin, end, value, pool, starts, slots)
+            place = place_of(data, begin, end, value, pool, starts, slots)
             if _is_label(data, begin, end, place, num_words):
                 counts[slot] = -1
             else:
@@ -557,7 +345,7 @@ def _sum_text(data, begin, end, vocabulary, scratch, known, ids, matrix, fresh, 
         count, num_rows = _sum_words(data, scratch, count, vocabulary, known, ids, matrix, fresh, total)
         num_all += num_rows
         if has_ended:
-            place = _place_of(
+            place = place_of(
                 _END, 0, _END.size, np.uint64(_END_HASH), vocabulary.pool, vocabulary.starts, vocabulary.slots
             )
             if place >= 0:

@@ -7,13 +7,14 @@ and every reader of the output is spared it. What cannot be put together is an e
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from marin.processing.pipeline.manifest import Manifest, write_manifest
+from marin.processing.formats.arrow_files import arrow_source, schema_of
+from marin.processing.pipeline.manifest import Manifest, described_output, write_manifest
 from marin.processing.pipeline.rows import conform, unify
 from marin.processing.pipeline.sinks import FileSink
 
@@ -34,9 +35,10 @@ def agree_on_columns(planned: "Planned", manifests: Sequence[Manifest]) -> list[
     common = _common(planned, manifests, paths)
     agreed = []
     for manifest, path in zip(manifests, paths, strict=True):
-        if not _schema(path, sink.format).equals(common):
+        if not schema_of(path, sink.format).equals(common):
             written = sink.write(path, (conform(b, common, fill=True) for b in _batches(path, sink.format)), common)
-            manifest = replace(manifest, output={"path": manifest.output["path"], **asdict(written)})
+            described = described_output(planned.stage.root, manifest.output["path"], written)
+            manifest = replace(manifest, output=described)
             write_manifest(planned.stage.root, manifest)
         agreed.append(manifest)
     return agreed
@@ -47,7 +49,7 @@ def _common(planned: "Planned", manifests: Sequence[Manifest], paths: Sequence[s
     assert isinstance(planned.stage.sink, FileSink)
     of_chain: dict[int, tuple[str, pa.Schema]] = {}
     for task, manifest, path in zip(planned.tasks, manifests, paths, strict=True):
-        schema = _schema(path, planned.stage.sink.format)
+        schema = schema_of(path, planned.stage.sink.format)
         if not schema.names:
             continue
         first, known = of_chain.setdefault(task.chain, (manifest.shard, schema))
@@ -66,19 +68,12 @@ def _common(planned: "Planned", manifests: Sequence[Manifest], paths: Sequence[s
     return common
 
 
-def _schema(path: str, format: str) -> pa.Schema:
-    if format == "parquet":
-        return pq.read_schema(path)
-    with pa.memory_map(path) as source:
-        return pa.ipc.open_file(source).schema
-
-
 def _batches(path: str, format: str) -> Iterator[pa.RecordBatch]:
-    if format == "parquet":
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(use_threads=False)
-    else:
-        with pa.memory_map(path) as source:
+    with arrow_source(path) as source:
+        if format == "parquet":
+            with pq.ParquetFile(source) as file:
+                yield from file.iter_batches(use_threads=False)
+        else:
             reader = pa.ipc.open_file(source)
             for index in range(reader.num_record_batches):
                 yield reader.get_batch(index)

@@ -1,9 +1,10 @@
 """The columns of many parquet or Arrow files, which must be of one type before their rows can be put together."""
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from marin.processing.formats.splits import Split, is_arrow_file
+from marin.io.files import each
+from marin.processing.formats.arrow_files import schema_of
+from marin.processing.formats.splits import Split
 from marin.processing.pipeline.rows import wider_type
 
 _MADE_BY_READERS = ("id", "source", "metadata")
@@ -18,7 +19,8 @@ def casts_of(splits: list[Split], columns: tuple[str, ...] | None) -> tuple[tupl
     files = {split.label: split for split in splits if split.format in ("parquet", "arrow")}
     if len(files) < 2:
         return ()
-    schemas = {label: _schema_of(split.path, split.format) for label, split in files.items()}
+    found = each(lambda split: schema_of(split.path, split.format), files.values(), where=splits[0].path)
+    schemas = dict(zip(files, found, strict=True))
     changed: set[str] = set()
     for label, schema in schemas.items():
         for field in schema:
@@ -42,13 +44,6 @@ def casts_of(splits: list[Split], columns: tuple[str, ...] | None) -> tuple[tupl
                     "Dataset.from_files(..., columns=[...]), or read the files apart"
                 )
     return tuple((name, types[name][1]) for name in sorted(changed))
-
-
-def _schema_of(path: str, format: str) -> pa.Schema:
-    if format == "parquet":
-        return pq.read_schema(path)
-    with pa.memory_map(path) as source:
-        return pa.ipc.open_file(source).schema if is_arrow_file(path) else pa.ipc.open_stream(source).schema
 
 
 def _plain_type(type_: pa.DataType) -> pa.DataType:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from marin.io.files import address
 from marin.processing.pipeline.expressions import Expression, parse
 from marin.processing.pipeline.operations import (
     FilterRows,
@@ -28,6 +29,7 @@ from marin.processing.pipeline.sinks import FileSink, Sink
 
 if TYPE_CHECKING:
     from marin.processing.pipeline.run import Result
+    from marin.processing.tokenize.config import ChatFormat
 
 SPLIT_BYTES = 128 << 20
 # How shards are called, and which there are: "part" packs small files, "input" has one shard a file of its name, and
@@ -126,10 +128,11 @@ class Dataset:
     ) -> "Dataset":
         """The rows of files, folders (with all below) and globs; the format by the files' endings unless it is named.
 
+        A path may be an address in a store: s3://BUCKET/raw/*.jsonl.zst, gs://, az:// (needs the extra `remote`).
         `columns`: those to read, None for all. A file larger than `split_bytes` is shared by several shards where its
         format allows that; small files share one.
         """
-        given = (fspath(paths),) if isinstance(paths, str | PathLike) else tuple(fspath(path) for path in paths)
+        given = tuple(map(address, (paths,) if isinstance(paths, str | PathLike) else paths))
         if not given:
             raise ValueError("from_files: no path is given")
         wanted = None if columns is None else tuple(columns)
@@ -285,8 +288,11 @@ class Dataset:
     # -- where rows go
 
     def write_parquet(self, path: str | PathLike[str], *, names: Literal["part", "input"] = "part") -> "Dataset":
-        """Write parquet files (zstd) `part-00000-of-00010.parquet` to a folder; or, with names="input", one file for
-        each file that is read, with its name, so that two data sets have their rows in files of the same names."""
+        """Write parquet files (zstd) `part-00000-of-00010.parquet` to a folder, also of a store (s3://...).
+
+        With names="input" there is one file for each file that is read, with its name, so that two data sets have their
+        rows in files of the same names.
+        """
         return self._to(path, FileSink(format="parquet"), names)
 
     def write_jsonl(
@@ -304,19 +310,23 @@ class Dataset:
         path: str | PathLike[str],
         *,
         tokenizer: str | PathLike[str],
+        chat: "ChatFormat | None" = None,
         encoder: Literal["auto", "tokenizers", "gigatoken"] = "auto",
         check_round_trip: bool = True,
     ) -> "Dataset":
         """Write a token store, as `tokenize` makes it: of the same files the same shards, byte for byte.
 
         Rows are documents (columns `id`, `text` and, if there is one, `source`); those without text are dropped as
-        "empty". `tokenizer` is its folder, loaded here and again by the workers. The run raises ValueError where no
-        document is left, and fails a shard whose first texts do not come back from their tokens (`check_round_trip`).
+        "empty". With `chat` they are conversations, in the columns that it names, and the store says which of their
+        tokens are trained on. `tokenizer` is its folder, loaded here and again by the workers; ValueError where `chat`
+        has a template that cannot be used with it. The run raises ValueError where no document is left, and fails a
+        shard whose first texts do not come back from their tokens (`check_round_trip`).
         """
-        from marin.processing.tokenize.sink import OnlyDocuments, token_sink
+        from marin.processing.tokenize.sink import token_sink
 
-        sink = token_sink(fspath(tokenizer), encoder=encoder, check_round_trip=check_round_trip)
-        return self.map_batches(OnlyDocuments(), name="documents")._to(path, sink, "shard")
+        rows, sink = token_sink(fspath(tokenizer), chat=chat, encoder=encoder, check_round_trip=check_round_trip)
+        name = "documents" if chat is None else "conversations"
+        return self.map_batches(rows, name=name)._to(path, sink, "shard")
 
     def write(self, path: str | PathLike[str], sink: Sink, *, names: Literal["part", "input"] = "part") -> "Dataset":
         """Write each shard with a sink of one's own."""
@@ -356,7 +366,7 @@ class Dataset:
         self._check_open("write")
         if names not in ("part", "input", "shard"):
             raise ValueError(f"names is {names!r}; 'part' or 'input' is expected")
-        return replace(self, target=Target(path=fspath(path), sink=sink, names=names))
+        return replace(self, target=Target(path=address(path), sink=sink, names=names))
 
     def _check_open(self, name: str) -> None:
         if self.target is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from marin.io.files import each, file_info, real_path
 from marin.processing.formats.splits import Split, plan_splits
 from marin.processing.pipeline.aligned import by_files, files_of, stem
 from marin.processing.pipeline.columns import casts_of
@@ -242,10 +243,10 @@ def _attachments(part: Part, root: str | None) -> list[dict[str, Chained]]:
 
 def _check_outside(root: str, splits: list[Split]) -> None:
     """ValueError where the output folder is read from as well."""
-    output = os.path.realpath(root)
+    output = real_path(root)
     labels = {os.path.dirname(split.path): split.label for split in splits}
     for folder, label in labels.items():
-        if (os.path.realpath(folder) + os.sep).startswith(output + os.sep):
+        if (real_path(folder) + os.sep).startswith(output + os.sep):
             raise ValueError(f"{root}: {label} is read from the folder that is written to; choose another one")
 
 
@@ -265,7 +266,8 @@ def _packed(splits: list[Split]) -> list[list[Split]]:
 
 
 def _num_partitions(datasets: list[Dataset]) -> int:
-    size = sum(os.path.getsize(path) for dataset in datasets for _, path in files_of(dataset))
+    paths = [path for dataset in datasets for _, path in files_of(dataset)]
+    size = sum(each(lambda path: file_info(path).size, paths, where=paths[0] if paths else ""))
     return max(1, -(-size // PARTITION_BYTES))
 
 

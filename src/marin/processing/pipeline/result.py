@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from marin.io.atomic import write_text
+from marin.io.files import write_text
 from marin.processing.formats.finished import FUNNEL
 from marin.processing.pipeline import counts as counting
 from marin.processing.pipeline.counts import Counts

@@ -6,20 +6,22 @@ a run that went on after an interruption reports the same as one that was not in
 
 import os
 import pickle
-import shutil
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import cloudpickle
 
+from marin.io.files import each, remove_all
 from marin.processing.pipeline.agree import agree_on_columns
+from marin.processing.pipeline.backend import Backend, chosen_backend, make_shards
 from marin.processing.pipeline.batch import BadRow
 from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.dataset import Dataset
 from marin.processing.pipeline.execution import Kept, Step, apply
-from marin.processing.pipeline.manifest import WORK_FOLDER, Manifest, is_done, read_manifest
+from marin.processing.pipeline.manifest import WORK_FOLDER, Manifest, Survey, read_manifest
 from marin.processing.pipeline.operations import Attach, FlatMapRows, MapRows, Operation
 from marin.processing.pipeline.output import (
+    confirm,
     locked,
     log_attempt,
     prepare,
@@ -28,12 +30,12 @@ from marin.processing.pipeline.output import (
     unfinish,
 )
 from marin.processing.pipeline.planning import Planned, plan, shards_of
-from marin.processing.pipeline.pool import Events, kept_workers, run_in_processes
+from marin.processing.pipeline.pool import Events, kept_workers
 from marin.processing.pipeline.progress import Progress
 from marin.processing.pipeline.result import Result, conclude
 from marin.processing.pipeline.rows import to_rows
 from marin.processing.pipeline.sinks import WholeSink
-from marin.processing.pipeline.stage import Watchers, run_task
+from marin.processing.pipeline.stage import Task, Watchers, run_task
 from marin.processing.pipeline.worker import reason_of
 
 _SHOWN_FAILURES = 20
@@ -43,7 +45,7 @@ def run(
     dataset: Dataset,
     *,
     workers: int | None = None,
-    backend: Literal["local", "ray"] | None = None,
+    backend: Backend | None = None,
     address: str | None = None,
     max_bad: float = 0.01,
     retries: int = 2,
@@ -65,10 +67,7 @@ def run(
     Raises RuntimeError naming the shards that failed, once all others are done, and ValueError where more than the
     share `max_bad` of the rows was bad. Call it again after an interruption: finished shards are kept.
     """
-    if backend is None:  # a step's work that is done in its own process stays there
-        backend = "local" if workers == 0 else os.environ.get("MARIN_DATA_BACKEND", "local")  # type: ignore[assignment]
-    if backend not in ("local", "ray"):
-        raise ValueError(f"backend is {backend!r}; 'local' or 'ray' is expected (of MARIN_DATA_BACKEND too)")
+    chosen = chosen_backend(backend, workers)
     if not 0 <= max_bad <= 1:
         raise ValueError(f"max_bad is {max_bad}; it is a share of the rows, between 0 and 1")
     if workers is not None and workers < 0:
@@ -76,38 +75,40 @@ def run(
     stages = plan(dataset)
     root = stages[-1].stage.root
     with locked(root), kept_workers():
-        prepare(root, stages)
+        survey = Survey(root)
+        prepare(survey, stages)
         said = Progress(root, stages, shown=progress, label=label)
-        needed = _needed(stages, verify)
+        needed = _needed(survey, stages, verify)
         if needed:
             unfinish(root)
             sink = stages[-1].stage.sink
             if isinstance(sink, WholeSink):
                 sink.begin(root)
         for planned in needed:
-            pending = [task for task in planned.tasks if not _is_done(planned, task.name, task.key, verify)]
+            pending = [task for task in planned.tasks if not _is_done(survey, planned, task, verify)]
             said.begin(planned, pending)
             if not pending:
                 continue
-            failures = _do(planned, pending, workers, backend, address, retries, said)
+            failures = _do(planned, pending, workers, chosen, address, retries, said)
             if failures:
                 raise RuntimeError(_told(planned, failures))
         remove_leftovers(root)
         remove_empty_folders(root)
-        manifests = [[_manifest(planned, task.name) for task in planned.tasks] for planned in stages]
+        manifests = [_manifests(planned) for planned in stages]
         manifests[-1] = agree_on_columns(stages[-1], manifests[-1])
+        confirm(stages[-1], manifests[-1])
         result = conclude(root, stages, manifests, max_bad)
-        shutil.rmtree(os.path.join(root, WORK_FOLDER), ignore_errors=True)
+        remove_all(os.path.join(root, WORK_FOLDER))
     said.finish(result)
     return result
 
 
-def _needed(stages: Sequence[Planned], verify: bool) -> list[Planned]:
+def _needed(survey: Survey, stages: Sequence[Planned], verify: bool) -> list[Planned]:
     """The stages that have something to do, or whose output is needed by one that has."""
     needed: list[Planned] = []
     for planned in reversed(stages):
         is_read = planned.feeds is None or any(_feeds(planned, other) for other in needed)
-        if is_read and not all(_is_done(planned, task.name, task.key, verify) for task in planned.tasks):
+        if is_read and not all(_is_done(survey, planned, task, verify) for task in planned.tasks):
             needed.append(planned)
     return needed[::-1]
 
@@ -116,15 +117,20 @@ def _feeds(planned: Planned, other: Planned) -> bool:
     return planned.feeds is not None and planned.feeds.rpartition(".")[0] == other.stage.name
 
 
-def _is_done(planned: Planned, name: str, key: str, verify: bool) -> bool:
-    root = planned.stage.root
-    return is_done(root, read_manifest(root, planned.stage.name, name), key, verify=verify)
+def _is_done(survey: Survey, planned: Planned, task: Task, verify: bool) -> bool:
+    return survey.is_done(planned.stage.name, task.name, task.key, verify=verify)
 
 
-def _manifest(planned: Planned, name: str) -> Manifest:
-    manifest = read_manifest(planned.stage.root, planned.stage.name, name)
-    assert manifest is not None, f"shard {name} was reported as done and has no manifest"
-    return manifest
+def _manifests(planned: Planned) -> list[Manifest]:
+    """Those of all shards of a stage, which are made."""
+    root, stage = planned.stage.root, planned.stage.name
+
+    def manifest_of(task: Task) -> Manifest:
+        manifest = read_manifest(root, stage, task.name)
+        assert manifest is not None, f"shard {task.name} was reported as done and has no manifest"
+        return manifest
+
+    return each(manifest_of, planned.tasks, where=root)
 
 
 def _do(
@@ -155,51 +161,22 @@ def _do(
         progress=said.read,
         done=lambda index: said.done(pending[index]),
     )
-    if backend == "ray":
-        watched = [_is_watched(planned.stage.chains[task.chain]) for task in pending]
-        failures = _on_ray(stage_data, tasks, watched, workers, address, retries, events)
-    else:
-        num_workers = num_cpus() if workers is None else max(1, workers)
-        failures = run_in_processes(
-            stage_data, tasks, workers=num_workers, retries=retries, events=events, few_first=workers is None
-        )
+    watched = [_is_watched(planned.stage.chains[task.chain]) for task in pending]
+    failures = make_shards(
+        stage_data,
+        tasks,
+        backend=backend,
+        address=address,
+        workers=workers,
+        retries=retries,
+        events=events,
+        watched=watched,
+    )
     return {names[index]: reason for index, reason in sorted(failures.items())}
-
-
-def num_cpus() -> int:
-    """The CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_watched(operations: Sequence[Operation]) -> bool:
     return any(isinstance(one, MapRows | FlatMapRows) and one.timeout_s is not None for one in operations)
-
-
-def _on_ray(
-    stage_data: bytes,
-    tasks: Sequence[tuple[str, bytes]],
-    watched: Sequence[bool],
-    workers: int | None,
-    address: str | None,
-    retries: int,
-    events: Events,
-) -> dict[int, str]:
-    """Make the shards as tasks of a Ray cluster; the reasons of those that failed, by their index."""
-    from marin.cluster.ray_tasks import run_tasks
-
-    packed = [pickle.dumps((name, data, is_watched)) for (name, data), is_watched in zip(tasks, watched, strict=True)]
-    failures: dict[int, str] = {}
-    function = "marin.processing.pipeline.worker:make_packed"
-    for index, kind, result in run_tasks(
-        function, stage_data, packed, address=address, retries=retries, at_once=workers
-    ):
-        if kind == "started":
-            events.started(tasks[index][0])
-        elif kind == "lost" or result:
-            failures[index] = result.decode()
-        else:
-            events.done(index)
-    return failures
 
 
 def _in_this_process(planned: Planned, pending: Sequence[Any], said: Progress) -> dict[str, str]:

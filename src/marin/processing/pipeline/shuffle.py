@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from marin.io.atomic import open_atomic
+from marin.io.files import is_remote, open_input, open_output, read_range
 from marin.processing.formats.reading import bounded
 from marin.processing.pipeline.evaluate import check_columns
 from marin.processing.pipeline.rows import conform, of_one_schema, shown_row, unify
@@ -30,6 +30,7 @@ from marin.processing.pipeline.sinks import Written
 FLUSH_BYTES = 64 << 20
 CHUNK_ROWS = 16_384
 CHUNK_BYTES = 4 << 20  # what a reader holds of each stream
+AHEAD_BYTES = 1 << 20  # and of one in a store, as it is stored
 
 _LENGTH = struct.Struct("<Q")
 _PARTITION = "__partition"
@@ -51,7 +52,7 @@ class SpillSink:
     def write(self, path: str, batches: Iterator[pa.RecordBatch], schema: pa.Schema | None = None) -> Written:
         common, batches = of_one_schema(batches, schema, path)
         rows = 0
-        with open_atomic(path, "wb") as raw:
+        with open_output(path) as raw:
             file = _Hashing(raw)
             segments: list[list[list[int]]] = []  # of each flush, of each partition: start, size in the file
             for table in _flushes(batches, common):
@@ -199,7 +200,7 @@ class Spills:
 
 
 def _footer(path: str) -> dict[str, Any]:
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         file.seek(-_LENGTH.size, os.SEEK_END)
         (size,) = _LENGTH.unpack(file.read(_LENGTH.size))
         file.seek(-_LENGTH.size - size, os.SEEK_END)
@@ -220,19 +221,26 @@ def _stream(path: str, start: int, size: int) -> Iterator[pa.RecordBatch]:
 
 
 class _Segment:
-    """A part of a file, as a file that holds no descriptor between reads: there may be thousands of them."""
+    """A part of a file, as a file that holds no descriptor between reads: there may be thousands of them.
+
+    Of an object it holds what was read ahead, for a request takes as long as reading that.
+    """
 
     def __init__(self, path: str, start: int, size: int):
         self._path, self._position, self._left = path, start, size
+        self._ahead = AHEAD_BYTES if is_remote(path) else 0
+        self._held = b""
         self.closed = False
 
     def read(self, size: int = -1) -> bytes:
-        size = self._left if size is None or size < 0 else min(size, self._left)
-        with open(self._path, "rb", buffering=0) as file:
-            file.seek(self._position)
-            data = file.read(size)
-        self._position += len(data)
-        self._left -= len(data)
+        most = len(self._held) + self._left
+        size = most if size is None or size < 0 else min(size, most)
+        if size > len(self._held):
+            more = read_range(self._path, self._position, min(self._left, max(size - len(self._held), self._ahead)))
+            self._position += len(more)
+            self._left -= len(more)
+            self._held += more
+        data, self._held = self._held[:size], self._held[size:]
         return data
 
     def readable(self) -> bool:

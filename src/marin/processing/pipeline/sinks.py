@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from marin.io.hashing import sha256_file
+from marin.io.files import FileInfo, file_info, is_remote, sha256_of, tree
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,18 +64,22 @@ class WholeSink(Sink, Protocol):
         ...
 
 
-def size_of_output(path: str) -> int:
-    """Bytes of a file, or of all files of a folder. OSError where there is none."""
+def files_of_output(path: str) -> dict[str, FileInfo]:
+    """What is known of a file, which has the name "" here, or of all files of a folder. OSError where neither is."""
     if os.path.isdir(path):
-        return sum(entry.stat().st_size for entry in os.scandir(path))
-    return os.path.getsize(path)
+        return dict(tree(path))
+    try:
+        return {"": file_info(path)}
+    except FileNotFoundError:
+        if is_remote(path) and (found := dict(tree(path))):
+            return found
+        raise
 
 
 def sha256_of_output(path: str) -> str:
     """Of a file, or of all files of a folder. OSError where there is none."""
-    if os.path.isdir(path):
-        return sha256_of_files({entry.name: sha256_file(entry.path)[1] for entry in os.scandir(path)})
-    return sha256_file(path)[1]
+    digests = {name: sha256_of(os.path.join(path, name) if name else path) for name in files_of_output(path)}
+    return digests[""] if list(digests) == [""] else sha256_of_files(digests)
 
 
 def sha256_of_files(digests: Mapping[str, str]) -> str:

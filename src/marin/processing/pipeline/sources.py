@@ -89,7 +89,9 @@ def split_bytes(split: Split) -> int:
 
 def split_input(split: Split) -> dict[str, Any]:
     """What a split is, as JSON values, whatever folder its file is in."""
+    version = {"version": split.version} if split.version else {}
     return {
+        **version,
         "label": split.label,
         "format": split.format,
         "start": split.start,

@@ -11,17 +11,17 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from marin.io.atomic import make_folder, open_atomic
+from marin.io.files import make_folder, open_output, remove
 from marin.processing.pipeline.batch import BadRow
 from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.execution import Kept, Step, apply
 from marin.processing.pipeline.join import Chained
-from marin.processing.pipeline.manifest import Manifest, bad_path, manifest_path, write_manifest
+from marin.processing.pipeline.manifest import Manifest, bad_path, described_output, manifest_path, write_manifest
 from marin.processing.pipeline.operations import Attach, Operation
 from marin.processing.pipeline.rows import SchemaWidened
 from marin.processing.pipeline.sinks import Sink
@@ -87,8 +87,7 @@ def run_task(
     is full.
     """
     path = os.path.join(stage.root, output_path(stage, task))
-    with contextlib.suppress(FileNotFoundError):  # of an earlier plan: must not vouch for what is written now
-        os.unlink(manifest_path(stage.root, stage.name, task.name))
+    remove(manifest_path(stage.root, stage.name, task.name))  # of an earlier plan: must not vouch for what comes now
     make_folder(os.path.dirname(path))
     schema: pa.Schema | None = None
     try:
@@ -140,7 +139,7 @@ def _attempt(
         key=task.key,
         inputs=task.inputs(),
         operations=counts,
-        output={"path": output_path(stage, task), **asdict(written)},
+        output=described_output(stage.root, output_path(stage, task), written),
         timing={
             "cpu_s": round(time.process_time() - began, 3),
             "cpu_s_of": _own_seconds(steps),
@@ -184,12 +183,11 @@ class _BadRows:
     def add(self, operation: str, row: BadRow) -> None:
         if self._file is None:
             make_folder(os.path.dirname(self._path))
-            self._file = self._stack.enter_context(open_atomic(self._path, "w", encoding="utf-8"))
+            self._file = self._stack.enter_context(open_output(self._path))
         line = {"id": row.id, "operation": operation, "reason": row.reason, "text": row.text}
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(json.dumps(line).encode() + b"\n")
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if self._file is None and kind is None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
+            remove(self._path)
         self._stack.__exit__(kind, error, traceback)

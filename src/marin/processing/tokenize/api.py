@@ -66,6 +66,7 @@ def default_tokenize(
     max_bad: float = 0.01,
     check_round_trip: bool = True,
     num_workers: int | None = None,
+    backend: str | None = None,
     description: str | None = None,
     tags: frozenset[str] = frozenset(),
 ) -> ExecutorStep:
@@ -74,7 +75,8 @@ def default_tokenize(
     `dataset` is a step, a folder in one (`collected / "train"`), or a path; `tokenizer` likewise. `text_column` has a
     row's text; with `chat` the rows are conversations, and the store says which of their tokens are trained on;
     `format` is needed for files of text. More bad rows than the share `max_bad` fail the step; `num_workers` processes
-    share the work (None: one a CPU) and change nothing.
+    share the work (None: one a CPU), those of this machine or of a Ray cluster (`backend`, "local" or "ray"; None: what
+    MARIN_DATA_BACKEND says), and change nothing.
     """
     return ExecutorStep(
         name=f"tokenized/{name}",
@@ -86,6 +88,7 @@ def default_tokenize(
             max_bad=max_bad,
             check_round_trip=check_round_trip,
             num_workers=num_workers,
+            backend=backend,
             format=format,
             text_column=text_column,
             chat=chat,

@@ -27,8 +27,8 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
-from marin.io.records import LineReader
-from marin.processing.document import BadRow, RecipeError, check_unicode, identity_of, parse_rows
+from marin.data.store import ChatInfo
+from marin.processing.document import RecipeError, check_unicode, identity_of
 from marin.processing.tokenize.config import ChatFormat
 from marin.processing.tokenize.encoder import Encoder, Utf8Texts, utf8_texts
 from marin.processing.tokenize.rows import Encoded, EncodedBatch
@@ -69,11 +69,12 @@ class ChatTemplate:
     does not have as a special token.
     """
 
+    chat: ChatFormat
     text: str  # of the template
     stop_id: int  # the token that ends a turn
 
     def __init__(self, chat: ChatFormat, tokenizer: Tokenizer):
-        self._chat = chat
+        self.chat = chat
         self._tokenizer = tokenizer
         self._special = tokenizer.special_tokens
         self._any_special = re.compile("|".join(map(re.escape, sorted(self._special, key=len, reverse=True))))
@@ -122,12 +123,9 @@ class ChatTemplate:
         return self._render(messages, add_generation_prompt).replace(_BEGIN, "").replace(_END, "")
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns in which a row has its conversation."""
-        chat = self._chat
-        if chat.prompt_column is not None and chat.completion_column is not None:
-            return (chat.prompt_column, chat.completion_column)
-        return (chat.messages_column,)
+    def info(self) -> ChatInfo:
+        """What the ledger of a store says of its conversations."""
+        return ChatInfo(template=self.text, stop_id=self.stop_id)
 
     def encode(self, conversations: Iterable[Sequence[Span]], encoder: Encoder | None = None) -> list[Encoded]:
         """Token ids and masks of texts that are cut into spans; by the reference encoder, if none is given."""
@@ -175,7 +173,7 @@ class ChatTemplate:
         return self._special[token]
 
     def _messages(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        chat = self._chat
+        chat = self.chat
         if chat.prompt_column is not None and chat.completion_column is not None:
             columns = {chat.input_role: chat.prompt_column, chat.output_role: chat.completion_column}
             missing = [column for column in columns.values() if column not in row]
@@ -207,11 +205,11 @@ class ChatTemplate:
                 if _BEGIN in text or _END in text:
                     raise ValueError(f"message holds U+FDD0 or U+FDD1, which are no characters: number {number}")
         if needs_answer:
-            answers = [message["content"] for message in messages if message["role"] == self._chat.output_role]
+            answers = [message["content"] for message in messages if message["role"] == self.chat.output_role]
             if not answers:
-                raise ValueError(f"no answer: no message has the role {self._chat.output_role!r}")
+                raise ValueError(f"no answer: no message has the role {self.chat.output_role!r}")
             if not all(answer.strip() for answer in answers):
-                raise ValueError(f"empty answer: a message of the role {self._chat.output_role!r} says nothing")
+                raise ValueError(f"empty answer: a message of the role {self.chat.output_role!r} says nothing")
 
     def _render(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False) -> str:
         try:
@@ -232,7 +230,7 @@ class ChatTemplate:
         whole = self._render(messages, add_generation_prompt)
         at = 0
         for index, message in enumerate(messages):
-            if message["role"] != self._chat.output_role:
+            if message["role"] != self.chat.output_role:
                 continue
             before = self._render(messages[:index], add_generation_prompt=True)
             after = self._render(messages[: index + 1])
@@ -252,7 +250,7 @@ class ChatTemplate:
         """RecipeError where a model would be asked for the first answer in other words than it was trained with."""
         if not self._has_blocks:
             return  # `_by_difference` has compared each
-        first = next(i for i, message in enumerate(messages) if message["role"] == self._chat.output_role)
+        first = next(i for i, message in enumerate(messages) if message["role"] == self.chat.output_role)
         if first == 0:
             return  # nobody asks
         prompt = self.rendered(messages[:first], add_generation_prompt=True)
@@ -284,7 +282,7 @@ class ChatTemplate:
             yield Span(rest, False)
         if not is_trained:
             raise RecipeError(
-                f"document {row_id!r} has a message of the role {self._chat.output_role!r}, and the chat template "
+                f"document {row_id!r} has a message of the role {self.chat.output_role!r}, and the chat template "
                 "trains on nothing of it. Write a generation block around what that role says."
             )
 
@@ -306,30 +304,36 @@ class ChatRows:
     def __init__(self, template: ChatTemplate):
         self._template = template
 
-    def parse(self, lines: LineReader, *, file: str) -> Iterator[Conversation | BadRow]:
-        """Every row of a record file, or a BadRow where it is none; `file` names it in made-up ids."""
-        return parse_rows(lines, self._template.conversation, file=file)
-
     def columns(self, names: Sequence[str]) -> tuple[str, ...]:
         from marin.processing.formats.record import ROW
 
-        return ("id", *(name for name in ("source", *self._template.columns) if name in names), ROW)
+        return ("id", *(name for name in ("source", *self._template.chat.columns) if name in names), ROW)
 
     def pick(self, batch: "pa.RecordBatch", on_bad: Callable[[int, str, str], None]) -> "ChatBatch":
-        from marin.processing.formats.record import JSON_COLUMN, ROW
+        from marin.processing.formats.record import ROW
+
+        numbers = batch.column(ROW).to_pylist()
+        found = self.conversations(
+            batch.drop_columns([ROW]),
+            lambda index, reason, beginning: on_bad(numbers[index] + 1, reason, beginning),
+        )
+        return ChatBatch(self._template, found)
+
+    def conversations(self, batch: "pa.RecordBatch", on_bad: Callable[[int, str, str], None]) -> list[Conversation]:
+        """The rows of a batch that are conversations; `on_bad(index, reason, beginning)` is told of the others."""
+        from marin.processing.formats.record import JSON_COLUMN
 
         as_json = {field.name for field in batch.schema if dict(field.metadata or {}) == JSON_COLUMN}
         conversations = []
-        for row in batch.to_pylist():
-            line = row.pop(ROW) + 1
+        for index, row in enumerate(batch.to_pylist()):
             row = {name: json.loads(value) if name in as_json else value for name, value in _given(row).items()}
             try:
                 conversations.append(self._template.conversation(row, row["id"]))
             except RecipeError:
                 raise
             except ValueError as error:
-                on_bad(line, str(error), json.dumps(row, ensure_ascii=False, default=str))
-        return ChatBatch(self._template, conversations)
+                on_bad(index, str(error), json.dumps(row, ensure_ascii=False, default=str))
+        return conversations
 
 
 class ChatBatch:

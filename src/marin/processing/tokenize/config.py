@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 NUM_BYTES = 256
 ENCODERS = ("auto", "tokenizers", "gigatoken")
+BACKENDS = ("local", "ray")
 # Part of the identity of a tokenizing step and of every shard's manifest: raised when the same input would give another
 # store, so that old ones are made anew. 2: the tokenizer's digest covers eos_id and bos_id, the ledger has the document
 # prefix, and an id or source of null is an absent one. 3: the digest leaves out settings that decide no id. 4: a big
@@ -82,6 +83,13 @@ class ChatFormat:
                 "give both, for rows that have these columns instead of messages, or neither"
             )
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns in which a row has its conversation."""
+        if self.prompt_column is not None and self.completion_column is not None:
+            return (self.prompt_column, self.completion_column)
+        return (self.messages_column,)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizeConfig:
@@ -100,6 +108,9 @@ class TokenizeConfig:
     check_round_trip: bool = True
     # Processes; None: one a CPU, at most one a file. The store does not depend on it, so it is no part of its identity.
     num_workers: int | None = field(default=None, metadata={"version": {"exclude": True}})
+    # "local": processes of this machine; "ray": tasks of the cluster at RAY_ADDRESS, whose machines share the folders;
+    # None: what MARIN_DATA_BACKEND says, or "local". The store does not depend on it either.
+    backend: str | None = field(default=None, metadata={"version": {"exclude": True}})
     # Of the files, where their endings do not tell it, and for files of text: "text" makes a document of each,
     # "text-paragraphs" and "text-lines" of each paragraph or line.
     format: str | None = field(default=None, metadata={"version": {"omit_when": None}})
@@ -120,6 +131,10 @@ class TokenizeConfig:
             )
         if self.encoder not in ENCODERS:
             raise ValueError(f"encoder is {self.encoder!r}; it is one of {', '.join(ENCODERS)}")
+        if self.backend not in (None, "local", "ray"):
+            raise ValueError(
+                f"backend is {self.backend!r}; it is 'local', 'ray' or None (what MARIN_DATA_BACKEND says)"
+            )
         if isinstance(self.num_workers, int) and self.num_workers < 1:
             raise ValueError(f"num_workers is {self.num_workers}; at least one is needed, None means one a CPU")
 

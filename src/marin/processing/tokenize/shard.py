@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marin.config import decode
-from marin.data.store import ShardInfo, ShardWriter
+from marin.data.store import ShardInfo
+from marin.data.store_writer import ShardWriter
 from marin.io.atomic import fsync_directory
 from marin.io.records import write_records
 from marin.processing.document import RecipeError

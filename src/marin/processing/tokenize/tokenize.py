@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from marin.config import encode
-from marin.data.store import BYTE_LENGTHS, CHAT_SHARD_FILES, LEDGER, ChatInfo, ShardInfo, write_ledger
+from marin.data.store import BYTE_LENGTHS, CHAT_SHARD_FILES, LEDGER, ChatInfo, ShardInfo
+from marin.data.store_writer import write_ledger
 from marin.io.atomic import write_text
 from marin.io.hashing import sha256_file
 from marin.processing.document import SHOWN_ROWS
@@ -125,8 +126,7 @@ def _chat_info(chat: ChatFormat, tokenizer: Tokenizer) -> ChatInfo:
     """What the ledger says of conversations; raises for a template that cannot be used with this tokenizer."""
     from marin.processing.tokenize.chat import ChatTemplate
 
-    template = ChatTemplate(chat, tokenizer)
-    return ChatInfo(template=template.text, stop_id=template.stop_id)
+    return ChatTemplate(chat, tokenizer).info
 
 
 def _read_manifest(job: ShardJob) -> dict[str, Any]:
@@ -202,14 +202,16 @@ def _first_bad(config: TokenizeConfig, jobs: list[ShardJob]) -> str:
 def _run(
     jobs: list[ShardJob], config: TokenizeConfig, tokenizer: Tokenizer, progress: "_Progress"
 ) -> list[tuple[ShardJob, str]]:
-    """Do the jobs here or in worker processes; returns those that failed, with the reason."""
-    from marin.processing.pipeline.run import num_cpus
+    """Do the jobs here, in worker processes or on a cluster; returns those that failed, with the reason."""
+    from marin.processing.pipeline.backend import chosen_backend, num_cpus
     from marin.processing.shards import bytes_of, enough_workers
 
     enough = enough_workers(bytes_of([job.split for job in jobs]), config.num_workers)
-    num_workers = min(num_cpus() if enough is None else enough, len(jobs))
-    if num_workers > 1:
-        return _run_in_processes(jobs, config, num_workers, progress)
+    backend = chosen_backend(config.backend, enough)
+    if not jobs:
+        return []
+    if backend == "ray" or min(num_cpus() if enough is None else enough, len(jobs)) > 1:
+        return _run_elsewhere(jobs, config, backend, progress)
     failures = []
     told: set[str] = set()
     for job in jobs:
@@ -222,17 +224,19 @@ def _run(
     return failures
 
 
-def _run_in_processes(
-    jobs: list[ShardJob], config: TokenizeConfig, num_workers: int, progress: "_Progress"
+def _run_elsewhere(
+    jobs: list[ShardJob], config: TokenizeConfig, backend: str, progress: "_Progress"
 ) -> list[tuple[ShardJob, str]]:
-    from marin.processing.pipeline.pool import Events, run_in_processes
+    from marin.processing.pipeline.backend import make_shards
+    from marin.processing.pipeline.pool import Events
 
-    failures = run_in_processes(
+    failures = make_shards(
         pickle.dumps(ShardMaker(config.tokenizer)),
         [(job.name, pickle.dumps(job)) for job in jobs],
-        workers=num_workers,
+        backend=backend,
+        address=None,
+        workers=config.num_workers,
         retries=WORKER_RETRIES,
-        few_first=config.num_workers is None,
         events=Events(
             progress=lambda num_bytes, num_rows: progress.advance(num_bytes),
             done=lambda index: progress.shard_done(jobs[index]),
