@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from marin.processing.kernels.line_edits import C4_COUNTS, COUNTED, DCLM_COUNTS, POLICY_PHRASES, c4_lines, dclm_lines
+from marin.processing.kernels.c4_lines import C4_COUNTS, POLICY_PHRASES, c4_lines
+from marin.processing.kernels.line_edits import COUNTED, DCLM_COUNTS, dclm_lines
 from marin.processing.kernels.line_edits_reference import c4_lines_reference, dclm_lines_reference, num_sentences
 
 

@@ -46,9 +46,11 @@ def units_of(data: np.ndarray, text_offsets: np.ndarray, config: BloomConfig) ->
     following = ends + 1
     following[line_offsets[1:] - 1] -= 1
     if config.ngram is None:
-        counts = (ends - starts >= config.min_paragraph_bytes).astype(np.int64)
-        hashes = bloom.hash_spans(data, starts[counts > 0], ends[counts > 0])
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        is_unit = ends - starts >= config.min_paragraph_bytes
+        units = np.flatnonzero(is_unit)
+        hashes = bloom.hash_spans(data, starts[units], ends[units])
+        offsets = np.zeros(len(starts) + 1, np.int64)
+        np.cumsum(is_unit, out=offsets[1:])
     else:
         words = normalized_words.words_of(data, np.append(starts, text_offsets[-1:]))
         hashes, offsets = ngrams.hash_ngrams(words.hashes, words.offsets, config.ngram)

@@ -31,14 +31,14 @@ class C4LineEdits:
     remove_citations: bool
 
     def adds(self) -> tuple[str, ...]:
-        from marin.processing.kernels.line_edits import C4_COUNTS
+        from marin.processing.kernels.c4_lines import C4_COUNTS
 
         return C4_COUNTS
 
     def __call__(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
         from marin.processing.filter.columns import with_columns, with_text
         from marin.processing.kernels.arrow_text import text_buffer
-        from marin.processing.kernels.line_edits import C4_COUNTS, c4_lines
+        from marin.processing.kernels.c4_lines import C4_COUNTS, c4_lines
 
         edited = c4_lines(
             *text_buffer(batch.column("text")),

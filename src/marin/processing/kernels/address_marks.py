@@ -21,7 +21,7 @@ _KINDS[list(b"ghijklmnopqrstuvwxyzGHIJKLMNOPQRSTUVWXYZ")] = 4
 
 _MARKS = {
     EMAIL: re.compile(r"@[A-Za-z0-9]"),
-    IP4: re.compile(r"[0-9]\.[0-9]{1,3}\.[0-9]"),
+    IP4: re.compile(r"[0-9](?:\.[0-9]{1,3}){2}\.[0-9]"),
     IP6: re.compile(r"[23][0-9A-Fa-f]{3}:"),
 }
 
@@ -32,7 +32,7 @@ def address_marks(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArra
 
 
 def address_marks_reference(text: str) -> int:
-    """`@` before a letter or digit, two dots around digits, a colon behind 2xxx or 3xxx: EMAIL, IP4, IP6."""
+    """`@` before a letter or digit, three dots around digits, a colon behind 2xxx or 3xxx: EMAIL, IP4, IP6."""
     return sum(kind for kind, mark in _MARKS.items() if mark.search(text))
 
 
@@ -44,7 +44,7 @@ def _address_marks(data, offsets, kinds):
         for index in range(start, end):
             byte = data[index]
             if byte == _DOT:
-                if _between_dots(data, start, end, index, kinds):
+                if _is_first_dot(data, start, end, index, kinds):
                     result[text] |= IP4
             elif byte == _AT:
                 if index + 1 < end and kinds[data[index + 1]] != 0:
@@ -55,14 +55,18 @@ def _address_marks(data, offsets, kinds):
 
 
 @inner
-def _between_dots(data, start, end, dot, kinds):
-    """Whether one to three digits stand between this dot and another, and digits around both."""
+def _is_first_dot(data, start, end, dot, kinds):
+    """Whether this is the first of three dots with one to three digits between them, and digits around all."""
     if dot == start or kinds[data[dot - 1]] != 1:
         return False
-    index = dot + 1
-    while index < end and index <= dot + 3 and kinds[data[index]] == 1:
-        index += 1
-    return index > dot + 1 and index + 1 < end and data[index] == _DOT and kinds[data[index + 1]] == 1
+    for _ in range(2):
+        index = dot + 1
+        while index < end and index <= dot + 3 and kinds[data[index]] == 1:
+            index += 1
+        if index == dot + 1 or index == end or data[index] != _DOT:
+            return False
+        dot = index
+    return dot + 1 < end and kinds[data[dot + 1]] == 1
 
 
 @inner

@@ -183,25 +183,28 @@ def hash_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nda
 @compiled
 def _hash_spans(data: Any, starts: Any, ends: Any, hashes: Any) -> None:
     for span in range(starts.size):
-        i = starts[span]
-        end = ends[span]
-        value = np.uint64(end - i) * np.uint64(_MIX_G)
-        while i + 8 <= end:
+        i = np.uint64(starts[span])  # an unsigned index may not count from the end: eight bytes become one load
+        end = np.uint64(ends[span])
+        value = (end - i) * np.uint64(_MIX_G)
+        while i + np.uint64(8) <= end:
             eight = np.uint64(data[i])
-            eight |= np.uint64(data[i + 1]) << np.uint64(8)
-            eight |= np.uint64(data[i + 2]) << np.uint64(16)
-            eight |= np.uint64(data[i + 3]) << np.uint64(24)
-            eight |= np.uint64(data[i + 4]) << np.uint64(32)
-            eight |= np.uint64(data[i + 5]) << np.uint64(40)
-            eight |= np.uint64(data[i + 6]) << np.uint64(48)
-            eight |= np.uint64(data[i + 7]) << np.uint64(56)
+            eight |= np.uint64(data[i + np.uint64(1)]) << np.uint64(8)
+            eight |= np.uint64(data[i + np.uint64(2)]) << np.uint64(16)
+            eight |= np.uint64(data[i + np.uint64(3)]) << np.uint64(24)
+            eight |= np.uint64(data[i + np.uint64(4)]) << np.uint64(32)
+            eight |= np.uint64(data[i + np.uint64(5)]) << np.uint64(40)
+            eight |= np.uint64(data[i + np.uint64(6)]) << np.uint64(48)
+            eight |= np.uint64(data[i + np.uint64(7)]) << np.uint64(56)
             value = (value ^ eight) * np.uint64(_MIX_H)
             value ^= value >> np.uint64(32)
-            i += 8
+            i += np.uint64(8)
         if i < end:
             eight = np.uint64(0)
-            for k in range(end - i):
-                eight |= np.uint64(data[i + k]) << np.uint64(8 * k)
+            shift = np.uint64(0)
+            while i < end:
+                eight |= np.uint64(data[i]) << shift
+                shift += np.uint64(8)
+                i += np.uint64(1)
             value = (value ^ eight) * np.uint64(_MIX_H)
             value ^= value >> np.uint64(32)
         hashes[span] = value

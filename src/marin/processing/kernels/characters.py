@@ -62,6 +62,7 @@ _OF_STR = {  # numpy's are those of str, for all code points at once
     DECIMAL: np.strings.isdecimal,
     WORD: np.strings.isalnum,
 }
+_NUM_LOOKED_AT = 0x40000  # behind them nothing is a letter, digit or space; marks are
 # Marks and connectors are among these: the others are ideographs, unassigned or private.
 _MARKED = (range(0x20000), range(0xE0000, 0xE1000))
 
@@ -69,10 +70,10 @@ _MARKED = (range(0x20000), range(0xE0000, 0xE1000))
 @functools.cache
 def character_classes() -> NDArray[np.uint16]:
     """The table (0x110000,): code point -> its classes, as bits."""
-    characters = np.arange(sys.maxunicode + 1, dtype=np.uint32).view("<U1")
-    table = np.zeros(len(characters), np.uint16)
+    characters = np.arange(_NUM_LOOKED_AT, dtype=np.uint32).view("<U1")
+    table = np.zeros(sys.maxunicode + 1, np.uint16)
     for bit, belongs in _OF_STR.items():
-        table[belongs(characters)] |= bit
+        table[:_NUM_LOOKED_AT][belongs(characters)] |= bit
     for block in _MARKED:
         others = block.start + np.flatnonzero(table[block.start : block.stop] & WORD == 0)
         marks = [point for point in others.tolist() if unicodedata.category(chr(point)) in ("Mn", "Mc", "Me", "Pc")]

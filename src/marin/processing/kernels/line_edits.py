@@ -1,4 +1,4 @@
-"""Filters that take lines out of a text: C4's, and the one of RefinedWeb as DCLM rebuilt it.
+"""What filters give that take lines out of a text, and the one of RefinedWeb as DCLM rebuilt it; C4's is `c4_lines`.
 
 A text is decoded, what stays is written beside it, and that is encoded again. Why each line went is counted. The plain
 form, with regular expressions, is `line_edits_reference`.
@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 from marin.processing.kernels.characters import (
     DECIMAL,
     DIGIT,
-    LINE_END,
-    LOWER,
     SPACE,
-    TERMINAL,
     UPPER,
     WORD,
     character_classes,
@@ -23,18 +20,6 @@ from marin.processing.kernels.characters import (
 from marin.processing.kernels.compiled import compiled, inner
 from marin.processing.kernels.text_signals import decode
 
-C4_COUNTS: tuple[str, ...] = (
-    "c4.num_lines",
-    "c4.num_kept_lines",
-    "c4.num_lines_long_word",
-    "c4.num_lines_no_terminal",
-    "c4.num_lines_few_words",
-    "c4.num_lines_javascript",
-    "c4.num_lines_policy",
-    "c4.num_sentences",
-    "c4.num_lorem_ipsum",
-    "c4.num_curly_brackets",
-)
 DCLM_COUNTS: tuple[str, ...] = (
     "dclm.num_lines",
     "dclm.num_kept_lines",
@@ -47,18 +32,8 @@ DCLM_COUNTS: tuple[str, ...] = (
     "dclm.num_words_after",
 )
 
-_NUM_C4, _NUM_DCLM = len(C4_COUNTS), len(DCLM_COUNTS)
+_NUM_DCLM = len(DCLM_COUNTS)
 
-LOREM_IPSUM, JAVASCRIPT = "lorem ipsum", "javascript"
-POLICY_PHRASES = (
-    "terms of use",
-    "privacy policy",
-    "cookie policy",
-    "uses cookies",
-    "use of cookies",
-    "use cookies",
-)
-CITATIONS = ("[edit]", "[citation needed]")  # and numbers in brackets, also empty ones
 COUNTED = (
     *("likes", "shares", "comments", "retweets", "reposts", "quotes", "bookmarks", "upvotes", "downvotes"),
     *("downloads", "views", "followers"),
@@ -66,7 +41,7 @@ COUNTED = (
 ITEMS_IN_CART, READ_MORE, SIGN_IN = "items in cart", "read more...", "sign-in"
 SUBSTRING_LINE_WORDS = 10  # substrings are taken out of lines of at most so many words
 
-_NEWLINE, _RETURN, _OPEN, _CLOSE, _CURLY, _DOT = 10, 13, ord("["), ord("]"), ord("{"), ord(".")
+_NEWLINE, _DOT = ord("\n"), ord(".")
 _KELVIN = 0x212A  # the only letter but K itself whose small form is k
 
 
@@ -87,27 +62,8 @@ def _phrases(*phrases: str) -> NDArray[np.uint32]:
     return table
 
 
-_C4_PHRASES = _phrases(LOREM_IPSUM, JAVASCRIPT, *POLICY_PHRASES)
-_CITATIONS = _phrases(*CITATIONS)
 _COUNTED = _phrases(*COUNTED)
 _SUBSTRINGS = _phrases(ITEMS_IN_CART, READ_MORE, SIGN_IN)
-
-
-def c4_lines(
-    data: NDArray[np.uint8],
-    offsets: NDArray[np.int64],
-    *,
-    terminal_punctuation: bool = True,
-    min_words: int = 3,
-    max_word_chars: int = 1000,
-    remove_citations: bool = True,
-) -> EditedTexts:
-    """The lines that C4 keeps, of the texts `data[offsets[i]:offsets[i + 1]]`; counts are `C4_COUNTS`."""
-    edited = _c4(
-        *(data, offsets, character_classes(), _C4_PHRASES, _CITATIONS),
-        *(terminal_punctuation, min_words, max_word_chars, remove_citations),
-    )
-    return EditedTexts(*edited)
 
 
 def dclm_lines(
@@ -132,55 +88,6 @@ def _longest(offsets):
     for text in range(len(offsets) - 1):
         longest = max(longest, offsets[text + 1] - offsets[text])
     return longest
-
-
-@compiled
-def _c4(data, offsets, classes, phrases, citations, terminal_punctuation, min_words, max_word_chars, remove_citations):
-    num_texts = len(offsets) - 1
-    chars = np.empty(_longest(offsets), np.uint32)
-    kept = np.empty(len(chars) + 1, np.uint32)
-    edited = np.empty(offsets[num_texts] - offsets[0], np.uint8)
-    edited_offsets = np.zeros(num_texts + 1, np.int64)
-    counts = np.zeros((num_texts, _NUM_C4), np.int64)
-    for text in range(num_texts):
-        num_chars = decode(data, offsets[text], offsets[text + 1], chars)
-        row = counts[text]
-        num_kept = start = 0
-        while start < num_chars:
-            end = start
-            while end < num_chars and not classes[chars[end]] & LINE_END:
-                end += 1
-            row[0] += 1
-            first, last = _stripped(chars, start, end, classes)
-            num_words, longest_word = _count_words(chars, first, last, classes)
-            line_end = _copy_without_citations(chars, first, last, kept, num_kept, classes, citations, remove_citations)
-            if longest_word > max_word_chars:
-                row[2] += 1
-            elif terminal_punctuation and not _ends_a_sentence(kept, num_kept, line_end):
-                row[3] += 1
-            elif num_words < min_words:
-                row[4] += 1
-            else:
-                found = _phrases_in(kept, num_kept, line_end, phrases)
-                row[8] += found & 1
-                if found & 2 and not found & 1:
-                    row[5] += 1
-                else:
-                    curly = _contains(kept, num_kept, line_end, _CURLY)
-                    row[9] += curly and not found & 1
-                    if found > 3 and not found & 1 and not curly:
-                        row[6] += 1
-                    else:
-                        row[1] += 1
-                        row[7] += _count_sentences(kept, num_kept, line_end, classes)
-                        kept[line_end] = _NEWLINE
-                        num_kept = line_end + 1
-            if end + 1 < num_chars and chars[end] == _RETURN and chars[end + 1] == _NEWLINE:
-                end += 1
-            start = end + 1
-        first, last = _stripped(kept, 0, num_kept, classes)
-        edited_offsets[text + 1] = _encode(kept, first, last, edited, edited_offsets[text])
-    return edited[: edited_offsets[num_texts]], edited_offsets, counts
 
 
 @compiled
@@ -261,32 +168,6 @@ def _count_words(chars, start, end, classes):
 
 
 @inner
-def _copy_without_citations(chars, start, end, kept, position, classes, citations, remove):
-    """Write a line into `kept`, without [1], [], [edit], [citation needed]; returns where it ends there."""
-    while start < end:
-        if remove and chars[start] == _OPEN:
-            behind = start + 1
-            while behind < end and classes[chars[behind]] & DECIMAL:
-                behind += 1
-            if behind < end and chars[behind] == _CLOSE:
-                start = behind + 1
-                continue
-            found = False
-            for phrase in range(len(citations)):
-                length = _match(chars, start, end, citations[phrase], False)
-                if length:
-                    start += length
-                    found = True
-                    break
-            if found:
-                continue
-        kept[position] = chars[start]
-        position += 1
-        start += 1
-    return position
-
-
-@inner
 def _match(chars, start, end, phrase, any_case):
     """Length of the phrase if it stands there, else 0."""
     index = 0
@@ -307,75 +188,6 @@ def _small(char):
     if 65 <= char <= 90:
         return np.uint32(char + np.uint32(32))
     return np.uint32(107) if char == _KELVIN else char
-
-
-@inner
-def _phrases_in(chars, start, end, phrases):
-    """Bit i is set where phrase i, in small or capital letters, occurs."""
-    found = 0
-    for index in range(start, end):
-        small = _small(chars[index])
-        # the first letters of all phrases, so that most characters are passed over at once
-        if small == 108 or small == 106 or small == 116 or small == 112 or small == 99 or small == 117:
-            for phrase in range(len(phrases)):
-                if small == phrases[phrase][0] and _match(chars, index, end, phrases[phrase], True):
-                    found |= 1 << phrase
-    return found
-
-
-@inner
-def _contains(chars, start, end, char):
-    found = False
-    for index in range(start, end):
-        found = found or chars[index] == char
-    return found
-
-
-@inner
-def _ends_a_sentence(chars, start, end):
-    if start == end:
-        return False
-    last = chars[end - 1]
-    if last == _DOT:
-        return not (end - start >= 3 and chars[end - 2] == _DOT and chars[end - 3] == _DOT)
-    return last == 63 or last == 33 or last == 34 or last == 39  # ? ! " '
-
-
-@inner
-def _count_sentences(chars, start, end, classes):
-    """Sentences of a line: see `line_edits_reference.num_sentences`."""
-    num_sentences = 0
-    open_sentence = False
-    index = start
-    while index < end:
-        kind = classes[chars[index]]
-        if not kind & TERMINAL:
-            open_sentence = open_sentence or not kind & SPACE
-            index += 1
-            continue
-        initial = chars[index] == _DOT and _is_initial(chars, start, index, classes)
-        open_sentence = True
-        while index < end and classes[chars[index]] & TERMINAL:
-            index += 1
-        while index < end and not classes[chars[index]] & (SPACE | WORD | TERMINAL):
-            index += 1
-        if initial or (index < end and not classes[chars[index]] & SPACE):
-            continue
-        following = index
-        while following < end and classes[chars[following]] & SPACE:
-            following += 1
-        if following == end or not classes[chars[following]] & LOWER:
-            num_sentences += 1
-            open_sentence = False
-    return num_sentences + open_sentence
-
-
-@inner
-def _is_initial(chars, start, dot, classes):
-    """Whether a single capital stands before the dot."""
-    if dot == start or not classes[chars[dot - 1]] & UPPER:
-        return False
-    return dot - 1 == start or classes[chars[dot - 2]] & SPACE != 0
 
 
 @inner

@@ -1,16 +1,13 @@
-"""The line edits of `line_edits` in plain Python: which lines go, and in which order that is asked."""
+"""The line edits of `c4_lines` and `line_edits` in plain Python: which lines go, and in which order that is asked."""
 
 import re
 
+from marin.processing.kernels.c4_lines import C4_COUNTS, JAVASCRIPT, LOREM_IPSUM, POLICY_PHRASES
 from marin.processing.kernels.characters import TERMINAL, WORD, character_classes
 from marin.processing.kernels.line_edits import (
-    C4_COUNTS,
     COUNTED,
     DCLM_COUNTS,
     ITEMS_IN_CART,
-    JAVASCRIPT,
-    LOREM_IPSUM,
-    POLICY_PHRASES,
     READ_MORE,
     SIGN_IN,
     SUBSTRING_LINE_WORDS,

@@ -128,7 +128,8 @@ class GigatokenEncoder:
 
     def __init__(self, description: dict[str, Any]):
         ordinary = [token for token in description["added_tokens"] if not token["special"]]
-        self._json = json.dumps({**description, "added_tokens": ordinary})  # a special token in a text is text
+        # a special token in a text is text
+        self._json = json.dumps({**description, "added_tokens": ordinary}, ensure_ascii=False)
         self._load()
 
     def _load(self) -> None:
