@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from marin.cli import main as cli
+from marin.cli.recorded import tokenizer_of_run
 from marin.config import encode
 from marin.data.config import LmDataConfig
+from marin.evaluation.api import default_eval
 from marin.evaluation.checkpoints import draw, summarize
 from marin.evaluation.checkpoints import run as run_checkpoints
 from marin.evaluation.compare import compare, read_run
@@ -28,12 +30,12 @@ from marin.execution.executor import Executor
 from marin.models.llama import LlamaConfig
 from marin.optim.adamw import AdamWConfig
 from marin.processing.tokenize.api import default_tokenize
-from marin.processing.tokenize.tokenizer import load_tokenizer
 from marin.testing.tasks import write_task_data
 from marin.testing.tiny import make_token_store, tiny_documents, write_byte_tokenizer
 from marin.tracking.jsonl import read_rows
+from marin.training.api import default_train
 from marin.training.callback_config import EvalsConfig
-from marin.training.config import RuntimeConfig, TrainerConfig, TrainLmConfig
+from marin.training.config import RuntimeConfig, SimpleTrainConfig, TrainerConfig, TrainLmConfig
 from marin.training.train_lm import train_lm
 
 TASKS = (EvalTaskConfig("copa", 0), EvalTaskConfig("arc_easy", 1), EvalTaskConfig("piqa", 0))
@@ -180,22 +182,26 @@ def test_another_tokenizer_than_the_run_was_trained_with_is_refused(place: Path,
         open_model(tmp_path)
 
 
-def test_a_run_that_names_no_tokenizer_is_read_with_the_one_on_record_for_its_stores(place: Path, tmp_path: Path):
+def test_a_run_that_names_no_tokenizer_is_asked_with_the_one_that_made_its_tokens(place: Path, tmp_path: Path):
+    """In a graph of steps by the step of its tokens, on the command line by their record."""
     rows = "".join(json.dumps(row) + "\n" for row in tiny_documents(3, seed=1))
     (tmp_path / "documents").mkdir()
     (tmp_path / "documents" / "rows.jsonl").write_text(rows)
     step = default_tokenize("text", dataset=str(tmp_path / "documents"), tokenizer=str(place / "tokenizer"))
-    prefix = tmp_path / "store"
-    recorded = Executor(str(prefix)).run([step]).output_path(step)
+    train = SimpleTrainConfig(train_batch_size=4, num_train_steps=2, learning_rate=1e-3, weight_decay=0.1)
+    trained = default_train("tiny", step, config(place, tmp_path).model, train)
+    evaluation = default_eval(trained, TASKS, data=str(place / "data")).config
+    assert isinstance(evaluation, TaskEvaluationConfig)
+    assert evaluation.tokenizer_path == str(place / "tokenizer")
+
+    recorded = Executor(str(tmp_path / "store")).run([step]).output_path(step)
     run = tmp_path / "run"
-    run.mkdir()
-    for store, expected in ((recorded, None), (place / "train", "nor a record beside its token stores names its tok")):
+    (run / "checkpoints" / "step-00000002").mkdir(parents=True)
+    for store, expected in ((recorded, str(place / "tokenizer")), (place / "train", None)):
         (run / "config.yaml").write_text(json.dumps({"data": {"train": {"text": str(store)}, "tokenizer": None}}))
-        if expected is None:
-            assert run_tokenizer(run).digest == load_tokenizer(place / "tokenizer").digest
-        else:
-            with pytest.raises(ValueError, match=expected):
-                run_tokenizer(run)
+        assert tokenizer_of_run(str(run)) == tokenizer_of_run(str(run / "checkpoints" / "step-00000002")) == expected
+    with pytest.raises(ValueError, match="does not name its tokenizer"):
+        run_tokenizer(run)
 
 
 def test_every_checkpoint_is_asked_once_and_drawn_with_a_band(place: Path, tmp_path: Path, capsys):

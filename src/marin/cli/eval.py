@@ -117,6 +117,7 @@ def _check(arguments: Namespace) -> None:
 
 def _config(arguments: Namespace, path: str, name: str) -> Any:
     """What is asked; its output_path is the folder of all evaluations of the model."""
+    from marin.cli.recorded import tokenizer_of_run
     from marin.evaluation.config import TaskEvaluationConfig
     from marin.evaluation.tasks.catalog import resolve_tasks
 
@@ -126,7 +127,7 @@ def _config(arguments: Namespace, path: str, name: str) -> Any:
         tasks=resolve_tasks(arguments.tasks, arguments.shots),
         data_path=arguments.data,
         checkpoint=_checkpoint(arguments.checkpoint),
-        tokenizer_path=arguments.tokenizer,
+        tokenizer_path=arguments.tokenizer or tokenizer_of_run(path),
         average=arguments.average,
         limit=arguments.limit,
         fewshot_seed=arguments.seed,
@@ -224,6 +225,7 @@ def _all_checkpoints(arguments: Namespace, config: Any) -> int:
 
 
 def _with_harness(arguments: Namespace, path: str, name: str) -> int:
+    from marin.cli.recorded import tokenizer_of_run
     from marin.evaluation.config import LmHarnessConfig
     from marin.evaluation.lm_harness_step import prepare
     from marin.evaluation.tasks import EvalTaskConfig
@@ -241,7 +243,7 @@ def _with_harness(arguments: Namespace, path: str, name: str) -> int:
         include_path=arguments.include,
         include_defaults=arguments.include is None,
         checkpoint=_checkpoint(arguments.checkpoint),
-        tokenizer_path=arguments.tokenizer,
+        tokenizer_path=arguments.tokenizer or tokenizer_of_run(path),
         limit=arguments.limit,
         apply_chat_template=arguments.chat,
         fewshot_as_multiturn=not arguments.single_turn,

@@ -107,12 +107,15 @@ def run(arguments: Namespace) -> int:
 
 def open_model_of(arguments: Namespace) -> Any:
     """The model that the command line names, a `marin.evaluation.exported.ExportedModel`. UsageError without one."""
+    from marin.cli.recorded import tokenizer_of_run
     from marin.config import ConfigError
     from marin.evaluation.models import open_model
 
     path, _ = find_model(arguments)
     try:
-        model = open_model(path, tokenizer=arguments.tokenizer, allow_unverified=arguments.allow_unverified)
+        model = open_model(
+            path, tokenizer=arguments.tokenizer or tokenizer_of_run(path), allow_unverified=arguments.allow_unverified
+        )
     except (ValueError, FileNotFoundError, ConfigError) as error:
         raise UsageError(str(error)) from error
     if model.description.get("verified") is not True:

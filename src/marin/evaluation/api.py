@@ -244,7 +244,7 @@ def default_eval(
         data: folder of the tasks' data, a step that fetched it among others; None: the folder that the environment
             names when the step runs (`TaskEvaluationConfig.data_path`).
         max_eval_instances: questions of each task; None: all.
-        tokenizer: of a checkpoint; None: that of the training step's data config.
+        tokenizer: of a checkpoint; None: that of the training step's data config, else of the steps that made its data.
         settings: further fields of TaskEvaluationConfig; `apply_chat_template=True` asks in the model's chat template.
 
     Example:
@@ -436,10 +436,19 @@ def _task_config(
 
 
 def _tokenizer_of(step: Model) -> Any:
-    """The tokenizer that a training step's data config names, so that an evaluation waits for it too."""
-    trained = step.step if isinstance(step, InputName) else step
-    config = getattr(trained, "config", None)
-    return getattr(getattr(getattr(config, "run", config), "data", None), "tokenizer", None)
+    """The tokenizer of a training step, so that an evaluation waits for it too.
+
+    It is the one that its data config names, else the one that makes its first token store, where that is a step.
+    """
+    config = getattr(_step_of(step), "config", None)
+    data = getattr(getattr(config, "run", config), "data", None)
+    stores = [_step_of(store) for store in getattr(data, "train", {}).values()]
+    named = (getattr(getattr(store, "config", None), "tokenizer", None) for store in stores)
+    return getattr(data, "tokenizer", None) or next((each for each in named if each is not None), None)
+
+
+def _step_of(thing: Any) -> Any:
+    return thing.step if isinstance(thing, InputName) else thing
 
 
 def _place(thing: Any) -> Any:

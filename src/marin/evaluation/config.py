@@ -311,7 +311,7 @@ class LmHarnessConfig:
     checkpoint: str | None = None
     """Of a training run: `checkpoints/step-...`; None: the last."""
     tokenizer_path: str | None = None
-    """Of a training run: the tokenizer's folder; None: the one that its config or its stores' record names."""
+    """Of a training run: the tokenizer's folder; None: the one that its config names."""
     limit: int | None = None
     """Questions of each task; None: all."""
     apply_chat_template: bool = False
@@ -360,7 +360,7 @@ class ValidationConfig:
     checkpoint: str | None = None
     """Of a training run: `checkpoints/step-...`; None: the last."""
     tokenizer_path: str | None = None
-    """Of a training run: the tokenizer's folder; None: the one that its config or its stores' record names."""
+    """Of a training run: the tokenizer's folder; None: the one that its config names."""
     tokens_per_batch: int = 4096
     """Tokens that the model reads in one call."""
     allow_unverified: bool = False
@@ -388,7 +388,7 @@ class TaskEvaluationConfig:
     checkpoint: str | None = None
     """Of a training run: `checkpoints/step-...`; None: the last."""
     tokenizer_path: str | None = None
-    """Of a training run: the tokenizer's folder; None: the one that its config or its stores' record names."""
+    """Of a training run: the tokenizer's folder; None: the one that its config names."""
     average: bool = False
     """Of a training run: take the running average of the parameters that training kept."""
     limit: int | None = None

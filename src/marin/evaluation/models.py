@@ -41,8 +41,7 @@ def open_model(
     Args:
         path: of a run, the checkpoint that training ended with is taken, or the newest.
         checkpoint: another one of the run, like `checkpoints/step-00000500`.
-        tokenizer: folder of the tokenizer of a checkpoint; None: the one that the run's config, or the record of its
-            token stores, names.
+        tokenizer: folder of the tokenizer of a checkpoint; None: the one that the run's config names.
         tokens_per_batch: tokens that the model reads in one call.
         average: take the running average of the parameters that training kept, of a checkpoint.
         allow_unverified: also take an export whose files were changed since it was verified.
@@ -104,23 +103,17 @@ def opened_checkpoint(
 
 
 def run_tokenizer(run: Path, given: str | Path | None = None) -> Tokenizer:
-    """The tokenizer of a training run: the one given, else the one its config names, else its token stores' record's.
-
-    Raises ValueError where none of them names one.
-    """
+    """The tokenizer of a training run: the one given, else the one that its config names. ValueError without one."""
     place: Any = given
     if place is None and (run / "config.yaml").is_file():
         import yaml
 
-        from marin.processing.tokenize.recorded import recorded_tokenizer
-
         data = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")).get("data") or {}
-        stores = (store for store in (data.get("train") or {}).values() if isinstance(store, str))
-        place = data.get("tokenizer") or recorded_tokenizer(stores)
+        place = data.get("tokenizer")
     if place is None:
         raise ValueError(
-            f"neither the config of {run} (data.tokenizer) nor a record beside its token stores names its tokenizer: "
-            "give the tokenizer's folder, or evaluate an export of the run, which has it"
+            f"the config of {run} does not name its tokenizer (data.tokenizer): give the tokenizer's folder, or "
+            "evaluate an export of the run, which has it"
         )
     try:
         return load_tokenizer(place)

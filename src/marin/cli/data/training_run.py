@@ -105,7 +105,7 @@ def _is_in_a_store(arguments: Namespace) -> bool:
 
 def run_tokenizer(arguments: Namespace, run: Run) -> Any:
     """The tokenizer of the run's stores, for their text."""
-    from marin.processing.tokenize.recorded import recorded_tokenizer
+    from marin.cli.recorded import recorded_tokenizer
     from marin.processing.tokenize.tokenizer import load_tokenizer
 
     stores = (source.store.path for source in run.data.train.sources)
