@@ -19,4 +19,5 @@ if __name__ == "__main__":
         limit = int(os.environ["LARGEST_FILE_BYTES"])
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     for job in json.loads(Path(sys.argv[1]).read_text()):
-        print(json.dumps(train_lm(decode(TrainLmConfig, job)).final_loss), flush=True)
+        # libraries write lines of their own, in several threads, so that even their lines are torn
+        print("loss", json.dumps(train_lm(decode(TrainLmConfig, job)).final_loss), flush=True)

@@ -88,7 +88,7 @@ def ends(processes: list[subprocess.Popen], timeout_s: float = 250) -> list[tupl
 
 
 def losses_in(output: str) -> list[float]:
-    return [float(line) for line in output.splitlines() if not line.startswith("[Gloo]")]
+    return [float(line.removeprefix("loss ")) for line in output.splitlines() if line.startswith("loss ")]
 
 
 def several(store: Path, name: str, mesh: MeshConfig = MeshConfig(), **trainer: Any) -> TrainLmConfig:  # noqa: B008
