@@ -1,6 +1,7 @@
 """`marin ray-run` against a real cluster, and without one."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,6 +47,12 @@ def test_without_a_cluster_it_is_told_how_to_get_one(address):
     assert done.stderr.count("\n") == 1
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return listener.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[tuple[str, str]]:
     """The addresses of a cluster and of its job server."""
@@ -63,6 +70,8 @@ def cluster() -> Iterator[tuple[str, str]]:
                 "object_store_memory": 80 << 20,
                 "include_dashboard": True,
                 "dashboard_port": 0,
+                # the agent that takes commands has one fixed port otherwise, which a second cluster here would want too
+                "dashboard_agent_listen_port": free_port(),
             },
         )
         try:
