@@ -170,7 +170,7 @@ class _Batch:
         if self.rows is None:
             self.rows = empty_rows(
                 self.config,
-                self.weights.head.shape[0],
+                self.weights.head.shape[1],
                 batch=self.num_rows,
                 slots=self.num_slots,
                 keeps_seen=self.keeps_seen,

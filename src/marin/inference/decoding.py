@@ -36,8 +36,9 @@ class Weights:
     """As they were: for prompts, where one compiled layer for all saves more than it costs."""
     by_layer: Any
     """With a tuple of layers in place of the stacked ones, where they are at `.layers`; else as they were."""
-    head: Float[Array, "vocab hidden"]
-    """The unembedding. Rows are tokens: this way round its product with few states takes half the time on CPU."""
+    head: Float[Array, "hidden vocab"]
+    """The unembedding, laid out so: where it is the embedding, reading that the other way round takes 1.3 times as long
+    on CPU."""
 
 
 @jax.tree_util.register_dataclass
@@ -81,8 +82,8 @@ def _taken_apart(layers: Any, num_layers: int, compute_dtype: Any) -> tuple[Any,
 
 
 @functools.partial(jax.jit, static_argnames=("config", "compute_dtype"))
-def _head(config: LmConfig, params: Any, compute_dtype: Any) -> Float[Array, "vocab hidden"]:
-    return config.unembedding(params).T.astype(compute_dtype)
+def _head(config: LmConfig, params: Any, compute_dtype: Any) -> Float[Array, "hidden vocab"]:
+    return config.unembedding(params).astype(compute_dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "vocab_size", "batch", "slots", "keeps_seen", "compute_dtype"))
@@ -225,7 +226,7 @@ def _next_logits(
         positions=rows.position[:, None],
         compute_dtype=compute_dtype,
     )
-    logits = jnp.matmul(weights.head, states[:, 0].T, preferred_element_type=jnp.float32).T
+    logits = jnp.matmul(states[:, 0], weights.head, preferred_element_type=jnp.float32)
     softcap = config.final_logit_softcap
     return logits if softcap is None else softcap * jnp.tanh(logits / softcap), cache
 
