@@ -157,7 +157,7 @@ def measure(size: str, cases: Sequence[str], num_rounds: int) -> list[str]:
     """The lines of the table of one size."""
     vocab_size = SIZES[size][2]
     lines = [
-        "| prompts x tokens | new tokens | marin, tokens a CPU s | transformers | ratio | marin's first, CPU s | alike |",
+        "| prompts x tokens | new | marin, tokens a CPU s | transformers | ratio | marin's first, CPU s | alike |",
         "|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -169,13 +169,14 @@ def measure(size: str, cases: Sequence[str], num_rounds: int) -> list[str]:
             for _ in range(num_rounds):
                 for peer, worker in workers.items():
                     rounds[peer].append(worker.complete(case)["cpu"])
+            alike = share_alike(first["marin"]["tokens"], first["transformers"]["tokens"])
             num_tokens = {peer: sum(map(len, first[peer]["tokens"])) for peer in PEERS}
             speed = {peer: num_tokens[peer] / min(rounds[peer]) for peer in PEERS}
             each = [later / earlier for earlier, later in zip(*rounds.values(), strict=True)]
             lines.append(
                 f"| {case} | {num_tokens['marin']} | {speed['marin']:.0f} | {speed['transformers']:.0f} | "
                 f"{speed['marin'] / speed['transformers']:.2f} ({min(each):.2f} to {max(each):.2f}) | "
-                f"{first['marin']['cpu']:.1f} | {share_alike(first['marin']['tokens'], first['transformers']['tokens']):.1%} |"
+                f"{first['marin']['cpu']:.1f} | {alike:.1%} |"
             )
             print(lines[-1], flush=True)
         for worker in workers.values():
