@@ -3,21 +3,28 @@
 A GPT-2-shaped model with random weights (the vocabulary is GPT-2's) is written once in the Hugging Face format. Each
 case, so many prompts of so many random tokens, is completed greedily by as many new tokens, no token ending a
 completion: once to warm up (there marin compiles), then in turns by a process of each library, both with one thread.
-CPU time is of the whole process, prompts included; on a machine with other work it is the figure to read. Beside it
-stands the share of new tokens on which both agree; where they differ, two logits were equal to rounding.
+CPU time is of the whole process, prompts included; on a machine with other work it is the figure to read, and the best
+of the rounds, as other work only adds to it. Beside it stands the share of new tokens on which both agree; where they
+differ, two logits were equal to rounding.
+
+The case `ragged` is completions that end at different lengths, as those of a task do: 48 prompts of 128 tokens, 16 rows
+at a time, up to 96 new tokens, one token in 32 ending a completion. A batch of transformers goes on until its last row
+has ended; marin gives the row to the next prompt. Tokens behind an end are not counted for either.
 
     python benchmarks/bench_generate.py              writes benchmarks/results/generate.md
-    python benchmarks/bench_generate.py --size gpt2 --cases 1x64 8x128 --rounds 1 --no_write
+    python benchmarks/bench_generate.py --sizes gpt2 --cases 1x64 8x128 --rounds 1 --no_write
 """
 
 import argparse
+import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +34,7 @@ from bench_train_cpu import cpu_model
 RESULT = Path(__file__).resolve().parent / "results" / "generate.md"
 SIZES = {"tiny": (2, 64, 1000), "small": (6, 384, 50257), "gpt2": (12, 768, 50257)}  # layers, width, vocabulary
 HEAD_DIM, SEQ_LEN = 64, 1024
-CASES = ("1x64", "1x512", "8x128", "32x64")  # prompts x tokens
+CASES = ("1x64", "8x128", "16x128", "32x128", "ragged")  # prompts x tokens
 PEERS = ("marin", "transformers")
 
 
@@ -44,33 +51,54 @@ def write_model(folder: Path, size: str) -> None:
     GPT2LMHeadModel(config).save_pretrained(folder)
 
 
-def prompts_of(case: str, vocab_size: int) -> list[list[int]]:
-    count, length = map(int, case.split("x"))
-    return np.random.default_rng([count, length]).integers(0, vocab_size, (count, length)).tolist()
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is completed."""
+
+    prompts: list[list[int]]
+    num_new: int
+    """Most new tokens of a prompt."""
+    batch_size: int
+    """Rows at a time."""
+    stops: list[int]
+    """Tokens that end a completion."""
 
 
-def work(peer: str, folder: str, vocab_size: int, num_new: int) -> None:
+def case_of(name: str, vocab_size: int) -> Case:
+    is_ragged = name == "ragged"
+    count, length = (48, 128) if is_ragged else map(int, name.split("x"))
+    prompts = np.random.default_rng([count, length]).integers(0, vocab_size, (count, length)).tolist()
+    if is_ragged:
+        return Case(prompts=prompts, num_new=96, batch_size=16, stops=list(range(0, vocab_size, 32)))
+    return Case(prompts=prompts, num_new=32, batch_size=count, stops=[])
+
+
+def work(peer: str, folder: str, vocab_size: int) -> None:
     """Complete the case named on each line of stdin; answer with one line of JSON."""
-    complete = {"marin": with_marin, "transformers": with_transformers}[peer](folder, num_new)
+    complete = {"marin": with_marin, "transformers": with_transformers}[peer](folder)
     for line in sys.stdin:
-        prompts = prompts_of(line.strip(), vocab_size)
-        cpu, wall = time.process_time(), time.perf_counter()
-        tokens = complete(prompts)
-        took = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "tokens": tokens}
-        print(json.dumps(took), flush=True)
+        case = case_of(line.strip(), vocab_size)
+        cpu = time.process_time()
+        tokens = complete(case)
+        print(json.dumps({"cpu": time.process_time() - cpu, "tokens": tokens}), flush=True)
 
 
-def with_marin(folder: str, num_new: int):
+def with_marin(folder: str):
     from marin.export.hf import load_hf
     from marin.inference.generate import generate
 
     model = load_hf(folder)
-    return lambda prompts: generate(
-        model.config, model.params, prompts, max_new_tokens=num_new, batch_size=len(prompts)
+    return lambda case: generate(
+        model.config,
+        model.params,
+        case.prompts,
+        max_new_tokens=case.num_new,
+        stop_ids=case.stops,
+        batch_size=case.batch_size,
     )
 
 
-def with_transformers(folder: str, num_new: int):
+def with_transformers(folder: str):
     import torch
     from transformers import GPT2LMHeadModel
 
@@ -78,17 +106,22 @@ def with_transformers(folder: str, num_new: int):
     model = GPT2LMHeadModel.from_pretrained(folder).eval()
     model.generation_config.eos_token_id = None
 
-    def complete(prompts: list[list[int]]) -> list[list[int]]:
-        tokens = torch.tensor(prompts)
-        with torch.inference_mode():
-            whole = model.generate(
-                tokens,
-                attention_mask=torch.ones_like(tokens),
-                max_new_tokens=num_new,
-                do_sample=False,
-                pad_token_id=0,
-            )
-        return whole[:, tokens.shape[1] :].tolist()
+    def complete(case: Case) -> list[list[int]]:
+        completions = []
+        for start in range(0, len(case.prompts), case.batch_size):
+            tokens = torch.tensor(case.prompts[start : start + case.batch_size])
+            with torch.inference_mode():
+                whole = model.generate(
+                    tokens,
+                    attention_mask=torch.ones_like(tokens),
+                    max_new_tokens=case.num_new,
+                    do_sample=False,
+                    eos_token_id=case.stops or None,
+                    pad_token_id=0,
+                )
+            completions += whole[:, tokens.shape[1] :].tolist()
+        stops = set(case.stops)
+        return [list(itertools.takewhile(lambda token: token not in stops, tokens)) for tokens in completions]
 
     return complete
 
@@ -96,10 +129,10 @@ def with_transformers(folder: str, num_new: int):
 class Worker:
     """A process of one library."""
 
-    def __init__(self, peer: str, folder: Path, vocab_size: int, num_new: int):
+    def __init__(self, peer: str, folder: Path, vocab_size: int):
         flags = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--work", peer, str(folder), str(vocab_size), str(num_new)],
+            [sys.executable, __file__, "--work", peer, str(folder), str(vocab_size)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -120,28 +153,30 @@ class Worker:
         self._process.wait()
 
 
-def measure(arguments: argparse.Namespace) -> list[str]:
-    """The lines of the table."""
-    vocab_size = SIZES[arguments.size][2]
+def measure(size: str, cases: Sequence[str], num_rounds: int) -> list[str]:
+    """The lines of the table of one size."""
+    vocab_size = SIZES[size][2]
     lines = [
-        "| prompts x tokens | marin, tokens a CPU s | transformers | ratio | marin's first, CPU s | tokens alike |",
-        "|---|---|---|---|---|---|",
+        "| prompts x tokens | new | marin, tokens a CPU s | transformers | ratio | marin's first, CPU s | alike |",
+        "|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder), arguments.size)
-        workers = {peer: Worker(peer, Path(folder), vocab_size, arguments.new_tokens) for peer in PEERS}
-        for case in arguments.cases:
+        write_model(Path(folder), size)
+        workers = {peer: Worker(peer, Path(folder), vocab_size) for peer in PEERS}
+        for case in cases:
             first = {peer: worker.complete(case) for peer, worker in workers.items()}
             rounds: dict[str, list[float]] = {peer: [] for peer in PEERS}
-            for _ in range(arguments.rounds):
+            for _ in range(num_rounds):
                 for peer, worker in workers.items():
                     rounds[peer].append(worker.complete(case)["cpu"])
-            alike = np.mean(np.array(first["marin"]["tokens"]) == np.array(first["transformers"]["tokens"]))
-            num_tokens = int(case.split("x")[0]) * arguments.new_tokens
-            speed = {peer: num_tokens / statistics.median(rounds[peer]) for peer in PEERS}
+            alike = share_alike(first["marin"]["tokens"], first["transformers"]["tokens"])
+            num_tokens = {peer: sum(map(len, first[peer]["tokens"])) for peer in PEERS}
+            speed = {peer: num_tokens[peer] / min(rounds[peer]) for peer in PEERS}
+            each = [later / earlier for earlier, later in zip(*rounds.values(), strict=True)]
             lines.append(
-                f"| {case} | {speed['marin']:.1f} | {speed['transformers']:.1f} | "
-                f"{speed['marin'] / speed['transformers']:.2f} | {first['marin']['cpu']:.1f} | {alike:.1%} |"
+                f"| {case} | {num_tokens['marin']} | {speed['marin']:.0f} | {speed['transformers']:.0f} | "
+                f"{speed['marin'] / speed['transformers']:.2f} ({min(each):.2f} to {max(each):.2f}) | "
+                f"{first['marin']['cpu']:.1f} | {alike:.1%} |"
             )
             print(lines[-1], flush=True)
         for worker in workers.values():
@@ -149,30 +184,36 @@ def measure(arguments: argparse.Namespace) -> list[str]:
     return lines
 
 
+def share_alike(ours: list[list[int]], theirs: list[list[int]]) -> float:
+    """Places at which both have the same token, of those at which one has any."""
+    pairs = [pair for each in zip(ours, theirs, strict=True) for pair in itertools.zip_longest(*each)]
+    return sum(a == b for a, b in pairs) / len(pairs)
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--work"]:
-        peer, folder, vocab_size, num_new = sys.argv[2:]
-        work(peer, folder, int(vocab_size), int(num_new))
+        peer, folder, vocab_size = sys.argv[2:]
+        work(peer, folder, int(vocab_size))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["small", "gpt2"])
     parser.add_argument("--cases", nargs="+", default=list(CASES))
-    parser.add_argument("--new_tokens", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no_write", action="store_true")
     arguments = parser.parse_args()
-    lines = measure(arguments)
     import jax
     import torch
     import transformers
 
-    num_layers, width, vocab_size = SIZES[arguments.size]
     text = (
         "# Generation\n\nWhat is measured and how: the first lines of `benchmarks/bench_generate.py`.\n\n"
-        f"{num_layers} layers of width {width}, vocabulary {vocab_size:,}, {arguments.new_tokens} new tokens, median "
-        f"of {arguments.rounds} rounds, one thread of {cpu_model()}; jax {jax.__version__}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}.\n\n" + "\n".join(lines) + "\n"
+        f"Best of {arguments.rounds} rounds, in brackets the ratios of single rounds; one thread of {cpu_model()}; "
+        f"jax {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}.\n"
     )
+    for size in arguments.sizes:
+        num_layers, width, vocab_size = SIZES[size]
+        text += f"\n{num_layers} layers of width {width}, vocabulary {vocab_size:,}:\n\n"
+        text += "\n".join(measure(size, arguments.cases, arguments.rounds)) + "\n"
     if not arguments.no_write:
         RESULT.write_text(text, encoding="utf-8")
 

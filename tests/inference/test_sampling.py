@@ -48,6 +48,14 @@ def test_equal_logits_fall_to_the_smaller_ids():
     assert set(sample(flat, keys, Sampling()).tolist()) == {0}
 
 
+def test_greedy_is_the_first_of_the_largest_and_a_token_even_of_logits_that_are_none():
+    keys = jax.random.split(jax.random.key(0), 4)
+    nan, inf = float("nan"), float("inf")
+    logits = jnp.array([[-2.0, -1, -3, -1], [-inf, -inf, -inf, -inf], [-inf, -1e30, -inf, -2e30], [nan, nan, nan, nan]])
+    greedy = sample(logits, keys, Sampling())
+    assert greedy.tolist() == [1, 0, 1, 0] and greedy.dtype == jnp.int32
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

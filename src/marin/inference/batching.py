@@ -79,10 +79,12 @@ def run_jobs(
     config, params = without_adapter(config, params)
     stops = np.zeros(vocab_size, bool)
     stops[[i for i in stop_ids if 0 <= i < vocab_size]] = True
+    num_rows = min(batch_size, 1 << (len(waiting) - 1).bit_length())
     batch = _Batch(
         config=config,
-        weights=make_weights(config, params, compute_dtype),
-        num_rows=min(batch_size, 1 << (len(waiting) - 1).bit_length()),
+        weights=make_weights(config, params, compute_dtype, num_rows=num_rows),
+        vocab_size=vocab_size,
+        num_rows=num_rows,
         keeps_seen=sampling.repetition_penalty != 1,
         compute_dtype=compute_dtype,
     )
@@ -108,9 +110,19 @@ def run_jobs(
 class _Batch:
     """The rows of one run, and which job is in which."""
 
-    def __init__(self, *, config: LmConfig, weights: Weights, num_rows: int, keeps_seen: bool, compute_dtype: Any):
+    def __init__(
+        self,
+        *,
+        config: LmConfig,
+        weights: Weights,
+        vocab_size: int,
+        num_rows: int,
+        keeps_seen: bool,
+        compute_dtype: Any,
+    ):
         self.config = config
         self.weights = weights
+        self.vocab_size = vocab_size
         self.num_rows = num_rows
         self.keeps_seen = keeps_seen
         self.compute_dtype = compute_dtype
@@ -170,7 +182,7 @@ class _Batch:
         if self.rows is None:
             self.rows = empty_rows(
                 self.config,
-                self.weights.head.shape[0],
+                self.vocab_size,
                 batch=self.num_rows,
                 slots=self.num_slots,
                 keeps_seen=self.keeps_seen,

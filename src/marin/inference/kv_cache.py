@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from marin.models.config import LmConfig
+from marin.models.layers import unstack
 
 _SMALLEST_BUCKET = 16
 
@@ -36,11 +37,16 @@ def pad_prompts(prompts: Sequence[Sequence[int]], seq: int) -> tuple[np.ndarray,
     return tokens, np.array([len(prompt) for prompt in prompts], np.int32)
 
 
-def fill(config: LmConfig, params: Any, tokens: Int[Array, "batch seq"], compute_dtype: Any = jnp.float32) -> Any:
-    """The stacked cache of all layers after these tokens, which stand at positions 0, 1, ...; one slot for each."""
+def empty(config: LmConfig, batch: int, slots: int, compute_dtype: Any) -> tuple[Any, ...]:
+    """A tuple of the layers' caches, with nothing in them."""
+    return tuple(unstack(config.init_cache(batch, slots, compute_dtype), config.num_layers))
+
+
+def fill(config: LmConfig, params: Any, tokens: Int[Array, "batch seq"], compute_dtype: Any) -> tuple[Any, ...]:
+    """A tuple of the layers' caches after these tokens, which stand at positions 0, 1, ...; one slot for each."""
     batch, seq = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(seq, dtype=jnp.int32), (batch, seq))
-    cache = config.init_cache(batch, seq, compute_dtype)
+    cache = empty(config, batch, seq, compute_dtype)
     _, cache = config.hidden_states_cached(params, tokens, cache, positions=positions, compute_dtype=compute_dtype)
     return cache
 

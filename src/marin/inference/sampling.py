@@ -54,10 +54,20 @@ def penalized(
     return jnp.where(seen, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
+def most_probable(logits: Float[Array, "batch vocab"]) -> Int[Array, " batch"]:
+    """The token of each row's largest logit, int32, the smallest id among equals.
+
+    XLA's `argmax` reduces pairs of a value and an index, one at a time: on CPU a third of a decoding step.
+    """
+    ids = jnp.arange(logits.shape[1], dtype=jnp.int32)
+    is_less = logits < logits.max(axis=-1, keepdims=True)
+    return jnp.where(is_less, logits.shape[1], ids).min(axis=-1)
+
+
 def sample(logits: Float[Array, "batch vocab"], keys: Key[Array, " batch"], sampling: Sampling) -> Int[Array, " batch"]:
     """The next token of each row, int32; rows draw independently, each from its own key. No penalty is applied here."""
     if sampling.temperature == 0:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return most_probable(logits)
     logits = logits / sampling.temperature
     top_p = None if sampling.top_p == 1 else sampling.top_p
     if sampling.top_k is None and top_p is None:
