@@ -82,3 +82,22 @@ def test_two_data_sets_are_compared_without_removing(marin: Marin, place: Path):
 def test_a_set_that_is_not_there_is_a_mistake(marin: Marin, place: Path):
     said = marin("data", "decontaminate", "docs", "out", "--against", "nothing.jsonl", "--workers", "0", expect=2)
     assert "nothing.jsonl" in said.err
+
+
+@pytest.mark.parametrize("method", ["exact", "minhash"])
+def test_documents_without_text_or_beside_the_output_are_refused_before_anything_is_written(
+    marin: Marin, place: Path, method: str
+):
+    before = sorted(path.name for path in (place / "docs").iterdir())
+    against = ("--against", "q=items.jsonl")
+    for command in (("dedup", "docs", "docs", "--method", method), ("decontaminate", "docs", "docs", *against)):
+        assert "lies in docs, which is to be written" in marin("data", *command, expect=2).err
+    assert sorted(path.name for path in (place / "docs").iterdir()) == before
+    for name, *options in (
+        ("dedup", "--method", method),
+        ("decontaminate", *against),
+        ("filter", "--preset", "gopher"),
+    ):
+        said = marin("data", name, "items.jsonl", "out", *options, expect=2).err
+        assert "items.jsonl: no column 'text', which documents have; the columns are " in said and "question" in said
+    assert not (place / "out").exists()

@@ -288,6 +288,19 @@ def test_files_that_are_named_come_without_an_index_and_patterns_need_one(hub: S
             HttpFilesConfig(base_url=hub.url, index=None, files=files, output_path=str(tmp_path))
 
 
+def test_a_file_is_held_to_what_an_earlier_download_recorded_of_it(hub: Server, tmp_path: Path):
+    hub.contents = {"/data/a.json": b"[1, 2]"}
+    config = HttpFilesConfig(base_url=f"{hub.url}/data", index=None, files=("a.json",), output_path=str(tmp_path))
+    provenance = download_http(config)
+    (tmp_path / "a.json").write_bytes(b"[1, 3]")
+    assert download_http(config) == provenance and (tmp_path / "a.json").read_bytes() == b"[1, 2]"
+    hub.contents = {"/data/a.json": b"[4, 5]"}
+    (tmp_path / "a.json").unlink()
+    with pytest.raises(DownloadError, match="another file than was announced: sha256 .* fetch into another folder"):
+        download_http(config)
+    assert not (tmp_path / "a.json").exists()
+
+
 @pytest.mark.parametrize("has_tags", [True, False])
 def test_a_file_without_a_hash_that_changes_while_it_comes_is_no_mixture_of_the_two(
     hub: Server, tmp_path: Path, has_tags: bool

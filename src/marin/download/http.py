@@ -85,15 +85,27 @@ class HttpFilesConfig:
 
 
 def download_http(config: HttpFilesConfig) -> dict[str, Any]:
-    """Fetch the files; returns the provenance. Run again, it fetches what is missing.
+    """Fetch the files; returns the provenance. Run again, it fetches what is missing or is not what came before.
 
     Raises ValueError for an index that is another one than was pinned, or no file that matches; DownloadError.
     """
     base, output = config.base_url.rstrip("/") + "/", Path(config.output_path)
     paths, origin = _listed(config, base)
-    files = [RemoteFile(path=path, url=f"{base}{path}") for path in paths]
+    known = _recorded(output, base)
+    files = [RemoteFile(path=path, url=f"{base}{path}", **known.get(path, {})) for path in paths]
     fetched = fetch_all(files, output, num_workers=config.num_workers)
     return write_provenance(output, {"base_url": base, **origin}, fetched)
+
+
+def _recorded(output: Path, base: str) -> dict[str, dict[str, Any]]:
+    """{path: its size and sha256} as an earlier download from the same address recorded them."""
+    try:
+        provenance = json.loads((output / PROVENANCE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    if provenance.get("base_url") != base:
+        return {}
+    return {file["path"]: {"size": file["size"], "sha256": file["sha256"]} for file in provenance["files"]}
 
 
 def _listed(config: HttpFilesConfig, base: str) -> tuple[list[str], dict[str, str]]:
@@ -208,7 +220,10 @@ def fetch(
     difference = _differs(file, part)
     if difference is not None:
         part.unlink()
-        raise DownloadError(f"{file.url} came as another file than was announced: {difference}. Run it again.")
+        raise DownloadError(
+            f"{file.url} came as another file than was announced: {difference}. Run it again; where {PROVENANCE} of an "
+            "earlier download announced it and the source has changed since, fetch into another folder."
+        )
     os.replace(part, target)
     fsync_directory(target.parent)
     progress.done(file.path)

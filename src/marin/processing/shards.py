@@ -65,8 +65,17 @@ def total_bad(parts: Iterable[BadRows]) -> BadRows:
 
 
 def document_shards(path: str) -> list[Split]:
-    """The shards of a folder of documents, or of one file, in their order."""
-    return plan_splits(path)
+    """The shards of a folder of documents, or of one file, in their order. ValueError where the first has no text."""
+    shards = plan_splits(path)
+    first = next(read_split(shards[0], on_bad=lambda record: None), None) if shards else None
+    if first is not None and "text" not in first.schema.names:
+        columns = ", ".join(first.schema.names)
+        raise ValueError(
+            f"{shards[0].path}: no column 'text', which documents have; the columns are {columns}. Give the one that "
+            'holds the text that name first, as in Dataset.from_files(...).map(lambda row: {**row, "text": '
+            'row["question"]})'
+        )
+    return shards
 
 
 def read_shard(split: Split, bad: BadRows | None = None) -> Iterator[pa.RecordBatch]:
@@ -155,7 +164,13 @@ def begin_work(output: Path, identity: Any, *, owned: Sequence[str]) -> Path:
 
 
 def check_apart(output: Path, shards: Sequence[Split], *, owned: Sequence[str]) -> None:
-    """ValueError where documents that are read lie in a folder that `begin_work` would remove."""
+    """ValueError where documents that are read lie beside what is written, or where `begin_work` would remove them."""
+    beside = [split.path for split in shards if Path(split.path).resolve().parent == output.resolve()]
+    if beside:
+        raise ValueError(
+            f"{beside[0]} is to be read and lies in {output}, which is to be written: what is written would be read as "
+            "documents the next time. Write to another folder"
+        )
     for folder in ((output / name).resolve() for name in owned):
         inside = [split.path for split in shards if folder in Path(split.path).resolve().parents]
         if inside:

@@ -18,7 +18,7 @@ from typing import Any
 
 from marin.cli.data.inputs import find_input
 from marin.cli.experiment import add_prefix_argument, hint
-from marin.cli.output import UsageError, note, print_json, table
+from marin.cli.output import RefusedError, UsageError, note, print_json, table
 
 EXAMPLES = """\
   marin data decontaminate documents/ clean/ --against eval/gsm8k/test.jsonl "mmlu=eval/mmlu/*/test/*.arrow"
@@ -75,6 +75,8 @@ def run(arguments: Namespace) -> int:
         report = decontaminate(config)
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
+    except RuntimeError as error:  # shards that were not made
+        raise RefusedError(str(error)) from error
     if arguments.json:
         print_json({"output": arguments.output, **report})
     else:

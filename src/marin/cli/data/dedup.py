@@ -78,6 +78,8 @@ def run(arguments: Namespace) -> int:
         raise RefusedError(str(error)) from error
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
+    except RuntimeError as error:  # shards that were not made
+        raise RefusedError(str(error)) from error
     if arguments.json:
         print_json({"output": arguments.output, **report})
     else:

@@ -38,6 +38,7 @@ def run(arguments: Namespace) -> int:
     found = find_input(arguments)
     if found.is_token_store:
         raise UsageError(f"{found.path} is a token store: sample the documents that it was made from")
+    _check_out(arguments.out, found)
     batches, num_rows = _sample(found, arguments.n, arguments.seed)
     taken = sum(batch.num_rows for batch in batches)
     if taken < arguments.n:
@@ -63,6 +64,19 @@ def run(arguments: Namespace) -> int:
     if arguments.out:
         note(f"Next: {hint(['marin', 'data', 'head', arguments.out], arguments)}")
     return 0
+
+
+def _check_out(out: str | None, found: Input) -> None:
+    """UsageError where the sample cannot be written, or would take the place of what is sampled."""
+    import os
+
+    if out is None:
+        return
+    folder = os.path.dirname(os.path.abspath(out))
+    if not os.path.isdir(folder):
+        raise UsageError(f"--out {out}: there is no folder {folder}; make it first")
+    if os.path.realpath(out) in {os.path.realpath(split.path) for split in planned(found)}:
+        raise UsageError(f"--out {out} is one of the files that are sampled; write to another one")
 
 
 def _format_of(out: str | None) -> str:
