@@ -91,7 +91,7 @@ def test_documents_without_text_or_beside_the_output_are_refused_before_anything
     before = sorted(path.name for path in (place / "docs").iterdir())
     against = ("--against", "q=items.jsonl")
     for command in (("dedup", "docs", "docs", "--method", method), ("decontaminate", "docs", "docs", *against)):
-        assert "lies in docs, which is to be written" in marin("data", *command, expect=2).err
+        assert "OUTPUT docs is also what is read" in marin("data", *command, expect=2).err
     assert sorted(path.name for path in (place / "docs").iterdir()) == before
     for name, *options in (
         ("dedup", "--method", method),

@@ -102,7 +102,7 @@ def test_stats_count_what_one_should_know(marin: Marin, place: Path):
 def test_a_sample_does_not_take_the_place_of_what_is_sampled(marin: Marin, place: Path):
     (place / "rows.jsonl").write_text('{"id": "a", "text": "b"}\n' * 3)
     command = ("data", "sample", "rows.jsonl", "-n", "1", "--out")
-    assert "is one of the files that are sampled" in marin(*command, "./rows.jsonl", expect=2).err
+    assert "is also what is read" in marin(*command, "./rows.jsonl", expect=2).err
     assert "no/where.jsonl: there is no folder" in marin(*command, "no/where.jsonl", expect=2).err
     assert len((place / "rows.jsonl").read_text().splitlines()) == 3
 

@@ -17,6 +17,7 @@ from marin.report.tables import size, table
 
 FORMAT_VERSION = 1
 _SHOWN_CHARACTERS = 80
+_EXPECTED = "name the output folder of a stage that writes documents, or of a token store"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,10 +156,9 @@ def _read_stage(name: str, path: Path) -> Stage:
         return _token_store(name, path)
     file = path / "_funnel.json"
     if not file.is_file():
-        raise FileNotFoundError(
-            f"stage {name!r}: {path} has no _funnel.json and no tokenize.json; name the output folder of a stage that "
-            "writes documents, or of a token store"
-        )
+        inside = path / "documents"  # of a deduplication or decontamination
+        meant = f"did you mean {inside}?" if (inside / "_funnel.json").is_file() else _EXPECTED
+        raise FileNotFoundError(f"stage {name!r}: {path} has no _funnel.json and no tokenize.json; {meant}")
     given = json.loads(file.read_text(encoding="utf-8"))
     operations = [one for section in given["sections"] for one in section["operations"]]
     counters = given["counters"]

@@ -17,6 +17,7 @@ from pathlib import PurePath
 from typing import Any
 
 from marin.cli.data.inputs import find_input
+from marin.cli.data.outputs import check_output
 from marin.cli.experiment import add_prefix_argument, hint
 from marin.cli.output import RefusedError, UsageError, note, print_json, table
 
@@ -61,10 +62,13 @@ def run(arguments: Namespace) -> int:
     from marin.processing.decontaminate.run import decontaminate
 
     try:
+        path = find_input(arguments).path
+        against = tuple(_evaluation_set(given, arguments.lines_per_item) for given in arguments.against)
+        check_output(arguments.output, [path, *(one.path for one in against)])
         config = DecontaminateConfig(
-            input_path=find_input(arguments).path,
+            input_path=path,
             output_path=arguments.output,
-            against=tuple(_evaluation_set(given, arguments.lines_per_item) for given in arguments.against),
+            against=against,
             ngram=arguments.ngram,
             min_paragraph_overlap=arguments.min_overlap,
             min_item_coverage=arguments.min_coverage,

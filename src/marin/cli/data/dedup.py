@@ -15,6 +15,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from marin.cli.data.inputs import find_input
+from marin.cli.data.outputs import check_output
 from marin.cli.experiment import add_prefix_argument, hint
 from marin.cli.output import RefusedError, UsageError, note, print_json, table
 
@@ -61,9 +62,11 @@ def run(arguments: Namespace) -> int:
     from marin.processing.dedup.report import TooMuchRemovedError
     from marin.processing.dedup.run import dedup
 
+    path = find_input(arguments).path
+    check_output(arguments.output, [path])
     try:
         config = DedupConfig(
-            input_path=find_input(arguments).path,
+            input_path=path,
             output_path=arguments.output,
             method=_method(arguments),
             priority=tuple(source for source in arguments.priority.split(",") if source),

@@ -16,6 +16,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from typing import Any
 
+from marin.cli.data.outputs import check_output
 from marin.cli.output import UsageError, note, print_json
 
 EXAMPLES = """\
@@ -68,6 +69,8 @@ def run(arguments: Namespace) -> int:
     _check(arguments)
     from marin.download.http import DownloadError
 
+    archives = arguments.sources if arguments.what == "warc" else []
+    check_output(arguments.out, [*archives, *([arguments.previous] if arguments.previous else [])])
     work, config = _work(arguments)
     try:
         with _progress():

@@ -10,6 +10,8 @@ ours is the default method; resiliparse, trafilatura and readability need the ex
 
 from argparse import ArgumentParser, Namespace
 
+from marin.cli.data.inputs import note_passed_over
+from marin.cli.data.outputs import check_output
 from marin.cli.output import RefusedError, UsageError, note, print_json
 
 EXAMPLES = """\
@@ -54,6 +56,8 @@ def run(arguments: Namespace) -> int:
     from marin.processing.extract.config import ExtractConfig, PageOptions, ReadingOptions
     from marin.processing.extract.run import extract
 
+    check_output(arguments.output_path, [arguments.input])
+    note_passed_over(arguments.input)
     try:
         config = ExtractConfig(
             input_path=arguments.input,

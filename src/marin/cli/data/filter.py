@@ -12,6 +12,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from marin.cli.data.inputs import find_input
+from marin.cli.data.outputs import check_output
 from marin.cli.experiment import add_prefix_argument
 from marin.cli.output import UsageError, error_line, note, print_json, table
 
@@ -95,8 +96,11 @@ def run(arguments: Namespace) -> int:
 def _result(arguments: Namespace) -> "Result":
     from marin.processing.filter.config import FilterConfig, SignalsConfig
 
+    path = _path(arguments, arguments.input)
+    attributes = tuple(_path(arguments, given) for given in arguments.attributes)
+    check_output(arguments.output, [path, *attributes])
     places = {
-        "input_path": _path(arguments, arguments.input),
+        "input_path": path,
         "output_path": arguments.output,
         "num_workers": arguments.workers,
         "max_bad": arguments.max_bad,
@@ -114,7 +118,7 @@ def _result(arguments: Namespace) -> "Result":
         **places,
         filters=filters,
         rules=tuple(arguments.rule),
-        attributes=tuple(_path(arguments, path) for path in arguments.attributes),
+        attributes=attributes,
         keep_signals=arguments.keep_signals,
     )
     from marin.processing.filter.run import filter_documents

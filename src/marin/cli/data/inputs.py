@@ -39,7 +39,19 @@ def find_input(arguments: Namespace) -> Input:
     if not os.path.exists(path) and not (glob.has_magic(path) and glob.glob(path, recursive=True)):
         path = _output_of_step(arguments)
     is_token_store = os.path.isfile(os.path.join(path, "store.json"))
+    if not is_token_store and arguments.format is None:
+        note_passed_over(path)
     return Input(path=path, format=arguments.format, is_token_store=is_token_store)
+
+
+def note_passed_over(path: str) -> None:
+    """Say which files of a folder are not read, for others there are of another kind."""
+    from marin.processing.formats.splits import passed_over
+
+    if counts := passed_over(path):
+        listed = ", ".join(f"{count:,} {ending}" for ending, count in sorted(counts.items()))
+        pattern = os.path.join(path, "**", f"*{min(counts)}")
+        note(f"{path}: not read, beside files of another kind: {listed}; to read those, name them: '{pattern}'")
 
 
 def _output_of_step(arguments: Namespace) -> str:

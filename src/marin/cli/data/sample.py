@@ -12,6 +12,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from marin.cli.data.inputs import BadCount, Input, Reading, add_path_arguments, find_input, plain_row, planned
+from marin.cli.data.outputs import check_output
 from marin.cli.experiment import hint
 from marin.cli.output import UsageError, note, print_json
 
@@ -67,7 +68,7 @@ def run(arguments: Namespace) -> int:
 
 
 def _check_out(out: str | None, found: Input) -> None:
-    """UsageError where the sample cannot be written, or would take the place of what is sampled."""
+    """UsageError where the sample cannot be written, or would be written to what is sampled."""
     import os
 
     if out is None:
@@ -75,8 +76,7 @@ def _check_out(out: str | None, found: Input) -> None:
     folder = os.path.dirname(os.path.abspath(out))
     if not os.path.isdir(folder):
         raise UsageError(f"--out {out}: there is no folder {folder}; make it first")
-    if os.path.realpath(out) in {os.path.realpath(split.path) for split in planned(found)}:
-        raise UsageError(f"--out {out} is one of the files that are sampled; write to another one")
+    check_output(out, [found.path])
 
 
 def _format_of(out: str | None) -> str:

@@ -31,10 +31,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
+    from marin.cli.data.outputs import check_output
     from marin.cli.tokenize.errors import told
     from marin.processing.tokenize.config import TrainBpeConfig
     from marin.processing.tokenize.train_bpe import train_bpe
 
+    check_output(arguments.output, [arguments.corpus])
     with told():
         train_bpe(
             TrainBpeConfig(

@@ -57,6 +57,8 @@ FORMATS = {
 # for.
 FORMAT_NAMES = ("jsonl", "parquet", "arrow", "warc", "wet", "html", "text", "text-paragraphs", "text-lines")
 
+_REPORT = "report.json"  # beside attributes/, and documents/, of a deduplication or decontamination
+
 _KINDS = {"html": 1, "text": 2}  # of the files in a folder; all others hold rows, or a crawl, and come first
 
 _SAMPLED_FILES = 16
@@ -158,7 +160,7 @@ def find_files(paths: str | Path | Sequence[str | Path], *, format: str | None =
     one label, from two folders, have as many of the folders above them before it as tell them apart.
 
     Raises FileNotFoundError where a path or glob has no file, ValueError where files are of a run of the data engine
-    that has not ended.
+    that has not ended, or a folder is all that a deduplication or decontamination wrote.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
@@ -205,14 +207,29 @@ def _files_of(path: str, format: str | None) -> Iterator[tuple[str, str]]:
         raise FileNotFoundError(f"no file or folder at {os.path.abspath(path)}")
     if not is_remote(path):
         names = [os.path.relpath(file, root) for file in found if os.path.isfile(file)]
-    visible = [name for name in names if not any(part[0] in "._" for part in name.split(os.sep))]
+    if is_folder:
+        _check_one_meaning(path, names)
+    visible = [name for name in names if _is_visible(name)]
     if is_folder and format is None:
-        visible = _of_one_kind([name for name in visible if name.endswith(tuple(FORMATS))])
+        visible = _of_one_kind(visible)
     if not visible:
         what = "the folder has" if is_folder else "the glob matches"
         raise FileNotFoundError(f"{path}: {what} no file of a known format ({', '.join(sorted(FORMATS))})")
     for name in visible:
         yield name.replace(os.sep, "/"), os.path.join(root, name)
+
+
+def _check_one_meaning(path: str, names: Sequence[str]) -> None:
+    """ValueError for the output of a deduplication or decontamination: its attributes have rows too, of no texts."""
+    folders = {name.split(os.sep)[0] for name in names if os.sep in name}
+    if _REPORT not in names or "attributes" not in folders:
+        return
+    documents, attributes = (os.path.join(path, name) for name in ("documents", "attributes"))
+    left = f"its documents are in {documents}" if "documents" in folders else "it was made without documents"
+    raise ValueError(
+        f"{path} is all that a deduplication or decontamination wrote, not documents alone: {left}, and what was found "
+        f"of each document is in {attributes}; name one of them"
+    )
 
 
 def _names_in_store(path: str) -> tuple[str, list[str]]:
@@ -237,10 +254,29 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
+def passed_over(folder: str) -> dict[str, int]:
+    """How many files below a folder of this machine are of another kind than those that `find_files` takes, by ending.
+
+    Empty where `folder` is none.
+    """
+    walked = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
+    names = [name for name in (os.path.relpath(path, folder) for path in walked) if _is_visible(name)]
+    taken = set(_of_one_kind(names))
+    return dict(Counter(os.path.splitext(name)[1] for name in names if _is_known(name) and name not in taken))
+
+
+def _is_visible(name: str) -> bool:
+    return not any(part[0] in "._" for part in name.split(os.sep))
+
+
+def _is_known(name: str) -> bool:
+    return name.endswith(tuple(FORMATS))
+
+
 def _of_one_kind(names: list[str]) -> list[str]:
-    """The files that a folder is about: rows, or else pages, or else texts."""
-    kinds = {name: _KINDS.get(format_of(name), 0) for name in names}
-    return [name for name in names if kinds[name] == min(kinds.values())]
+    """The files that a folder is about, of those whose ending is known: rows, or else pages, or else texts."""
+    kinds = {name: _KINDS.get(format_of(name), 0) for name in names if _is_known(name)}
+    return [name for name, kind in kinds.items() if kind == min(kinds.values())]
 
 
 def _folder_before_magic(pattern: str) -> str:

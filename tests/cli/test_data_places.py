@@ -1,0 +1,76 @@
+"""What data commands read and write: outputs apart from inputs, folders of one meaning, files that are passed over."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from document_folders import write_shards
+
+Marin = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture
+def place(folder: Path) -> Path:
+    write_shards(folder / "docs", [[{"id": str(i), "text": f"document {i} of a few"} for i in range(4)]])
+    (folder / "items.jsonl").write_text(json.dumps({"text": "a question that nobody asks"}) + "\n")
+    return folder
+
+
+COMMANDS = {
+    "dedup": ("data", "dedup", "INPUT", "OUTPUT", "--method", "exact"),
+    "decontaminate": ("data", "decontaminate", "INPUT", "OUTPUT", "--against", "q=items.jsonl"),
+    "filter": ("data", "filter", "INPUT", "OUTPUT", "--preset", "gopher"),
+    "extract": ("data", "extract", "INPUT", "OUTPUT"),
+    "sample": ("data", "sample", "INPUT", "-n", "1", "--out", "OUTPUT"),
+    "download": ("data", "download", "warc", "INPUT", "--out", "OUTPUT"),
+    "tokenize": ("tokenize", "run", "INPUT", "-o", "OUTPUT", "--tokenizer", "bytes"),
+    "train": ("tokenize", "train", "INPUT", "-o", "OUTPUT", "--vocab-size", "300"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_output_is_apart_from_what_is_read(marin: Marin, place: Path, command: str):
+    before = sorted(path for path in place.rglob("*"))
+    into = "docs/kept.jsonl" if command == "sample" else "./docs/kept"
+    cases = [("docs", into, "lies in docs, which is read")]
+    if command != "sample":  # whose output is a file
+        cases += [("docs", "docs/", "is also what is read"), ("do*", ".", "has docs in it, which is read")]
+    for given, output, told in cases:
+        words = [{"INPUT": given, "OUTPUT": output}.get(word, word) for word in COMMANDS[command]]
+        assert f"OUTPUT {output} {told}" in marin(*words, expect=2).err
+    assert sorted(path for path in place.rglob("*")) == before
+
+
+def test_attributes_and_evaluation_sets_are_read_too(marin: Marin, place: Path):
+    words = ("data", "filter", "docs", "signals", "--attributes", "signals", "--rule", "a > 1")
+    (place / "signals").mkdir()
+    assert "OUTPUT signals is also what is read" in marin(*words, expect=2).err
+    words = ("data", "decontaminate", "items.jsonl", "docs/kept", "--against", "train=docs")
+    assert "OUTPUT docs/kept lies in docs" in marin(*words, expect=2).err
+
+
+def test_all_that_a_deduplication_wrote_is_no_folder_of_documents(marin: Marin, place: Path):
+    marin("data", "dedup", "docs", "out", "--method", "exact", "--workers", "0")
+    for words in (("stats", "out"), ("filter", "out", "kept", "--preset", "gopher"), ("dedup", "out", "o", *_EXACT)):
+        said = marin("data", *words, expect=2).err
+        assert "its documents are in out/documents, and what was found of each document is in out/attributes" in said
+    assert "did you mean out/documents?" in marin("data", "funnel", "out", expect=2).err
+    assert json.loads(marin("data", "stats", "out/documents", "--json").out)["rows"] == 4
+    marin("data", "dedup", "docs", "found", *_EXACT, "--attributes-only", "--workers", "0")
+    assert "it was made without documents" in marin("data", "head", "found", expect=2).err
+
+
+_EXACT = ("--method", "exact")
+
+
+def test_files_of_another_kind_that_are_not_read_are_told(marin: Marin, place: Path):
+    for name in ("a.txt", "b.md", "sub/c.txt", "_d.txt"):
+        (place / "docs" / name).parent.mkdir(exist_ok=True)
+        (place / "docs" / name).write_text("text")
+    told = "docs: not read, beside files of another kind: 1 .md, 2 .txt; to read those, name them: 'docs/**/*.md'"
+    for words in (("stats", "docs"), ("head", "docs"), ("extract", "docs", "out", "--max-bad", "1")):
+        assert told in marin("data", *words).err
+    assert "not read" not in marin("data", "stats", "docs/**/*.md").err
