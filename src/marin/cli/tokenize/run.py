@@ -38,9 +38,10 @@ def run(arguments: Namespace) -> int:
     from marin.processing.tokenize.config import TokenizeConfig
     from marin.processing.tokenize.tokenize import tokenize
 
-    if not arguments.overwrite:
-        with told():
-            _check_tokenizer(arguments)
+    with told():
+        conflict = None if arguments.overwrite else _conflict(arguments)
+    if conflict is not None:
+        raise RefusedError(conflict)
     with told():
         counts = tokenize(
             TokenizeConfig(
@@ -61,18 +62,19 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def _check_tokenizer(arguments: Namespace) -> None:
-    """RefusedError where the output is a store of another tokenizer."""
+def _conflict(arguments: Namespace) -> str | None:
+    """What to say where the output is a store of another tokenizer."""
     from marin.data.store import LEDGER
     from marin.processing.tokenize.tokenizer import load_tokenizer
 
     store = Path(arguments.output) / LEDGER
     if not store.is_file():
-        return
+        return None
     before = json.loads(store.read_text(encoding="utf-8")).get("tokenizer_digest")
     given = load_tokenizer(arguments.tokenizer).digest
-    if before != given:
-        raise RefusedError(
-            f"{arguments.output} is a token store of another tokenizer (digest {str(before)[:12]}; that of "
-            f"{arguments.tokenizer} is {given[:12]}). Write to another folder, or give --overwrite"
-        )
+    if before == given:
+        return None
+    return (
+        f"{arguments.output} is a token store of another tokenizer (digest {str(before)[:12]}; that of "
+        f"{arguments.tokenizer} is {given[:12]}). Write to another folder, or give --overwrite"
+    )
