@@ -45,6 +45,18 @@ def test_a_tokenizer_is_trained_used_looked_at_and_compared(place: Path, marin):
     assert json.loads((place / "comparison/results.json").read_text())["sources"] == found["sources"]
 
 
+def test_what_another_tokenizer_made_is_replaced_only_where_that_is_asked_for(place: Path, marin):
+    train = ("tokenize", "train", "documents", "-o", "bpe", "--vocab-size")
+    marin(*train, "300")
+    assert "bpe has a tokenizer, and token stores made with it" in marin(*train, "310", expect=3).err
+    tokenize = ("tokenize", "run", "documents", "-o", "store", "--workers", "1", "--tokenizer")
+    marin(*tokenize, "bpe")
+    marin(*tokenize, "bpe")  # the same again goes on from what is there
+    assert "store is a token store of another tokenizer" in marin(*tokenize, "bytes", expect=3).err
+    marin(*tokenize, "bytes", "--overwrite")
+    assert TokenStore.open(place / "store", verify=True).tokenizer_digest == load_tokenizer(place / "bytes").digest
+
+
 def test_a_part_of_a_character_is_shown_as_its_byte(place: Path, marin):
     (place / "in.jsonl").write_text(json.dumps({"text": "aé"}) + "\n")
     marin("tokenize", "run", "in.jsonl", "--tokenizer", "bytes", "-o", "store", "--workers", "1")

@@ -218,6 +218,13 @@ def test_numbers_that_json_has_not_become_null(tmp_path: Path):
     assert json.loads(rows_of(path)[0]["metadata"]) == {"x": None, "y": 1}
 
 
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_mark_of_utf_8_before_the_first_line_is_no_part_of_it(tmp_path: Path, compress: Any):
+    path = tmp_path / ("rows.jsonl.gz" if compress is gzip.compress else "rows.jsonl")
+    path.write_bytes(compress("".join(json.dumps(document(n)) + "\n" for n in range(3)).encode("utf-8-sig")))
+    assert [row["id"] for row in rows_of(path)] == ["0", "1", "2"]
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.zst"])
 def test_a_line_that_is_too_long_is_not_held_and_the_next_is_read(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch

@@ -51,6 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--max-document-share", type=float, metavar="SHARE", help="n-grams in more documents than this do not count"
     )
+    parser.add_argument("--max-bad", type=float, default=0.01, metavar="SHARE", help="of rows that are none (0.01)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a CPU)")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     add_prefix_argument(parser)
@@ -74,6 +75,7 @@ def run(arguments: Namespace) -> int:
             min_item_coverage=arguments.min_coverage,
             max_document_share=arguments.max_document_share,
             remove=arguments.remove,
+            max_bad=arguments.max_bad,
             num_workers=arguments.workers,
         )
         report = decontaminate(config)

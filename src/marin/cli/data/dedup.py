@@ -51,6 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--ngram", type=int, metavar="WORDS", help="minhash, bloom: words in a row that count as one")
     parser.add_argument("--attributes-only", action="store_true", help="find, report, and write no documents")
+    parser.add_argument("--max-bad", type=float, default=0.01, metavar="SHARE", help="of rows that are none (0.01)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a CPU)")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     add_prefix_argument(parser)
@@ -74,6 +75,7 @@ def run(arguments: Namespace) -> int:
             max_removed_per_source=arguments.max_removed,
             max_removed_of=_limits(arguments.allow),
             write_documents=not arguments.attributes_only,
+            max_bad=arguments.max_bad,
             num_workers=arguments.workers,
         )
         report = dedup(config).as_dict()

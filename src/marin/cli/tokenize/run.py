@@ -5,11 +5,13 @@ also files of text. After an interruption the same command goes on where it was.
 `default_tokenize` instead: a step is on record.
 """
 
+import json
 import shlex
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
+from pathlib import Path
 
-from marin.cli.output import note, print_json
+from marin.cli.output import RefusedError, note, print_json
 
 EXAMPLES = """\
   marin tokenize run documents/ --tokenizer my_tokenizer -o tokens
@@ -27,6 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--max-bad", type=float, default=0.01, metavar="SHARE", help="of rows that are none (0.01)")
     parser.add_argument("--no-round-trip", action="store_true", help="do not check that documents come back")
     parser.add_argument("--format", metavar="FORMAT", help="of the files, where their endings do not tell")
+    parser.add_argument("--overwrite", action="store_true", help="take the place of a store of another tokenizer")
     parser.add_argument("--json", action="store_true", help="one JSON object: what became of the rows")
 
 
@@ -37,6 +40,10 @@ def run(arguments: Namespace) -> int:
     from marin.processing.tokenize.tokenize import tokenize
 
     check_output(arguments.output, [arguments.corpus])
+    with told():
+        conflict = None if arguments.overwrite else _conflict(arguments)
+    if conflict is not None:
+        raise RefusedError(conflict)
     with told():
         counts = tokenize(
             TokenizeConfig(
@@ -55,3 +62,21 @@ def run(arguments: Namespace) -> int:
     words = ["marin", "tokenize", "show", arguments.output, "0", "--tokenizer", arguments.tokenizer]
     note(f"Next: {shlex.join(words)}")
     return 0
+
+
+def _conflict(arguments: Namespace) -> str | None:
+    """What to say where the output is a store of another tokenizer."""
+    from marin.data.store import LEDGER
+    from marin.processing.tokenize.tokenizer import load_tokenizer
+
+    store = Path(arguments.output) / LEDGER
+    if not store.is_file():
+        return None
+    before = json.loads(store.read_text(encoding="utf-8")).get("tokenizer_digest")
+    given = load_tokenizer(arguments.tokenizer).digest
+    if before == given:
+        return None
+    return (
+        f"{arguments.output} is a token store of another tokenizer (digest {str(before)[:12]}; that of "
+        f"{arguments.tokenizer} is {given[:12]}). Write to another folder, or give --overwrite"
+    )

@@ -9,7 +9,7 @@ import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from marin.cli.output import note, print_json
+from marin.cli.output import RefusedError, note, print_json
 
 EXAMPLES = """\
   marin tokenize train documents/ --vocab-size 32000 -o my_tokenizer
@@ -24,9 +24,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the tokenizer")
     parser.add_argument("--special", action="append", default=[], metavar="TOKEN", help="a special token beside eos")
     parser.add_argument("--eos", default="<|endoftext|>", metavar="TOKEN", help="the token that ends a text")
+    parser.add_argument("--min-frequency", type=int, default=2, metavar="N", help="of a pair that is merged (2)")
     parser.add_argument("--max-bytes", type=int, metavar="N", help="train on the first so many bytes of text")
     parser.add_argument("--max-bad", type=float, default=0.01, metavar="SHARE", help="of rows that are none (0.01)")
     parser.add_argument("--format", metavar="FORMAT", help="of the files, where their endings do not tell")
+    parser.add_argument("--overwrite", action="store_true", help="take the place of the tokenizer that is there")
     parser.add_argument("--json", action="store_true", help="one JSON object: what it was trained on")
 
 
@@ -37,6 +39,11 @@ def run(arguments: Namespace) -> int:
     from marin.processing.tokenize.train_bpe import train_bpe
 
     check_output(arguments.output, [arguments.corpus])
+    if (Path(arguments.output) / "tokenizer.json").exists() and not arguments.overwrite:
+        raise RefusedError(
+            f"{arguments.output} has a tokenizer, and token stores made with it could not be read with another one. "
+            "Write to another folder, or give --overwrite"
+        )
     with told():
         train_bpe(
             TrainBpeConfig(
@@ -45,6 +52,7 @@ def run(arguments: Namespace) -> int:
                 vocab_size=arguments.vocab_size,
                 eos_token=arguments.eos,
                 extra_special_tokens=tuple(arguments.special),
+                min_frequency=arguments.min_frequency,
                 max_bytes=arguments.max_bytes,
                 max_bad=arguments.max_bad,
                 format=arguments.format,

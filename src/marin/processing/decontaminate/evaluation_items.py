@@ -85,7 +85,9 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _from_lines(label: str, path: Path, evaluation: EvaluationSet) -> Iterator[Item]:
     if evaluation.lines_per_item is None:
-        raise ValueError(f"evaluation set {evaluation.name!r}: {path} is plain text; give lines_per_item")
+        raise ValueError(
+            f"evaluation set {evaluation.name!r}: {path} is plain text; give lines_per_item (--lines-per-item)"
+        )
     for number, (_, row) in enumerate(_read(path, evaluation), 1):
         prompt, *others = row["lines"]
         yield Item(id=f"{label}:{number}", prompts=(prompt,), others=tuple(others))

@@ -97,7 +97,7 @@ class Report:
             "\n".join(lines)
             + f"\nNothing was removed.{shown} Look at what would go: {config.output_path}/attributes has for each "
             "document the one that it goes for. If they are duplicates, allow it with "
-            f"max_removed_of={{{too_much[0][0]!r}: {min(1.0, self.share(too_much[0][0]) + 0.005):.2f}}}. If they are "
-            "not, ask for more likeness (verify='jaccard', a higher min_similarity, longer n-grams), or leave the "
-            "source out."
+            f"max_removed_of={{{too_much[0][0]!r}: {min(1.0, self.share(too_much[0][0]) + 0.005):.2f}}} (--allow "
+            "SOURCE=SHARE). If they are not, ask for more likeness (verify='jaccard', a higher min_similarity, longer "
+            "n-grams; --verify jaccard, --min-similarity, --ngram), or leave the source out."
         )

@@ -4,6 +4,7 @@ orjson parses what is good; what it refuses goes through the standard library's 
 and takes NaN. One price is orjson's: an integer of more than 64 bits becomes a floating-point number.
 """
 
+import codecs
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -74,6 +75,8 @@ def lines_of(split: Split) -> Iterator[tuple[int, bytes | TooLong]]:
                         return
                     position += _raw_size(line)
                 number += 1
+                if number == 1 and split.start == 0 and not isinstance(line, TooLong):
+                    line = line.removeprefix(codecs.BOM_UTF8)  # some programs begin a file so
                 if isinstance(line, TooLong) or line and not line.isspace():
                     yield number, line
         except DamagedError as error:

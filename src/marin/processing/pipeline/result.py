@@ -132,5 +132,5 @@ def _check_bad(root: str, result: Result, max_bad: float) -> None:
         shown = ", ".join(f"{num_rows} {kind!r}" for kind, num_rows in worst)
         raise ValueError(
             f"{root}: {bad} of {rows} rows are bad ({shown}), more than max_bad={max_bad:g} allows; they are in "
-            f"{os.path.join(root, BAD_FOLDER)} with their reasons. Mend them, or allow more with max_bad="
+            f"{os.path.join(root, BAD_FOLDER)} with their reasons. Mend them, or allow more with max_bad= (--max-bad)"
         )

@@ -49,7 +49,7 @@ def train_bpe(config: TrainBpeConfig) -> dict[str, Any]:
         raise ValueError(
             f"{corpus.text_bytes:,} bytes of text under {config.input_path} give a vocabulary of {found} tokens, "
             f"{config.vocab_size} were asked for (pairs that occur {config.min_frequency} times or more are used up). "
-            f"Use vocab_size={found}, more text, or a lower min_frequency."
+            f"Use vocab_size={found}, more text, or a lower min_frequency (--min-frequency)."
         )
     output = Path(config.output_path)
     output.mkdir(parents=True, exist_ok=True)
