@@ -146,3 +146,20 @@ def test_an_output_without_files_yet_is_missed(tmp_path: Path):
     for path in (tmp_path / "set", tmp_path / "set/*/*.jsonl*", tmp_path / "set/out"):
         with pytest.raises(ValueError, match="has not finished"):
             find_files(path)
+
+
+# -- rows without text ------------------------------------------------------------------------------------------------
+
+
+def test_rows_without_text_are_counted_where_they_are_written_and_where_they_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    write_jsonl(tmp_path / "in.jsonl", "a", "b", "c")
+    rows = Dataset.from_files(str(tmp_path / "in.jsonl"))
+    emptied = rows.map(lambda row: {**row, "text": None if row["id"] < "c" else row["text"]})
+    result = emptied.write_parquet(str(tmp_path / "out")).run(workers=0)
+    assert (result.counters["rows_out"], result.rows_without_text) == (3, 2)
+    assert "3 rows in, 3 out, of which 2 have no text" in capsys.readouterr().err
+    assert [row["id"] for row in Dataset.from_files(str(tmp_path / "out")).iter_rows()] == ["c"]
+    assert "bad rows, which were passed over: 2 no text; the first is part-" in capsys.readouterr().err
+    assert rows.write_parquet(str(tmp_path / "whole")).run(workers=0).rows_without_text == 0

@@ -341,7 +341,8 @@ class Dataset:
         return run(self, **options)
 
     def iter_rows(self) -> Iterator[dict[str, Any]]:
-        """The rows as dicts, computed in this process as they are asked for; bad rows are passed over."""
+        """The rows as dicts, computed in this process as they are asked for; bad rows are passed over, and counted on
+        stderr at the end."""
         from marin.processing.pipeline.run import iter_rows
 
         return iter_rows(self)

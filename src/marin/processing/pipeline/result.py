@@ -16,7 +16,7 @@ from marin.processing.pipeline import counts as counting
 from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.manifest import BAD_FOLDER, Manifest
 from marin.processing.pipeline.output import TIMING
-from marin.processing.pipeline.sinks import WholeSink
+from marin.processing.pipeline.sinks import WITHOUT_TEXT, WholeSink
 
 if TYPE_CHECKING:
     from marin.processing.pipeline.planning import Planned
@@ -33,12 +33,16 @@ class Result:
     files: list[str]  # below it, in order
     funnel: list[Counts]  # one for each operation, in order; those of several inputs one after the other
     counters: dict[str, int]  # rows_in, rows_out, expanded, merged, dropped, bad, text_bytes_out, bytes_out
+    rows_without_text: int = 0  # of those that were written: their column `text` is null, and for readers they are bad
 
     def summary(self) -> str:
         """One line for people."""
         c = self.counters
+        out = f"{c['rows_out']:,} out"
+        if self.rows_without_text:
+            out += f", of which {self.rows_without_text:,} have no text and will be bad rows where they are read"
         return (
-            f"{c['rows_in']:,} rows in, {c['rows_out']:,} out ({c['dropped']:,} dropped, {c['bad']:,} bad), "
+            f"{c['rows_in']:,} rows in, {out} ({c['dropped']:,} dropped, {c['bad']:,} bad), "
             f"{c['bytes_out'] / 1e6:,.1f} MB in {len(self.files)} files"
         )
 
@@ -53,7 +57,14 @@ def conclude(root: str, stages: Sequence["Planned"], manifests: Sequence[Sequenc
     ]
     funnel = [counts for section in sections for counts in section["operations"]]
     counters = _counters(sections, manifests)
-    result = Result(path=root, files=[one.output["path"] for one in manifests[-1]], funnel=funnel, counters=counters)
+    outputs = [one.output for one in manifests[-1]]
+    result = Result(
+        path=root,
+        files=[one["path"] for one in outputs],
+        funnel=funnel,
+        counters=counters,
+        rows_without_text=sum(one["details"].get(WITHOUT_TEXT, 0) for one in outputs),
+    )
     _check_bad(root, result, max_bad)
     sink = stages[-1].stage.sink
     if isinstance(sink, WholeSink):

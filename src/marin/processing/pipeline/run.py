@@ -6,6 +6,8 @@ a run that went on after an interruption reports the same as one that was not in
 
 import os
 import pickle
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -211,18 +213,27 @@ def _told(planned: Planned, failures: dict[str, str]) -> str:
 
 
 def iter_rows(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """The rows of a plan that ends with no writing, in this process."""
+    """The rows of a plan that ends with no writing, in this process; on stderr, at the end, how many were bad."""
     kept: Kept = {}
-    for part, source, attached in shards_of(dataset):
-        batches = source.read(Counts(name="read"), _pass_over)
-        others = iter(attached)
-        for operation in part.operations:
-            other = next(others) if isinstance(operation, Attach) else None
-            step = Step(counts=Counts(name=operation.name), on_bad=_pass_over, attached=other, kept=kept)
-            batches = apply(operation, batches, step)
-        for batch in batches:
-            yield from to_rows(batch)
+    bad: list[str] = []  # their kinds
+    first = ""
 
+    def pass_over(operation: str, row: BadRow) -> None:
+        nonlocal first
+        first = first or f"{row.id}: {row.reason}"
+        bad.append(row.kind)
 
-def _pass_over(operation: str, row: BadRow) -> None:
-    """A bad row of a plan that is only looked at."""
+    try:
+        for part, source, attached in shards_of(dataset):
+            batches = source.read(Counts(name="read"), pass_over)
+            others = iter(attached)
+            for operation in part.operations:
+                other = next(others) if isinstance(operation, Attach) else None
+                step = Step(counts=Counts(name=operation.name), on_bad=pass_over, attached=other, kept=kept)
+                batches = apply(operation, batches, step)
+            for batch in batches:
+                yield from to_rows(batch)
+    finally:
+        if bad:
+            kinds = ", ".join(f"{number:,} {kind}" for kind, number in Counter(bad).most_common())
+            print(f"bad rows, which were passed over: {kinds}; the first is {first}", file=sys.stderr)

@@ -24,6 +24,9 @@ ENDINGS = {
 }
 
 
+WITHOUT_TEXT = "rows_without_text"  # in `details`: rows whose column `text` is null, which no reader takes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Written:
     """What a sink made of the rows of a shard."""
@@ -32,7 +35,7 @@ class Written:
     bytes: int  # of a folder: of all its files
     sha256: str  # of a folder: `sha256_of_files`
     columns: dict[str, str]  # name -> type, as text
-    details: dict[str, Any] = field(default_factory=dict)  # what a WholeSink needs to know at the end, as JSON
+    details: dict[str, Any] = field(default_factory=dict)  # what is to be known at the end, as JSON
 
 
 class Sink(Protocol):
@@ -104,9 +107,14 @@ class FileSink:
         from marin.processing.pipeline.rows import of_one_schema
 
         common, batches = of_one_schema(batches, schema, path)
+        without_text = 0
         with open_writer(path, self.format, schema=common) as writer:
             for batch in batches:
                 writer.write(batch)
+                without_text += batch.column("text").null_count if "text" in common.names else 0
         written: Any = writer.written
         columns = {field.name: str(field.type) for field in common}
-        return Written(rows=written.rows, bytes=written.bytes, sha256=written.sha256, columns=columns)
+        details = {WITHOUT_TEXT: without_text} if without_text else {}
+        return Written(
+            rows=written.rows, bytes=written.bytes, sha256=written.sha256, columns=columns, details=details
+        )
