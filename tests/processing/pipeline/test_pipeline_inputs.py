@@ -163,3 +163,21 @@ def test_rows_without_text_are_counted_where_they_are_written_and_where_they_are
     assert [row["id"] for row in Dataset.from_files(str(tmp_path / "out")).iter_rows()] == ["c"]
     assert "bad rows, which were passed over: 2 no text; the first is part-" in capsys.readouterr().err
     assert rows.write_parquet(str(tmp_path / "whole")).run(workers=0).rows_without_text == 0
+
+
+# -- over an earlier output -------------------------------------------------------------------------------------------
+
+
+def test_what_another_plan_made_is_said_to_be_replaced(tmp_path: Path, capsys: pytest.CaptureFixture):
+    write_jsonl(tmp_path / "in.jsonl", "a", "b")
+
+    def told(source: str) -> str:
+        rows = Dataset.from_files(str(tmp_path / "in.jsonl")).map(lambda row: {**row, "source": source})
+        capsys.readouterr()
+        rows.write_parquet(str(tmp_path / "out")).run(workers=0)
+        return capsys.readouterr().err
+
+    assert "replaced" not in told("x") + told("x")
+    assert "1 of 1 shards there are replaced: made with other settings or code" in told("y")
+    write_jsonl(tmp_path / "in.jsonl", "c")
+    assert "1 of 1 shards there are replaced: made of other inputs" in told("y")

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from marin.io.atomic import append
@@ -13,7 +13,7 @@ from marin.io.files import is_remote, lock, make_folder, remove, remove_all
 from marin.processing.formats.finished import DONE_FOLDER, FUNNEL
 from marin.processing.pipeline.manifest import BAD_FOLDER, Manifest, Survey, bad_path, manifest_path
 from marin.processing.pipeline.sinks import ENDINGS
-from marin.processing.pipeline.stage import output_path
+from marin.processing.pipeline.stage import Stage, Task, output_path
 
 if TYPE_CHECKING:
     from marin.processing.pipeline.planning import Planned
@@ -52,7 +52,7 @@ def remove_leftovers(root: str) -> None:
 
 
 def prepare(survey: Survey, stages: Sequence["Planned"]) -> None:
-    """Remove what a killed run left half done, and what was made by another plan.
+    """Remove what a killed run left half done, and what was made by another plan; say what will be replaced.
 
     ValueError where the folder has data files that no run has made: they would be read as part of the result.
     """
@@ -71,6 +71,9 @@ def prepare(survey: Survey, stages: Sequence["Planned"]) -> None:
             remove(file)
     if removed:
         print(f"{root}: removed {len(removed)} outputs of an earlier, different plan", file=sys.stderr)
+    if others := [_why_again(expected[place][0], made) for place, made in _outdated(survey, expected)]:
+        why = " and ".join(sorted(set(others)))
+        print(f"{root}: {len(others)} of {len(expected)} shards there are replaced: made {why}", file=sys.stderr)
     remove_leftovers(root)
     if strangers := _strangers(survey, outputs | set(removed)):
         shown = ", ".join(strangers[:_SHOWN])
@@ -78,6 +81,18 @@ def prepare(survey: Survey, stages: Sequence["Planned"]) -> None:
             f"{root} holds {len(strangers)} data files that this engine has not made ({shown}); they would be taken "
             "for part of the result: write to another folder, or move them away"
         )
+
+
+def _outdated(
+    survey: Survey, expected: Mapping[tuple[str, str], tuple[Task, Stage]]
+) -> list[tuple[tuple[str, str], Manifest]]:
+    """The finished shards that an earlier plan has made otherwise than this one would."""
+    made = [(place, manifest) for place, manifest in survey.manifests.items() if manifest is not None]
+    return [(place, one) for place, one in made if place in expected and one.key != expected[place][0].key]
+
+
+def _why_again(task: Task, made: Manifest) -> str:
+    return "with other settings or code" if made.inputs == task.inputs() else "of other inputs"
 
 
 def _strangers(survey: Survey, outputs: Collection[str]) -> list[str]:
