@@ -69,7 +69,10 @@ class Server:
                 if path in server.links:
                     self.send_header("Link", server.links[path])
                 self.end_headers()
-                self.wfile.write(body[start : start + (len(body) - start) // 2] if told == "cut" else body[start:])
+                if self.command == "GET":
+                    self.wfile.write(body[start : start + (len(body) - start) // 2] if told == "cut" else body[start:])
+
+            do_HEAD = do_GET
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -288,17 +291,34 @@ def test_files_that_are_named_come_without_an_index_and_patterns_need_one(hub: S
             HttpFilesConfig(base_url=hub.url, index=None, files=files, output_path=str(tmp_path))
 
 
-def test_a_file_is_held_to_what_an_earlier_download_recorded_of_it(hub: Server, tmp_path: Path):
+def test_a_file_is_held_to_what_an_earlier_download_recorded_of_it(
+    hub: Server, tmp_path: Path, capsys: pytest.CaptureFixture
+):
     hub.contents = {"/data/a.json": b"[1, 2]"}
     config = HttpFilesConfig(base_url=f"{hub.url}/data", index=None, files=("a.json",), output_path=str(tmp_path))
     provenance = download_http(config)
     (tmp_path / "a.json").write_bytes(b"[1, 3]")
     assert download_http(config) == provenance and (tmp_path / "a.json").read_bytes() == b"[1, 2]"
+    assert f"{tmp_path / 'a.json'} is not what {hub.url}/data/a.json was announced" in capsys.readouterr().err
     hub.contents = {"/data/a.json": b"[4, 5]"}
     (tmp_path / "a.json").unlink()
     with pytest.raises(DownloadError, match="another file than was announced: sha256 .* fetch into another folder"):
         download_http(config)
     assert not (tmp_path / "a.json").exists()
+
+
+@pytest.mark.parametrize(("now", "has_tags"), [(b"[1, 2, 3]", False), (b"[1, 3]", True)])
+def test_a_file_that_its_source_has_changed_is_kept_and_told(
+    hub: Server, tmp_path: Path, capsys: pytest.CaptureFixture, now: bytes, has_tags: bool
+):
+    hub.has_tags = has_tags
+    hub.contents = {"/data/a.json": b"[1, 2]"}
+    config = HttpFilesConfig(base_url=f"{hub.url}/data", index=None, files=("a.json",), output_path=str(tmp_path))
+    provenance = download_http(config)
+    assert download_http(config) == provenance and capsys.readouterr().err == ""
+    hub.contents = {"/data/a.json": now}
+    assert download_http(config) == provenance and (tmp_path / "a.json").read_bytes() == b"[1, 2]"
+    assert f"{hub.url}/data/a.json is another file now than was fetched" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("has_tags", [True, False])

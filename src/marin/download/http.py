@@ -14,6 +14,7 @@ import hashlib
 import http.client
 import json
 import os
+import sys
 import threading
 import time
 import urllib.error
@@ -87,25 +88,51 @@ class HttpFilesConfig:
 def download_http(config: HttpFilesConfig) -> dict[str, Any]:
     """Fetch the files; returns the provenance. Run again, it fetches what is missing or is not what came before.
 
+    A file that came before is kept though its source has another one now, which is told on stderr.
+
     Raises ValueError for an index that is another one than was pinned, or no file that matches; DownloadError.
     """
     base, output = config.base_url.rstrip("/") + "/", Path(config.output_path)
     paths, origin = _listed(config, base)
     known = _recorded(output, base)
-    files = [RemoteFile(path=path, url=f"{base}{path}", **known.get(path, {})) for path in paths]
+    files = [RemoteFile(path=path, url=f"{base}{path}", **_announced(known.get(path, {}))) for path in paths]
     fetched = fetch_all(files, output, num_workers=config.num_workers)
+    fetched = [known.get(one["path"], one) for one in fetched]  # what was known before has held, or there was an error
+    with ThreadPoolExecutor(config.num_workers) as pool:
+        asked = [(f"{base}{path}", one) for path, one in known.items() if path in set(paths)]
+        for told in pool.map(lambda of: _changed_since(*of), asked):
+            if told is not None:
+                print(f"{told}; what is here was kept. Fetch into another folder to have the new one", file=sys.stderr)
     return write_provenance(output, {"base_url": base, **origin}, fetched)
 
 
+def _announced(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: recorded[name] for name in ("size", "sha256") if name in recorded}
+
+
+def _changed_since(url: str, recorded: Mapping[str, Any]) -> str | None:
+    """How a file is another one than was fetched, as far as its server tells by ETag or size; None: as it was."""
+    try:
+        with _open(url, {}, method="HEAD") as answer:
+            etag, size = answer.headers.get("ETag"), answer.headers.get("Content-Length")
+    except (OSError, http.client.HTTPException):  # it need not answer: the file is here
+        return None
+    if etag is not None and "etag" in recorded and etag != recorded["etag"]:
+        return f"{url} is another file now than was fetched (ETag {etag}, then {recorded['etag']})"
+    if size is not None and int(size) != recorded["size"]:
+        return f"{url} is another file now than was fetched ({size} bytes, then {recorded['size']})"
+    return None
+
+
 def _recorded(output: Path, base: str) -> dict[str, dict[str, Any]]:
-    """{path: its size and sha256} as an earlier download from the same address recorded them."""
+    """{path: its size, sha256 and, where there was one, ETag} as an earlier download from this address recorded them."""
     try:
         provenance = json.loads((output / PROVENANCE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     if provenance.get("base_url") != base:
         return {}
-    return {file["path"]: {"size": file["size"], "sha256": file["sha256"]} for file in provenance["files"]}
+    return {file["path"]: file for file in provenance["files"]}
 
 
 def _listed(config: HttpFilesConfig, base: str) -> tuple[list[str], dict[str, str]]:
@@ -199,24 +226,30 @@ def fetch(
     headers: Mapping[str, str] | None = None,
     progress: _Progress | None = None,
 ) -> dict[str, Any]:
-    """One file, from where an earlier attempt stopped; {"path", "size", "sha256"}.
+    """One file, from where an earlier attempt stopped; {"path", "size", "sha256"}, and "etag" where that tells it.
 
-    A file that is there already is hashed, and kept if it is the one announced. `headers` go to the server of
-    the address, not to others that it redirects to. Raises DownloadError.
+    A file that is there already is hashed, and kept if it is the one announced; if not, that is told on stderr, and it
+    is fetched again. `headers` go to the server of the address, not to others that it redirects to. Raises
+    DownloadError.
     """
     target = output / file.path
     if not target.resolve().is_relative_to(output.resolve()):
         raise DownloadError(f"{file.url}: its path {file.path!r} leads out of {output}; nothing was fetched")
     progress = progress or _Progress([file])
-    if target.exists() and _differs(file, target) is None:
-        progress.done(file.path)
-        return _described(file, target)
+    if target.exists():
+        damage = _differs(file, target)
+        if damage is None:
+            progress.done(file.path)
+            return _described(file, target)
+        print(f"{target} is not what {file.url} was announced to be: {damage}. Fetching it again", file=sys.stderr)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + _PART)
     tag = None if file.sha256 or file.git_sha1 else part.with_name(part.name + _TAG)
     _retrying(file.url, lambda: _append(file, part, headers or {}, tag, progress))
-    if tag is not None:
-        tag.unlink(missing_ok=True)
+    etag = {}
+    if tag is not None and tag.exists():
+        etag = {"etag": tag.read_text(encoding="utf-8")}
+        tag.unlink()
     difference = _differs(file, part)
     if difference is not None:
         part.unlink()
@@ -227,7 +260,7 @@ def fetch(
     os.replace(part, target)
     fsync_directory(target.parent)
     progress.done(file.path)
-    return _described(file, target)
+    return _described(file, target) | etag
 
 
 def fetch_bytes(url: str, *, headers: Mapping[str, str] | None = None) -> bytes:
@@ -298,8 +331,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return following
 
 
-def _open(url: str, headers: Mapping[str, str], ranged: Mapping[str, str] | None = None) -> Any:
-    request = urllib.request.Request(url, headers=dict(ranged or {}))
+def _open(
+    url: str, headers: Mapping[str, str], ranged: Mapping[str, str] | None = None, *, method: str = "GET"
+) -> Any:
+    request = urllib.request.Request(url, headers=dict(ranged or {}), method=method)
     for name, value in headers.items():
         request.add_unredirected_header(name, value)
     return urllib.request.build_opener(_Redirects).open(request, timeout=_TIMEOUT_S)
