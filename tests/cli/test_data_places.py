@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,3 +75,26 @@ def test_files_of_another_kind_that_are_not_read_are_told(marin: Marin, place: P
     for words in (("stats", "docs"), ("head", "docs"), ("extract", "docs", "out", "--max-bad", "1")):
         assert told in marin("data", *words).err
     assert "not read" not in marin("data", "stats", "docs/**/*.md").err
+
+
+@pytest.mark.parametrize("command", ["exact", "minhash", "bloom", "paragraphs", "decontaminate", "filter", "measure"])
+def test_the_text_may_be_in_a_column_of_another_name(marin: Marin, place: Path, command: str):
+    texts = [" ".join(first + "".join(pair) for pair in permutations("aeiou", 3)) for first in "btk"]
+    rows = [{"question": text, "text": "the same of all", "n": n} for n, text in enumerate([*texts, texts[0], None])]
+    (place / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (place / "set.jsonl").write_text(json.dumps({"q": texts[0]}) + "\n")
+    words, folder, left = {
+        "decontaminate": (("decontaminate", "in.jsonl", "out", "--against", "q=set.jsonl"), "out/documents", [1, 2]),
+        "filter": (("filter", "in.jsonl", "out", "--rule", "text.length() > 100"), "out", [0, 1, 2, 3]),
+        "measure": (("filter", "in.jsonl", "out", "--preset", "gopher_quality", "--measure"), "out", None),
+    }.get(command, (("dedup", "in.jsonl", "out", "--method", command), "out/documents", [0, 1, 2]))
+    options = ("--text-column", "question", "--max-bad", "0.2", "--workers", "0")
+    marin("data", *words, *options)
+    found = json.loads(marin("data", "head", folder, "--json").out)["rows"]
+    assert len(found) == len(left or range(4))
+    if left is not None:
+        assert [(row["n"], row["text"]) for row in found] == [(n, rows[n]["question"]) for n in left]
+        assert not any("question" in row for row in found)
+    assert "no column 'answer', which documents have" in marin(
+        "data", *words[:2], "o", *words[3:], "--text-column", "answer", expect=2
+    ).err

@@ -101,7 +101,7 @@ def remove(text: str, spans: Sequence[Mapping[str, Any]]) -> str:
 
 
 def remove_marked(
-    documents: str,
+    documents: Dataset,
     attributes: Path,
     output: Path,
     *,
@@ -115,7 +115,7 @@ def remove_marked(
     """Write what is left of documents, a file for each of theirs: rows in, out, and by which rule the others went.
 
     Args:
-        documents: Folder or file.
+        documents: Those of files.
         attributes: Folder with a file of the same name for each, its rows in the same order.
         output: Folder of what is left.
         rule: What it is called that a document goes.
@@ -126,7 +126,7 @@ def remove_marked(
         num_workers: Processes; None: one a CPU, 0: this one.
     """
     columns = tuple(name for name in (drop_column, spans_column, *shown_columns) if name is not None)
-    left = Dataset.from_files(documents).join(
+    left = documents.join(
         Dataset.from_files(str(attributes)), columns=list(columns), strategy="files", name="attributes"
     )
     if drop_column is not None:

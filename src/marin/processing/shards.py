@@ -9,7 +9,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from marin.processing.formats.reading import BadRecord, read_split
 from marin.processing.formats.splits import FORMATS, Split, plan_splits
 from marin.processing.formats.writing import open_writer
 from marin.processing.pipeline import Dataset
+from marin.processing.text_column import TEXT, TextFrom
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -64,23 +65,31 @@ def total_bad(parts: Iterable[BadRows]) -> BadRows:
     return BadRows(kinds=dict(sorted(kinds.items())), shown=shown[:_SHOWN_BAD])
 
 
-def document_shards(path: str) -> list[Split]:
+def document_shards(path: str, text_column: str = TEXT) -> list[Split]:
     """The shards of a folder of documents, or of one file, in their order. ValueError where the first has no text."""
-    shards = plan_splits(path)
+    shards = [replace(split, text_column=text_column) for split in plan_splits(path)]
     first = next(read_split(shards[0], on_bad=lambda record: None), None) if shards else None
-    if first is not None and "text" not in first.schema.names:
+    if first is not None and text_column not in first.schema.names:
         columns = ", ".join(first.schema.names)
         raise ValueError(
-            f"{shards[0].path}: no column 'text', which documents have; the columns are {columns}. Give the one that "
-            'holds the text that name first, as in Dataset.from_files(...).map(lambda row: {**row, "text": '
-            'row["question"]})'
+            f"{shards[0].path}: no column {text_column!r}, which documents have; the columns are {columns}. Name the "
+            "one that holds the text: text_column= (--text-column)"
         )
     return shards
 
 
 def read_shard(split: Split, bad: BadRows | None = None) -> Iterator[pa.RecordBatch]:
     """The documents of a shard, with all their columns; rows that are none are counted in `bad`."""
-    return read_split(split, on_bad=(bad or BadRows()).add)
+    bad = bad or BadRows()
+    for batch in read_split(split, on_bad=bad.add):
+        if split.text_column == TEXT:
+            yield batch
+            continue
+        result = TextFrom(split.text_column)(batch)
+        for row in result.bad:
+            bad.add(BadRecord(position=f"{split.label}, id {row.id}", reason=row.reason, text=""))
+        if result.batch.num_rows:
+            yield result.batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("path", metavar="INPUT", help="documents: files, a folder, a glob, or a step's address")
     parser.add_argument("output", metavar="OUTPUT", help="folder for what is found and what is left")
     parser.add_argument("--against", nargs="+", required=True, metavar="[NAME=]PATH", help="evaluation sets")
+    parser.add_argument(
+        "--text-column", default="text", metavar="COLUMN", help="the column with the text (text); written as text"
+    )
     parser.add_argument("--lines-per-item", type=int, metavar="N", help="of .txt files: lines that make an item")
     parser.add_argument(
         "--remove", choices=_REMOVES, default="document", help="what goes (document); attributes: nothing"
@@ -69,6 +72,7 @@ def run(arguments: Namespace) -> int:
         config = DecontaminateConfig(
             input_path=path,
             output_path=arguments.output,
+            text_column=arguments.text_column,
             against=against,
             ngram=arguments.ngram,
             min_paragraph_overlap=arguments.min_overlap,

@@ -50,6 +50,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--verify", choices=("signature", "jaccard", "containment"), help="minhash: what similarity is (signature)"
     )
     parser.add_argument("--ngram", type=int, metavar="WORDS", help="minhash, bloom: words in a row that count as one")
+    parser.add_argument(
+        "--text-column", default="text", metavar="COLUMN", help="the column with the text (text); written as text"
+    )
     parser.add_argument("--attributes-only", action="store_true", help="find, report, and write no documents")
     parser.add_argument("--max-bad", type=float, default=0.01, metavar="SHARE", help="of rows that are none (0.01)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (one a CPU)")
@@ -69,6 +72,7 @@ def run(arguments: Namespace) -> int:
         config = DedupConfig(
             input_path=path,
             output_path=arguments.output,
+            text_column=arguments.text_column,
             method=_method(arguments),
             priority=tuple(source for source in arguments.priority.split(",") if source),
             index_path=arguments.index,

@@ -54,6 +54,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--attributes", metavar="PATH|STEP", action="append", default=[], help="signals or scores of these documents"
     )
+    parser.add_argument(
+        "--text-column", default="text", metavar="COLUMN", help="the column with the text (text); written as text"
+    )
     parser.add_argument("--measure", action="store_true", help="write the signals of every document; drop nothing")
     parser.add_argument("--keep-signals", action="store_true", help="write signals with the documents")
     parser.add_argument("--workers", metavar="N", type=int, help="processes (one a CPU); 0: this one alone")
@@ -102,6 +105,7 @@ def _result(arguments: Namespace) -> "Result":
     places = {
         "input_path": path,
         "output_path": arguments.output,
+        "text_column": arguments.text_column,
         "num_workers": arguments.workers,
         "max_bad": arguments.max_bad,
     }

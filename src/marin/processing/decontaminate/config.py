@@ -54,6 +54,8 @@ class DecontaminateConfig:
     # "document": contaminated documents are left out. "paragraph": their contaminated paragraphs are. "attributes":
     # nothing is, and no documents are written.
     remove: Literal["document", "paragraph", "attributes"] = "document"
+    # The column that holds the text; it is `text` in what is written.
+    text_column: str = field(default="text", metadata={"version": {"omit_when": "text"}})
     # Largest share of rows that may be no documents before the run fails.
     max_bad: float = 0.01
     # Processes; None: one a CPU, or this one for little text; 0: this one. Nothing but the time depends on it.

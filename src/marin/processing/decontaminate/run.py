@@ -44,6 +44,7 @@ from marin.processing.shards import (
     run_tasks,
     total_bad,
 )
+from marin.processing.text_column import documents_of
 
 REPORT_FILE, HITS_FILE = "report.json", "hits.jsonl"
 _ATTRIBUTES, _DOCUMENTS = "attributes", "documents"
@@ -56,7 +57,7 @@ _SHOWN_DOCUMENTS = 5  # of each item, in the report; hits.jsonl has all
 @kept_workers()
 def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
     """Find and remove evaluation items; returns what report.json has."""
-    shards = document_shards(config.input_path)
+    shards = document_shards(config.input_path, config.text_column)
     config = replace(config, num_workers=enough_workers(bytes_of(shards), config.num_workers))
     output = Path(config.output_path)
     index = index_items(config.against, config.ngram, config.min_words)
@@ -196,7 +197,7 @@ def _write_hits(path: Path, index: NgramIndex, hits: Sequence[Hit]) -> None:
 def _remove(config: DecontaminateConfig, output: Path) -> dict[str, int]:
     by_paragraph = config.remove == "paragraph"
     return remove_marked(
-        config.input_path,
+        documents_of(config.input_path, config.text_column),
         output / _ATTRIBUTES,
         output / _DOCUMENTS,
         rule="contaminated",

@@ -17,6 +17,7 @@ def deduplicate(
     index: PathLike | None = None,
     max_removed_per_source: float = 0.8,
     max_removed_of: dict[str, float] | None = None,
+    text_column: str = "text",
     max_bad: float = 0.01,
     write_documents: bool = True,
     num_workers: int | None = None,
@@ -40,6 +41,7 @@ def deduplicate(
             index_path=index,  # type: ignore[arg-type]
             max_removed_per_source=max_removed_per_source,
             max_removed_of=max_removed_of or {},
+            text_column=text_column,
             max_bad=max_bad,
             write_documents=write_documents,
             num_workers=num_workers,

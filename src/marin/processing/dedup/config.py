@@ -135,6 +135,8 @@ class DedupConfig:
     max_removed_of: dict[str, float] = field(default_factory=dict)
     # Sources with fewer documents are reported and not held to a limit: of two documents, one is half.
     min_documents_for_limit: int = 100
+    # The column that holds the text; it is `text` in what is written.
+    text_column: str = field(default="text", metadata={"version": {"omit_when": "text"}})
     # Largest share of rows that may be no documents before the run fails.
     max_bad: float = 0.01
     # Whether documents/ is written, with what is left. False: attributes alone.

@@ -57,6 +57,7 @@ from marin.processing.shards import (
     total_bad,
     write_shard,
 )
+from marin.processing.text_column import documents_of
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -71,7 +72,7 @@ def dedup(config: DedupConfig) -> Report:
     Raises TooMuchRemovedError, with attributes and report written and nothing removed, where a source would lose more
     of its documents than its limit.
     """
-    shards = document_shards(config.input_path)
+    shards = document_shards(config.input_path, config.text_column)
     config = replace(config, num_workers=enough_workers(bytes_of(shards), config.num_workers))
     output = Path(config.output_path)
     method = config.method
@@ -284,7 +285,7 @@ def _with_bloom(config: DedupConfig, method: BloomConfig, shards: Sequence[Split
 def _remove(config: DedupConfig, output: Path) -> dict[str, int]:
     has_spans = isinstance(config.method, BloomConfig) or getattr(config.method, "on", None) == "paragraph"
     return remove_marked(
-        config.input_path,
+        documents_of(config.input_path, config.text_column),
         output / _ATTRIBUTES,
         output / _DOCUMENTS,
         rule="duplicate",

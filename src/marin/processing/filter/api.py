@@ -19,6 +19,7 @@ def measure_signals(
     documents: PathLike,
     filters: Sequence[Filter],
     *,
+    text_column: str = "text",
     max_bad: float = 0.01,
     num_workers: int | None = None,
     description: str | None = None,
@@ -35,6 +36,7 @@ def measure_signals(
             input_path=documents,  # type: ignore[arg-type]  # a path when the step runs
             output_path=this_output_path(),  # type: ignore[arg-type]
             filters=tuple(filters),
+            text_column=text_column,
             max_bad=max_bad,
             num_workers=num_workers,
         ),
@@ -53,6 +55,7 @@ def filter_documents(
     rules: Sequence[str] = (),
     attributes: Sequence[PathLike] = (),
     keep_signals: bool = False,
+    text_column: str = "text",
     max_bad: float = 0.01,
     num_workers: int | None = None,
     description: str | None = None,
@@ -72,6 +75,7 @@ def filter_documents(
             rules=tuple(rules),
             attributes=tuple(attributes),  # type: ignore[arg-type]
             keep_signals=keep_signals,
+            text_column=text_column,
             max_bad=max_bad,
             num_workers=num_workers,
         ),

@@ -18,6 +18,8 @@ class SignalsConfig:
     output_path: str
     # The filters whose signals are measured. Nothing is dropped.
     filters: tuple[Filter, ...]
+    # The column that holds the text; it is `text` in what is written.
+    text_column: str = field(default="text", metadata={"version": {"omit_when": "text"}})
     # Largest share of rows that may be no documents before the stage fails.
     max_bad: float = 0.01
     # Processes; None: one a CPU. The output does not depend on it.
@@ -45,6 +47,8 @@ class FilterConfig:
     attributes: tuple[str, ...] = ()
     # Whether the columns of signals and attributes are written with the documents.
     keep_signals: bool = False
+    # The column that holds the text; it is `text` in what is written.
+    text_column: str = field(default="text", metadata={"version": {"omit_when": "text"}})
     # Largest share of rows that may be no documents before the stage fails.
     max_bad: float = 0.01
     # Processes; None: one a CPU. The output does not depend on it.

@@ -19,6 +19,7 @@ from marin.processing.filter.filters import Filter, Operation, merge, name_of
 from marin.processing.filter.measured import forget_measured, made_by, read_measured, write_measured
 from marin.processing.pipeline import BadRow, BatchResult, Dataset
 from marin.processing.shards import document_shards
+from marin.processing.text_column import documents_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,8 +82,9 @@ def measure_signals(config: SignalsConfig) -> "Result":
             f"{', '.join(editing)} edits texts, so its signals are no attributes of the documents as they are; filter "
             "with it first, and measure what it wrote"
         )
-    document_shards(config.input_path)
-    documents = Dataset.from_files(config.input_path).map_batches(RefuseLongTexts(), name="length")
+    document_shards(config.input_path, config.text_column)
+    documents = documents_of(config.input_path, config.text_column)
+    documents = documents.map_batches(RefuseLongTexts(), name="length")
     measures = [step for step in steps(config.filters) if not isinstance(step.operation, ApplyRules)]
     for step in measures:
         documents = documents.map_batches(step.operation, name=step.name)
@@ -99,8 +101,9 @@ def filter_documents(config: FilterConfig) -> "Result":
 
     Raises ValueError where the documents have no text, or a rule's column is not there, naming the nearest one.
     """
-    document_shards(config.input_path)
-    documents = Dataset.from_files(config.input_path).map_batches(RefuseLongTexts(), name="length")
+    document_shards(config.input_path, config.text_column)
+    documents = documents_of(config.input_path, config.text_column)
+    documents = documents.map_batches(RefuseLongTexts(), name="length")
     known: dict[str, Any] = {}
     for path in config.attributes:
         documents, columns = join_attributes(documents, path)

@@ -88,6 +88,7 @@ class Split:
     version: str = ""  # of an object, what its store calls the content; likewise
     first_row: int | None = None  # rows (lines) of the file before this split; None: counted when somebody asks
     num_rows: int | None = None  # in this split, those that are bad too; None: nobody has counted
+    text_column: str = "text"  # of documents, the column that is taken for their text (`processing.shards`)
     fields: tuple[tuple[str, str], ...] = ()  # of JSON lines: (name, "string" | "int64" | "float64" | "bool" | "json")
 
 
