@@ -95,6 +95,7 @@ def test_the_text_may_be_in_a_column_of_another_name(marin: Marin, place: Path, 
     if left is not None:
         assert [(row["n"], row["text"]) for row in found] == [(n, rows[n]["question"]) for n in left]
         assert not any("question" in row for row in found)
-    assert "no column 'answer', which documents have" in marin(
-        "data", *words[:2], "o", *words[3:], "--text-column", "answer", expect=2
-    ).err
+    assert (
+        "no column 'answer', which documents have"
+        in marin("data", *words[:2], "o", *words[3:], "--text-column", "answer", expect=2).err
+    )

@@ -125,7 +125,7 @@ def _changed_since(url: str, recorded: Mapping[str, Any]) -> str | None:
 
 
 def _recorded(output: Path, base: str) -> dict[str, dict[str, Any]]:
-    """{path: its size, sha256 and, where there was one, ETag} as an earlier download from this address recorded them."""
+    """{path: its path, size, sha256 and, where it had one, ETag} as an earlier download from this address recorded."""
     try:
         provenance = json.loads((output / PROVENANCE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -331,9 +331,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return following
 
 
-def _open(
-    url: str, headers: Mapping[str, str], ranged: Mapping[str, str] | None = None, *, method: str = "GET"
-) -> Any:
+def _open(url: str, headers: Mapping[str, str], ranged: Mapping[str, str] | None = None, *, method: str = "GET") -> Any:
     request = urllib.request.Request(url, headers=dict(ranged or {}), method=method)
     for name, value in headers.items():
         request.add_unredirected_header(name, value)

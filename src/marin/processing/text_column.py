@@ -36,7 +36,9 @@ class TextFrom:
 
         names = batch.schema.names
         if self.column not in names:
-            raise ValueError(f"no column {self.column!r}, which is to hold the text; the columns are {', '.join(names)}")
+            raise ValueError(
+                f"no column {self.column!r}, which is to hold the text; the columns are {', '.join(names)}"
+            )
         texts = batch.column(self.column)
         if not pa.types.is_string(texts.type):
             raise ValueError(f"column {self.column!r} is to hold the text and is of type {texts.type}, not string")

@@ -17,7 +17,7 @@ from marin.processing.filter.apply_rules import ApplyRules
 from marin.processing.filter.config import FilterConfig, SignalsConfig
 from marin.processing.filter.filters import Filter, Operation, merge, name_of
 from marin.processing.filter.measured import forget_measured, made_by, read_measured, write_measured
-from marin.processing.pipeline import BadRow, BatchResult, Dataset
+from marin.processing.pipeline import BadRow, BatchResult
 from marin.processing.shards import document_shards
 from marin.processing.text_column import documents_of
 

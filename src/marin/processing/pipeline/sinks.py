@@ -115,6 +115,4 @@ class FileSink:
         written: Any = writer.written
         columns = {field.name: str(field.type) for field in common}
         details = {WITHOUT_TEXT: without_text} if without_text else {}
-        return Written(
-            rows=written.rows, bytes=written.bytes, sha256=written.sha256, columns=columns, details=details
-        )
+        return Written(rows=written.rows, bytes=written.bytes, sha256=written.sha256, columns=columns, details=details)
