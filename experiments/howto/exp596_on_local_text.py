@@ -67,11 +67,12 @@ def thresholds(config: ThresholdsConfig) -> None:
     """Which threshold keeps which share of the documents, as thresholds.md."""
     import numpy as np
 
-    from marin.processing.shards import document_shards, read_shard
+    from marin.processing.formats.splits import plan_splits
+    from marin.processing.shards import read_shard
 
     parts = [
         batch.column("quality.good").to_numpy(zero_copy_only=False)
-        for shard in document_shards(config.scores)
+        for shard in plan_splits(config.scores)
         for batch in read_shard(shard)
     ]
     scores = np.concatenate(parts)
