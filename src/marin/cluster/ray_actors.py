@@ -93,6 +93,10 @@ class Place:
         return None
 
 
+_START_HEARD_S = 1.0
+"""After which word of a start has come from an actor that has started, before it is said that it has not."""
+
+
 def wait_for_start(first: Any, place: Place) -> JobResult | None:
     """None once the actor has started, or cannot; else why it never will."""
     import ray
@@ -100,7 +104,8 @@ def wait_for_start(first: Any, place: Place) -> JobResult | None:
     while not ray.wait([first], timeout=0.25)[0]:
         result = place.check()
         if result is not None:
-            return result
+            is_on_its_way = result.cancelled and ray.wait([first], timeout=_START_HEARD_S)[0]
+            return None if is_on_its_way else result
     return None
 
 
