@@ -38,7 +38,9 @@ EXAMPLES = """\
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="DIR|STEP", help="a model, run or checkpoint, or a step's address")
     parser.add_argument("--tasks", metavar="NAMES", default="core", help="tasks, groups and lists, by commas (core)")
-    parser.add_argument("--shots", type=int, metavar="N", help="solved examples of every task (else each task's own)")
+    parser.add_argument(
+        "--shots", type=int, metavar="N", help="solved examples of every task without its own @N (else the task's own)"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="ask the first N questions of each task")
     parser.add_argument(
         "--data", metavar="DIR", help="the tasks' data ($MARIN_EVAL_DATA, else $MARIN_SHARED_DATA/eval)"
@@ -93,6 +95,8 @@ def _output(arguments: Namespace, config: Any, identity: str) -> str:
     """The folder that is named, or that of the evaluation below what the config has."""
     from marin.evaluation.identity import default_folder
 
+    if arguments.output and os.path.isfile(arguments.output):
+        raise UsageError(f"-o {arguments.output} is a file; name a folder for results.json and samples.jsonl")
     return arguments.output or str(default_folder(config.output_path, config.tasks, identity))
 
 
@@ -291,19 +295,36 @@ def scores_table(results: Any) -> str:
 def _score(score: Any) -> str:
     from marin.evaluation.results import format_score
 
-    return format_score(score["value"], score["stderr"], 2).partition(" (")[0]
+    shown = format_score(score["value"], score["stderr"], 2).partition(" (")[0]
+    if score["stderr"] == 0 and score.get("ci95"):  # all alike: the interval says how little that is
+        low, high = score["ci95"]
+        return f"{shown.partition(' ')[0]} [{low:.2f}, {high:.2f}]"
+    return shown
+
+
+_NAMED = 3
+"""Tasks that a note names, of those that it is about."""
 
 
 def tell_of(results: Any) -> None:
     """On stderr: what a reader of the scores must know."""
     if results["model"].get("verified") is False:
         note("unverified: no parity.json says that this folder computes what its checkpoint did")
+    said: dict[str, list[str]] = {}
     for key, entry in results["tasks"].items():
+        for text in entry["notes"]:
+            if not text.startswith("the first "):  # which the table says
+                said.setdefault(text, []).append(key)
         cut = entry["counts"].get("num_truncated")
         if cut:
             note(f"{key}: {cut} of {entry['n']} prompts were longer than the model reads and lost their beginning")
-        if entry["counts"].get("num_not_given_back"):
-            note(f"{key}: {entry['notes'][-1]}")
+        if entry["counts"].get("num_ended_by_length"):
+            note(
+                f"{key}: {entry['counts']['num_ended_by_length']} answers were as long as is allowed, and are cut there"
+            )
+    for text, keys in said.items():
+        more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+        note(f"{', '.join(keys[:_NAMED])}{more}: {text}")
     _tell_skipped(results.get("skipped", []))
 
 

@@ -107,8 +107,8 @@ def generate_text(
     an empty one, before which EOS stands. A prompt that is tokens is taken as it is. Of a prompt with more than
     `seq_len - max_new_tokens` tokens the last so many are kept; the completion counts those cut.
 
-    Raises ValueError for an empty stop string, for `max_new_tokens` that leave no room for a prompt, and as
-    `marin.inference.generate.generate` does.
+    Raises ValueError for a log-probability that is no finite number, for an empty stop string, for `max_new_tokens`
+    that leave no room for a prompt, and as `marin.inference.generate.generate` does.
     """
     _check(model.config.seq_len, max_new_tokens, stop, num_samples)
     encoded = _encoded(tokenizer, prompts, document_prefix)
@@ -127,6 +127,12 @@ def generate_text(
     def receive(index: int, tokens: list[int], log_probs: list[float]) -> bool:
         nonlocal num_done
         draft = drafts[index]
+        if not np.isfinite(log_probs).all():
+            raise ValueError(
+                f"the model gives a token behind prompt {index // num_samples} the log-probability "
+                f"{next(value for value in log_probs if not np.isfinite(value))}; expected a finite number. Its "
+                "parameters are likely not finite: take an earlier checkpoint"
+            )
         draft.add(tokens, log_probs)
         is_last = draft.ended_by is not None or len(draft.tokens) >= max_new_tokens
         if on_text is not None and (new := draft.new_text(is_last)):

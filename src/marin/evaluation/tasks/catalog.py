@@ -62,8 +62,8 @@ def resolve_tasks(names: str | Iterable[str], shots: int | None = None) -> tuple
     """Tasks and groups with their shots, for names separated by commas: of lists, groups and tasks, or TASK@SHOTS.
 
     A file of questions of your own (`EvalTaskConfig.file`) is a path that ends in .jsonl or another suffix of rows, and
-    is called by the name of its file, or NAME in NAME=PATH. `shots` is for every task; None: those of a list, those
-    written behind @, or what the task is usually asked with. A task that comes twice at the same shots is asked once.
+    is called by the name of its file, or NAME in NAME=PATH. `shots` is for every task without its own behind @; None:
+    those of a list, or what the task is usually asked with. A task that comes twice at the same shots is asked once.
 
     Raises ValueError for an unknown name, with near misses, and where there is no name at all.
 
@@ -92,7 +92,7 @@ def _named(word: str, shots: int | None) -> Iterator[EvalTaskConfig]:
     of_file = _FILE.fullmatch(word)
     if of_file is not None:
         name, file = of_file["name"] or Path(of_file["file"]).name.partition(".")[0], of_file["file"]
-        yield EvalTaskConfig(name, int(of_file["shots"] or 0) if shots is None else shots, file=file)
+        yield EvalTaskConfig(name, int(of_file["shots"] or shots or 0), file=file)
         return
     name, mark, own = word.partition("@")
     if mark and not own.isdecimal():
@@ -102,5 +102,5 @@ def _named(word: str, shots: int | None) -> Iterator[EvalTaskConfig]:
             yield config if shots is None else EvalTaskConfig(config.name, shots, config.task_alias)
         return
     first = TASKS[task_names(name)[0]]
-    given = int(own) if mark else first.default_shots
-    yield EvalTaskConfig(name, given if shots is None else shots)
+    given = first.default_shots if shots is None else shots
+    yield EvalTaskConfig(name, int(own) if mark else given)
