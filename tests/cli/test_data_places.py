@@ -1,6 +1,8 @@
 """What data commands read and write: outputs apart from inputs, folders of one meaning, files that are passed over."""
 
+import gzip
 import json
+import os
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
@@ -99,3 +101,15 @@ def test_the_text_may_be_in_a_column_of_another_name(marin: Marin, place: Path, 
         "no column 'answer', which documents have"
         in marin("data", *words[:2], "o", *words[3:], "--text-column", "answer", expect=2).err
     )
+
+
+@pytest.mark.parametrize("method", ["exact", "minhash", "bloom"])
+def test_a_file_that_ends_too_soon_is_told_in_one_sentence(marin: Marin, place: Path, method: str):
+    (place / "cut").mkdir()
+    lines = "".join(json.dumps({"text": f"{i}"}) + "\n" for i in range(4000)).encode()
+    whole = gzip.compress(lines + os.urandom(3000).hex().encode())
+    (place / "cut" / "a.jsonl.gz").write_bytes(whole[: len(whole) * 3 // 4])
+    words = ("data", "dedup", "cut", "out", "--method", method, "--workers", "0")
+    said = marin(*words, expect=2 if method == "bloom" else 3).err
+    assert "cut/a.jsonl.gz: after line 4000: the compressed data is damaged" in said
+    assert "File " not in said and "Traceback" not in said

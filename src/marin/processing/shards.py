@@ -21,6 +21,7 @@ from marin.processing.formats.reading import BadRecord, read_split
 from marin.processing.formats.splits import FORMATS, Split, plan_splits
 from marin.processing.formats.writing import open_writer
 from marin.processing.pipeline import Dataset
+from marin.processing.pipeline.execution import OperationError
 from marin.processing.text_column import TEXT, TextFrom
 
 Task = TypeVar("Task")
@@ -105,7 +106,7 @@ class _Do:
         try:
             result = self.function(task)
         except ValueError as error:  # which would only put the row aside
-            raise RuntimeError(str(error)) from error
+            raise OperationError(str(error)) from error
         return {"id": row["id"], "result": json.dumps(encode(result))}
 
 

@@ -44,7 +44,10 @@ Watch = Callable[[int, float], None]
 
 
 class OperationError(Exception):
-    """A function of an operation raised something that is not about a row; the message has its part of the trace."""
+    """A function of an operation raised something that is not about a row; the message has its part of the trace.
+
+    A function that raises this itself has said all there is to say.
+    """
 
 
 def failed(operation: str, where: str, error: Exception) -> OperationError:
@@ -324,6 +327,8 @@ def _results_of_rows(operation: MapRows | FlatMapRows, batch: pa.RecordBatch, st
         except ValueError as error:
             step.bad(_bad_row(batch, index, str(error) or "ValueError"))
             continue
+        except OperationError:
+            raise
         except Exception as error:
             raise failed(operation.name, f"row {shown_row(batch, index)[0]!r}", error) from error
         if isinstance(result, Dropped):
