@@ -781,6 +781,9 @@ def test_names_stand_for_lists_groups_and_tasks():
     ours = EvalTaskConfig("q", 0, file="my/q.jsonl.gz"), EvalTaskConfig("mine", 3, file="a=b/q.parquet")
     assert resolve_tasks("my/q.jsonl.gz,mine=a=b/q.parquet@3") == ours
     assert resolve_tasks("core", shots=1)[0] == EvalTaskConfig("agieval_lsat_ar", 1)
+    assert resolve_tasks("copa@0,mine=q.jsonl@0,arc_easy", shots=2) == (
+        *(EvalTaskConfig("copa", 0), EvalTaskConfig("mine", 0, file="q.jsonl"), EvalTaskConfig("arc_easy", 2)),
+    )
     assert resolve_tasks("core_plus_mmlu") == CORE_TASKS_PLUS_MMLU
     assert len(task_names("mmlu")) == 57 and len(DCLM_CORE_TASKS) == 22
     for configs in LISTS.values():

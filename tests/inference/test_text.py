@@ -56,6 +56,12 @@ def test_a_completion_is_what_its_tokens_say(model, tokenizer):
         assert completion.num_prompt_tokens == max(1, len(prompt))  # an empty one begins with EOS
 
 
+def test_a_model_whose_numbers_are_none_writes_nothing(model, tokenizer):
+    broken = SimpleNamespace(config=CONFIG, params=jax.tree.map(lambda leaf: leaf * jnp.nan, model.params))
+    with pytest.raises(ValueError, match="behind prompt . the log-probability nan; expected a finite number"):
+        complete(broken, tokenizer)
+
+
 def test_log_probs_are_those_of_recomputing_before_temperature_and_penalty(model, tokenizer):
     sampling = Sampling(temperature=2.0, top_k=50, repetition_penalty=1.3)
     for completion, prompt in zip(complete(model, tokenizer, sampling=sampling), PROMPTS, strict=True):
