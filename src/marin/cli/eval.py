@@ -55,7 +55,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1234, metavar="N", help="draws solved examples (1234)")
     parser.add_argument("--checkpoint", metavar="NAME", help="of a run: checkpoints/step-... or a number of steps")
     parser.add_argument("--all-checkpoints", action="store_true", help="of a run: every one, with a curve")
-    parser.add_argument("--every", type=int, metavar="N", help="with --all-checkpoints: steps that N divides")
+    parser.add_argument(
+        "--every", type=int, metavar="N", help="with --all-checkpoints: steps that N divides, and the last"
+    )
     parser.add_argument(
         "--tokenizer",
         metavar="DIR",
@@ -63,7 +65,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--average", action="store_true", help="of a run: the running average of its parameters")
     parser.add_argument("--allow-unverified", action="store_true", help="also an export changed since it was verified")
-    parser.add_argument("--harness", action="store_true", help="tasks of lm-evaluation-harness, on our engine")
+    parser.add_argument(
+        "--harness",
+        action="store_true",
+        help="tasks of lm-evaluation-harness, on our engine; it reads its data from the hub, not --data",
+    )
     parser.add_argument("--include", metavar="DIR", help="with --harness: YAML files of tasks, instead of its own")
     parser.add_argument("--chat", action="store_true", help="ask in the chat template of the model")
     parser.add_argument("--single-turn", action="store_true", help="with --chat: solved examples in the user's turn")

@@ -271,7 +271,10 @@ def weight_files(folder: Path) -> list[str]:
     if (folder / WEIGHTS_FILE).is_file():
         return [WEIGHTS_FILE]
     if not (folder / INDEX_FILE).is_file():
-        raise FileNotFoundError(f"no weights at {folder}: expected {WEIGHTS_FILE} or {INDEX_FILE}")
+        raise FileNotFoundError(
+            f"no weights at {folder}: expected {WEIGHTS_FILE} or {INDEX_FILE}. Weights in pytorch_model.bin become "
+            "safetensors by transformers: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
+        )
     return sorted(set(_weight_map(folder).values()))
 
 
