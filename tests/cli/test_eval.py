@@ -180,6 +180,18 @@ def copy_model(config: dict) -> None:
     shutil.copytree(config["from"], config["to"], dirs_exist_ok=True)
 
 
+@pytest.mark.parametrize("file", ["results.json", "samples.jsonl"])
+def test_damaged_results_are_made_again_and_that_is_said(place: Path, marin, file: str):
+    command = (*ASKED, "-o", "scores")
+    marin(*command)
+    path = place / "scores" / file
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2].rpartition(b"\n")[0] + b"\n")
+    assert "scored again: " in marin(*command).err
+    assert path.read_bytes() == whole
+    assert "done already" in marin(*command).err
+
+
 def test_a_run_that_was_stopped_goes_on_behind_the_last_task_done(place: Path, marin, monkeypatch: pytest.MonkeyPatch):
     asked = ["eval", "model", "--tasks", "copa,arc_easy", "--data", "data", "-o", "out"]
     with monkeypatch.context() as patch:

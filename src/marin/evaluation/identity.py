@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from marin.evaluation.compare_read import read_run
 from marin.evaluation.results import RESULTS_FILE, as_json, read_results
 from marin.evaluation.tasks.catalog import LISTS
 from marin.evaluation.tasks.lists import EvalTaskConfig
@@ -83,14 +84,19 @@ def find_done(folder: str | Path, record: EvaluationRecord, tell: Callable[[str]
     """results.json in a folder, where it is of this evaluation; None where it is still to be made.
 
     Results in the folder that an earlier EVALUATION_VERSION scored, or that lack tasks which have data now, are to be
-    made again, and `tell` gets the reason. Raises ValueError for those of another evaluation: another model, other
-    settings, or other questions; they would be overwritten.
+    made again, and so are damaged ones; `tell` gets the reason. Raises ValueError for those of another evaluation:
+    another model, other settings, or other questions; they would be overwritten.
     """
     if not (Path(folder) / RESULTS_FILE).is_file():
         return None
-    before = read_results(folder)
-    if before.get("identity") == record.identity:
-        return before
+    try:
+        before = read_results(folder)
+        if before.get("identity") == record.identity:
+            read_run(folder)
+            return before
+    except (ValueError, FileNotFoundError) as error:
+        tell(f"scored again: {error}")
+        return None
     version, others = _differences(before, record)
     if others:
         raise ValueError(
