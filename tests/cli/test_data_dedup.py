@@ -51,6 +51,12 @@ def test_too_much_is_refused_until_it_is_allowed(marin: Marin, place: Path):
     assert (report["documents"], report["removed"], report["output"]) == (120, 119, "out")
 
 
+def test_a_source_that_is_not_there_is_told(marin: Marin, place: Path):
+    allowed = marin("data", "dedup", "docs", "out", "--method", "exact", "--allow", "wbe=0.9", "--priority", "web,boks")
+    assert "source 'wbe'" in allowed.err and "source 'boks'" in allowed.err and "are books, web" in allowed.err
+    assert "source 'web'" not in allowed.err
+
+
 def test_a_later_run_begins_with_the_index_of_another(marin: Marin, place: Path):
     marin("data", "dedup", "docs", "one", "--method", "minhash", "--workers", "0")
     write_shards(place / "more", [[{"id": "e", "text": TEXT + " again"}, {"id": "f", "text": "something else " * 9}]])

@@ -12,12 +12,15 @@ what is done is kept.
 """
 
 from argparse import ArgumentParser, Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marin.cli.data.inputs import find_input
 from marin.cli.data.outputs import check_output
 from marin.cli.experiment import add_prefix_argument, hint
 from marin.cli.output import RefusedError, UsageError, note, print_json, table
+
+if TYPE_CHECKING:
+    from marin.processing.dedup.config import DedupConfig
 
 EXAMPLES = """\
   marin data dedup documents/ deduplicated/ --method exact
@@ -95,6 +98,9 @@ def run(arguments: Namespace) -> int:
         rows = [_line(source, counts) for source, counts in report["sources"].items()]
         header = ("source", "documents", "removed", "share", "cut from others")
         print(table(rows, header, right=(1, 2, 3, 4)))
+    for source in _unknown(config, report["sources"]):
+        there_are = ", ".join(report["sources"])
+        note(f"no document is of source {source!r}, which --allow or --priority names; the sources are {there_are}")
     note(f"{report['removed']:,} of {report['documents']:,} documents are duplicates")
     folder = "attributes" if arguments.attributes_only else "documents"
     place = f"{arguments.output.rstrip('/')}/{folder}"
@@ -111,6 +117,12 @@ def _line(source: str, counts: dict[str, Any]) -> tuple[str, ...]:
         f"{counts['share_removed']:.1%}",
         cut,
     )
+
+
+def _unknown(config: "DedupConfig", sources: dict[str, Any]) -> list[str]:
+    """Sources that the command line names and the documents are not of; an index may have others to come first."""
+    named = [*config.max_removed_of, *(config.priority if config.index_path is None else ())]
+    return [source for source in dict.fromkeys(named) if source not in sources]
 
 
 def _method(arguments: Namespace) -> Any:
