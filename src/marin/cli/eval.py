@@ -24,7 +24,7 @@ from typing import Any
 
 from marin.cli.experiment import add_prefix_argument
 from marin.cli.models import find_model
-from marin.cli.output import UsageError, error_line, note, print_json, table
+from marin.cli.output import RefusedError, UsageError, error_line, note, print_json, table
 
 EXAMPLES = """\
   marin eval models/gpt2 --tasks core,mmlu,gsm8k
@@ -261,10 +261,18 @@ def _with_harness(arguments: Namespace, path: str, name: str) -> int:
         fewshot_seed=arguments.seed,
         allow_unverified=arguments.allow_unverified,
     )
-    with _stdout_to_stderr():
-        evaluation = prepare(config)
-        output = _output(arguments, config, evaluation.record.identity)
-        results = _done_or_made(output, evaluation.record, lambda: evaluation.run(output), beside=not arguments.output)
+    try:
+        with _stdout_to_stderr():
+            evaluation = prepare(config)
+            output = _output(arguments, config, evaluation.record.identity)
+            again = not arguments.output
+            results = _done_or_made(output, evaluation.record, lambda: evaluation.run(output), beside=again)
+    except ConnectionError as error:
+        raise RefusedError(
+            f"the harness could not fetch the data of its tasks from the hub: {str(error).partition(chr(10))[0]}. Fetch "
+            "them where there is a network (they are kept in the hub's cache), or leave --harness out: marin's own tasks "
+            "read --data"
+        ) from error
     _show(arguments, results)
     return 0
 
