@@ -268,10 +268,10 @@ def _with_harness(arguments: Namespace, path: str, name: str) -> int:
             again = not arguments.output
             results = _done_or_made(output, evaluation.record, lambda: evaluation.run(output), beside=again)
     except ConnectionError as error:
+        reason = str(error).partition("\n")[0]
         raise RefusedError(
-            f"the harness could not fetch the data of its tasks from the hub: {str(error).partition(chr(10))[0]}. Fetch "
-            "them where there is a network (they are kept in the hub's cache), or leave --harness out: marin's own tasks "
-            "read --data"
+            f"the harness could not fetch the data of its tasks from the hub: {reason}. Fetch them where there is a "
+            "network (they are kept in the hub's cache), or leave --harness out: marin's own tasks read --data"
         ) from error
     _show(arguments, results)
     return 0
