@@ -21,6 +21,10 @@ class Document:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+class BadInputError(ValueError):
+    """What is to be read is damaged, changes while it is read, or has more bad rows than are allowed."""
+
+
 class RecipeError(ValueError):
     """What is done to every row cannot be done: the fault is not the row's, so no BadRow is made of it."""
 

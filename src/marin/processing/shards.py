@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from marin.config import decode, encode
 from marin.io.records import read_records
+from marin.processing.document import BadInputError
 from marin.processing.formats.reading import BadRecord, read_split
 from marin.processing.formats.splits import FORMATS, Split, plan_splits
 from marin.processing.formats.writing import open_writer
@@ -46,11 +47,11 @@ class BadRows:
             self.shown.append(f"{record.position}: {record.reason}")
 
     def check(self, num_documents: int, max_bad: float) -> None:
-        """ValueError where more than the share `max_bad` of the rows is bad."""
+        """BadInputError where more than the share `max_bad` of the rows is bad."""
         num_bad = sum(self.kinds.values())
         if num_bad > max_bad * (num_bad + num_documents):
             kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.kinds.items()))
-            raise ValueError(
+            raise BadInputError(
                 f"{num_bad:,} of {num_bad + num_documents:,} rows are no documents ({kinds}), more than max_bad="
                 f"{max_bad:.2%}: {'; '.join(self.shown)}"
             )

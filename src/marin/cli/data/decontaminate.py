@@ -18,8 +18,9 @@ from typing import Any
 
 from marin.cli.data.inputs import find_input
 from marin.cli.data.outputs import check_output
+from marin.cli.errors import told
 from marin.cli.experiment import add_prefix_argument, hint
-from marin.cli.output import RefusedError, UsageError, note, print_json, table
+from marin.cli.output import note, print_json, table
 
 EXAMPLES = """\
   marin data decontaminate documents/ clean/ --against eval/gsm8k/test.jsonl "mmlu=eval/mmlu/*/test/*.arrow"
@@ -65,7 +66,7 @@ def run(arguments: Namespace) -> int:
     from marin.processing.decontaminate.config import DecontaminateConfig
     from marin.processing.decontaminate.run import decontaminate
 
-    try:
+    with told():
         path = find_input(arguments).path
         against = tuple(_evaluation_set(given, arguments.lines_per_item) for given in arguments.against)
         check_output(arguments.output, [path, *(one.path for one in against)])
@@ -83,10 +84,6 @@ def run(arguments: Namespace) -> int:
             num_workers=arguments.workers,
         )
         report = decontaminate(config)
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from error
-    except RuntimeError as error:  # shards that were not made
-        raise RefusedError(str(error)) from error
     if arguments.json:
         print_json({"output": arguments.output, **report})
     else:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from marin.cli.data.inputs import find_input
 from marin.cli.data.outputs import check_output
+from marin.cli.errors import told
 from marin.cli.experiment import add_prefix_argument, hint
-from marin.cli.output import RefusedError, UsageError, note, print_json, table
+from marin.cli.output import UsageError, note, print_json, table
 
 if TYPE_CHECKING:
     from marin.processing.dedup.config import DedupConfig
@@ -66,12 +67,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     from marin.processing.dedup.config import DedupConfig
-    from marin.processing.dedup.report import TooMuchRemovedError
     from marin.processing.dedup.run import dedup
 
     path = find_input(arguments).path
     check_output(arguments.output, [path])
-    try:
+    with told():
         config = DedupConfig(
             input_path=path,
             output_path=arguments.output,
@@ -86,12 +86,6 @@ def run(arguments: Namespace) -> int:
             num_workers=arguments.workers,
         )
         report = dedup(config).as_dict()
-    except TooMuchRemovedError as error:
-        raise RefusedError(str(error)) from error
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from error
-    except RuntimeError as error:  # shards that were not made
-        raise RefusedError(str(error)) from error
     if arguments.json:
         print_json({"output": arguments.output, **report})
     else:

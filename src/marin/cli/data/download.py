@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from marin.cli.data.outputs import check_output
+from marin.cli.errors import told
 from marin.cli.output import UsageError, note, print_json
 
 EXAMPLES = """\
@@ -67,16 +68,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     _check(arguments)
-    from marin.download.http import DownloadError
 
     archives = arguments.sources if arguments.what == "warc" else []
     check_output(arguments.out, [*archives, *([arguments.previous] if arguments.previous else [])])
     work, config = _work(arguments)
-    try:
-        with _progress():
-            summary = work(config)
-    except (DownloadError, FileNotFoundError, ValueError) as error:
-        raise UsageError(str(error)) from error
+    with told(), _progress():
+        summary = work(config)
     if arguments.json:
         print_json({"out": arguments.out, **summary})
         return 0
@@ -99,7 +96,7 @@ def _check(arguments: Namespace) -> None:
 def _work(arguments: Namespace) -> tuple[Any, Any]:
     """(what to call, its config)."""
     source, files = arguments.sources[0], tuple(arguments.files or ())
-    try:
+    with told():
         if arguments.what == "hf":
             from marin.download.huggingface import DownloadConfig, download_hf
 
@@ -134,8 +131,6 @@ def _work(arguments: Namespace) -> tuple[Any, Any]:
             delay_s=1.0 if arguments.delay is None else arguments.delay,
             output_path=arguments.out,
         )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 def _told(what: str, summary: dict[str, Any]) -> str:

@@ -11,8 +11,9 @@ ours is the default method; resiliparse, trafilatura and readability need the ex
 from argparse import ArgumentParser, Namespace
 
 from marin.cli.data.inputs import note_passed_over
-from marin.cli.data.outputs import check_output
-from marin.cli.output import RefusedError, UsageError, note, print_json
+from marin.cli.data.outputs import check_output, note_bad
+from marin.cli.errors import told
+from marin.cli.output import note, print_json
 
 EXAMPLES = """\
   marin data extract pages.warc.gz documents/
@@ -58,7 +59,7 @@ def run(arguments: Namespace) -> int:
 
     check_output(arguments.output_path, [arguments.input])
     note_passed_over(arguments.input)
-    try:
+    with told():
         config = ExtractConfig(
             input_path=arguments.input,
             output_path=arguments.output_path,
@@ -77,10 +78,6 @@ def run(arguments: Namespace) -> int:
             ),
         )
         result = extract(config)
-    except (FileNotFoundError, ValueError) as error:
-        raise UsageError(str(error)) from error
-    except RuntimeError as error:  # shards that were not made
-        raise RefusedError(str(error)) from error
     operation = next(counts for counts in result.funnel if counts.name == "extract")
     if arguments.json:
         print_json(
@@ -93,9 +90,8 @@ def run(arguments: Namespace) -> int:
             }
         )
         return 0
-    print(f"{result.path}: {result.summary()}")
-    for kind, counts in (("dropped", operation.dropped), ("quarantined", operation.bad)):
-        for reason, num_rows in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-            print(f"  {num_rows:,} {kind}: {reason}")
+    for reason, num_rows in sorted(operation.dropped.items(), key=lambda item: (-item[1], item[0])):
+        print(f"{num_rows:,} dropped: {reason}")
+    note_bad(result)
     note(f"Next: marin data head {result.path}")
     return 0

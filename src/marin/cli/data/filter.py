@@ -12,9 +12,10 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from marin.cli.data.inputs import find_input
-from marin.cli.data.outputs import check_output
+from marin.cli.data.outputs import check_output, note_bad
+from marin.cli.errors import told
 from marin.cli.experiment import add_prefix_argument
-from marin.cli.output import UsageError, error_line, note, print_json, table
+from marin.cli.output import UsageError, note, print_json, table
 
 if TYPE_CHECKING:
     from marin.processing.filter.filters import Filter
@@ -57,6 +58,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--text-column", default="text", metavar="COLUMN", help="the column with the text (text); written as text"
     )
+    parser.add_argument(
+        "--missing", choices=("error", "drop", "keep"), default="error", help="what no value for a rule means (error)"
+    )
     parser.add_argument("--measure", action="store_true", help="write the signals of every document; drop nothing")
     parser.add_argument("--keep-signals", action="store_true", help="write signals with the documents")
     parser.add_argument("--workers", metavar="N", type=int, help="processes (one a CPU); 0: this one alone")
@@ -74,13 +78,8 @@ def run(arguments: Namespace) -> int:
         return 0
     if arguments.output is None:
         raise UsageError("marin data filter takes INPUT and OUTPUT; --reference lists the filters")
-    try:
+    with told():
         result = _result(arguments)
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from error
-    except RuntimeError as error:
-        error_line(str(error))
-        return 1
     dropped = _dropped(result)
     if arguments.json:
         print_json({"output": result.path, "counters": result.counters, "dropped": dropped})
@@ -88,11 +87,9 @@ def run(arguments: Namespace) -> int:
     if dropped:
         rows = [(one["rule"], f"{one['documents']:,}", *_example(one)) for one in dropped]
         print(table(rows, ("dropped by", "documents", "for example", "with"), right=(1,)))
-    counters = result.counters
-    note(
-        f"{counters['rows_in']:,} documents in, {counters['rows_out']:,} out, {counters['dropped']:,} dropped, "
-        f"{counters['bad']:,} bad; samples of each rule are in {result.path.rstrip('/')}/_funnel.json"
-    )
+    note_bad(result)
+    if dropped:
+        note(f"samples of each rule: marin data funnel {result.path}")
     return 0
 
 
@@ -123,6 +120,7 @@ def _result(arguments: Namespace) -> "Result":
         filters=filters,
         rules=tuple(arguments.rule),
         attributes=attributes,
+        missing=arguments.missing,
         keep_signals=arguments.keep_signals,
     )
     from marin.processing.filter.run import filter_documents

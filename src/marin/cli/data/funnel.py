@@ -10,8 +10,9 @@ What one stage wrote must be what the next one read, or there is no funnel.
 from argparse import ArgumentParser, Namespace
 
 from marin.cli.data.inputs import find_input
+from marin.cli.errors import told
 from marin.cli.experiment import add_prefix_argument
-from marin.cli.output import UsageError, print_json
+from marin.cli.output import print_json
 
 EXAMPLES = """\
   marin data funnel extracted/ filtered/ deduplicated/
@@ -35,10 +36,8 @@ def run(arguments: Namespace) -> int:
         name: find_input(Namespace(**{**vars(arguments), "path": path, "format": None})).path
         for name, path in named.items()
     }
-    try:
+    with told():
         funnel = read_funnel(places)
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from error
     if arguments.json:
         print_json(funnel.to_json())
     else:

@@ -10,9 +10,11 @@ output is meant. Formats: JSON lines (.jsonl, also .gz and .zst), parquet, Arrow
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from marin.cli.data.inputs import Input, add_path_arguments, find_input, plain_row, print_row
+from marin.cli.errors import told
 from marin.cli.output import UsageError, note, print_json
 
 EXAMPLES = """\
@@ -36,6 +38,11 @@ def run(arguments: Namespace) -> int:
         raise UsageError("-n and --offset are counts, not negative")
     found = find_input(arguments)
     rows = rows_of(found, arguments, arguments.offset, arguments.n)
+    if arguments.offset and arguments.n:
+        first = next(rows, None)
+        if first is None:
+            raise UsageError(f"--offset {arguments.offset}: {found.path} has {_count(found, arguments):,} rows")
+        rows = chain([first], rows)
     if arguments.json:
         print_json({"path": found.path, "rows": [{"row": number, **plain(row)} for number, row in rows]})
         return 0
@@ -46,8 +53,18 @@ def run(arguments: Namespace) -> int:
         else:
             print(f"--- row {number} is no record: {row.reason}\n{row.text}")
     if number is None:
-        note(f"{found.path} has no row {arguments.offset}" if arguments.offset else f"{found.path} has no rows")
+        note(f"{found.path} has no rows")
     return 0
+
+
+def _count(found: Input, arguments: Namespace) -> int:
+    if found.is_token_store:
+        from marin.cli.data.token_rows import TokenRows
+
+        return TokenRows(found.path, arguments).store.num_documents
+    from marin.processing.formats.rows import count_rows
+
+    return count_rows(found.path, format=found.format)
 
 
 def rows_of(found: Input, arguments: Namespace, start: int, count: int) -> Iterator[tuple[int, Any]]:
@@ -59,10 +76,8 @@ def rows_of(found: Input, arguments: Namespace, start: int, count: int) -> Itera
         return
     from marin.processing.formats.rows import rows
 
-    try:
+    with told():
         yield from rows(found.path, start, count, format=found.format, progress=_tell_copying)
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from error
 
 
 def plain(row: Any) -> dict[str, Any]:

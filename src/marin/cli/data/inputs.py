@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from typing import Any
 
+from marin.cli.errors import told
 from marin.cli.experiment import add_prefix_argument, prefix_of
 from marin.cli.output import UsageError, note, note_others, size
 
@@ -73,10 +74,8 @@ def planned(found: Input, *, split_bytes: int | None = None) -> "list[Any]":
     """The splits of the files, for reading them through. UsageError where they cannot be read."""
     from marin.processing.formats.splits import SPLIT_BYTES, plan_splits
 
-    try:
+    with told():
         return plan_splits(found.path, format=found.format, split_bytes=split_bytes or SPLIT_BYTES)
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from error
 
 
 def bytes_of(split: Any) -> int:

@@ -1,10 +1,18 @@
-"""Where a command may write: apart from what it reads, for what stands beside documents is read as documents."""
+"""Where a command may write: apart from what it reads, for what stands beside documents is read as documents.
+
+And what it says of rows that it could not use.
+"""
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from marin.cli.output import UsageError
+from marin.cli.output import UsageError, note
+
+if TYPE_CHECKING:
+    from marin.processing.pipeline.result import Result
 
 
 def check_output(output: str, inputs: Iterable[str]) -> None:
@@ -29,6 +37,18 @@ def check_output(output: str, inputs: Iterable[str]) -> None:
             else:
                 continue
             raise UsageError(f"OUTPUT {output} {how}. Write to another place")
+
+
+def note_bad(result: "Result") -> None:
+    """Say how many rows were bad, why, and where they are now; nothing if none was."""
+    from marin.processing.pipeline.manifest import BAD_FOLDER
+
+    kinds: Counter[str] = Counter()
+    for operation in result.funnel:
+        kinds.update(operation.bad)
+    if kinds:
+        told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        note(f"bad rows: {told}; they are in {os.path.join(result.path, BAD_FOLDER)}, each with its reason")
 
 
 def _meant(given: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from marin.cli.data.inputs import BadCount, Input, Reading, add_path_arguments, find_input, plain_row, planned
 from marin.cli.data.outputs import check_output
+from marin.cli.errors import told
 from marin.cli.experiment import hint
 from marin.cli.output import UsageError, note, print_json
 
@@ -96,27 +97,25 @@ def _sample(found: Input, count: int, seed: int) -> tuple[list[Any], int]:
     import pyarrow as pa
 
     from marin.processing.formats.reading import read_split
-    from marin.processing.formats.splits import FormatError
 
     splits, bad = planned(found), BadCount()
     reading = Reading(splits)
     keys, parts, num_rows = np.empty(0, np.uint64), [], 0
     limit = np.uint64(np.iinfo(np.uint64).max)
     try:
-        for split in splits:
-            for batch in read_split(split, on_bad=bad):
-                num_rows += batch.num_rows
-                hashes = _keys(batch.column("id"), seed)
-                chosen = np.flatnonzero(hashes <= limit)
-                if chosen.size:
-                    keys = np.concatenate([keys, hashes[chosen]])
-                    parts.append(batch.take(pa.array(chosen)))
-                if keys.size > 4 * count + 4096:
-                    keys, parts, limit = _least(keys, parts, count)
-                reading.tell()
-            reading.split_done()
-    except FormatError as error:
-        raise UsageError(str(error)) from error
+        with told():
+            for split in splits:
+                for batch in read_split(split, on_bad=bad):
+                    num_rows += batch.num_rows
+                    hashes = _keys(batch.column("id"), seed)
+                    chosen = np.flatnonzero(hashes <= limit)
+                    if chosen.size:
+                        keys = np.concatenate([keys, hashes[chosen]])
+                        parts.append(batch.take(pa.array(chosen)))
+                    if keys.size > 4 * count + 4096:
+                        keys, parts, limit = _least(keys, parts, count)
+                    reading.tell()
+                reading.split_done()
     finally:
         reading.close()
         bad.tell()

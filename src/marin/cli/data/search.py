@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from marin.cli.data.inputs import BadCount, Input, Reading, add_path_arguments, find_input, planned
+from marin.cli.errors import told
 from marin.cli.experiment import hint
 from marin.cli.output import UsageError, note, print_json
 
@@ -62,27 +63,43 @@ def run(arguments: Namespace) -> int:
 def _hits(found: Input, arguments: Namespace, pattern: "re.Pattern[str]") -> Iterator[dict[str, Any]]:
     from marin.processing.formats.reading import read_split
     from marin.processing.formats.record import ROW
-    from marin.processing.formats.splits import FormatError
 
     splits, bad = planned(found), BadCount()
     reading = Reading(splits)
     columns = list(dict.fromkeys(["id", arguments.column, ROW]))
+    without: dict[str, str] = {}  # files that lack the column, and what they have
     try:
-        for split in splits:
-            for batch in read_split(split, columns=columns, on_bad=bad):
-                texts = batch.column(columns.index(arguments.column))
-                for i in _candidates(texts, None if arguments.regex else arguments.pattern):
-                    text = texts[i].as_py()
-                    if (match := pattern.search(text if isinstance(text, str) else "")) is not None:
-                        row = batch.column(len(columns) - 1)[i].as_py()
-                        yield _hit(f"{split.label}:{row + 1}", batch.column(0)[i].as_py(), text, match)
-                reading.tell()
-            reading.split_done()
-    except FormatError as error:
-        raise UsageError(str(error)) from error
+        with told():
+            for split in splits:
+                for batch in _with_column(read_split(split, columns=columns, on_bad=bad), split, without):
+                    texts = batch.column(columns.index(arguments.column))
+                    for i in _candidates(texts, None if arguments.regex else arguments.pattern):
+                        text = texts[i].as_py()
+                        if (match := pattern.search(text if isinstance(text, str) else "")) is not None:
+                            row = batch.column(len(columns) - 1)[i].as_py()
+                            yield _hit(f"{split.label}:{row + 1}", batch.column(0)[i].as_py(), text, match)
+                    reading.tell()
+                reading.split_done()
+            if without and len(without) == len({split.path for split in splits}):
+                raise ValueError(next(iter(without.values())))
     finally:
         reading.close()
         bad.tell()
+        if 0 < len(without) < len({split.path for split in splits}):
+            note(f"not searched: {len(without):,} files; the first: {next(iter(without.values()))} (--column)")
+
+
+def _with_column(batches: "Iterator[Any]", split: Any, without: dict[str, str]) -> "Iterator[Any]":
+    """The batches of a split; none where its file lacks the column, which is noted in `without`."""
+    from marin.processing.document import BadInputError
+    from marin.processing.formats.splits import FormatError
+
+    try:
+        yield from batches
+    except FormatError as error:
+        if isinstance(error, BadInputError):
+            raise
+        without[split.path] = str(error)
 
 
 def _candidates(texts: Any, literal: str | None) -> "list[int] | range":

@@ -11,7 +11,8 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from marin.cli.data.inputs import BadCount, Input, Reading, add_path_arguments, find_input, planned
-from marin.cli.output import UsageError, print_json, size, table
+from marin.cli.errors import told
+from marin.cli.output import print_json, size, table
 
 EXAMPLES = """\
   marin data stats documents/
@@ -42,7 +43,6 @@ def _file_stats(found: Input) -> dict[str, Any]:
     import numpy as np
 
     from marin.processing.formats.reading import read_split
-    from marin.processing.formats.splits import FormatError
 
     splits, bad = planned(found), BadCount()
     reading = Reading(splits)
@@ -50,22 +50,21 @@ def _file_stats(found: Input) -> dict[str, Any]:
     sources: dict[str, list[int]] = {}
     hashes, lengths = [], []
     try:
-        for split in splits:
-            file = files.setdefault(split.label, {"rows": 0, "bytes": split.size, "text_bytes": 0, "columns": {}})
-            for batch in read_split(split, on_bad=bad):
-                sizes = _text_sizes(batch)
-                hashes.append(_hashes(batch.column("id")))
-                lengths.append(sizes)
-                _add_sources(sources, batch, sizes)
-                file["rows"] += batch.num_rows
-                file["text_bytes"] += int(sizes.sum())
-                for name, column in zip(batch.schema.names, batch.columns, strict=True):
-                    present = batch.num_rows - column.null_count
-                    file["columns"][name] = file["columns"].get(name, 0) + present
-                reading.tell()
-            reading.split_done()
-    except FormatError as error:
-        raise UsageError(str(error)) from error
+        with told():
+            for split in splits:
+                file = files.setdefault(split.label, {"rows": 0, "bytes": split.size, "text_bytes": 0, "columns": {}})
+                for batch in read_split(split, on_bad=bad):
+                    sizes = _text_sizes(batch)
+                    hashes.append(_hashes(batch.column("id")))
+                    lengths.append(sizes)
+                    _add_sources(sources, batch, sizes)
+                    file["rows"] += batch.num_rows
+                    file["text_bytes"] += int(sizes.sum())
+                    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                        present = batch.num_rows - column.null_count
+                        file["columns"][name] = file["columns"].get(name, 0) + present
+                    reading.tell()
+                reading.split_done()
     finally:
         reading.close()
     ids = np.sort(np.concatenate(hashes)) if hashes else np.empty(0, np.uint64)
@@ -136,12 +135,10 @@ def _store_stats(path: str) -> dict[str, Any]:
 
     import numpy as np
 
-    from marin.data.store import CorruptStoreError, TokenStore
+    from marin.data.store import TokenStore
 
-    try:
+    with told():
         store = TokenStore.open(path)
-    except (CorruptStoreError, ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from error
     sources: dict[str, list[int]] = {}
     for shard in store.shards:
         with open(store.path / shard.name / "documents.jsonl", encoding="utf-8") as file:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from marin.cli.errors import told
 from marin.cli.output import UsageError, note
 
 
@@ -13,12 +14,10 @@ class TokenRows:
     """The documents of a store, by number."""
 
     def __init__(self, path: str, arguments: Namespace):
-        from marin.data.store import CorruptStoreError, TokenStore
+        from marin.data.store import TokenStore
 
-        try:
+        with told():
             self.store = TokenStore.open(path)
-        except (CorruptStoreError, ValueError, FileNotFoundError) as error:
-            raise UsageError(str(error)) from error
         self.tokenizer = _tokenizer(self.store, arguments)
 
     def row(self, number: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+from marin.cli.errors import told
 from marin.cli.experiment import add_prefix_argument, prefix_of
 from marin.cli.output import RefusedError, UsageError, note_others
 
@@ -57,10 +58,8 @@ class Run:
 
 def open_run(arguments: Namespace) -> Run:
     path = _config_path(arguments)
-    try:
+    with told():
         run = Run(path)
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from error
     run.check()
     return run
 

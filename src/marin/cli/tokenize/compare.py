@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    from marin.cli.tokenize.errors import told
+    from marin.cli.errors import told
     from marin.processing.tokenize.compare import COVERED, compare_tokenizers, shown
     from marin.processing.tokenize.config import CompareTokenizersConfig
 

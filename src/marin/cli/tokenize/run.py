@@ -35,7 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     from marin.cli.data.outputs import check_output
-    from marin.cli.tokenize.errors import told
+    from marin.cli.errors import told
     from marin.processing.tokenize.config import TokenizeConfig
     from marin.processing.tokenize.tokenize import tokenize
 

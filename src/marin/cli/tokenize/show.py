@@ -10,6 +10,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from marin.cli.data.inputs import add_path_arguments, find_input
+from marin.cli.errors import told
 from marin.cli.experiment import hint
 from marin.cli.output import UsageError, note, print_json
 
@@ -67,10 +68,8 @@ def shown_token(tokenizer: Any, token_id: int) -> str:
 def _summary(path: str, arguments: Namespace) -> int:
     from marin.data.store import TokenStore
 
-    try:
+    with told():
         store = TokenStore.open(path)
-    except (ValueError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from error
     values = {
         "documents": store.num_documents,
         "tokens": store.num_tokens,

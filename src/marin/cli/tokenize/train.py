@@ -34,7 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     from marin.cli.data.outputs import check_output
-    from marin.cli.tokenize.errors import told
+    from marin.cli.errors import told
     from marin.processing.tokenize.config import TrainBpeConfig
     from marin.processing.tokenize.train_bpe import train_bpe
 

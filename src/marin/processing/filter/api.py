@@ -5,7 +5,7 @@ of a step's identity; so are lists that are given as steps, and the paths of oth
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from marin.execution.executor import ExecutorStep, InputName, this_output_path
 from marin.processing.filter.config import RECIPE_VERSION, FilterConfig, SignalsConfig
@@ -54,6 +54,7 @@ def filter_documents(
     *,
     rules: Sequence[str] = (),
     attributes: Sequence[PathLike] = (),
+    missing: Literal["error", "drop", "keep"] = "error",
     keep_signals: bool = False,
     text_column: str = "text",
     max_bad: float = 0.01,
@@ -63,7 +64,8 @@ def filter_documents(
 ) -> ExecutorStep:
     """A step `filtered/<name>` with the documents that satisfy the rules of all filters, and `rules` beside them.
 
-    `attributes` are signals or scores of these documents: steps, folders in them, or paths.
+    `attributes` are signals or scores of these documents: steps, folders in them, or paths. `missing` says
+    what a document means that is not among them, or has no value there: an error, or that it goes or stays.
     """
     return ExecutorStep(
         name=f"filtered/{name}",
@@ -74,6 +76,7 @@ def filter_documents(
             filters=tuple(filters),
             rules=tuple(rules),
             attributes=tuple(attributes),  # type: ignore[arg-type]
+            missing=missing,
             keep_signals=keep_signals,
             text_column=text_column,
             max_bad=max_bad,

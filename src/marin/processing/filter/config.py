@@ -1,6 +1,7 @@
 """Configs of the stages that measure and filter documents: plain values, importable without Arrow."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from marin.processing.filter.filters import Filter
 
@@ -45,6 +46,8 @@ class FilterConfig:
     # Folders of signals of the documents as they are in input_path, made by `measure_signals` or by scoring. Up to the
     # first filter that edits texts, what `measure_signals` measured with the same settings is not measured again.
     attributes: tuple[str, ...] = ()
+    # What a document means that has no attributes, or no value that a rule asks for: an error, or one that goes or stays.
+    missing: Literal["error", "drop", "keep"] = field(default="error", metadata={"version": {"omit_when": "error"}})
     # Whether the columns of signals and attributes are written with the documents.
     keep_signals: bool = False
     # The column that holds the text; it is `text` in what is written.
@@ -55,5 +58,7 @@ class FilterConfig:
     num_workers: int | None = field(default=None, metadata={"version": {"exclude": True}})
 
     def __post_init__(self) -> None:
+        if self.missing not in ("error", "drop", "keep"):
+            raise ValueError(f"FilterConfig.missing is {self.missing!r}; it is 'error', 'drop' or 'keep'")
         if (self.filters, self.rules) == ((), ()):
             raise ValueError("FilterConfig has neither filters nor rules: every document would stay")

@@ -55,9 +55,20 @@ def _chain(filters: tuple[Filter, ...]) -> str:
     return ", ".join(words)
 
 
-def _section(name: str) -> str:
+def filters_that_measure(signal: str) -> list[str]:
+    """The names of our filters that measure a signal, those of one's own not among them."""
+    if signal not in MEANINGS:
+        return []
+    return [name for name in FILTERS if signal in _signals(name, _example(name))]
+
+
+def _example(name: str) -> Filter:
     module, _, cls = FILTERS[name].partition(":")
-    given: Filter = getattr(importlib.import_module(module), cls)(**_WITH_LISTS.get(name, {}))
+    return getattr(importlib.import_module(module), cls)(**_WITH_LISTS.get(name, {}))
+
+
+def _section(name: str) -> str:
+    given = _example(name)
     parts = [config_section(type(given))]
     if given.rules():
         rows = [(rule.name, rule.keep, rule.description, rule.source) for rule in given.rules()]

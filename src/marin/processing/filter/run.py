@@ -7,7 +7,7 @@ for one signal as for all. What stands in attributes is not measured again, if i
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,13 +17,15 @@ from marin.processing.filter.apply_rules import ApplyRules
 from marin.processing.filter.config import FilterConfig, SignalsConfig
 from marin.processing.filter.filters import Filter, Operation, merge, name_of
 from marin.processing.filter.measured import forget_measured, made_by, read_measured, write_measured
-from marin.processing.pipeline import BadRow, BatchResult
+from marin.processing.formats.reading import read_split
+from marin.processing.pipeline import BadRow, BatchResult, parse
 from marin.processing.shards import document_shards
 from marin.processing.text_column import documents_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from marin.processing.formats.splits import Split
     from marin.processing.pipeline.result import Result
 
 
@@ -99,14 +101,15 @@ def measure_signals(config: SignalsConfig) -> "Result":
 def filter_documents(config: FilterConfig) -> "Result":
     """Write the documents that stay; the result has the funnel, which is in OUTPUT/_funnel.json too.
 
-    Raises ValueError where the documents have no text, or a rule's column is not there, naming the nearest one.
+    Raises ValueError where the documents have no text, or a rule's column is not there, naming the nearest one, or the
+    filter that measures it.
     """
-    document_shards(config.input_path, config.text_column)
+    shards = document_shards(config.input_path, config.text_column)
     documents = documents_of(config.input_path, config.text_column)
     documents = documents.map_batches(RefuseLongTexts(), name="length")
     known: dict[str, Any] = {}
     for path in config.attributes:
-        documents, columns = join_attributes(documents, path)
+        documents, columns = join_attributes(documents, path, missing=config.missing)
         measured = read_measured(path)
         known |= {name: measured.get(name) for name in columns}
     chain = steps(config.filters, known=known)
@@ -114,11 +117,31 @@ def filter_documents(config: FilterConfig) -> "Result":
     for step in chain:
         documents = documents.map_batches(step.operation, name=step.name)
     for rule in config.rules:
-        documents = documents.filter(rule)
+        documents = documents.filter(rule, missing=config.missing)
     added = known.keys() | set(_added(chain))
+    _check_signals(config.rules, added, shards)
     if added and not config.keep_signals:
         documents = documents.map_batches(DropColumns(tuple(sorted(added))), name="without signals")
     return documents.write_parquet(config.output_path).run(workers=_workers(config), max_bad=config.max_bad)
+
+
+def _check_signals(rules: Sequence[str], added: Collection[str], shards: Sequence["Split"]) -> None:
+    """ValueError for a rule on a signal that no filter before it measures and the first file does not bring along."""
+    from marin.processing.filter.reference import filters_that_measure
+
+    missing = [(rule, name) for rule in rules for name in parse(rule).columns() if name not in added]
+    missing = [(rule, name, makers) for rule, name in missing if (makers := filters_that_measure(name))]
+    if not missing or not shards:
+        return
+    first = next(read_split(shards[0], on_bad=lambda record: None), None)
+    for rule, name, makers in missing:
+        if first is None or name in first.schema.names:
+            continue
+        raise ValueError(
+            f"rule {rule!r}: nothing measures {name}, and {shards[0].path} has no such column. The filter "
+            f"{' or '.join(makers)} measures it: apply it too (--filter {makers[0]}), or name attributes that have it "
+            "(--attributes)"
+        )
 
 
 def _workers(config: SignalsConfig | FilterConfig) -> int | None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from marin.io.objects import RemoteError
 from marin.processing.formats.arrow_files import arrow_source, is_arrow_file
 from marin.processing.formats.record import JSON_COLUMN, ROW, SHOWN_CHARACTERS, BadRecord, OnBad, check_columns
-from marin.processing.formats.splits import FormatError, Split
+from marin.processing.formats.splits import DamagedFileError, FormatError, Split
 
 
 def read_parquet(
@@ -36,7 +36,7 @@ def read_parquet(
     except RemoteError:
         raise
     except (pa.ArrowInvalid, OSError) as error:
-        raise FormatError(f"{split.path}: damaged parquet data: {error}") from error
+        raise DamagedFileError(f"{split.path}: damaged parquet data: {error}") from error
 
 
 def read_arrow(
@@ -58,7 +58,7 @@ def read_arrow(
     except RemoteError:
         raise
     except (pa.ArrowInvalid, OSError) as error:
-        raise FormatError(f"{split.path}: damaged Arrow data after row {row}: {error}") from error
+        raise DamagedFileError(f"{split.path}: damaged Arrow data after row {row}: {error}") from error
 
 
 def _stored_columns(split: Split, schema: pa.Schema, columns: Sequence[str] | None) -> list[str] | None:

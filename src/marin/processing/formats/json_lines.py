@@ -27,7 +27,7 @@ from marin.processing.formats.record import (
     dump_json,
     shown_text,
 )
-from marin.processing.formats.splits import FormatError, Split, count_newlines
+from marin.processing.formats.splits import DamagedFileError, Split, count_newlines
 
 # Rows are put into columns while the processor's cache still has them: a fifth quicker than a whole batch at a time.
 _PARSED_ROWS = 256
@@ -80,7 +80,7 @@ def lines_of(split: Split) -> Iterator[tuple[int, bytes | TooLong]]:
                 if isinstance(line, TooLong) or line and not line.isspace():
                     yield number, line
         except DamagedError as error:
-            raise FormatError(f"{split.path}: after line {first_row(split) + number}: {error}") from error
+            raise DamagedFileError(f"{split.path}: after line {first_row(split) + number}: {error}") from error
 
 
 def _raw_size(line: bytes | TooLong) -> int:

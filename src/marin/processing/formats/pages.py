@@ -15,7 +15,7 @@ from marin.io.compression import DamagedError
 from marin.io.warc import BadWarcRecord, Page, read_conversions, read_pages
 from marin.processing.formats import record
 from marin.processing.formats.record import DOCUMENT_SCHEMA, BadRecord, OnBad, RowBuffer, shown_text
-from marin.processing.formats.splits import FormatError, Split
+from marin.processing.formats.splits import DamagedFileError, Split
 from marin.processing.formats.text import read_whole
 
 PAGE_SCHEMA = pa.schema(
@@ -44,7 +44,7 @@ def read_warc(
                 yield from buffer.add(_page_row(split, page), len(page.html or ""))
     except DamagedError as error:
         yield from buffer.flush()
-        raise FormatError(f"{split.path}: {error}") from error
+        raise DamagedFileError(f"{split.path}: {error}") from error
     yield from buffer.flush()
 
 
@@ -64,7 +64,7 @@ def read_wet(
             yield from buffer.add(row, len(text))
     except DamagedError as error:
         yield from buffer.flush()
-        raise FormatError(f"{split.path}: {error}") from error
+        raise DamagedFileError(f"{split.path}: {error}") from error
     yield from buffer.flush()
 
 

@@ -3,7 +3,7 @@
 What a format leaves open is settled here, so that operations need not ask: `id` is there in every row and a string
 (made of file and line where the row has none), documents have text, source and metadata, metadata is one string with a
 JSON object, strings are valid UTF-8. A row for which that cannot be is given to `on_bad`, with its position and reason.
-Damage to the file itself is a FormatError after all that could be read: half a file never passes for a whole one.
+Damage to the file itself is a DamagedFileError after all that could be read: half a file never passes for a whole one.
 
 A batch is bounded by rows and bytes, and a line by MAX_RECORD_BYTES, so memory is bounded whatever is in the file.
 """
@@ -18,7 +18,7 @@ from marin.processing.formats.json_lines import read_json_lines
 from marin.processing.formats.pages import read_html_file, read_warc, read_wet
 from marin.processing.formats.record import BadRecord as BadRecord
 from marin.processing.formats.record import OnBad
-from marin.processing.formats.splits import FormatError, Split
+from marin.processing.formats.splits import DamagedFileError, Split
 from marin.processing.formats.text import read_paragraphs, read_text_file, read_text_lines
 
 BATCH_ROWS = 2048
@@ -61,9 +61,9 @@ def _check_unchanged(split: Split) -> None:
     try:
         info = file_info(split.path)
     except FileNotFoundError as error:
-        raise FormatError(f"{split.path}: the file was there when the work was planned, and is gone") from error
+        raise DamagedFileError(f"{split.path}: the file was there when the work was planned, and is gone") from error
     if (info.size, info.mtime_ns, info.version) != (split.size, split.mtime_ns, split.version):
-        raise FormatError(
+        raise DamagedFileError(
             f"{split.path}: the file has changed since the work was planned (it had {split.size} bytes, now "
             f"{info.size}): plan again when nobody writes to it"
         )

@@ -28,7 +28,7 @@ from marin.processing.formats.json_lines import lines_of
 from marin.processing.formats.lines import TooLong, split_lines
 from marin.processing.formats.reading import read_split
 from marin.processing.formats.record import BadRecord, shown_text
-from marin.processing.formats.splits import FormatError, Split, count_newlines, plan_splits
+from marin.processing.formats.splits import DamagedFileError, FormatError, Split, count_newlines, plan_splits
 
 COPY_BYTES = 64 << 20  # compressed, of a file with no index of its own; smaller ones are read through
 PIECE_BYTES = 8 << 20  # of JSON lines that are not compressed, between two places whose line number is known
@@ -162,7 +162,7 @@ def _copy_in_blocks(split: Split, progress: Progress | None) -> Path:
                 if progress and number % 4096 == 0:
                     progress(split.path, file.tell(), split.size)
         except DamagedError as error:
-            raise FormatError(f"{split.path}: after line {number}: {error}") from error
+            raise DamagedFileError(f"{split.path}: after line {number}: {error}") from error
         blocks.close()
     return copy
 

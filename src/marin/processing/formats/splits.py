@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from marin.io.compression import DamagedError, compression_of, content_chunks, find_blocks
 from marin.io.files import absolute, address, each, file_info, is_file, is_remote, open_input, tree
 from marin.io.objects import RemoteError
+from marin.processing.document import BadInputError
 from marin.processing.formats.finished import DONE_FOLDER, check_finished
 
 SPLIT_BYTES = 128 << 20
@@ -68,6 +69,10 @@ _DOCUMENT_FIELDS = {"id": "string", "text": "string", "source": "string", "metad
 
 class FormatError(ValueError):
     """A file that is not what its format says, or is damaged; the message begins with the file."""
+
+
+class DamagedFileError(FormatError, BadInputError):
+    """A file that is cut or damaged, or not the one any more that it was when the work was planned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,7 +368,7 @@ def _parquet_pieces(path: str, split_bytes: int) -> list[_Piece]:
     except RemoteError:
         raise
     except (pa.ArrowInvalid, OSError) as error:
-        raise FormatError(f"{path}: not a whole parquet file: {error}") from error
+        raise DamagedFileError(f"{path}: not a whole parquet file: {error}") from error
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     sizes = [
         sum(group.column(j).total_compressed_size for j in range(group.num_columns)) if group.num_columns else 0
@@ -385,7 +390,7 @@ def _arrow_pieces(path: str, split_bytes: int) -> list[_Piece]:
                 (batch.nbytes, batch.num_rows) for batch in map(reader.get_batch, range(reader.num_record_batches))
             ]
     except (pa.ArrowInvalid, OSError) as error:
-        raise FormatError(f"{path}: not a whole Arrow file: {error}") from error
+        raise DamagedFileError(f"{path}: not a whole Arrow file: {error}") from error
     return _grouped(parts, split_bytes)
 
 

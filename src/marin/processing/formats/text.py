@@ -12,7 +12,7 @@ from marin.io.files import open_input
 from marin.processing.formats import record
 from marin.processing.formats.lines import TooLong, split_lines
 from marin.processing.formats.record import DOCUMENT_SCHEMA, BadRecord, OnBad, RowBuffer, shown_text
-from marin.processing.formats.splits import FormatError, Split
+from marin.processing.formats.splits import DamagedFileError, Split
 
 
 def read_text_file(
@@ -74,7 +74,7 @@ def read_whole(split: Split, on_bad: OnBad) -> bytes | None:
                 if size <= record.MAX_RECORD_BYTES:
                     content += chunk
         except DamagedError as error:
-            raise FormatError(f"{split.path}: after {size} bytes of content: {error}") from error
+            raise DamagedFileError(f"{split.path}: after {size} bytes of content: {error}") from error
     if size > record.MAX_RECORD_BYTES:
         reason = f"too long: a file of {size} bytes, more than {record.MAX_RECORD_BYTES}"
         on_bad(BadRecord(position=split.label, reason=reason, text=shown_text(bytes(content[:1000]))))
@@ -95,7 +95,7 @@ def _lines(split: Split, on_bad: OnBad) -> Iterator[tuple[int, bytes]]:
                 else:
                     yield number, line
         except DamagedError as error:
-            raise FormatError(f"{split.path}: after line {number}: {error}") from error
+            raise DamagedFileError(f"{split.path}: after line {number}: {error}") from error
 
 
 def _add(buffer: RowBuffer, split: Split, number: int, data: bytes, on_bad: OnBad) -> Iterator[pa.RecordBatch]:

@@ -257,7 +257,7 @@ def _undecided(operation: FilterRows, condition: Expression, batch: pa.RecordBat
     nulls = [name for name in condition.columns() if not batch.column(name)[index].is_valid]
     return (
         f"filter {operation.name!r}: row {shown_row(batch, index)[0]!r} has no value in {', '.join(nulls)}, so "
-        f"{condition} is neither true nor false; say missing='drop' or missing='keep' where that may be"
+        f"{condition} is neither true nor false; say missing='drop' or missing='keep' (--missing) where that may be"
     )
 
 

@@ -124,7 +124,7 @@ class Lookup:
             key = _keys_of(batch.slice(int(np.argmin(found)), 1), right.on)[0]
             raise ValueError(
                 f"join {right.name!r}: nothing has {' and '.join(right.on)} {key!r} on the right side; say "
-                "missing='drop' or missing='keep' where that may be"
+                "missing='drop' or missing='keep' (--missing) where that may be"
             )
         gone = ~found if self._missing == "drop" else np.zeros(len(found), bool)
         if gone.any():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from marin.io.files import write_text
+from marin.processing.document import BadInputError
 from marin.processing.formats.finished import FUNNEL
 from marin.processing.pipeline import counts as counting
 from marin.processing.pipeline.counts import Counts
@@ -141,7 +142,7 @@ def _check_bad(root: str, result: Result, max_bad: float) -> None:
                 kinds[kind] = kinds.get(kind, 0) + num_rows
         worst = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN_KINDS]
         shown = ", ".join(f"{num_rows} {kind!r}" for kind, num_rows in worst)
-        raise ValueError(
+        raise BadInputError(
             f"{root}: {bad} of {rows} rows are bad ({shown}), more than max_bad={max_bad:g} allows; they are in "
             f"{os.path.join(root, BAD_FOLDER)} with their reasons. Mend them, or allow more with max_bad= (--max-bad)"
         )

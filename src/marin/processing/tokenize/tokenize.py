@@ -25,7 +25,7 @@ from marin.data.store import BYTE_LENGTHS, CHAT_SHARD_FILES, LEDGER, ChatInfo, S
 from marin.data.store_writer import write_ledger
 from marin.io.atomic import write_text
 from marin.io.hashing import sha256_file
-from marin.processing.document import SHOWN_ROWS
+from marin.processing.document import SHOWN_ROWS, BadInputError
 from marin.processing.tokenize.config import CHAT_RECIPE_VERSION, RECIPE_VERSION, ChatFormat, TokenizeConfig
 from marin.processing.tokenize.inputs import identity_of_split, plan_inputs, stored_bytes
 from marin.processing.tokenize.shard import (
@@ -173,7 +173,7 @@ def _remove_if_empty(folder: Path) -> None:
 def _check_totals(total: ShardCounts, config: TokenizeConfig, jobs: list[ShardJob]) -> None:
     if total.bad > config.max_bad * total.rows:
         kinds = ", ".join(f"{count} {kind}" for kind, count in total.bad_by_kind.items())
-        raise ValueError(
+        raise BadInputError(
             f"{total.bad:,} of {total.rows:,} rows under {config.input_path} ({total.bad / total.rows:.2%}) are no "
             f"documents, more than max_bad={config.max_bad:.2%}: {kinds}. The first: {_first_bad(config, jobs)}. All "
             f"are in {Path(config.output_path) / BAD_FOLDER}. Mend the input, or raise max_bad."

@@ -8,15 +8,17 @@ twice gives equal files. The price of using the library is its speed, some MB of
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from marin.io.atomic import write_text
-from marin.processing.document import SHOWN_ROWS
+from marin.processing.document import SHOWN_ROWS, BadInputError
 from marin.processing.tokenize.config import TrainBpeConfig
 from marin.processing.tokenize.inputs import plan_inputs
 from marin.processing.tokenize.tokenizer import load_tokenizer, write_tokenizer_folder
@@ -42,7 +44,7 @@ def train_bpe(config: TrainBpeConfig) -> dict[str, Any]:
         show_progress=False,
     )
     corpus = _Corpus(config)
-    tokenizer.train_from_iterator(corpus.texts(), trainer=trainer)
+    _interruptible(lambda: tokenizer.train_from_iterator(corpus.texts(), trainer=trainer))
     corpus.check()
     found = tokenizer.get_vocab_size()
     if found != config.vocab_size:
@@ -69,6 +71,25 @@ def train_bpe(config: TrainBpeConfig) -> dict[str, Any]:
         flush=True,
     )
     return summary
+
+
+def _interruptible(work: Callable[[], None]) -> None:
+    """Do the work in a thread, so that Ctrl-C ends the wait for it, where the library would go on for minutes.
+
+    The thread goes with the process; nothing is written before it has ended.
+    """
+    ended: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            ended.set_exception(error)
+        else:
+            ended.set_result(None)
+
+    Thread(target=run, name="train-bpe", daemon=True).start()
+    ended.result()
 
 
 class _Corpus:
@@ -106,7 +127,7 @@ class _Corpus:
         bad = self.bad.total()
         if bad > self._config.max_bad * (bad + self.documents):
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.bad.items()))
-            raise ValueError(
+            raise BadInputError(
                 f"{bad:,} of {bad + self.documents:,} rows under {self._config.input_path} are no documents, more than "
                 f"max_bad={self._config.max_bad:.2%}: {kinds}. The first: {'; '.join(self._first_bad)}. "
                 "Mend the input, or raise max_bad."
