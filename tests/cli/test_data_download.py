@@ -67,13 +67,13 @@ def test_files_of_an_index_come(marin: Marin, place: Path, address: str):
 
 
 def test_what_is_missing_wrong_or_of_another_kind_is_told(marin: Marin, place: Path, address: str):
-    def refused(*arguments: str) -> str:
-        return marin("data", "download", *arguments, "--out", "raw", expect=2).err
+    def refused(*arguments: str, expect: int = 2) -> str:
+        return marin("data", "download", *arguments, "--out", "raw", expect=expect).err
 
     assert "needs --contact" in refused("crawl", address, "--max-pages", "1")
     assert "is no e-mail address and no page" in refused("crawl", address, "--max-pages", "1", "--contact", "me")
     assert "--index is for http, not crawl" in refused("crawl", address, "--index", "x")
     assert "takes one SOURCE, got 2" in refused("http", address, address, "--index", "x")
     assert "branches and tags move" in refused("hf", "us/rows", "--revision", "main")
-    assert "404" in refused("http", address, "--index", "nothere.txt")
+    assert "404" in refused("http", address, "--index", "nothere.txt", expect=1)
     assert "no archive" in refused("warc", "nothere")

@@ -33,7 +33,31 @@ def test_what_stays_is_written_and_what_goes_is_shown_with_its_numbers(place: Pa
     lines = said.out.splitlines()
     assert lines[1].split() == ["gopher_quality.few_words", "1", "short", "gopher.num_words", "9"]
     assert lines[2].startswith("gopher_quality.no_letters") and "numbers" in lines[2]
-    assert "3 documents in, 1 out, 2 dropped, 0 bad" in said.err
+    assert "3 rows in, 1 out (2 dropped, 0 bad)" in said.err and "bad rows" not in said.err
+
+
+def test_bad_rows_are_told_with_reason_and_place(place: Path, marin):
+    with open("documents.jsonl", "a") as file:
+        file.write("no JSON\n")
+    arguments = ("data", "filter", "documents.jsonl", "kept", "--filter", "gopher_quality", "--workers", "0")
+    said = marin(*arguments, "--max-bad", "0.5").err
+    assert "bad rows: 1 not JSON; they are in kept/_bad, each with its reason" in said
+
+
+def test_a_rule_without_its_signal_is_told_before_work_begins(place: Path, marin):
+    common = ("data", "filter", "documents.jsonl", "kept", "--rule", "gopher.num_words > 60", "--workers", "0")
+    said = marin(*common, expect=2).err
+    assert "nothing measures gopher.num_words" in said and "--filter gopher_quality" in said
+    assert not (place / "kept").exists()
+
+
+def test_documents_without_a_value_go_or_stay_as_is_said(place: Path, marin):
+    (place / "scored.jsonl").write_text('{"id":"a","text":"one","score":1}\n{"id":"b","text":"two"}\n')
+    common = ("data", "filter", "scored.jsonl", "kept", "--rule", "score >= 1", "--workers", "0")
+    assert "(--missing)" in marin(*common, expect=1).err
+    for missing, kept in (("drop", ["a"]), ("keep", ["a", "b"])):
+        marin(*common, "--missing", missing)
+        assert ids(place, "kept") == kept
 
 
 def test_settings_and_rules_change_what_stays(place: Path, marin):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from document_folders import write_shards
+from marin.testing.tiny import write_byte_tokenizer
 
 Marin = Callable[..., SimpleNamespace]
 
@@ -103,13 +104,33 @@ def test_the_text_may_be_in_a_column_of_another_name(marin: Marin, place: Path, 
     )
 
 
-@pytest.mark.parametrize("method", ["exact", "minhash", "bloom"])
-def test_a_file_that_ends_too_soon_is_told_in_one_sentence(marin: Marin, place: Path, method: str):
+FAULTY = {
+    "stats": ("data", "stats", "INPUT"),
+    "search": ("data", "search", "INPUT", "nothing"),
+    "sample": ("data", "sample", "INPUT"),
+    "filter": ("data", "filter", "INPUT", "out", "--filter", "c4", "--workers", "0"),
+    "exact": ("data", "dedup", "INPUT", "out", "--method", "exact", "--workers", "0"),
+    "minhash": ("data", "dedup", "INPUT", "out", "--method", "minhash", "--workers", "0"),
+    "bloom": ("data", "dedup", "INPUT", "out", "--method", "bloom", "--workers", "0"),
+    "decontaminate": ("data", "decontaminate", "INPUT", "out", "--against", "q=items.jsonl", "--workers", "0"),
+    "extract": ("data", "extract", "INPUT", "out", "--html-column", "text", "--workers", "0"),
+    "tokenizing": ("tokenize", "run", "INPUT", "-o", "out", "--tokenizer", "bytes", "--workers", "1"),
+    "training": ("tokenize", "train", "INPUT", "-o", "out", "--vocab-size", "300"),
+}
+
+
+@pytest.mark.parametrize("command", FAULTY)
+def test_damaged_input_and_bad_rows_end_every_command_in_one_way(marin: Marin, place: Path, command: str):
     (place / "cut").mkdir()
-    lines = "".join(json.dumps({"text": f"{i}"}) + "\n" for i in range(4000)).encode()
-    whole = gzip.compress(lines + os.urandom(3000).hex().encode())
+    (place / "bad").mkdir()
+    write_byte_tokenizer(place / "bytes")
+    rows = [json.dumps({"text": f"{i} of many"}) + "\n" for i in range(4000)]
+    whole = gzip.compress("".join(rows).encode() + os.urandom(3000).hex().encode())
     (place / "cut" / "a.jsonl.gz").write_bytes(whole[: len(whole) * 3 // 4])
-    words = ("data", "dedup", "cut", "out", "--method", method, "--workers", "0")
-    said = marin(*words, expect=2 if method == "bloom" else 3).err
+    (place / "bad" / "a.jsonl").write_text("".join(row if i % 5 else "{not" + row for i, row in enumerate(rows)))
+    said = marin(*["cut" if word == "INPUT" else word for word in FAULTY[command]], expect=1).err
     assert "cut/a.jsonl.gz: after line 4000: the compressed data is damaged" in said
     assert "File " not in said and "Traceback" not in said
+    if command not in ("stats", "search", "sample"):  # which count them, and say so
+        said = marin(*["bad" if word == "INPUT" else word for word in FAULTY[command]], expect=1).err
+        assert "800 of 4" in said and "max_bad=" in said and "Traceback" not in said

@@ -99,6 +99,8 @@ def _page(frame: _Frame, max_bytes: int) -> Page | BadWarcRecord | None:
     if record.record_type not in (warc.response, warc.resource):
         return None
     status, declared_type, declared_charset = None, record.headers.get("Content-Type"), None
+    if frame.length == 0:
+        return _described(frame, record, problem="no payload: the record is empty")
     if record.is_http:
         record = _http_parsed(frame, record)
         if isinstance(record, BadWarcRecord):
@@ -156,8 +158,6 @@ def _http_parsed(frame: _Frame, record: Any) -> Any:
         if record.http_headers.status_code is not None:
             return record
         break
-    if frame.length == 0:
-        return BadWarcRecord(number=frame.number, reason="no payload: the record is empty", begin=frame.data[:200])
     return BadWarcRecord(number=frame.number, reason=f"not HTTP: {error or 'no status line'}", begin=frame.data[:200])
 
 

@@ -93,7 +93,8 @@ def test_html_is_decoded_as_browsers_do(tmp_path: Path, body: bytes, declared: s
 
 
 WITHOUT_HTML = [
-    (warc_record(response(b"", HTML)), "no payload"),
+    (warc_record(response(b"", HTML)), "no payload: the response is empty"),
+    (warc_record(b""), "no payload: the record is empty"),
     (warc_record(response(b"", "Location: /else", status="301 Moved")), "redirect: 301"),
     (warc_record(response(b"<p>no", HTML, status="404 Not Found")), "status: 404"),
     (warc_record(response(b"\x89PNG", "Content-Type: image/png")), "not HTML: image/png"),
@@ -111,7 +112,6 @@ def test_a_response_without_html_is_a_row_that_says_why(tmp_path: Path, data: by
 
 
 BAD_RECORDS = [
-    (warc_record(b""), "no payload: the record is empty"),
     (warc_record(b"nothing of HTTP"), "not HTTP"),
     (warc_record(response(b"x" * (2 << 20), HTML)), "too long"),
     (warc_record(response(gzip.compress(b"x" * (2 << 20), mtime=0), HTML, "Content-Encoding: gzip")), "too long"),

@@ -179,7 +179,7 @@ def test_a_worker_that_dies_too_often_fails_its_shard_alone(tmp_path: Path, toke
     monkeypatch.setattr("marin.processing.tokenize.tokenize.WORKER_RETRIES", 0)
     documents = write_documents(tmp_path / "documents", tiny_documents(4000, num_words=200), num_shards=4)
     killer = kill_next_worker(tmp_path)
-    with pytest.raises(RuntimeError, match=r"1 of 4 shards.*\n  documents-0000.*was killed by signal 9"):
+    with pytest.raises(RuntimeError, match=r"1 of 4 .*\n  documents-0000.*was killed by signal 9"):
         run(documents, tmp_path / "store", tokenizer, num_workers=2)
     killer.join()
     assert workers_of(tmp_path) == []
@@ -284,7 +284,9 @@ def test_a_file_that_cannot_be_read_fails_alone_and_is_named(
     damaged = documents / "documents-00001.jsonl.gz"
     data = damaged.read_bytes()
     damaged.write_bytes(data[: len(data) // 2])
-    with pytest.raises(RuntimeError, match=r"1 of 4 shards.*\n  documents-00001\.jsonl\.gz: FormatError: .*damaged"):
+    with pytest.raises(
+        RuntimeError, match=r"1 of 4 .*\n  documents-00001\.jsonl\.gz: DamagedFileError: .*damaged"
+    ):
         run(documents, tmp_path / "store", tokenizer, num_workers=workers)
     assert sorted(f.name for f in (tmp_path / "store").iterdir()) == ["shard-00000", "shard-00002", "shard-00003"]
     damaged.write_bytes(data)

@@ -92,11 +92,19 @@ def run(arguments: Namespace) -> int:
             for name, of in report["evaluation_sets"].items()
         ]
         print(table(rows, ("evaluation set", "items", "found", "share", "such as"), right=(1, 2, 3)))
-    note(f"{report['contaminated']:,} of {report['documents']:,} documents are contaminated")
+    share = f"{report['contaminated']:,} of {report['documents']:,} documents"
+    note(f"{share} are contaminated: {_what_goes(report, arguments)}")
     place = arguments.output.rstrip("/")
     what = "hits.jsonl" if arguments.remove == "attributes" else "documents"
     note(f"Next: {hint(['marin', 'data', 'head', f'{place}/{what}'], arguments)}")
     return 0
+
+
+def _what_goes(report: dict[str, Any], arguments: Namespace) -> str:
+    paragraphs = f"{report['contaminated_paragraphs']:,} paragraphs, {report['contaminated_bytes']:,} bytes of text"
+    if arguments.remove == "document":
+        return "left out"
+    return f"{paragraphs} in them " + ("cut" if arguments.remove == "paragraph" else "found, nothing is removed")
 
 
 def _shown(hits: list[dict[str, Any]]) -> str:

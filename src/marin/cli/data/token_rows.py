@@ -49,7 +49,7 @@ class TokenRows:
 def _tokenizer(store: Any, arguments: Namespace) -> Any:
     from marin.processing.tokenize.tokenizer import load_tokenizer
 
-    place = arguments.tokenizer or _recorded(store.path.absolute())
+    place = arguments.tokenizer or recorded_tokenizer(store.path.absolute())
     if place is None:
         note(
             "the tokenizer of this store is not on record, so there are token ids instead of text: give --tokenizer DIR"
@@ -67,7 +67,7 @@ def _tokenizer(store: Any, arguments: Namespace) -> Any:
     return tokenizer
 
 
-def _recorded(path: Path) -> str | None:
+def recorded_tokenizer(path: Path) -> str | None:
     """The tokenizer's folder as the record of the step that made a token store has it."""
     from marin.execution.catalog import existing_store, step_around
 

@@ -66,6 +66,7 @@ def shown_token(tokenizer: Any, token_id: int) -> str:
 
 
 def _summary(path: str, arguments: Namespace) -> int:
+    from marin.cli.data.token_rows import recorded_tokenizer
     from marin.data.store import TokenStore
 
     with told():
@@ -88,5 +89,7 @@ def _summary(path: str, arguments: Namespace) -> int:
     width = max(map(len, values))
     for name, value in values.items():
         print(f"{name.replace('_', ' '):<{width}}  {f'{value:,}' if isinstance(value, int) else value}")
-    note(f"Next: {hint(['marin', 'tokenize', 'show', path, '0'], arguments)}")
+    tokenizer = arguments.tokenizer or (None if recorded_tokenizer(store.path.absolute()) else "DIR")
+    words = ["marin", "tokenize", "show", path, "0", *(["--tokenizer", tokenizer] if tokenizer else [])]
+    note(f"Next: {hint(words, arguments)}")
     return 0

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 # Part of the identity of a step: raised when the same input would give another output.
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 
 # Fields that ask. A short text in one of them says what item it is; a short answer ("none of the above") does not.
 PROMPT_FIELDS = ("question", "query", "context", "context_options", "prompt", "problem", "goal", "ctx", "sentence")

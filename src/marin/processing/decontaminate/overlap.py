@@ -169,6 +169,8 @@ class FileOverlap:
 
     documents: dict[str, int]  # by source
     contaminated: dict[str, int]
+    paragraphs: int  # contaminated ones
+    text_bytes: int  # of them
     hits: list[Hit]
     bad: BadRows
 
@@ -177,17 +179,26 @@ def overlap_of_file(task: OverlapTask) -> FileOverlap:
     """Write the attributes of a file's documents."""
     index, hashes = load_index(task.index)
     documents, contaminated, hits, bad = Counter[str](), Counter[str](), [], BadRows()
-    batches = []
+    batches, paragraphs, text_bytes = [], 0, 0
     for batch in (batch for split in task.documents for batch in read_shard(split, bad)):
         overlaps = look_up(batch, index, hashes, task.config)
         ids, sources = batch.column("id").to_pylist(), batch.column("source").to_pylist()
         documents.update(sources)
         for document_id, source, overlap in zip(ids, sources, overlaps, strict=True):
             contaminated[source] += overlap.is_contaminated
+            paragraphs += len(overlap.spans)
+            text_bytes += sum(end - start for start, end in overlap.spans)
             hits.extend(Hit(item=item, coverage=share, document=document_id) for item, share in overlap.items.items())
         batches.append(_attributes(ids, overlaps, index))
     write_shard(Path(task.attributes), batches, ATTRIBUTES)
-    return FileOverlap(documents=documents, contaminated=contaminated, hits=hits, bad=bad)
+    return FileOverlap(
+        documents=documents,
+        contaminated=contaminated,
+        paragraphs=paragraphs,
+        text_bytes=text_bytes,
+        hits=hits,
+        bad=bad,
+    )
 
 
 def _attributes(ids: list[str], overlaps: list[Overlap], index: NgramIndex) -> pa.RecordBatch:

@@ -164,6 +164,8 @@ def _report(index: NgramIndex, found: Sequence[FileOverlap]) -> dict[str, Any]:
     return {
         "documents": sum(documents.values()),
         "contaminated": sum(contaminated.values()),
+        "contaminated_paragraphs": sum(shard.paragraphs for shard in found),
+        "contaminated_bytes": sum(shard.text_bytes for shard in found),
         "sources": {
             source: {"documents": documents[source], "contaminated": contaminated[source]}
             for source in sorted(documents, key=lambda source: (-contaminated[source], source))

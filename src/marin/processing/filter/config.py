@@ -46,7 +46,7 @@ class FilterConfig:
     # Folders of signals of the documents as they are in input_path, made by `measure_signals` or by scoring. Up to the
     # first filter that edits texts, what `measure_signals` measured with the same settings is not measured again.
     attributes: tuple[str, ...] = ()
-    # What a document means that has no attributes, or no value that a rule asks for: an error, or one that goes or stays.
+    # What a document means that has no attributes, or no value that a rule asks for: an error, or it goes or stays.
     missing: Literal["error", "drop", "keep"] = field(default="error", metadata={"version": {"omit_when": "error"}})
     # Whether the columns of signals and attributes are written with the documents.
     keep_signals: bool = False
