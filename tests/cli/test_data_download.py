@@ -29,6 +29,7 @@ def address(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     (site / "a.html").write_text("<p>the text of a")
     (site / "rows.jsonl").write_text('{"text": "one"}\n')
     (site / "list.txt").write_text("rows.jsonl\n")
+    (site / "long.txt").write_text("absent.jsonl\nrows.jsonl\nalso/absent.jsonl\na.html\n")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
     Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -64,6 +65,14 @@ def test_files_of_an_index_come(marin: Marin, place: Path, address: str):
     done = marin("data", "download", "http", address, "--index", "list.txt", "--out", "raw", "--json")
     assert [file["path"] for file in json.loads(done.out)["files"]] == ["rows.jsonl"]
     assert "one" in marin("data", "head", "raw").out
+
+
+def test_files_that_are_not_there_do_not_keep_the_others_from_coming(marin: Marin, place: Path, address: str):
+    common = ("data", "download", "http", address, "--index", "long.txt", "--out", "raw")
+    said = marin(*common, expect=1).err
+    assert "2 of 4 files are not there" in said and "/also/absent.jsonl: HTTP Error 404" in said
+    assert sorted(path.name for path in (place / "raw").iterdir() if path.is_file()) == ["a.html", "rows.jsonl"]
+    assert len(json.loads(marin(*common, "--files", "*.html", "rows*", "--json").out)["files"]) == 2
 
 
 def test_what_is_missing_wrong_or_of_another_kind_is_told(marin: Marin, place: Path, address: str):

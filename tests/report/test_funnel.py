@@ -93,4 +93,6 @@ def test_the_command_prints_the_funnel_of_folders(pipeline, capfd):
 
 
 def test_stages_are_named_by_what_tells_their_paths_apart():
+    named = stage_names(["documents", "exact/documents", "near/documents/"])
+    assert list(named) == ["documents", "exact", "near"]
     assert stage_names(["a/docs/", "b/docs", "c"]) == {"docs": "a/docs/", "b/docs": "b/docs", "c": "c"}

@@ -35,6 +35,7 @@ _PART = ".part"
 _TAG = ".etag"  # behind _PART: the ETag of the file that was begun
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 60.0
+_SHOWN_ABSENT = 5
 _ATTEMPTS = 6
 _FIRST_PAUSE_S = 0.5  # doubled after each attempt, and longer where the server says so
 _LONGEST_PAUSE_S = 600.0
@@ -42,6 +43,10 @@ _LONGEST_PAUSE_S = 600.0
 
 class DownloadError(OSError):
     """A file that did not come, or came as another one than was announced."""
+
+
+class NotThereError(DownloadError):
+    """A file that its server does not have (404, 410)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +175,9 @@ def fetch_all(
 ) -> list[dict[str, Any]]:
     """Fetch each file into `output`; returns path, size and sha256 of each, in the order of `files`.
 
-    DownloadError for one with the name of what `write_provenance` writes, which would take its place.
+    Where the server does not have some of them, the others are fetched before the DownloadError that names those. Any
+    other trouble ends it. DownloadError too for one with the name of what `write_provenance` writes, which would take
+    its place.
     """
     files = list(files)
     for file in files:
@@ -182,11 +189,25 @@ def fetch_all(
     progress = _Progress(files)
     with ThreadPoolExecutor(num_workers) as pool:
         futures = [pool.submit(fetch, file, output, headers=headers, progress=progress) for file in files]
+        fetched: list[dict[str, Any]] = []
+        absent: list[NotThereError] = []
         try:
-            return [future.result() for future in futures]
+            for future in futures:
+                try:
+                    fetched.append(future.result())
+                except NotThereError as error:
+                    absent.append(error)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    if absent:
+        shown = "".join(f"\n  {error}" for error in absent[:_SHOWN_ABSENT])
+        more = f"\n  and {len(absent) - _SHOWN_ABSENT:,} more" if len(absent) > _SHOWN_ABSENT else ""
+        raise DownloadError(
+            f"{len(absent):,} of {len(files):,} files are not there:{shown}{more}\nThe others have come, and are kept "
+            "when it is run again. Leave out those that are not there, by patterns or another index"
+        )
+    return fetched
 
 
 class _Progress:
@@ -348,7 +369,8 @@ def _retrying(url: str, get: Callable[[], Any]) -> Any:
             may_pass = code is None or code == 429 or code >= 500
             if not may_pass or attempt == _ATTEMPTS:
                 times = f" ({attempt} attempts)" if attempt > 1 else ""
-                raise DownloadError(f"{url}: {error}{times}{_advice(code)}") from error
+                kind = NotThereError if code in (404, 410) else DownloadError
+                raise kind(f"{url}: {error}{times}{_advice(code)}") from error
             asked = (
                 retry_after_s(error.headers.get("Retry-After")) if isinstance(error, urllib.error.HTTPError) else None
             )

@@ -208,10 +208,15 @@ def _with_estimate(one: Stage, bytes_per_token: float) -> Stage:
 
 
 def stage_names(paths: Sequence[str]) -> dict[str, str]:
-    """Names for stages that are given by path alone: the last name of each that tells it from the others."""
+    """Names for stages that are given by path alone: the last name of each that tells it from the others.
+
+    Of `exact/documents` it is `exact`: every deduplication calls a part of its output so.
+    """
     named: dict[str, str] = {}
     for path in paths:
         parts = path.rstrip("/").split("/")
+        if len(parts) > 1 and parts[-1] == "documents":
+            parts.pop()
         name = next(("/".join(parts[-n:]) for n in range(1, len(parts) + 1) if "/".join(parts[-n:]) not in named), path)
         named[name] = path
     return named

@@ -89,7 +89,7 @@ def run(arguments: Namespace) -> int:
         print(table(rows, ("dropped by", "documents", "for example", "with"), right=(1,)))
     note_bad(result)
     if dropped:
-        note(f"samples of each rule: marin data funnel {result.path}")
+        note(f"samples of each rule: marin data funnel {result.path.rstrip('/')} --samples 3")
     return 0
 
 
