@@ -22,9 +22,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from marin.cli.eval_report import scores_table, tell_of
 from marin.cli.experiment import add_prefix_argument
 from marin.cli.models import find_model
-from marin.cli.output import RefusedError, UsageError, error_line, note, print_json, table
+from marin.cli.output import RefusedError, UsageError, error_line, note, print_json
 
 EXAMPLES = """\
   marin eval models/gpt2 --tasks core,mmlu,gsm8k
@@ -77,6 +78,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--allow-code-execution", action="store_true", help="run what the model writes for tasks named in --tasks"
     )
+    parser.add_argument("--subtasks", action="store_true", help="print the tasks of groups too, as mmlu's 57")
     add_prefix_argument(parser)
     parser.add_argument("--json", action="store_true", help="the results as one JSON object")
 
@@ -209,7 +211,7 @@ def _show(arguments: Namespace, results: Any) -> None:
     if arguments.json:
         print_json({"results": results})
     else:
-        print(scores_table(results))
+        print(scores_table(results, members=arguments.subtasks))
     tell_of(results)
 
 
@@ -218,6 +220,7 @@ def _all_checkpoints(arguments: Namespace, config: Any) -> int:
 
     from marin.evaluation.checkpoints import TABLE_FILE, identity_of_all, plan_all, run
     from marin.evaluation.config import CheckpointsConfig
+    from marin.evaluation.task_results import skipped_lines
 
     plan = plan_all(config)
     output = _output(arguments, config, identity_of_all(config, plan))
@@ -229,7 +232,8 @@ def _all_checkpoints(arguments: Namespace, config: Any) -> int:
         print_json({"checkpoints": summary})
     else:
         print((path.parent / TABLE_FILE).read_text(encoding="utf-8"), end="")
-    _tell_skipped(summary["skipped"])
+    for line in skipped_lines(summary["skipped"]):
+        note(line)
     note(f"Next: {path.parent / 'curve.svg'} has the curves")
     return 0
 
@@ -282,71 +286,3 @@ def _stdout_to_stderr() -> Any:
     import contextlib
 
     return contextlib.redirect_stdout(sys.stderr)
-
-
-def scores_table(results: Any) -> str:
-    """Every task and group of results.json with each of its metrics: value ± standard error, n, chance."""
-    rows = []
-    for key, entry in {**results["tasks"], **results.get("groups", {})}.items():
-        for number, (metric, score) in enumerate(entry["metrics"].items()):
-            first = number == 0
-            n_all = entry.get("n_all") or entry.get("n") or 0
-            n = f"{entry['n']:,}" + (f" of {n_all:,}" if n_all > entry["n"] else "") if "n" in entry else ""
-            chance = entry.get("chance")
-            rows.append(
-                (
-                    key if first else "",
-                    str(entry.get("num_fewshot", "")) if first else "",
-                    n if first else "",
-                    metric,
-                    _score(score),
-                    f"{chance:.4f}" if chance is not None and metric == "acc" else "",
-                )
-            )
-    return table(rows, ("task", "shots", "n", "metric", "value ± SE", "chance"), right=(1, 2, 5))
-
-
-def _score(score: Any) -> str:
-    from marin.evaluation.results import format_score
-
-    shown = format_score(score["value"], score["stderr"], 2).partition(" (")[0]
-    if score["stderr"] == 0 and score.get("ci95"):  # all alike: the interval says how little that is
-        low, high = score["ci95"]
-        return f"{shown.partition(' ')[0]} [{low:.2f}, {high:.2f}]"
-    return shown
-
-
-_NAMED = 3
-"""Tasks that a note names, of those that it is about."""
-
-
-def tell_of(results: Any) -> None:
-    """On stderr: what a reader of the scores must know."""
-    if results["model"].get("verified") is False:
-        note("unverified: no parity.json says that this folder computes what its checkpoint did")
-    said: dict[str, list[str]] = {}
-    for key, entry in results["tasks"].items():
-        for text in entry["notes"]:
-            if not text.startswith("the first "):  # which the table says
-                said.setdefault(text, []).append(key)
-        cut = entry["counts"].get("num_truncated")
-        if cut:
-            note(f"{key}: {cut} of {entry['n']} prompts were longer than the model reads and lost their beginning")
-        if entry["counts"].get("num_ended_by_length"):
-            note(
-                f"{key}: {entry['counts']['num_ended_by_length']} answers were as long as is allowed, and are cut there"
-            )
-    for text, keys in said.items():
-        more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-        note(f"{', '.join(keys[:_NAMED])}{more}: {text}")
-    _tell_skipped(results.get("skipped", []))
-
-
-def _tell_skipped(skipped: Any) -> None:
-    if not skipped:
-        return
-    note(f"{len(skipped)} task{'s' * (len(skipped) > 1)} skipped:")
-    for task in skipped:
-        note(f"  {task['task']}: {task['reason']}")
-    for fetch in dict.fromkeys(task["fetch"] for task in skipped if task["fetch"]):
-        note(f"  to fetch: {fetch}")

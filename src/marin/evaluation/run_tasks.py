@@ -17,7 +17,7 @@ from marin.evaluation.finished_tasks import FinishedTasks
 from marin.evaluation.identity import EVALUATION_VERSION, EvaluationRecord, find_done
 from marin.evaluation.results import TaskResult, write_results
 from marin.evaluation.scoring import Progress, check_vocabulary, prefix_policy, resolve_prefix
-from marin.evaluation.task_answers import EvaluatedModel, ask
+from marin.evaluation.task_answers import EvaluatedModel, UnfitTaskError, ask
 from marin.evaluation.task_plan import PlannedTasks, plan_tasks
 from marin.evaluation.task_results import (
     core_average,
@@ -135,18 +135,25 @@ def evaluate_plan(
 
     results: dict[str, TaskResult] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
+    skipped = list(plan.skipped)
     for key, planned in plan.tasks.items():
         done = kept.read(key, planned.result_hash)
         if done is None:
-            answered = ask(
-                model,
-                planned,
-                seed=plan.seed,
-                mutual_information=mutual_information,
-                progress=None if progress is None else progress(key),
-                execution_limits=plan.execution_limits,
-                chat=plan.chat,
-            )
+            try:
+                answered = ask(
+                    model,
+                    planned,
+                    seed=plan.seed,
+                    mutual_information=mutual_information,
+                    progress=None if progress is None else progress(key),
+                    execution_limits=plan.execution_limits,
+                    chat=plan.chat,
+                )
+            except UnfitTaskError as error:
+                skipped.append(
+                    {"task": key, "num_fewshot": planned.task.num_fewshot, "reason": str(error), "fetch": None}
+                )
+                continue
             done = task_result(planned, answered, seed=plan.seed), answered.samples
             kept.write(key, planned.result_hash, *done)
         results[key], samples[key] = done
@@ -160,7 +167,7 @@ def evaluate_plan(
         say(group_line(core["name"], core))
     elif metrics == "core":
         say("no CORE average: no task of it was asked at its number of examples and had data; list dclm_core has them")
-    for line in skipped_lines(plan.skipped):
+    for line in skipped_lines(skipped):
         say(line)
 
     rows_of_all = [row for key in results for row in samples[key]]
@@ -171,7 +178,7 @@ def evaluate_plan(
             model=model.description,
             tasks=results,
             groups=groups | ({} if core is None else {core["name"]: core}),
-            skipped=plan.skipped,
+            skipped=skipped,
             samples=rows_of_all,
             policy=record.policy,
             config=record.config,
@@ -179,7 +186,7 @@ def evaluate_plan(
         )
         kept.clear()
         say(f"results: {path}")
-    return TaskScores(tasks=results, groups=groups, skipped=plan.skipped, samples=rows_of_all, core=core, path=path)
+    return TaskScores(tasks=results, groups=groups, skipped=tuple(skipped), samples=rows_of_all, core=core, path=path)
 
 
 def evaluation_record(

@@ -264,6 +264,18 @@ def alone_request(request: Request) -> Request:
     return Request(context="", continuation=scored_text(request))
 
 
+class TooLongError(ValueError):
+    """A continuation has more tokens than the model reads."""
+
+    def __init__(self, index: int, text: str, num_tokens: int, seq_len: int) -> None:
+        """`index` is that of the request."""
+        super().__init__(
+            f"continuation {text[:60]!r}... has {num_tokens:,} tokens and the model reads {seq_len:,}: shorten it, or "
+            "measure long texts in bits per byte"
+        )
+        self.index = index
+
+
 class NotFiniteError(ValueError):
     """A model gave a log-probability that is no number, so nothing can be said of the text."""
 
@@ -330,16 +342,13 @@ def log_likelihoods(
     """Log-likelihood of each continuation after its context, in the order of the requests.
 
     A context too long for the model loses tokens on its left, which the answer counts. Raises ValueError where a
-    continuation alone is longer than the model reads, since a cut one would be no score of the same text, and
-    NotFiniteError, which is one, where a log-probability is no finite number.
+    continuation alone is longer than the model reads, for a cut one would be no score of the same text (TooLongError),
+    and where a log-probability is no finite number (NotFiniteError).
     """
     encoded = encode_requests(tokenizer, requests, model.document_prefix)
-    for request, tokens in zip(requests, encoded, strict=True):
+    for index, (request, tokens) in enumerate(zip(requests, encoded, strict=True)):
         if len(tokens.continuation) > model.seq_len:
-            raise ValueError(
-                f"continuation {request.continuation[:60]!r}... has {len(tokens.continuation)} tokens and the model "
-                f"reads {model.seq_len}: shorten it, or measure long texts in bits per byte"
-            )
+            raise TooLongError(index, request.continuation, len(tokens.continuation), model.seq_len)
     scored = score_continuations(model, [(item.context, item.continuation) for item in encoded], progress)
     for index, (request, item) in enumerate(zip(requests, scored, strict=True)):
         if not np.isfinite(item.log_probs).all():

@@ -20,6 +20,7 @@ from marin.evaluation.scoring import (
     Progress,
     Request,
     ScoredModel,
+    TooLongError,
     alone_request,
     log_likelihoods,
 )
@@ -62,6 +63,10 @@ class Answered:
     """What happened on the way, see `TaskResult`."""
     notes: list[str]
     """What a reader of the scores must know."""
+
+
+class UnfitTaskError(ValueError):
+    """The task cannot be put to this model, and to another it could: a candidate is longer than the model reads."""
 
 
 def ask(
@@ -139,10 +144,10 @@ def _score(
     alone = alone if choosing else []
     try:
         scored = log_likelihoods(model.scored, encoder, [*requests, *alone], progress)
-    except NotFiniteError as error:
+    except (NotFiniteError, TooLongError) as error:
         owners = [question.doc_id for question in questions for _ in question.example.continuations]
-        asked = owners[error.index % len(requests)]
-        raise ValueError(f"task '{task.key}', question {asked}: {error}") from error
+        kind = UnfitTaskError if isinstance(error, TooLongError) else ValueError
+        raise kind(f"task '{task.key}', question {owners[error.index % len(requests)]}: {error}") from error
     samples, counts = [], Counter[str](num_truncated=0, num_boundary_merged=0)
     start = 0
     for question in questions:

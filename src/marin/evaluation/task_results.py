@@ -1,6 +1,7 @@
 """From the answers to the tasks of an evaluation to its scores: of each task, of groups, and the CORE average."""
 
 import itertools
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from marin.evaluation.tasks.scores import (
 
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 """Key of a task -> its rows of samples.jsonl."""
+
+_TOLD_ALONE = 3
+"""Tasks of one data set that are skipped, up to which each has a line of its own."""
 
 
 def task_result(planned: PlannedTask, answered: Answered, *, seed: int) -> TaskResult:
@@ -73,6 +77,7 @@ def group_scores(
             "n_all": sum(results[key].about["n_all"] for key in members),
             "tasks": members,
             "missing": [key for key in group.members if key not in results],
+            "chance": _pooled_chance([results[key] for key in members]),
             "metrics": {
                 name: metric_entry(
                     pooled([estimate(name, samples[key]) for key in members], is_proportion=is_proportion(name)),
@@ -82,6 +87,13 @@ def group_scores(
             },
         }
     return scores
+
+
+def _pooled_chance(results: Sequence[TaskResult]) -> float | None:
+    """What guessing scores over the questions of all tasks; None where one of them has no such thing."""
+    if any(result.chance is None for result in results):
+        return None
+    return sum(result.n * (result.chance or 0.0) for result in results) / sum(result.n for result in results)
 
 
 def core_average(plan: PlannedTasks, samples: Samples) -> dict[str, Any] | None:
@@ -158,12 +170,38 @@ def group_line(key: str, group: Mapping[str, Any]) -> str:
 
 
 def skipped_lines(skipped: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which tasks were skipped, why, and the commands that fetch their data; nothing where there are none."""
+    """Which tasks were skipped, why, and the commands that fetch their data; nothing where there are none.
+
+    Many tasks whose data come from one place, as those of mmlu, are one line and one command.
+    """
     if not skipped:
         return []
-    fetch = dict.fromkeys(task["fetch"] for task in skipped if task["fetch"])
-    return [
-        f"{len(skipped)} tasks were skipped:",
-        *(f"  {task['task']}: {task['reason']}" for task in skipped),
-        *(f"  to fetch: {command}" for command in fetch),
-    ]
+    lines = [f"{len(skipped)} task{'s were' if len(skipped) > 1 else ' was'} skipped:"]
+    commands: list[str] = []
+    together: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for task in skipped:
+        together.setdefault(_place_of(task), []).append(task)
+    for tasks in together.values():
+        if len(tasks) > _TOLD_ALONE:
+            lines.append(f"  {tasks[0]['task']} and {len(tasks) - 1} more of the same data: {tasks[0]['reason']}")
+        else:
+            lines += [f"  {task['task']}: {task['reason']}" for task in tasks]
+        commands += _fetching([task["fetch"] for task in tasks if task["fetch"]])
+    return lines + [f"  to fetch: {command}" for command in dict.fromkeys(commands)]
+
+
+def _place_of(task: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the tasks of one data set have in common: their command without the files; else the task itself."""
+    words = shlex.split(task["fetch"] or "")
+    return tuple(words[: words.index("--files")]) if "--files" in words else (task["task"],)
+
+
+def _fetching(commands: Sequence[str]) -> list[str]:
+    """Commands for one place as one, where there are many: of all its files that are named alike."""
+    if len(commands) <= _TOLD_ALONE:
+        return list(commands)
+    words = [shlex.split(command) for command in commands]
+    start, end = words[0].index("--files") + 1, words[0].index("--out")
+    patterns = (pattern for each in words for pattern in each[each.index("--files") + 1 : each.index("--out")])
+    alike = dict.fromkeys(f"*/{pattern.partition('/')[2]}" if "/" in pattern else pattern for pattern in patterns)
+    return [shlex.join([*words[0][:start], *alike, *words[0][end:]])]

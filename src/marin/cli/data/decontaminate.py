@@ -92,8 +92,8 @@ def run(arguments: Namespace) -> int:
             for name, of in report["evaluation_sets"].items()
         ]
         print(table(rows, ("evaluation set", "items", "found", "share", "such as"), right=(1, 2, 3)))
-    share = f"{report['contaminated']:,} of {report['documents']:,} documents"
-    note(f"{share} are contaminated: {_what_goes(report, arguments)}")
+    said = f"{report['contaminated']:,} of {report['documents']:,} documents are contaminated"
+    note(f"{said}: {_what_goes(report, arguments)}" if report["contaminated"] else said)
     place = arguments.output.rstrip("/")
     what = "hits.jsonl" if arguments.remove == "attributes" else "documents"
     note(f"Next: {hint(['marin', 'data', 'head', f'{place}/{what}'], arguments)}")
