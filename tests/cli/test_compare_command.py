@@ -113,10 +113,13 @@ def test_scores_that_were_struck_out_are_refused(evaluated: Callable[..., Simple
         (("eval/base,", "eval/tuned"), "has an empty address between its commas"),
         (("eval/bas", "eval/tuned"), "eval/base"),
         ((".", "eval/tuned"), "results.json"),
+        (("kept", "eval/tuned"), "it has those of kept/one: name one of them"),
     ],
 )
 def test_a_senseless_command_line_is_told_what_is_wrong(place: Path, marin: Callable, arguments: tuple, said: str):
     marin("run", "evals.py", "eval/base", "eval/tuned")
+    (place / "kept" / "one").mkdir(parents=True)
+    (place / "kept" / "one" / "results.json").write_text("{}")
     assert said in marin("compare", *arguments, expect=2).err
 
 

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import jax
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from marin.evaluation import run_tasks
@@ -49,7 +51,7 @@ def test_a_table_of_scores_with_their_errors_and_what_was_skipped(place: Path, m
     assert copa.split()[-1] == "0.5000"
     assert any(line.startswith("arc_easy") and line.split()[1] == "2" for line in lines)
     assert "unverified: no parity.json" in found.err
-    assert "1 task skipped:" in found.err and "piqa: " in found.err
+    assert "1 task was skipped:" in found.err and "piqa: " in found.err
     assert "to fetch: marin data download hf" in found.err
     assert results["model"]["verified"] is False
 
@@ -61,6 +63,39 @@ def test_a_file_of_questions_is_asked_by_its_path(place: Path, marin):
     entry = read_results(place / "out")["tasks"]["own"]
     assert (entry["n"], entry["num_fewshot"], entry["files"]) == (6, 1, ["mine.jsonl"])
     assert "no file none.jsonl" in marin("eval", "model", "--tasks", "none.jsonl", expect=2).err
+
+
+def test_a_candidate_that_the_model_cannot_read_skips_its_task_alone(place: Path, marin):
+    rows = [{"query": "q", "choices": ["a " * 90 if n == 2 else "one", "two"], "gold": 1} for n in range(4)]
+    (place / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = marin("eval", "model", "--tasks", "long=long.jsonl,copa", "--data", "data", "-o", "out")
+    results = read_results(place / "out")
+    assert list(results["tasks"]) == ["copa"] and [each["task"] for each in results["skipped"]] == ["long"]
+    assert "task 'long', question 2: continuation" in found.err and "the model reads 96" in found.err
+
+
+def test_groups_come_first_and_their_tasks_when_asked_for(place: Path, marin):
+    rows = [{"question": f"q{n}", "choices": ["a", "b", "c", "d"], "answer": n, "subject": "x"} for n in range(4)]
+    for subject in ("anatomy", "virology"):
+        folder = place / "data" / "hub" / "cais" / "mmlu" / subject
+        folder.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), folder / "test-00000.parquet")
+    command = ("eval", "model", "--tasks", "mmlu", "--data", "data", "-o", "out")
+    shown = marin(*command).out.splitlines()
+    assert shown[1].split()[0] == "mmlu" and shown[1].split()[-1] == "0.2500"
+    assert not any("anatomy" in line for line in shown)
+    assert any(line.startswith("mmlu_anatomy") for line in marin(*command, "--subtasks").out.splitlines())
+
+
+def test_many_tasks_without_data_are_one_line_and_one_command(place: Path, marin):
+    found = marin("eval", "model", "--tasks", "mmlu", "--data", "data", expect=1).err
+    assert "mmlu_abstract_algebra and 56 more of the same data" in found
+    assert found.count("to fetch: ") == 1 and "'*/test-*.parquet'" in found
+    assert "none of the 57 tasks could be asked" in found
+
+
+def test_results_do_not_go_into_the_model(place: Path, marin):
+    assert "the model's own folder" in marin(*ASKED, "-o", "model", expect=2).err
 
 
 def test_progress_tells_requests_a_second(place: Path, marin):
@@ -137,7 +172,9 @@ def test_the_same_evaluation_is_found_done_and_another_stands_beside_it(place: P
     config = place / "model" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"rms_norm_eps": 0.1}))
     marin(*ASKED)
-    assert len(list((place / "evaluations" / "model").iterdir())) == 5
+    assert len(list((place / "evaluations" / "model").iterdir())) == 4
+    marin("eval", str(place / "model"), *ASKED[2:])  # by its whole path it is the same model
+    assert len(list((place / "evaluations" / "model").iterdir())) == 4
     assert (folder / "results.json").stat().st_mtime_ns == before
 
 

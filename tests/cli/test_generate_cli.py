@@ -92,6 +92,7 @@ def test_a_prompt_that_is_cut_is_told(marin: Marin):
     ("words", "message"),
     [
         (["models/plain", "--prompt", "x", "--top-p", "2"], "--top-p=2.0 must be above 0"),
+        (["models/plain", "--prompt", "x", "--top-p", "0.9", "--samples", "2"], "--top-p and --samples would change"),
         (["models/plain", "--prompt", "x", "--stop", ""], "--stop '': expected some text"),
         (["models/plain", "--prompts", "none.txt"], "--prompts none.txt: "),
         (["models/plain", "--prompts", "bad.jsonl"], "bad.jsonl:2: expected an object like"),

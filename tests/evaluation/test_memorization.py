@@ -162,6 +162,14 @@ def test_windows_that_the_model_cannot_read_are_refused(tokenizer: Tokenizer):
         windows_of(tokenizer, "abcdefgh", next_letter_model(seq_len=5))
 
 
+def test_a_model_that_gives_no_number_is_refused(tokenizer: Tokenizer):
+    model = ScoredModel(
+        token_log_probs=lambda tokens, targets: np.full(tokens.shape, np.nan), seq_len=64, vocab_size=257
+    )
+    with pytest.raises(ValueError, match="log-probability nan; expected a finite number"):
+        windows_of(tokenizer, "abcdefghijk", model)
+
+
 def test_a_text_that_its_tokens_do_not_give_back_is_refused(tmp_path: Path):
     folder = write_byte_tokenizer(tmp_path)
     description = json.loads((folder / "tokenizer.json").read_text())

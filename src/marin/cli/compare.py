@@ -8,6 +8,7 @@ made of is compared by `marin diff`.
 
 import os
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import Any
 
 from marin.cli.experiment import add_prefix_argument, prefix_of
@@ -19,6 +20,8 @@ EXAMPLES = """\
   marin compare a/seed0,a/seed1,a/seed2 b/seed0,b/seed1,b/seed2          seeds of two recipes
   marin compare evals/base evals/tuned --tasks gsm8k --disagreements 5   what one of them got right
 """
+
+_SHOWN = 4  # folders of evaluations that an error names
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -116,6 +119,12 @@ def _folder(arguments: Namespace, place: str) -> str:
     """
     if os.path.isfile(place) or os.path.isfile(os.path.join(place, "results.json")):
         return place
+    below = sorted(path.parent for path in Path(place).glob("*/results.json"))
+    if below:
+        shown = ", ".join(map(str, below[:_SHOWN])) + (
+            f" and {len(below) - _SHOWN} more" if len(below) > _SHOWN else ""
+        )
+        raise UsageError(f"no results.json in {place!r} itself; it has those of {shown}: name one of them")
     from marin.execution.catalog import AddressError, NoStoreError, existing_store
     from marin.execution.invalidation import Taint
     from marin.execution.outputs import find_output

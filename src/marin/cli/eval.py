@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from marin.cli.eval_report import scores_table, tell_of
+from marin.cli.eval_report import checkpoints_table, scores_table, tell_of
 from marin.cli.experiment import add_prefix_argument
 from marin.cli.models import find_model
 from marin.cli.output import RefusedError, UsageError, error_line, note, print_json
@@ -105,6 +105,8 @@ def _output(arguments: Namespace, config: Any, identity: str) -> str:
 
     if arguments.output and os.path.isfile(arguments.output):
         raise UsageError(f"-o {arguments.output} is a file; name a folder for results.json and samples.jsonl")
+    if arguments.output and os.path.realpath(arguments.output) == os.path.realpath(config.model_path):
+        raise UsageError(f"-o {arguments.output} is the model's own folder; results stand in another one")
     return arguments.output or str(default_folder(config.output_path, config.tasks, identity))
 
 
@@ -166,9 +168,12 @@ def _checkpoint(given: str | None) -> str | None:
     return given if "/" in given else f"checkpoints/{given}"
 
 
+_FEW_UNUSED = 1024
+"""Rows of a model's vocabulary beyond its tokenizer's, and beyond a tenth of them, that no padding would explain."""
+
+
 def _one_model(arguments: Namespace, config: Any) -> int:
     from marin.evaluation.task_step import (
-        all_skipped,
         configured_chat,
         evaluate_model,
         open_configured,
@@ -177,6 +182,12 @@ def _one_model(arguments: Namespace, config: Any) -> int:
     )
 
     model = open_configured(config)
+    unused = model.scored.vocab_size - model.tokenizer.vocab_size
+    if unused > _FEW_UNUSED + model.scored.vocab_size // 10:
+        note(
+            f"the tokenizer has {model.tokenizer.vocab_size:,} tokens and the model {model.scored.vocab_size:,}: is it "
+            "the one that the model was trained with? (--tokenizer)"
+        )
     plan = plan_configured(config, configured_chat(config, model.tokenizer))
     record = record_configured(model, config, plan)
     output = _output(arguments, config, record.identity)
@@ -185,7 +196,9 @@ def _one_model(arguments: Namespace, config: Any) -> int:
     )
     _show(arguments, results)
     if not results["tasks"]:
-        error_line(all_skipped(results["skipped"]))
+        if arguments.data is None and not {"MARIN_EVAL_DATA", "MARIN_SHARED_DATA"} & os.environ.keys():
+            note("data are looked for in ./eval_data, for there is no --data, MARIN_EVAL_DATA or MARIN_SHARED_DATA")
+        error_line(f"none of the {len(results['skipped'])} tasks could be asked")
         return 1
     note(f"Next: {Path(output) / 'samples.jsonl'} has every question and answer")
     return 0
@@ -213,14 +226,16 @@ def _show(arguments: Namespace, results: Any) -> None:
     else:
         print(scores_table(results, members=arguments.subtasks))
     tell_of(results)
+    if arguments.metrics == "core" and not any(entry["group"] == "core" for entry in results["groups"].values()):
+        note("no CORE average: none of its tasks was asked at its number of examples; --tasks dclm_core asks them all")
 
 
 def _all_checkpoints(arguments: Namespace, config: Any) -> int:
     import json
 
-    from marin.evaluation.checkpoints import TABLE_FILE, identity_of_all, plan_all, run
+    from marin.evaluation.checkpoints import identity_of_all, plan_all, run
     from marin.evaluation.config import CheckpointsConfig
-    from marin.evaluation.task_results import skipped_lines
+    from marin.evaluation.results import read_results
 
     plan = plan_all(config)
     output = _output(arguments, config, identity_of_all(config, plan))
@@ -231,9 +246,8 @@ def _all_checkpoints(arguments: Namespace, config: Any) -> int:
     if arguments.json:
         print_json({"checkpoints": summary})
     else:
-        print((path.parent / TABLE_FILE).read_text(encoding="utf-8"), end="")
-    for line in skipped_lines(summary["skipped"]):
-        note(line)
+        print(checkpoints_table(summary))
+    tell_of(read_results(path.parent / f"step-{summary['steps'][-1]:08d}"))
     note(f"Next: {path.parent / 'curve.svg'} has the curves")
     return 0
 

@@ -9,6 +9,8 @@ _NAMED = 3
 """Tasks that a note names, of those that it is about."""
 _WIDE = 1e6
 """From this size on, a score is written with an exponent."""
+_MAX_STEPS = 6
+"""Steps that a table of checkpoints has columns for."""
 
 
 def scores_table(results: Any, *, members: bool) -> str:
@@ -25,7 +27,7 @@ def scores_table(results: Any, *, members: bool) -> str:
 
 def _parts(groups: Any) -> set[str]:
     """The tasks of groups proper; of an average, as CORE, the tasks were asked for by name."""
-    return {key for entry in groups.values() if "group" in entry for key in entry["tasks"]}
+    return {key for entry in groups.values() if entry["group"] != "core" for key in entry["tasks"]}
 
 
 def _rows(key: str, entry: Any) -> Iterator[tuple[str, ...]]:
@@ -47,6 +49,24 @@ def _score(score: Any) -> str:
         low, high = score["ci95"]
         return f"{shown.partition(' ')[0]} [{low:.2f}, {high:.2f}]"
     return shown
+
+
+def checkpoints_table(summary: Any) -> str:
+    """The first metric of every task and group at each step, the first and the last among those that are shown."""
+    from marin.evaluation.checkpoints import shown_tasks
+
+    steps = summary["steps"]
+    if len(steps) > _MAX_STEPS:
+        note(f"{_MAX_STEPS} of {len(steps)} steps are shown; the others are in checkpoints.md")
+        steps = [steps[round(i * (len(steps) - 1) / (_MAX_STEPS - 1))] for i in range(_MAX_STEPS)]
+    rows = []
+    for key in shown_tasks(summary, len(summary["tasks"])):
+        metric = summary["primary_metrics"][key]
+        scores = {point["step"]: point for point in summary["tasks"][key]["metrics"][metric]}
+        n = summary["tasks"][key].get("n")
+        cells = [_score(scores[step]) if step in scores else "" for step in steps]
+        rows.append((key, f"{n:,}" if n else "", metric, *cells))
+    return table(rows, ("task", "n", "metric", *(f"step {step:,}" for step in steps)), right=(1,))
 
 
 def tell_of(results: Any) -> None:

@@ -129,9 +129,18 @@ def sampling_of(arguments: Namespace) -> Any:
 
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
     try:
-        return Sampling(**{name: getattr(arguments, name) for name in names})
+        sampling = Sampling(**{name: getattr(arguments, name) for name in names})
     except ValueError as error:
         raise UsageError(f"--{str(error).replace('_', '-', 1)}") from error
+    if arguments.temperature == 0:
+        ignored = [f"--{name.replace('_', '-')}" for name in ("top_k", "top_p", "min_p") if getattr(arguments, name)]
+        ignored += ["--samples"] if getattr(arguments, "samples", 1) > 1 else []
+        if ignored:
+            raise UsageError(
+                f"--temperature 0 takes the most probable token each time, so {' and '.join(ignored)} would change "
+                "nothing: give --temperature 0.8, or leave out what needs draws"
+            )
+    return sampling
 
 
 def new_tokens_of(arguments: Namespace, model: Any) -> int:

@@ -20,7 +20,8 @@ def find_model(arguments: Namespace) -> tuple[str, str]:
         except FileNotFoundError as error:
             raise UsageError(str(error)) from error
     if os.path.isdir(given):
-        return given, _slug(os.path.relpath(given) if not os.path.isabs(given) else Path(given).name)
+        below = os.path.relpath(given)
+        return given, _slug(Path(given).absolute().name if below.startswith(os.pardir) else below)
     from marin.execution.catalog import AddressError, NoStoreError, find_work
 
     try:

@@ -1,6 +1,8 @@
 """Evaluation steps."""
 
+import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, TypeAlias
 
 from marin.cluster.resources import ResourceConfig
@@ -24,6 +26,7 @@ from marin.evaluation.tasks import (
     MMLU_0_SHOT,
     MMLU_5_SHOT,
     EvalTaskConfig,
+    task_names,
 )
 from marin.execution.executor import ExecutorStep, InputName, output_path_of, this_output_path
 from marin.processing.tokenize.config import ChatFormat
@@ -424,6 +427,8 @@ def _task_config(
     tokenizer: Model | None,
     settings: Mapping[str, Any],
 ) -> TaskEvaluationConfig:
+    _check_evals(evals)
+    _check_settings(settings)
     return TaskEvaluationConfig(
         model_path=_place(step),
         output_path=this_output_path(),
@@ -433,6 +438,29 @@ def _task_config(
         tokenizer_path=_tokenizer_of(step) if tokenizer is None else _place(tokenizer),
         **settings,
     )
+
+
+def _check_evals(evals: Sequence[EvalTaskConfig]) -> None:
+    """ValueError for what names no task, with near misses: now, not when the model has been trained."""
+    if isinstance(evals, str) or not all(isinstance(each, EvalTaskConfig) for each in evals):
+        raise ValueError(
+            f"evals is {evals!r}; expected EvalTaskConfigs, as resolve_tasks('copa,mmlu@5') of marin.evaluation.tasks "
+            "makes them"
+        )
+    for each in evals:
+        if each.file is None:
+            task_names(each.name)
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """ValueError for a setting that TaskEvaluationConfig does not have, or that has an argument of its own."""
+    arguments = {"limit": "max_eval_instances", "data_path": "data", "tokenizer_path": "tokenizer", "tasks": "evals"}
+    known = [each.name for each in fields(TaskEvaluationConfig) if each.name not in arguments]
+    for name in settings:
+        if name not in known:
+            near = [arguments[name]] if name in arguments else difflib.get_close_matches(name, known, n=2)
+            hint = f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known)}"
+            raise ValueError(f"an evaluation has no setting {name!r}{hint}")
 
 
 def _tokenizer_of(step: Model) -> Any:

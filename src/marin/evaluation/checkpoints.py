@@ -189,7 +189,7 @@ def draw(summary: Mapping[str, Any]) -> dict[str, bytes]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    keys = _panels(summary)
+    keys = shown_tasks(summary)
     columns = min(3, len(keys))
     rows = -(-len(keys) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.5 * rows), layout="constrained")
@@ -222,8 +222,8 @@ def draw(summary: Mapping[str, Any]) -> dict[str, bytes]:
     return pictures
 
 
-def _panels(summary: Mapping[str, Any], at_most: int = 24) -> Sequence[str]:
-    """Tasks to draw: of many, the groups and the tasks in no group."""
+def shown_tasks(summary: Mapping[str, Any], at_most: int = 24) -> Sequence[str]:
+    """Tasks to show: of many, the groups and the tasks in no group."""
     keys = list(summary["tasks"])
     if len(keys) <= at_most:
         return keys

@@ -28,7 +28,7 @@ from marin.evaluation.config import DocumentMemorizationConfig
 from marin.evaluation.exported import open_export
 from marin.evaluation.memorization_plot import document_svg
 from marin.evaluation.results import TaskResult, format_score, metric_entry, write_results
-from marin.evaluation.scoring import Progress, ScoredModel, check_vocabulary, resolve_prefix, score_rows
+from marin.evaluation.scoring import NotFiniteError, Progress, ScoredModel, check_vocabulary, resolve_prefix, score_rows
 from marin.evaluation.statistics import mean_estimate
 from marin.evaluation.tasks import prompt_hash
 from marin.io.atomic import write_bytes
@@ -122,7 +122,7 @@ def score_documents(
     """The windows of each document (id, text), in their order; a document shorter than a window has none.
 
     Raises ValueError for windows longer than the model reads, and for a text that its tokens do not give back, since
-    characters could not be told from tokens then.
+    characters could not be told from tokens then; NotFiniteError, which is one, for a model that gives no number.
     """
     check_vocabulary(model, tokenizer)
     lead = [tokenizer.bos_id] if resolve_prefix(tokenizer, model.document_prefix) == "bos" else []
@@ -159,6 +159,9 @@ def score_documents(
         )
     # all rows are of one length: one shape to compile, and no padding
     scored = score_rows(replace(model, seq_len=row_length), rows, progress)
+    wrong = next((index for index, part in enumerate(scored) if not np.isfinite(part[-suffix_length:]).all()), None)
+    if wrong is not None:
+        raise NotFiniteError(wrong, tokenizer.decode(rows[wrong][1]), scored[wrong])
     sums = np.array([part[-suffix_length:].astype(np.float64).sum() for part in scored], np.float64)
     ends = np.cumsum([len(windows.starts) for windows in found])
     parts = np.split(sums, ends[:-1]) if found else []

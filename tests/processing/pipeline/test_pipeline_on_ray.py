@@ -77,9 +77,7 @@ def test_the_tokenizing_step_makes_the_same_store_on_a_cluster(nodes: Nodes, tmp
         for backend in ("local", "ray")
     )
     for config in (here, there):
-        with pytest.raises(
-            RuntimeError, match=r"1 of 4 shards were not tokenized:\n  damaged.jsonl.gz: Dam"
-        ):
+        with pytest.raises(RuntimeError, match=r"1 of 4 shards were not tokenized:\n  damaged.jsonl.gz: Dam"):
             tokenize(config)
     (documents / "damaged.jsonl.gz").unlink()
     assert tokenize(there) == tokenize(here)

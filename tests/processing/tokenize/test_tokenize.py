@@ -284,9 +284,7 @@ def test_a_file_that_cannot_be_read_fails_alone_and_is_named(
     damaged = documents / "documents-00001.jsonl.gz"
     data = damaged.read_bytes()
     damaged.write_bytes(data[: len(data) // 2])
-    with pytest.raises(
-        RuntimeError, match=r"1 of 4 .*\n  documents-00001\.jsonl\.gz: DamagedFileError: .*damaged"
-    ):
+    with pytest.raises(RuntimeError, match=r"1 of 4 .*\n  documents-00001\.jsonl\.gz: DamagedFileError: .*damaged"):
         run(documents, tmp_path / "store", tokenizer, num_workers=workers)
     assert sorted(f.name for f in (tmp_path / "store").iterdir()) == ["shard-00000", "shard-00002", "shard-00003"]
     damaged.write_bytes(data)

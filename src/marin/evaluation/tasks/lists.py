@@ -27,6 +27,8 @@ class EvalTaskConfig:
     """Stands between query and choice of the questions of a file."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.num_fewshot, int) or isinstance(self.num_fewshot, bool):
+            raise ValueError(f"task '{self.name}': num_fewshot is {self.num_fewshot!r}; a number is expected, like 5")
         if self.num_fewshot < 0:
             raise ValueError(f"task '{self.name}': num_fewshot is {self.num_fewshot}; expected 0 or more")
         if self.file is None and self.delimiter != " ":
