@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import unquote
 
@@ -73,6 +74,16 @@ def address(path: str | os.PathLike[str]) -> str:
 def is_remote(path: str) -> bool:
     """Whether an address is that of a store."""
     return "://" in path
+
+
+def local_folder(path: str | os.PathLike[str]) -> Path:
+    """Where to write what only a disk can take. ValueError for the address of a store."""
+    place = address(path)
+    if is_remote(place):
+        raise ValueError(
+            f"{place}: this is written to a folder of this machine alone; name one, and copy it afterwards"
+        )
+    return Path(place)
 
 
 def absolute(path: str) -> str:

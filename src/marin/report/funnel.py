@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from marin.io.atomic import write_text
+from marin.io.files import is_file, read_bytes
 from marin.report.config import FunnelConfig
 from marin.report.tables import size, table
 
@@ -64,7 +65,7 @@ def read_funnel(stages: Mapping[str, str]) -> Funnel:
     """
     if not stages:
         raise ValueError("no stages: name the outputs of a pipeline's stages, in order")
-    found = [_read_stage(name, Path(path)) for name, path in stages.items()]
+    found = [_read_stage(name, path.rstrip("/")) for name, path in stages.items()]
     for former, later in zip(found, found[1:], strict=False):
         out = (former.documents_out, former.text_bytes_out)
         into = (later.documents_in, later.text_bytes_in)
@@ -151,15 +152,15 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.2%}" if whole else "-"
 
 
-def _read_stage(name: str, path: Path) -> Stage:
-    if (path / "tokenize.json").is_file():
+def _read_stage(name: str, path: str) -> Stage:
+    if is_file(f"{path}/tokenize.json"):
         return _token_store(name, path)
-    file = path / "_funnel.json"
-    if not file.is_file():
-        inside = path / "documents"  # of a deduplication or decontamination
-        meant = f"did you mean {inside}?" if (inside / "_funnel.json").is_file() else _EXPECTED
+    file = f"{path}/_funnel.json"
+    if not is_file(file):
+        inside = f"{path}/documents"  # of a deduplication or decontamination
+        meant = f"did you mean {inside}?" if is_file(f"{inside}/_funnel.json") else _EXPECTED
         raise FileNotFoundError(f"stage {name!r}: {path} has no _funnel.json and no tokenize.json; {meant}")
-    given = json.loads(file.read_text(encoding="utf-8"))
+    given = json.loads(read_bytes(file))
     operations = [one for section in given["sections"] for one in section["operations"]]
     counters = given["counters"]
     reads = [section["operations"][0] for section in given["sections"] if section["operations"][0]["name"] == "read"]
@@ -185,8 +186,8 @@ def _read_stage(name: str, path: Path) -> Stage:
     )
 
 
-def _token_store(name: str, path: Path) -> Stage:
-    counts = json.loads((path / "tokenize.json").read_text(encoding="utf-8"))["counts"]
+def _token_store(name: str, path: str) -> Stage:
+    counts = json.loads(read_bytes(f"{path}/tokenize.json"))["counts"]
     empty = (Rule(name="no text", documents=counts["empty"]),) if counts["empty"] else ()
     return Stage(
         name=name,

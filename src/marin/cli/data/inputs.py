@@ -36,7 +36,14 @@ def find_input(arguments: Namespace) -> Input:
     """The data that PATH means. UsageError where there is none."""
     import glob
 
-    path = arguments.path
+    from marin.io.files import address, is_file, is_remote
+
+    with told():
+        path = address(arguments.path)
+        if is_remote(path):
+            if is_file(f"{path}/store.json"):
+                raise UsageError(f"{path} is a token store, which is read from a disk alone: copy it to this machine")
+            return Input(path=path, format=arguments.format, is_token_store=False)
     if not os.path.exists(path) and not (glob.has_magic(path) and glob.glob(path, recursive=True)):
         path = _output_of_step(arguments)
     is_token_store = os.path.isfile(os.path.join(path, "store.json"))

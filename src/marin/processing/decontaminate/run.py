@@ -19,6 +19,7 @@ import numpy as np
 
 from marin.config import encode
 from marin.io.atomic import open_atomic, write_text
+from marin.io.files import local_folder
 from marin.processing.decontaminate.config import RECIPE_VERSION, DecontaminateConfig
 from marin.processing.decontaminate.ngram_index import NgramIndex, index_items
 from marin.processing.decontaminate.overlap import (
@@ -57,9 +58,9 @@ _SHOWN_DOCUMENTS = 5  # of each item, in the report; hits.jsonl has all
 @kept_workers()
 def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
     """Find and remove evaluation items; returns what report.json has."""
+    output = local_folder(config.output_path)
     shards = document_shards(config.input_path, config.text_column)
     config = replace(config, num_workers=enough_workers(bytes_of(shards), config.num_workers))
-    output = Path(config.output_path)
     index = index_items(config.against, config.ngram, config.min_words)
     sets = [config.ngram, config.min_words, index.digest()]
     owned = (_ATTRIBUTES, _DOCUMENTS)

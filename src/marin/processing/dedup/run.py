@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from marin.config import encode
+from marin.io.files import local_folder
 from marin.io.hashing import sha256_file
 from marin.processing.dedup import bloom, exact, minhash
 from marin.processing.dedup.attributes import (
@@ -72,9 +73,9 @@ def dedup(config: DedupConfig) -> Report:
     Raises TooMuchRemovedError, with attributes and report written and nothing removed, where a source would lose more
     of its documents than its limit.
     """
+    output = local_folder(config.output_path)
     shards = document_shards(config.input_path, config.text_column)
     config = replace(config, num_workers=enough_workers(bytes_of(shards), config.num_workers))
-    output = Path(config.output_path)
     method = config.method
     if config.index_path is not None and output.resolve() in Path(config.index_path).resolve().parents:
         raise ValueError(f"the index at {config.index_path} is in the folder that is written to; choose another one")

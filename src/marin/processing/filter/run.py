@@ -5,13 +5,13 @@ Filters that only look are measured in one pass as early as that allows, since o
 for one signal as for all. What stands in attributes is not measured again, if it was measured as it would be here.
 """
 
-import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from marin.io.files import file_info
 from marin.processing.attributes import join_attributes
 from marin.processing.filter.apply_rules import ApplyRules
 from marin.processing.filter.config import FilterConfig, SignalsConfig
@@ -148,7 +148,7 @@ def _workers(config: SignalsConfig | FilterConfig) -> int | None:
     from marin.processing.formats.splits import find_files
     from marin.processing.shards import enough_workers
 
-    sizes = [os.path.getsize(path) for _, path in find_files(config.input_path)]
+    sizes = [file_info(path).size for _, path in find_files(config.input_path)]
     return enough_workers(sum(sizes), config.num_workers)
 
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from marin.io.atomic import open_atomic, write_text
 from marin.io.compression import BlockWriter, DamagedError, compression_of, content_chunks
+from marin.io.files import open_input, read_range
 from marin.io.records import parse_record
 from marin.processing.formats import record
 from marin.processing.formats.arrow_files import arrow_source, is_arrow_file
@@ -139,9 +140,7 @@ def _newlines(split: Split, starts: list[int]) -> list[int]:
 def _ends_in_newline(split: Split) -> bool:
     if split.size == 0:
         return True
-    with open(split.path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+    return read_range(split.path, split.size - 1, 1) == b"\n"
 
 
 def _copy_in_blocks(split: Split, progress: Progress | None) -> Path:
@@ -151,7 +150,7 @@ def _copy_in_blocks(split: Split, progress: Progress | None) -> Path:
         return copy
     copy.parent.mkdir(parents=True, exist_ok=True)
     number = 0
-    with open(split.path, "rb", buffering=0) as file, open_atomic(copy, "wb", fsync=False) as target:
+    with open_input(split.path) as file, open_atomic(copy, "wb", fsync=False) as target:
         blocks = BlockWriter(target, "zstd")
         try:
             lines = split_lines(content_chunks(file, compression_of(split.path)), record.MAX_RECORD_BYTES)

@@ -4,12 +4,16 @@ A part is known by the digest of its bytes, not by a time, so that a store is th
 shard is made again exactly when its text has changed. The price is that every byte is read twice, once to be hashed.
 """
 
+import glob
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from marin.io.files import address, is_remote, open_input
+from marin.processing.formats.arrow_files import arrow_source
 from marin.processing.formats.splits import FORMATS, SPLIT_BYTES, Split, plan_splits
 
 # What a folder is searched for. A .md or .txt beside the data of a repository describes them; to tokenize such files,
@@ -23,6 +27,9 @@ def plan_inputs(path: str, *, format: str | None) -> list[Split]:
 
     Raises FileNotFoundError where there is no such path, ValueError where there are no documents.
     """
+    path = address(path)
+    if is_remote(path):
+        return _of_documents(plan_splits(path, format=format, split_bytes=SPLIT_BYTES), path, format)
     root = Path(path)
     if not root.exists() and not any(character in path for character in "*?["):
         endings = ", ".join(f"*{ending}" for ending, name in FORMATS.items() if name in DOCUMENT_FORMATS)
@@ -31,15 +38,19 @@ def plan_inputs(path: str, *, format: str | None) -> list[Split]:
         splits: list[Split] = []
     else:
         splits = plan_splits(path, format=format, split_bytes=SPLIT_BYTES)
-    if root.is_dir() and format is None:
-        splits = [split for split in splits if split.format in DOCUMENT_FORMATS]
-    if not splits:
-        found = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
+    return _of_documents(splits, path, format) if root.is_dir() else splits
+
+
+def _of_documents(splits: list[Split], place: str, format: str | None) -> list[Split]:
+    """Those of formats of documents, unless one is named. ValueError where there are none."""
+    found = splits if format is not None else [split for split in splits if split.format in DOCUMENT_FORMATS]
+    if not found:
+        others = sorted({split.label for split in splits}) or sorted(map(os.path.basename, glob.glob(f"{place}/*")))
         raise ValueError(
-            f"no documents: {root} holds no *.jsonl, *.jsonl.gz, *.jsonl.zst, *.parquet or *.arrow file (it holds "
-            f"{found}); of files of text name the format, 'text'"
+            f"no documents: {place} holds no *.jsonl, *.jsonl.gz, *.jsonl.zst, *.parquet or *.arrow file (it holds "
+            f"{', '.join(others[:5]) or 'nothing'}); of files of text name the format, 'text'"
         )
-    return splits
+    return found
 
 
 def is_whole(split: Split) -> bool:
@@ -69,7 +80,7 @@ def _bytes_of(split: Split) -> Iterator[bytes | memoryview]:
 
 
 def _range(path: str, start: int, end: int) -> Iterator[bytes]:
-    with open(path, "rb", buffering=0) as file:
+    with open_input(path) as file:
         file.seek(start)
         while start < end and (chunk := file.read(min(_CHUNK, end - start))):
             start += len(chunk)
@@ -91,7 +102,8 @@ def _parquet_bytes(split: Split) -> Iterator[bytes]:
     """The column chunks of the row groups, as they are stored."""
     import pyarrow.parquet as pq
 
-    metadata = pq.read_metadata(split.path)
+    with arrow_source(split.path) as source:
+        metadata = pq.read_metadata(source)
     for group in range(split.start, metadata.num_row_groups if split.end is None else split.end):
         described = metadata.row_group(group)
         for number in range(described.num_columns):
@@ -104,7 +116,7 @@ def _arrow_bytes(split: Split) -> Iterator[memoryview]:
     """The buffers of the record batches."""
     import pyarrow as pa
 
-    with pa.memory_map(split.path) as source, pa.ipc.open_file(source) as reader:
+    with arrow_source(split.path) as source, pa.ipc.open_file(source) as reader:
         for number in range(split.start, reader.num_record_batches if split.end is None else split.end):
             for column in reader.get_batch(number).columns:
                 yield from (memoryview(buffer) for buffer in column.buffers() if buffer is not None)

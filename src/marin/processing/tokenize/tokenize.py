@@ -24,6 +24,7 @@ from marin.config import encode
 from marin.data.store import BYTE_LENGTHS, CHAT_SHARD_FILES, LEDGER, ChatInfo, ShardInfo
 from marin.data.store_writer import write_ledger
 from marin.io.atomic import write_text
+from marin.io.files import local_folder
 from marin.io.hashing import sha256_file
 from marin.processing.document import SHOWN_ROWS, BadInputError
 from marin.processing.tokenize.config import CHAT_RECIPE_VERSION, RECIPE_VERSION, ChatFormat, TokenizeConfig
@@ -55,10 +56,10 @@ def tokenize(config: TokenizeConfig) -> ShardCounts:
     rows than `max_bad`, and for a tokenizer that does not give the text back; RuntimeError naming the shards that
     failed, once all others are done.
     """
+    output = local_folder(config.output_path)
     tokenizer = load_tokenizer(config.tokenizer)
     chat = None if config.chat is None else _chat_info(config.chat, tokenizer)
     jobs = _plan(config, tokenizer, chat)
-    output = Path(config.output_path)
     output.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(output, jobs)
     pending = [job for job in jobs if not _is_complete(job)]

@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from marin.io.atomic import write_text
+from marin.io.files import local_folder
 from marin.processing.document import SHOWN_ROWS, BadInputError
 from marin.processing.tokenize.config import TrainBpeConfig
 from marin.processing.tokenize.inputs import plan_inputs
@@ -33,6 +33,7 @@ def train_bpe(config: TrainBpeConfig) -> dict[str, Any]:
     Raises ValueError for an empty corpus, for more bad rows than `max_bad`, and where the text is too small to fill
     the vocabulary (a vocabulary of another size than asked for would surprise later).
     """
+    output = local_folder(config.output_path)
     tokenizer = HfTokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -53,7 +54,6 @@ def train_bpe(config: TrainBpeConfig) -> dict[str, Any]:
             f"{config.vocab_size} were asked for (pairs that occur {config.min_frequency} times or more are used up). "
             f"Use vocab_size={found}, more text, or a lower min_frequency (--min-frequency)."
         )
-    output = Path(config.output_path)
     output.mkdir(parents=True, exist_ok=True)
     write_tokenizer_folder(output, tokenizer.to_str(pretty=True) + "\n", eos_token=config.eos_token)
     summary = {
