@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from marin.io.files import is_folder, read_bytes, tree
 from marin.processing.pipeline import Dataset
 
 NUM_FILES = 8
@@ -136,6 +137,34 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(corpus: str, tmp_path: P
 @pytest.mark.parametrize("seed", range(8))
 def test_a_run_that_is_killed_often_goes_on_to_the_same_bytes(corpus: str, tmp_path: Path, seed: int):
     check_killed_run(corpus, tmp_path, seed=seed + 10, kills=20, pause_s=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_that_is_killed_while_it_writes_objects_goes_on_to_the_same_bytes(
+    corpus: str, tmp_path: Path, s3_prefix: str, seed: int
+):
+    finish(start(corpus, tmp_path / "undisturbed", 0.0))
+    script, out, chooser = tmp_path / "script.py", f"{s3_prefix}/killed-{seed}", random.Random(seed)
+    command = [sys.executable, str(script), corpus, out, "0.004"]
+    done: dict[str, Any] = {}  # manifests of shards that were there when a driver was killed
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    for _ in range(12):
+        time.sleep(chooser.uniform(0.5, 2.5))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.communicate()
+        found = dict(tree(out)) if is_folder(out) else {}
+        done |= {name: info.version for name, info in found.items() if name.startswith("_done/")}
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    finish(process)
+    files = dict(tree(out))
+    assert done and {name: files[name].version for name in done if name in files} == done
+    expected = without_timing(outputs(tmp_path / "undisturbed"))
+    written = {name: read_bytes(f"{out}/{name}") for name in files if name in expected}
+    assert written == expected
+    assert not [name for name in files if name.startswith("_work/") or name.endswith(".tmp")]
 
 
 # -- workers ----------------------------------------------------------------------------------------------------------
