@@ -10,6 +10,10 @@ import pytest
 
 from marin.config import load_yaml
 from marin.data.config import LmDataConfig
+from marin.evaluation.config import TaskEvaluationConfig
+from marin.evaluation.results import read_results
+from marin.evaluation.task_step import run as evaluate_tasks_of
+from marin.evaluation.tasks import EvalTaskConfig
 from marin.execution.executor import plan, run
 from marin.export.api import export_step
 from marin.models.llama import LlamaConfig
@@ -17,7 +21,7 @@ from marin.processing.tokenize.data_configs import lm_data_config, lm_mixture_da
 from marin.testing.tiny import TINY_CHAT, TINY_CHAT_TOKENS, make_chat_store, make_token_store, write_byte_tokenizer
 from marin.tracking.jsonl import read_rows
 from marin.training.api import default_sft, default_train
-from marin.training.callback_config import SamplesConfig
+from marin.training.callback_config import EvalsConfig, SamplesConfig
 from marin.training.config import SimpleTrainConfig, TrainLmConfig
 from marin.training.sft_config import SimpleSFTConfig, TrainEpochsConfig
 from marin.training.train_epochs import train_epochs
@@ -34,6 +38,16 @@ def tuned(tmp_path_factory) -> SimpleNamespace:
     text = make_token_store(root / "text", 20, tokenizer=tokenizer)
     chat = make_chat_store(root / "chat", 30, tokenizer=tokenizer)
     held_out = make_chat_store(root / "held_out", 4, seed=1, tokenizer=tokenizer)
+    questions = root / "questions.jsonl"
+    questions.write_text(
+        "".join(json.dumps({"query": f"{n}?", "choices": ["a", "b"], "gold": 0}) + "\n" for n in "cde")
+    )
+    asked = EvalsConfig(
+        tasks=(EvalTaskConfig("mine", 1, file=str(questions)),),
+        data=str(root),
+        apply_chat_template=True,
+        system_instruction="Be brief.",
+    )
     train = SimpleTrainConfig(train_batch_size=2, num_train_steps=2, learning_rate=1e-3, train_seq_len=32)
     base = default_train("base", str(text.path), MODEL, train)
     settings = SimpleSFTConfig(
@@ -42,7 +56,7 @@ def tuned(tmp_path_factory) -> SimpleNamespace:
         warmup=0.1,
         tokenizer=str(tokenizer),
         reinit_tokens=("<|end|>",),
-        callbacks=(SamplesConfig(prompts=("<|user|>",), max_new_tokens=4, every=100),),
+        callbacks=(SamplesConfig(prompts=("<|user|>",), max_new_tokens=4, every=100), asked),
         **SETTINGS,
     )
     step = default_sft("tuned", str(chat.path), MODEL, settings, validation={"held_out": str(held_out.path)})
@@ -51,6 +65,7 @@ def tuned(tmp_path_factory) -> SimpleNamespace:
     assert done.is_ok
     return SimpleNamespace(
         root=root,
+        asked=asked,
         chat=chat,
         base=base,
         step=step,
@@ -73,6 +88,25 @@ def test_a_run_is_as_long_as_its_epochs_and_counts_what_it_trains_on(tuned: Simp
     assert rows[-1]["train/loss"] < 0.8 * rows[0]["train/loss"]
     validation = summary["final_validation"]["held_out"]
     assert validation["tokens"] < 0.8 * 256 * 4 and validation["loss"] < rows[0]["train/loss"]
+
+
+def test_questions_in_its_chat_template_are_those_of_an_evaluation_after_training(tuned: SimpleNamespace, tmp_path):
+    asked = tuned.asked
+    config = TaskEvaluationConfig(
+        model_path=str(tuned.folder),
+        tokenizer_path=str(tuned.root / "tokenizer"),
+        output_path=str(tmp_path),
+        tasks=asked.tasks,
+        data_path=asked.data,
+        apply_chat_template=True,
+        system_instruction=asked.system_instruction,
+    )
+    [row] = read_results(evaluate_tasks_of(config))["tasks"].values()
+    in_training = [row for row in read_rows(tuned.folder / "metrics.jsonl") if "eval/mine/bits_per_byte" in row][-1]
+    assert in_training["eval/mine/bits_per_byte"] == pytest.approx(row["metrics"]["bits_per_byte"]["value"], rel=1e-5)
+    plain = replace(config, apply_chat_template=False, system_instruction=None, output_path=str(tmp_path / "plain"))
+    [other] = read_results(evaluate_tasks_of(plain))["tasks"].values()
+    assert other["prompt_hash"] != row["prompt_hash"]
 
 
 def test_it_begins_with_the_weights_of_the_base_and_counts_from_0(tuned: SimpleNamespace):

@@ -153,11 +153,19 @@ class EvalsConfig:
     """Add acc_mutual_info, for a second, short request for each candidate."""
     fewshot_seed: int = 1234
     """Draws solved examples, where a task draws them."""
+    apply_chat_template: bool = False
+    """Ask in the chat template of the conversations that are trained on, else of the tokenizer's folder."""
+    fewshot_as_multiturn: bool = True
+    """In a chat template: solved examples are turns of their own; else they stand in the user's turn."""
+    system_instruction: str | None = None
+    """In a chat template: the system's turn, before a task's description."""
     tokens_per_batch: int = 4096
     """Tokens that the model reads in one call."""
 
     def __post_init__(self) -> None:
         _check_at_least_one(self, "every", "limit", "tokens_per_batch")
+        if self.system_instruction is not None and not self.apply_chat_template:
+            raise ValueError("system_instruction is given and apply_chat_template is not: it stands in a chat template")
         if not self.tasks:
             raise ValueError("tasks is empty; name at least one task of marin.evaluation.tasks")
 

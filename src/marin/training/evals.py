@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 
 from marin.distributed.mesh import make_mesh, use_own_device
 from marin.distributed.processes import fetch, is_first, said_by_first
+from marin.evaluation.chat_prompts import ChatPrompts
 from marin.evaluation.identity import EVALUATION_VERSION
 from marin.evaluation.run_tasks import TaskScores, evaluate_tasks
 from marin.evaluation.scoring import DocumentPrefix, ScoredModel, scored_model
@@ -57,6 +58,7 @@ class Evals:
         self._run = run
         self._tokenizer = run.tokenizer
         self._data = TaskData(data_folder(config.data))
+        self._chat = self._chat_prompts()
         self._before = self._asked_before()
         if is_first():
             self._check_before_training()
@@ -68,6 +70,19 @@ class Evals:
             row: Any = said_by_first(self._measure(done))
             self._run.log.log_row(done.step, row)
 
+    def _chat_prompts(self) -> ChatPrompts | None:
+        """How the model is asked in the template that it is trained in; None: as texts."""
+        if not self._config.apply_chat_template:
+            return None
+        trained = self._run.data.chat
+        return ChatPrompts(
+            self._tokenizer,
+            None if trained is None else trained.template,
+            fewshot_as_multiturn=self._config.fewshot_as_multiturn,
+            system_instruction=self._config.system_instruction,
+            end_ids=() if trained is None else (trained.stop_id,),
+        )
+
     def _check_before_training(self) -> None:
         """Read every task and write its prompts, so that what is wrong with one is told before a step is trained."""
         plan = plan_tasks(
@@ -75,6 +90,7 @@ class Evals:
             data=self._data,
             limit=self._config.limit,
             seed=self._config.fewshot_seed,
+            chat=self._chat,
         )
         for task in plan.tasks.values():
             num_not_given_back(self._tokenizer, task)
@@ -121,6 +137,7 @@ class Evals:
             seed=self._config.fewshot_seed,
             metrics=self._config.metrics,
             mutual_information=self._config.mutual_information,
+            chat=self._chat,
             quiet=True,
         )
 

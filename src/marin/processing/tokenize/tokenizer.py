@@ -9,6 +9,7 @@ does not change when a library rewrites the file: equal digests, equal stores. T
 
 import hashlib
 import json
+import os
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -230,9 +231,11 @@ def load_tokenizer(path: str | Path, *, eos_token: str | None = None, bos_token:
     eos_token = eos_token or configured_eos or _eos_of_model(file.parent, hf)
     if eos_token is None:
         special = [token.content for _, token in sorted(hf.get_added_tokens_decoder().items()) if token.special]
+        copy = "" if os.access(file.parent, os.W_OK) else ", in a copy of the folder, for this one cannot be written"
         raise NoEndOfTextError(
             f"{file.parent} does not say which token ends a text. Write it into {file.parent / CONFIG_FILE}, like "
-            f'{{"eos_token": "<|endoftext|>"}}, or give load_tokenizer eos_token=...; its special tokens are {special}',
+            f'{{"eos_token": "<|endoftext|>"}}{copy}, or give load_tokenizer eos_token=...; its special tokens are '
+            f"{special}",
             special,
         )
     return Tokenizer(hf, eos_token=eos_token, bos_token=bos_token or configured_bos, folder=file.parent)
