@@ -133,7 +133,7 @@ def with_steps_of(arguments: Namespace, command: Callable[[list[Any], str | None
 @contextlib.contextmanager
 def _planning_errors() -> Iterator[None]:
     """Errors that say all there is to say need no traceback."""
-    from marin.execution.executor import mistake
+    from marin.execution.mistakes import mistake
 
     try:
         yield

@@ -174,7 +174,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
         error_line(str(error))
         return REFUSED
     except (ValueError, TypeError) as error:
-        from marin.execution.executor import mistake
+        from marin.execution.mistakes import mistake
 
         known = mistake(error)
         if known is None:

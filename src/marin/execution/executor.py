@@ -72,39 +72,6 @@ class RefusedError(ValueError):
     """What was asked for would use outputs that must not be used, or needs a person's decision first."""
 
 
-def mistake(error: BaseException) -> tuple[str, int] | None:
-    """(what to print, exit code) for an error that says all there is to say; None for any other.
-
-    2: what was asked for makes no sense. 3: it makes sense and is refused, for the sake of what is in the store.
-    """
-    from marin.execution.adoption import AdoptionError, OutputExistsError
-    from marin.execution.canonical import UnversionableError
-    from marin.execution.catalog import AddressError, NoStoreError
-    from marin.execution.gc import UnknownUseError
-    from marin.execution.graph import GraphError
-    from marin.execution.plan import DigestCollision, SelectionError
-    from marin.execution.status import RegisterError
-    from marin.execution.store import PrefixError
-
-    if isinstance(error, DigestCollision | RegisterError | RefusedError | UnknownUseError | OutputExistsError):
-        return str(error), 3
-    from marin.execution.flags import ClusterNameError
-    from marin.execution.launcher import ImpossibleRequest
-
-    senseless = (
-        UnversionableError,
-        GraphError,
-        PrefixError,
-        SelectionError,
-        NoStoreError,
-        AddressError,
-        ImpossibleRequest,
-        ClusterNameError,
-        AdoptionError,
-    )
-    return (str(error), 2) if isinstance(error, senseless) else None
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
     """What a run did."""
@@ -566,6 +533,8 @@ def executor_main(
         executor = Executor(config.prefix, description=description, single_runner=config.single_runner)
         return run_and_report(executor, steps, config)
     except Exception as error:
+        from marin.execution.mistakes import mistake
+
         known = mistake(error)
         if known is None:
             raise
