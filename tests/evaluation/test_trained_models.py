@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from marin.cli.recorded import tokenizer_of_run
 from marin.config import encode
 from marin.data.config import LmDataConfig
 from marin.evaluation.api import default_eval
-from marin.evaluation.checkpoints import draw, summarize
+from marin.evaluation.checkpoints import draw, shown_tasks, summarize
 from marin.evaluation.checkpoints import run as run_checkpoints
 from marin.evaluation.compare import compare, read_run
 from marin.evaluation.config import CheckpointsConfig, TaskEvaluationConfig, ValidationConfig
@@ -278,6 +279,23 @@ def test_all_checkpoints_asked_anew_are_found_and_on_other_data_stand_apart(
     assert folders() == [first] and first.stat().st_mtime_ns == before
     write_task_data(Path("data"), seed=1)
     assert len(folders()) == 2 and first.stat().st_mtime_ns == before
+
+
+def test_groups_are_shown_of_many_tasks_and_not_their_members():
+    def entry(**more: Any) -> dict[str, Any]:
+        metrics = {more.pop("metric", "acc"): {"value": 0.5, "stderr": 0.1}}
+        return {"n": 10, "prompt_hash": "x", "metrics": metrics, **more}
+
+    subjects = {shots: [f"mmlu_{number:02d}@{shots}" for number in range(20)] for shots in (0, 5)}
+    alone = ["copa", "mmlu@0_of_ours", *(f"task_{number:02d}" for number in range(25))]
+    results = {
+        "tasks": {key: entry(primary_metric="acc") for key in [*subjects[0], *subjects[5], *alone]},
+        "groups": {f"mmlu@{shots}": entry(tasks=members) for shots, members in subjects.items()}
+        | {"CORE-1": entry(tasks=["copa"], metric="centred")},
+        "skipped": [],
+    }
+    shown = shown_tasks(summarize({1: results}))
+    assert list(shown) == [*alone[:21], "mmlu@0", "mmlu@5", "CORE-1"]
 
 
 def test_scores_on_other_questions_make_no_curve(place: Path, tmp_path: Path):
