@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from marin.execution.executor import Executor
 from marin.models.llama import LlamaConfig
 from marin.optim.adamw import AdamWConfig
 from marin.processing.tokenize.api import default_tokenize
+from marin.processing.tokenize.tokenizer import load_tokenizer
 from marin.testing.tasks import write_task_data
 from marin.testing.tiny import make_token_store, tiny_documents, write_byte_tokenizer
 from marin.tracking.jsonl import read_rows
@@ -386,3 +388,31 @@ def test_a_set_of_another_tokenizer_is_refused(place: Path, tmp_path: Path):
     )
     with pytest.raises(ValueError, match="validation set 'set': .* was made with another tokenizer"):
         run_validation(asked_of)
+
+
+def test_models_with_different_tokenizers_are_compared_in_bits_per_byte(
+    place: Path, validated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The other tokenizer has a token for two letters, of which the model knows nothing."""
+    write_byte_tokenizer(tmp_path / "tokenizer")
+    file = tmp_path / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["th"] = vocabulary.pop("ÿ")  # a byte that no text has
+    content["model"]["merges"] = [["t", "h"]]
+    file.write_text(json.dumps(content))
+    model = open_model(place / "run")
+    other = replace(model, tokenizer=load_tokenizer(tmp_path / "tokenizer"))
+    monkeypatch.setattr("marin.evaluation.validation.open_model", lambda *args, **settings: other)
+
+    def compared(seed: int) -> Any:
+        make_token_store(tmp_path / f"set{seed}", 5, seed=seed, tokenizer=tmp_path / "tokenizer")
+        sets = {"other": str(tmp_path / f"set{seed}")}
+        out = str(tmp_path / f"out{seed}")
+        run_validation(ValidationConfig(model_path=str(place / "run"), sets=sets, output_path=out))
+        return compare([read_run(validated)], [read_run(out)], tasks=["other"], metrics=["all"])
+
+    [task] = compared(SETS["other"]).tasks
+    assert [metric.metric for metric in task.metrics] == ["bits_per_byte"] and task.num_paired == 5
+    assert "Compare bits per byte" in task.not_compared["loss"]
+    assert "prompt_hash" in compared(SETS["other"] + 1).refused["other"]

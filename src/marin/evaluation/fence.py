@@ -174,7 +174,6 @@ def _only_writable(libc: ctypes.CDLL, folder: str) -> bool:
             ctypes.c_long(_MOUNT_SETATTR), where, path.encode(), ctypes.c_uint(flags), ctypes.byref(attributes), size
         )
 
-    own = folder.encode()
     return (
         _in_memory(libc, folder)
         and change("/", _AT_RECURSIVE, Attributes(attr_set=_RDONLY)) == 0
