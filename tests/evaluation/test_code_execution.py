@@ -198,3 +198,11 @@ def test_pass_at_k_is_the_share_of_all_draws_with_a_correct_one(num_samples, dat
 def test_pass_at_k_wants_enough_samples():
     with pytest.raises(ValueError, match="pass@5 of 1 correct among 3 samples"):
         pass_at_k(3, 1, 5)
+
+
+@needs_namespaces
+def test_many_small_files_do_not_fill_the_disk():
+    source = "for n in range(40):\n    open(str(n), 'wb').write(bytes(2**20))"
+    result = run_program(source)
+    assert (result.reason, "No space left on device" in result.detail) == ("failed", True)
+    assert run_program(source.replace("40", "10")).passed

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from marin.evaluation.kept_answers import ANSWERS_FILE, KeptAnswers
 from marin.evaluation.results import (
     TaskResult,
     comparison_entry,
@@ -129,3 +130,15 @@ def test_a_comparison_is_written_with_its_paired_error():
     assert entry["ci95"] == pytest.approx(expected.ci95)
     assert (entry["model"], entry["baseline"], entry["n"], entry["unit"]) == ("m", "n", 12, "questions")
     assert 0 < entry["p_value"] < 1
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 20 + b"\n", b'"y"\n', b"\xff\n"])
+def test_damaged_kept_answers_are_asked_again(tmp_path: Path, damage: bytes):
+    told: list[str] = []
+    KeptAnswers(tmp_path, {"a": 1}, told.append).add({"x": 1})
+    with (tmp_path / ANSWERS_FILE).open("ab") as file:
+        file.write(damage)
+    assert len(KeptAnswers(tmp_path, {"a": 1}, told.append)) == 0
+    assert len(told) == 1 and "the file is damaged" in told[0]
+    KeptAnswers(tmp_path, {"a": 1}, told.append).add({"z": 2})
+    assert len(KeptAnswers(tmp_path, {"a": 1}, told.append)) == 1 and len(told) == 1

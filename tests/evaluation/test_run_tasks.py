@@ -676,6 +676,27 @@ def test_the_core_average_is_named_by_the_tasks_that_had_data(tokenizer: Tokeniz
     assert "CORE-2" in read_results(tmp_path / "out")["groups"]
 
 
+def test_another_baseline_of_core_is_another_evaluation(tokenizer: Tokenizer, tmp_path: Path):
+    write_rows(tmp_path, "one", [0, 0, 0, 1])
+
+    def run(baseline: float | None, out: str) -> dict[str, Any]:
+        evaluate_tasks(
+            ToyModel(tokenizer),
+            [EvalTaskConfig("one", 0)],
+            data=TaskData(tmp_path),
+            definitions={"one": toy_task("one", core_baseline=baseline)},
+            metrics="core",
+            output_path=tmp_path / out,
+        )
+        return read_results(tmp_path / out)
+
+    none, quarter, half = (run(each, f"{each}") for each in (None, 0.25, 0.5))
+    assert quarter["groups"]["CORE-1"]["metrics"] != half["groups"]["CORE-1"]["metrics"]
+    assert len({each["identity"] for each in (none, quarter, half)}) == 3
+    with pytest.raises(ValueError, match="another evaluation .policy: core_baselines"):
+        run(0.5, "0.25")
+
+
 def test_core_counts_its_tasks_at_its_shots_and_ones_own_once(tokenizer: Tokenizer, tmp_path: Path):
     definitions = {name: toy_task(name) for name in ("arc_easy", "hellaswag", "mine")}
     for name in definitions:

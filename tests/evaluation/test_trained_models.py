@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from marin.cli.recorded import tokenizer_of_run
 from marin.config import encode
 from marin.data.config import LmDataConfig
 from marin.evaluation.api import default_eval
-from marin.evaluation.checkpoints import draw, summarize
+from marin.evaluation.checkpoints import draw, shown_tasks, summarize
 from marin.evaluation.checkpoints import run as run_checkpoints
 from marin.evaluation.compare import compare, read_run
 from marin.evaluation.config import CheckpointsConfig, TaskEvaluationConfig, ValidationConfig
@@ -30,6 +32,7 @@ from marin.execution.executor import Executor
 from marin.models.llama import LlamaConfig
 from marin.optim.adamw import AdamWConfig
 from marin.processing.tokenize.api import default_tokenize
+from marin.processing.tokenize.tokenizer import load_tokenizer
 from marin.testing.tasks import write_task_data
 from marin.testing.tiny import make_token_store, tiny_documents, write_byte_tokenizer
 from marin.tracking.jsonl import read_rows
@@ -280,6 +283,23 @@ def test_all_checkpoints_asked_anew_are_found_and_on_other_data_stand_apart(
     assert len(folders()) == 2 and first.stat().st_mtime_ns == before
 
 
+def test_groups_are_shown_of_many_tasks_and_not_their_members():
+    def entry(**more: Any) -> dict[str, Any]:
+        metrics = {more.pop("metric", "acc"): {"value": 0.5, "stderr": 0.1}}
+        return {"n": 10, "prompt_hash": "x", "metrics": metrics, **more}
+
+    subjects = {shots: [f"mmlu_{number:02d}@{shots}" for number in range(20)] for shots in (0, 5)}
+    alone = ["copa", "mmlu@0_of_ours", *(f"task_{number:02d}" for number in range(25))]
+    results = {
+        "tasks": {key: entry(primary_metric="acc") for key in [*subjects[0], *subjects[5], *alone]},
+        "groups": {f"mmlu@{shots}": entry(tasks=members) for shots, members in subjects.items()}
+        | {"CORE-1": entry(tasks=["copa"], metric="centred")},
+        "skipped": [],
+    }
+    shown = shown_tasks(summarize({1: results}))
+    assert list(shown) == [*alone[:21], "mmlu@0", "mmlu@5", "CORE-1"]
+
+
 def test_scores_on_other_questions_make_no_curve(place: Path, tmp_path: Path):
     summary_of = lambda path: read_results(run_tasks(asked(place, path, tasks=TASKS[:1], data_path=str(path / "data"))))  # noqa: E731
     write_task_data(tmp_path / "a" / "data", seed=0)
@@ -368,3 +388,31 @@ def test_a_set_of_another_tokenizer_is_refused(place: Path, tmp_path: Path):
     )
     with pytest.raises(ValueError, match="validation set 'set': .* was made with another tokenizer"):
         run_validation(asked_of)
+
+
+def test_models_with_different_tokenizers_are_compared_in_bits_per_byte(
+    place: Path, validated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The other tokenizer has a token for two letters, of which the model knows nothing."""
+    write_byte_tokenizer(tmp_path / "tokenizer")
+    file = tmp_path / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["th"] = vocabulary.pop("ÿ")  # a byte that no text has
+    content["model"]["merges"] = [["t", "h"]]
+    file.write_text(json.dumps(content))
+    model = open_model(place / "run")
+    other = replace(model, tokenizer=load_tokenizer(tmp_path / "tokenizer"))
+    monkeypatch.setattr("marin.evaluation.validation.open_model", lambda *args, **settings: other)
+
+    def compared(seed: int) -> Any:
+        make_token_store(tmp_path / f"set{seed}", 5, seed=seed, tokenizer=tmp_path / "tokenizer")
+        sets = {"other": str(tmp_path / f"set{seed}")}
+        out = str(tmp_path / f"out{seed}")
+        run_validation(ValidationConfig(model_path=str(place / "run"), sets=sets, output_path=out))
+        return compare([read_run(validated)], [read_run(out)], tasks=["other"], metrics=["all"])
+
+    [task] = compared(SETS["other"]).tasks
+    assert [metric.metric for metric in task.metrics] == ["bits_per_byte"] and task.num_paired == 5
+    assert "Compare bits per byte" in task.not_compared["loss"]
+    assert "prompt_hash" in compared(SETS["other"] + 1).refused["other"]

@@ -130,7 +130,9 @@ def summarize(scored: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         entries = {**results["tasks"], **results.get("groups", {})}
         for key, entry in entries.items():
             about = {name: entry.get(name) for name in ("n", "num_fewshot", "chance", "prompt_hash", "primary_metric")}
-            task = tasks.setdefault(key, {**about, "is_group": key not in results["tasks"], "metrics": {}})
+            is_group = key not in results["tasks"]
+            members = {"members": entry["tasks"]} if is_group else {}
+            task = tasks.setdefault(key, {**about, "is_group": is_group, **members, "metrics": {}})
             if task["prompt_hash"] != about["prompt_hash"]:
                 raise ValueError(
                     f"task '{key}' was asked other questions at step {step} than before: its data has changed. Take "
@@ -223,10 +225,11 @@ def draw(summary: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def shown_tasks(summary: Mapping[str, Any], at_most: int = 24) -> Sequence[str]:
-    """Tasks to show: of many, the groups and the tasks in no group."""
-    keys = list(summary["tasks"])
-    if len(keys) <= at_most:
-        return keys
-    groups = [key for key in keys if summary["tasks"][key]["is_group"]]
-    single = [key for key in keys if not summary["tasks"][key]["is_group"] and not key.startswith(tuple(groups))]
-    return [*single, *groups][:at_most] if groups else keys[:at_most]
+    """Tasks to show: of many, those of no group, as far as there is room, and the groups. CORE hides none of its."""
+    tasks = summary["tasks"]
+    if len(tasks) <= at_most:
+        return list(tasks)
+    groups = [key for key, task in tasks.items() if task["is_group"]][:at_most]
+    grouped = {member for key in groups if "centred" not in tasks[key]["metrics"] for member in tasks[key]["members"]}
+    single = [key for key, task in tasks.items() if not task["is_group"] and key not in grouped]
+    return [*single[: at_most - len(groups)], *groups]

@@ -16,9 +16,9 @@ named in `ExecutionResult.isolation`:
   wants to get around it;
 - `processes`: all that it started dies with it, however it hid, and it may have `num_processes` at most. Else its
   process group is killed, and the limit counts the processes of the user, of whom there are others;
-- `files`: it can write nowhere but in its folder, and /run, /var/run, /tmp, /var/tmp, /dev/shm, /home, the homes of its
-  user and of root, and the folder for temporary files are empty but for its folder and its interpreter. Else it sees
-  and writes what its user may.
+- `files`: it can write nowhere but in its folder, which lies in memory and holds 16 MiB in all, and /run, /var/run,
+  /tmp, /var/tmp, /dev/shm, /home, the homes of its user and of root, and the folder for temporary files are empty but
+  for its folder and its interpreter. Else it sees and writes what its user may, and can fill the disk.
 
 It can read all other files that its user can read, and connect to Unix sockets that stand elsewhere on disk, where
 their permissions let it. And it shares the kernel, whose faults are its chance.

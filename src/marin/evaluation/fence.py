@@ -17,6 +17,7 @@ import sys
 _NEWNS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _RDONLY = 442, -100, 0x8000, 1
+_FOLDER_BYTES, _FOLDER_FILES = 16 * 2**20, 4096
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 # Where sockets are, such as those of a desktop session or of containers, and files of people. Their homes come besides.
 _HIDDEN = ("/run", "/var/run", "/tmp", "/var/tmp", "/dev/shm", "/home")
@@ -173,13 +174,25 @@ def _only_writable(libc: ctypes.CDLL, folder: str) -> bool:
             ctypes.c_long(_MOUNT_SETATTR), where, path.encode(), ctypes.c_uint(flags), ctypes.byref(attributes), size
         )
 
-    own = folder.encode()
     return (
-        libc.mount(own, own, None, ctypes.c_ulong(_MS_BIND), None) == 0
+        _in_memory(libc, folder)
         and change("/", _AT_RECURSIVE, Attributes(attr_set=_RDONLY)) == 0
         and change(folder, 0, Attributes(attr_clr=_RDONLY)) == 0
         and _moved_into(folder)
     )
+
+
+def _in_memory(libc: ctypes.CDLL, folder: str) -> bool:
+    """Put a folder of bounded size, with the program in it, over the folder; whether that worked."""
+    path = os.path.join(folder, "program.py")
+    with open(path, "rb") as file:
+        program = file.read()
+    options = f"mode=755,size={_FOLDER_BYTES + len(program)},nr_inodes={_FOLDER_FILES}".encode()
+    if libc.mount(b"tmpfs", folder.encode(), b"tmpfs", ctypes.c_ulong(0), options) != 0:
+        return False
+    with open(path, "wb") as file:
+        file.write(program)
+    return True
 
 
 def _moved_into(folder: str) -> bool:

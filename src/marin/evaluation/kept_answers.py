@@ -54,13 +54,17 @@ class KeptAnswers:
             return False
         content = self._path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]  # the last line may have been cut by the end of its writer
-        first, *lines = whole.decode("utf-8").split("\n")[:-1] or ["{}"]
-        then = json.loads(first).get("conditions", {})
+        try:
+            first, *rest = map(json.loads, whole.decode("utf-8").split("\n")[:-1] or ["{}"])
+            then, answers = first.get("conditions", {}), dict(rest)
+        except (ValueError, TypeError, AttributeError) as error:  # a machine that lost power may leave zeros
+            tell(f"{self._path}: what was answered there is asked again, the file is damaged: {error}")
+            return False
         if then != conditions:
             reasons = "; ".join(differences(then, conditions))
             tell(f"{self._path.parent}: what was answered there is asked again: {reasons}")
             return False
-        self._answers = dict(json.loads(line) for line in lines)
+        self._answers = answers
         if len(whole) < len(content):
             self._path.write_bytes(whole)
         return True

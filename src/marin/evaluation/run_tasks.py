@@ -203,6 +203,10 @@ def evaluation_record(
     }
     if any(planned.task.definition.runs_code for planned in plan.tasks.values()):
         policy["execution_limits"] = asdict(plan.execution_limits)
+    # those of the catalog are of an EVALUATION_VERSION, or of the files that were read
+    baselines = {key: each.core_baseline for key, each in plan.tasks.items() if each.task.definition.name in plan.own}
+    if metrics == "core" and baselines:
+        policy["core_baselines"] = baselines
     if plan.chat is not None:
         policy["stop_ids"] = list(plan.chat.stop_ids)
     config = asked_config(plan, metrics=metrics, mutual_information=mutual_information)

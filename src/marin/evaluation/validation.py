@@ -9,6 +9,7 @@ Sets below one parent (`paloma/c4_en`, `paloma/ptb`) are also one: the micro ave
 large sets count for more, and the macro average, the mean of the sets' own, where each counts alike.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ from marin.evaluation.tasks import prompt_hash
 
 __all__ = ["ValidationConfig", "run"]
 
-VERSION = 1
+VERSION = 2
 METRICS = ("bits_per_byte", "loss")
 
 
@@ -43,7 +44,8 @@ class _Scored:
     num_bytes: np.ndarray
     num_tokens: np.ndarray
     num_all: int
-    store: str
+    texts: str
+    """sha256 over the documents' texts, which those who read them in other tokens have in common."""
 
     def estimates(self) -> dict[str, Estimate]:
         """Of METRICS: bits over bytes, nats over tokens."""
@@ -144,15 +146,22 @@ def _score(tag: str, store: TokenStore, model: ExportedModel, config: Validation
         num_bytes=np.array([store.document_num_bytes(index) for index in chosen], np.int64),
         num_tokens=np.array([len(document) for document in documents], np.int64),
         num_all=store.num_documents,
-        store=store.checksum,
+        texts=_texts_hash(documents, model),
     )
+
+
+def _texts_hash(documents: Sequence[np.ndarray], model: ExportedModel) -> str:
+    token_bytes, digest = model.tokenizer.token_bytes, hashlib.sha256()
+    for tokens in documents:
+        digest.update(hashlib.sha256(b"".join(token_bytes[token] for token in tokens.tolist())).digest())
+    return digest.hexdigest()
 
 
 def _task(found: _Scored) -> TaskResult:
     return TaskResult(
         version=VERSION,
         n=len(found.ids),
-        prompt_hash=prompt_hash([found.store, list(found.ids)]),
+        prompt_hash=prompt_hash([found.texts, list(found.ids)]),
         metrics={name: metric_entry(e, higher_is_better=False) for name, e in found.estimates().items()},
         counts={"num_bytes": int(found.num_bytes.sum()), "num_tokens": int(found.num_tokens.sum())},
         notes=[f"{len(found.ids)} of {found.num_all} documents; the error is of the ratio of sums over documents"],
@@ -176,7 +185,7 @@ def _parent(parent: str, below: Mapping[str, _Scored]) -> dict[str, Any]:
         num_bytes=np.concatenate([found.num_bytes for found in below.values()]),
         num_tokens=np.concatenate([found.num_tokens for found in below.values()]),
         num_all=sum(found.num_all for found in below.values()),
-        store="",
+        texts="",
     )
     micro = whole.estimates()
     macro = {name: macro_estimate([found.estimates()[name] for found in below.values()]) for name in METRICS}
