@@ -115,7 +115,8 @@ def compare_tokenizers(
     """A step `comparisons/<name>` that says what tokenizers make of the same documents: results.json and report.md.
 
     Both mappings go from names to steps, folders in them, or paths. At most `max_documents` are drawn from each source;
-    `num_resamples` is for the intervals, and numbers of tokens are told as fractions of the first tokenizer's. Encoding speeds, which depend on the machine, go to timing.json.
+    `num_resamples` is for the intervals. Numbers of tokens are told as fractions of the first tokenizer's. Encoding
+    speeds, which depend on the machine, go to timing.json.
     """
     return ExecutorStep(
         name=f"comparisons/{name}",
