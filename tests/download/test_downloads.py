@@ -31,6 +31,7 @@ class Server:
     def __init__(self, contents: dict[str, bytes]) -> None:
         self.contents = contents
         self.links: dict[str, str] = {}  # path -> its Link header
+        self.restarts = False  # whether it answers a Range with the file from its beginning
         self.has_tags = False  # whether it sends ETags, and minds them
         self.retry_after: str | None = None  # what it sends with a status that is told
         self.counts: Counter[str] = Counter()
@@ -63,6 +64,9 @@ class Server:
                     server.ranges.append(self.headers["Range"])
                     start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
                 self.send_response(206 if start else 200)
+                start = 0 if start and server.restarts else start  # what it sends then is no rest of the file
+                if self.headers["Range"] and server.ranges[-1:] == [self.headers["Range"]]:
+                    self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
                 self.send_header("Content-Length", str(len(body) - start))
                 if tag is not None:
                     self.send_header("ETag", tag)
@@ -337,6 +341,14 @@ def test_a_file_without_a_hash_that_changes_while_it_comes_is_no_mixture_of_the_
     assert (tmp_path / "rows.jsonl").read_bytes() == LARGE.upper()
     assert hub.ranges == ([f"bytes={len(LARGE) // 2}-"] if has_tags else [])  # unchanged, it goes on
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_part_that_is_not_the_one_asked_for_is_not_put_behind_what_is_there(hub: Server, tmp_path: Path):
+    hub.contents["/rows.jsonl"], hub.has_tags, hub.restarts = LARGE, True, True
+    hub.rule = lambda path, count: "cut" if count == 1 else None
+    fetch(RemoteFile(path="rows.jsonl", url=f"{hub.url}/rows.jsonl"), tmp_path)
+    assert hub.ranges == [f"bytes={len(LARGE) // 2}-"] and hub.counts["/rows.jsonl"] == 3
+    assert (tmp_path / "rows.jsonl").read_bytes() == LARGE
 
 
 def test_a_file_that_an_index_names_twice_is_fetched_once(hub: Server, tmp_path: Path):

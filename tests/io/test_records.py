@@ -105,6 +105,15 @@ def test_a_damaged_compressed_file_is_an_error_and_not_its_end(tmp_path: Path, n
         list(read_records(path))
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.jsonl.zst"])
+def test_a_compressed_file_without_a_byte_is_damaged_and_one_without_rows_is_not(tmp_path: Path, name: str):
+    (tmp_path / name).touch()
+    with pytest.raises(RecordError, match="the file is empty"):
+        list(read_records(tmp_path / name))
+    write_records(tmp_path / name, [])
+    assert list(read_records(tmp_path / name)) == []
+
+
 @pytest.mark.parametrize("name", ENDINGS)
 def test_a_reader_knows_the_digest_of_the_file_as_it_lies_there(tmp_path: Path, name: str):
     path = tmp_path / name

@@ -318,6 +318,12 @@ def _append(remote: RemoteFile, part: Path, headers: Mapping[str, str], tag: Pat
         if error.code == 416 and start:  # nothing beyond: it is whole, or of another file, which its hash will tell
             return
         raise
+    if answer.status == 206 and not _goes_on(answer.headers.get("Content-Range"), start, is_checked=tag is None):
+        answer.close()
+        part.unlink()  # to begin anew
+        raise http.client.HTTPException(
+            f"asked for the bytes from {start} on, it sent {answer.headers.get('Content-Range') or 'some others'}"
+        )
     with answer, open(part, "ab" if answer.status == 206 else "wb") as file:
         if tag is not None and answer.status != 206:
             _keep_tag(answer.headers.get("ETag"), tag)
@@ -331,6 +337,11 @@ def _append(remote: RemoteFile, part: Path, headers: Mapping[str, str], tag: Pat
         os.fsync(file.fileno())
     if expected is not None and received != int(expected):
         raise http.client.IncompleteRead(b"", int(expected) - received)
+
+
+def _goes_on(content_range: str | None, start: int, *, is_checked: bool) -> bool:
+    """Whether the part of a file that a server sends begins at `start`; where it does not say so, a hash will tell."""
+    return is_checked if content_range is None else content_range.startswith(f"bytes {start}-")
 
 
 def _keep_tag(etag: str | None, tag: Path) -> None:

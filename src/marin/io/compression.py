@@ -1,7 +1,7 @@
 """What is inside .gz and .zst files, as a stream; and our own .gz and .zst, cut into blocks that can be found at once.
 
 A stream that ends before its compressed data does is an error, never the end: the libraries' own readers take a zstd
-file cut short for a whole one.
+file cut short for a whole one. So is one without a byte, which is what a writer that was stopped early leaves.
 
 Our files are a run of blocks, each compressed by itself and preceded by a mark that says how long the block is and how
 many lines are in it. The mark of .gz is an extra field in the member's header, that of .zst a skippable frame, so any
@@ -104,6 +104,8 @@ def _gzip_chunks(file: Any) -> Iterator[bytes]:
             yield output
         if not member.eof:
             raise DamagedError("the compressed data is damaged: the file ends within a gzip member")
+    if at_start:
+        raise DamagedError("the compressed data is damaged: the file is empty, and gzip of nothing has bytes too")
 
 
 def _zstd_chunks(file: Any) -> Iterator[bytes]:
@@ -111,9 +113,9 @@ def _zstd_chunks(file: Any) -> Iterator[bytes]:
 
     # Windows of up to 2 GiB, as `zstd --long=31` writes them; the memory is only used where a file asks for it.
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-    frame, pending, step = None, b"", _CAUTIOUS_BYTES
+    frame, pending, step, at_start = None, b"", _CAUTIOUS_BYTES, True
     while pending := pending or file.read(CHUNK_BYTES):
-        frame = frame or decompressor.decompressobj()
+        frame, at_start = frame or decompressor.decompressobj(), False
         given, rest = pending[:step], pending[step:]
         try:
             output = frame.decompress(given)
@@ -127,6 +129,8 @@ def _zstd_chunks(file: Any) -> Iterator[bytes]:
             pending, frame = frame.unused_data + rest, None
     if frame is not None:
         raise DamagedError("the compressed data is damaged: the file ends within a zstd frame")
+    if at_start:
+        raise DamagedError("the compressed data is damaged: the file is empty, and zstd of nothing has bytes too")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from marin.processing.consolidate.config import ConsolidateConfig, KeepFraction
 from marin.processing.consolidate.fractions import Border, find_border
 from marin.processing.consolidate.run import consolidate
+from marin.processing.consolidate.split import SplitConfig, split_documents
 from marin.processing.remove import RemoveSpans, remove
 
 
@@ -92,6 +93,14 @@ def test_a_share_is_exact_whatever_ties_there_are(tmp_path_factory, values, shar
     assert not inside or not outside or min(inside) >= max(outside)
     backwards = write(tmp_path_factory.mktemp("backwards"), rows[::-1], files=1)
     assert find_border(keep, (backwards,), missing="error") == border
+
+
+@pytest.mark.parametrize("files", [1, 3], ids=["joined file by file", "brought together by id"])
+def test_a_share_is_of_the_documents_that_come_in_where_attributes_are_of_more(tmp_path: Path, files: int):
+    write(tmp_path / "documents", documents(10), files=files)
+    given = write(tmp_path / "x", [{"id": f"d{n}", "x": float(n)} for n in range(40)], files=1)
+    result = run(tmp_path, [given], keep_fractions=(KeepFraction(column="x", share=0.5),))
+    assert ids_in(tmp_path / "out") == ["d5", "d6", "d7", "d8", "d9"] and result.counters["rows_out"] == 5
 
 
 def test_a_share_that_ends_between_documents_of_one_id_is_refused(tmp_path: Path):
@@ -208,3 +217,14 @@ def test_a_config_that_would_change_nothing_is_refused():
         ConsolidateConfig(input_path="a", output_path="b", attributes=())
     with pytest.raises(ValueError, match="above 0 and at most 1"):
         KeepFraction(column="x", share=0.0)
+
+
+def test_the_order_in_which_parts_are_named_changes_no_part(tmp_path: Path):
+    source = write(tmp_path / "documents", documents(60), files=1)
+    texts = []
+    for number, parts in enumerate([{"train": 0.7, "held": 0.3}, {"held": 0.3, "train": 0.7}]):
+        output = tmp_path / f"out{number}"
+        counts = split_documents(SplitConfig(input_path=source, output_path=str(output), parts=parts, num_workers=0))
+        texts.append({name: [file.read_bytes() for file in (output / name).glob("part-*")] for name in sorted(counts)})
+        assert sum(counts.values()) == 60
+    assert texts[0] == texts[1]

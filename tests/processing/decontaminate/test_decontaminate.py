@@ -111,6 +111,19 @@ def test_only_the_contaminated_paragraphs_go_where_that_is_asked(documents: Docu
     assert report["written"] == {"rows_in": 2, "rows_out": 1, "bad": 0, "nothing left of the text": 1}
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_stands_of_an_item_in_another_paragraph_goes_wherever_that_stands(
+    documents: Documents, tmp_path: Path, is_first: bool
+):
+    words = filler(7, 100).split()
+    (tmp_path / "long.jsonl").write_text(json.dumps({"question": " ".join(words)}) + "\n")
+    whole, part = " ".join(words[:14]), f"{filler(1)} {' '.join(words[40:55])} {filler(2)}"
+    paragraphs = [whole, part] if is_first else [part, whole]
+    folder = documents([{"id": "a", "text": "\n\n".join([*paragraphs, filler(3)])}])
+    run(folder, tmp_path / "out", EvaluationSet(name="long", path=str(tmp_path / "long.jsonl")), remove="paragraph")
+    assert [row["text"] for row in read_rows(tmp_path / "out" / "documents")] == [filler(3)]
+
+
 def test_a_report_alone_writes_no_documents(documents: Documents, tmp_path: Path, items):
     report = run(documents([{"id": "a", "text": QUESTION}]), tmp_path / "out", items, remove="attributes")
     assert report["evaluation_sets"]["sums"]["share_hit"] == 0.5

@@ -201,3 +201,17 @@ def test_text_without_spaces_between_words_is_compared_by_its_letters(documents:
     other = "今天的天气很好我们一起去公园散步看见许多孩子在草地上放风筝老人们坐在长椅上聊天大家都非常开心"
     rows = [{"id": "a", "text": text}, {"id": "b", "text": text[:-2] + "要紧。"}, {"id": "c", "text": other}]
     assert [row["id"] for row in run(documents(rows), tmp_path / "out")] == ["a", "c"]
+
+
+def test_what_an_earlier_definition_of_a_word_began_is_not_gone_on_with(
+    documents: Documents, tmp_path: Path, monkeypatch
+):
+    text = prose(random.Random(5))
+    folder, output = documents([{"id": str(n), "text": text} for n in range(4)]), tmp_path / "out"
+    kept = []
+    for version in ("words 1", "words 1", "words 2"):
+        monkeypatch.setattr("marin.processing.kernels.normalized_words.VERSION", version)
+        with pytest.raises(TooMuchRemovedError):  # which keeps the work, for a run with another limit
+            run(folder, output, max_removed_per_source=0.5, min_documents_for_limit=1)
+        kept.append([path.name for path in (output / "work").iterdir()])
+    assert kept[0] == kept[1] != kept[2] and len(kept[2]) == 1

@@ -193,6 +193,7 @@ BAD_LINES = [
     (b'{"text": "a", "metadata": [1]}', "metadata is no object"),
     (b'{"text": "a", "count": "many"}', "wrong type"),
     (b'{"text": "a", "count": true}', "wrong type"),
+    (b'{"text": "a", "count": 7.5}', "wrong type"),
     (b'{"text": "a", "count": 99999999999999999999}', "wrong type"),
     (b'{"text": "\\ud800"}', "not valid Unicode"),
     (b'{"text": "a", "metadata": {"k": "\\udfff"}}', "not valid Unicode"),
@@ -211,6 +212,18 @@ def test_a_line_that_is_no_row_is_told_with_its_place_and_the_others_are_read(
     assert len(rows) == 3
     assert bad.position == "a.jsonl:4"
     assert bad.reason.startswith(kind)
+
+
+@pytest.mark.parametrize("neighbour", [2, "many"])
+def test_a_whole_number_written_as_a_fraction_is_an_integer_whatever_its_neighbours_are(
+    tmp_path: Path, neighbour: Any, monkeypatch: pytest.MonkeyPatch
+):
+    first = {"text": "good", "count": 1}
+    monkeypatch.setattr("marin.processing.formats.splits._SAMPLED_BYTES", len(json.dumps(first)) + 2)
+    path = write_lines(tmp_path / "a.jsonl", first, b'{"text": "a", "count": 7.0}', {"text": "b", "count": neighbour})
+    rows, bad = rows_and_bad(path)
+    assert [row["count"] for row in rows][:2] == [1, 7]
+    assert len(rows) + len(bad) == 3 and len(bad) == (neighbour == "many")
 
 
 def test_numbers_that_json_has_not_become_null(tmp_path: Path):

@@ -276,6 +276,16 @@ def test_a_join_finds_partners_of_another_type_of_number(tmp_path: Path, shards:
     assert {row["id"]: row["n"] for row in rows_of(tmp_path / "out")} == {f"l{n}": float(n) for n in range(20)}
 
 
+def test_a_join_finds_partners_whose_strings_are_stored_otherwise(tmp_path: Path):
+    def stored_large(batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch.set_column(0, "id", batch.column("id").cast(pa.large_string()))
+
+    left = Dataset.from_items([{"id": f"r{n}"} for n in range(20)])
+    right = Dataset.from_items([{"id": f"r{n}", "n": n} for n in range(20)]).map_batches(stored_large)
+    left.join(right, missing="drop", num_shards=4).write_parquet(tmp_path / "out").run(workers=0, progress=False)
+    assert {row["id"]: row["n"] for row in rows_of(tmp_path / "out")} == {f"r{n}": n for n in range(20)}
+
+
 # -- rows of two files that are in step -------------------------------------------------------------------------------
 
 

@@ -124,3 +124,10 @@ def test_a_filter_of_text_is_the_filter_of_the_expression():
     rows = [{"id": str(i), "n": i} for i in range(10)]
     by_text = list(Dataset.from_items(rows).filter("3 <= n < 7").iter_rows())
     assert by_text == list(Dataset.from_items(rows).filter(parse("n >= 3 and n < 7")).iter_rows()) == rows[3:7]
+
+
+def test_a_fraction_among_integers_keeps_its_value_beside_a_value_that_is_no_number():
+    made = RowsToBatches()
+    made.batch([{"x": 1}])
+    batch, unfit = made.batch([{"x": 7.5}, {"x": "many"}, {"x": 2}])
+    assert batch.column("x").to_pylist() == [7.5, 2.0] and list(unfit) == [1]

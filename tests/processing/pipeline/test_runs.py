@@ -150,6 +150,33 @@ def test_outputs_of_another_plan_are_not_mixed_in(corpus: str, tmp_path: Path):
     assert len(rows_of(out)) == 12
 
 
+def test_the_same_output_in_another_compression_takes_the_place_of_the_first(corpus: str, tmp_path: Path):
+    out = tmp_path / "out"
+    for compression, ending in ((None, ".jsonl"), ("gz", ".jsonl.gz"), ("zst", ".jsonl.zst")):
+        Dataset.from_files(corpus).write_jsonl(out, compression=compression).run(workers=0, progress=False)
+        assert [file.name for file in out.glob("part-*")] == [f"part-00000-of-00001{ending}"]
+    unknown: Any = "gzip"
+    with pytest.raises(ValueError, match="'jsonl.gzip' is none of"):
+        Dataset.from_files(corpus).write_jsonl(out, compression=unknown)
+
+
+def test_an_output_of_which_parts_are_being_removed_is_not_taken_for_a_complete_one(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    Dataset.from_files(corpus, split_bytes=50).write_parquet(out).run(workers=0, progress=False)
+
+    def remove_and_die(path: str) -> None:
+        Path(path).unlink()
+        raise SystemExit
+
+    monkeypatch.setattr("marin.processing.pipeline.output.remove_all", remove_and_die)
+    with pytest.raises(SystemExit):
+        Dataset.from_files(corpus).write_parquet(out).run(workers=0, progress=False)
+    with pytest.raises(ValueError, match="has not finished"):
+        list(Dataset.from_files(out).iter_rows())
+
+
 def test_files_of_others_in_the_output_folder_are_refused(corpus: str, tmp_path: Path):
     out = tmp_path / "out"
     write_jsonl(out / "mine.jsonl", [{"text": "precious"}])

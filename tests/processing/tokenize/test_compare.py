@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from experiments.howto.compare_tokenizers import Compare, compare
 from marin.execution.executor import run
+from marin.processing.tokenize.api import compare_tokenizers as compare_step
 from marin.processing.tokenize.compare import ALL, compare_tokenizers, draw_documents, resampled_sums
 from marin.processing.tokenize.config import CompareTokenizersConfig, TrainBpeConfig
 from marin.processing.tokenize.tokenizer import load_tokenizer
@@ -37,6 +38,17 @@ def config(folder: Path, **settings) -> CompareTokenizersConfig:
         inputs={"tiny text": str(folder / "documents")},
         **settings,
     )
+
+
+def test_numbers_are_relative_to_the_tokenizer_that_is_named_in_whatever_order_they_are_given(folder: Path):
+    of_all = [one for one in compare_tokenizers(config(folder, relative_to="bpe")).sources if one.source == ALL]
+    assert [one.tokenizer for one in of_all] == ["bpe", "bytes"]
+    assert of_all[0].tokens_relative.value == 1
+    assert of_all[1].tokens_relative.value == pytest.approx(of_all[1].tokens / of_all[0].tokens)
+    named = [compare_step("c", {name: name for name in names}, {"t": "t"}).config.relative_to for names in ("ab", "ba")]
+    assert named == ["a", "b"]
+    with pytest.raises(ValueError, match="relative_to is 'bpf'"):
+        config(folder, relative_to="bpf")
 
 
 def test_every_number_is_what_counting_gives(folder: Path):

@@ -5,7 +5,8 @@ from typing import Literal, TypeAlias
 
 from marin.execution.executor import ExecutorStep, InputName, this_output_path
 from marin.processing.consolidate.config import RECIPE_VERSION, ConsolidateConfig, KeepFraction
-from marin.processing.consolidate.split import SplitConfig, TakePart
+from marin.processing.consolidate.split import RECIPE_VERSION as SPLIT_RECIPE_VERSION
+from marin.processing.consolidate.split import SplitConfig
 
 PathLike: TypeAlias = ExecutorStep | InputName | str
 
@@ -74,5 +75,5 @@ def split(
         ),
         description=f"{name} in parts: {', '.join(f'{part} {share:g}' for part, share in parts.items())}",
         publish="inplace",
-        code_version=str(TakePart.version),
+        code_version=str(SPLIT_RECIPE_VERSION),
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 # Part of the identity of the stage: raised when the same input and config would give another output.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

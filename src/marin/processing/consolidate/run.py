@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from marin.processing.attributes import join_attributes
 from marin.processing.consolidate.config import ConsolidateConfig
-from marin.processing.consolidate.fractions import find_border
+from marin.processing.consolidate.fractions import find_border, hashes_in
 from marin.processing.filter.run import DropColumns
 from marin.processing.pipeline import Dataset
 from marin.processing.remove import RemoveSpans
@@ -32,8 +32,9 @@ def consolidate(config: ConsolidateConfig) -> "Result":
         added += columns
     for rule in config.rules:
         documents = documents.filter(rule, missing=config.missing)
+    ids = hashes_in(config.input_path) if config.keep_fractions else None
     for keep in config.keep_fractions:
-        border = find_border(keep, (*config.attributes, config.input_path), missing=config.missing)
+        border = find_border(keep, (*config.attributes, config.input_path), missing=config.missing, documents=ids)
         documents = documents.map_batches(border, name=border.rule)
     if config.remove_spans:
         documents = documents.map_batches(RemoveSpans(columns=config.remove_spans), name="remove spans")

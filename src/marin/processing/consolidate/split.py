@@ -1,7 +1,8 @@
 """Documents dealt out to parts, like train and validation, by a hash of their ids.
 
-Which part a document is in depends on its id and the seed alone: no order of files changes it, and more documents leave
-those that are there where they are.
+Which part a document is in depends on its id, the seed and the shares alone: no order of files changes it, nor one of
+the parts, which take their ranges of the hash by the order of their names; and more documents leave those that are
+there where they are.
 """
 
 import hashlib
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from marin.processing.pipeline import BatchResult, Dataset
 from marin.processing.pipeline.pool import kept_workers
+
+# Part of the identity of the step: raised when the same documents and shares would be dealt out otherwise.
+RECIPE_VERSION = 2
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +67,8 @@ def split_documents(config: SplitConfig) -> dict[str, int]:
     """Write the documents of each part; returns how many each got. Raises ValueError where one got none."""
     counts = {}
     start = 0.0
-    for number, (name, share) in enumerate(config.parts.items(), start=1):
+    # the identity of a step knows no order of a mapping, so what it makes must not either
+    for number, (name, share) in enumerate(sorted(config.parts.items()), start=1):
         end = 1.0 if number == len(config.parts) else start + share
         part = Dataset.from_files(config.input_path).map_batches(
             TakePart(name=name, start=start, end=end, seed=config.seed), name=f"part {name}"

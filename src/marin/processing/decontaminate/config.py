@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 # Part of the identity of a step: raised when the same input would give another output.
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 
 # Fields that ask. A short text in one of them says what item it is; a short answer ("none of the above") does not.
 PROMPT_FIELDS = ("question", "query", "context", "context_options", "prompt", "problem", "goal", "ctx", "sentence")
@@ -51,8 +51,8 @@ class DecontaminateConfig:
     # n-grams in more than this share of the documents are common phrases, and do not count; they are found by one more
     # pass, and the report has them. None: all count.
     max_document_share: float | None = None
-    # "document": contaminated documents are left out. "paragraph": their contaminated paragraphs are. "attributes":
-    # nothing is, and no documents are written.
+    # "document": contaminated documents are left out. "paragraph": of them every paragraph with an n-gram of an item
+    # that contaminates the document is. "attributes": nothing is, and no documents are written.
     remove: Literal["document", "paragraph", "attributes"] = "document"
     # The column that holds the text; it is `text` in what is written.
     text_column: str = field(default="text", metadata={"version": {"omit_when": "text"}})

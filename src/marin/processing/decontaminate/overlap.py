@@ -113,12 +113,13 @@ def _overlap(
         item, share = int(index.text_items[of_item]), count / int(index.text_sizes[of_item])
         coverage[item] = max(share, coverage.get(item, 0.0))
     guilty = {item for item, share in coverage.items() if share >= config.min_item_coverage}
-    for paragraph, ngram in zip(paragraphs.tolist(), ngrams.tolist(), strict=True):
-        items = index.text_items[index.texts_with(ngram)].tolist()
-        if paragraph in contaminated:
-            guilty.update(items)
-        elif not guilty.isdisjoint(items):
-            contaminated.add(paragraph)
+    pairs = [
+        (paragraph, index.text_items[index.texts_with(ngram)].tolist())
+        for paragraph, ngram in zip(paragraphs.tolist(), ngrams.tolist(), strict=True)
+    ]
+    # all items first, and then the paragraphs that have something of one: no order of the paragraphs changes which
+    guilty.update(item for paragraph, items in pairs if paragraph in contaminated for item in items)
+    contaminated.update(paragraph for paragraph, items in pairs if not guilty.isdisjoint(items))
     first = int(batch.text_offsets[text])
     return Overlap(
         max_overlap=float(max(counts.values())),

@@ -32,6 +32,7 @@ from marin.processing.decontaminate.overlap import (
     overlap_of_file,
 )
 from marin.processing.formats.splits import Split
+from marin.processing.kernels import ngrams, normalized_words
 from marin.processing.pipeline.pool import kept_workers
 from marin.processing.remove import remove_marked
 from marin.processing.shards import (
@@ -62,7 +63,7 @@ def decontaminate(config: DecontaminateConfig) -> dict[str, Any]:
     shards = document_shards(config.input_path, config.text_column)
     config = replace(config, num_workers=enough_workers(bytes_of(shards), config.num_workers))
     index = index_items(config.against, config.ngram, config.min_words)
-    sets = [config.ngram, config.min_words, index.digest()]
+    sets = [config.ngram, config.min_words, index.digest(), ngrams.VERSION, normalized_words.VERSION]
     owned = (_ATTRIBUTES, _DOCUMENTS)
     check_apart(output, shards, owned=owned)
     work = begin_work(output, [RECIPE_VERSION, encode(shards), sets, encode(_finding(config))], owned=owned)

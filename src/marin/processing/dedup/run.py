@@ -64,6 +64,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _ATTRIBUTES, _DOCUMENTS, _INDEX = "attributes", "documents", "index"
+_METHODS: dict[type, Any] = {ExactConfig: exact, MinHashConfig: minhash, BloomConfig: bloom}
 
 
 @kept_workers()
@@ -88,7 +89,8 @@ def dedup(config: DedupConfig) -> Report:
             "google-research/deduplicate-text-datasets over the documents and give the byte ranges that it reports as "
             "dedup.remove_spans."
         )
-    identity = [RECIPE_VERSION, encode(shards), encode(method), config.priority, _read_index(config)]
+    how = _METHODS[type(method)].identity_of(method)
+    identity = [RECIPE_VERSION, encode(shards), how, config.priority, _read_index(config)]
     work = begin_work(output, identity, owned=owned)
     if isinstance(method, BloomConfig):
         report = _with_bloom(config, method, shards)

@@ -198,8 +198,8 @@ class _JsonTable:
             values = [row.get(name) for row in self._rows]
             if name == "text" and None in values:
                 raise ValueError("no text")
-            if kind in ("int64", "float64") and any(type(value) is bool for value in values):
-                raise ValueError("a truth value is no number")
+            if kind in ("int64", "float64"):
+                _check_numbers(values, kind)
         return pa.array(values, _TYPES[kind])
 
     def _id(self, row: dict[str, Any], number: int) -> str:
@@ -255,9 +255,19 @@ class _JsonTable:
                 raise ValueError(f"wrong type: {name} is {shown}, and in the first rows of the files {kind}")
 
 
+def _check_numbers(values: Sequence[Any], kind: str) -> None:
+    """ValueError where Arrow would make another number of a value: of true 1, and of 7.5 among integers 7."""
+    types = set(map(type, values))
+    if bool in types:
+        raise ValueError("a truth value is no number")
+    if kind == "int64" and float in types and not all(_fits(v, kind) for v in values if type(v) is float):
+        raise ValueError("a fraction is no integer")
+
+
 def _fits(value: Any, kind: str) -> bool:
     if kind == "int64":
-        return type(value) is int and -(1 << 63) <= value < 1 << 63
+        is_whole = type(value) is int or (type(value) is float and value.is_integer())
+        return is_whole and -(1 << 63) <= value < 1 << 63
     if kind == "float64":
         return type(value) is float or (type(value) is int and abs(value) <= 1 << 53)
     return type(value) is (str if kind == "string" else bool)

@@ -59,28 +59,30 @@ def prepare(survey: Survey, stages: Sequence["Planned"]) -> None:
     root = survey.root
     expected = {(one.stage.name, task.name): (task, one.stage) for one in stages for task in one.tasks}
     outputs = {output_path(one.stage, task) for one in stages for task in one.tasks}
-    removed = []
-    for (stage, shard), manifest in survey.manifests.items():
-        if (stage, shard) in expected and manifest is not None:
-            continue  # a changed key is seen when the shard is asked for
+    stale = []
+    for place, manifest in survey.manifests.items():
         path = None if manifest is None else manifest.output["path"]
-        if path is not None and path not in outputs:
-            remove_all(os.path.join(root, path))
-            removed.append(path)
-        for file in (manifest_path(root, stage, shard), bad_path(root, stage, shard)):
-            remove(file)
-    if removed:
-        print(f"{root}: removed {len(removed)} outputs of an earlier, different plan", file=sys.stderr)
-    if others := [_why_again(expected[place][0], made) for place, made in _outdated(survey, expected)]:
-        why = " and ".join(sorted(set(others)))
-        print(f"{root}: {len(others)} of {len(expected)} shards there are replaced: made {why}", file=sys.stderr)
-    remove_leftovers(root)
+        if place not in expected or path not in outputs:  # a changed key is seen when the shard is asked for
+            stale.append((place, path))
+    removed = [path for _, path in stale if path is not None and path not in outputs]
     if strangers := _strangers(survey, outputs | set(removed)):
         shown = ", ".join(strangers[:_SHOWN])
         raise ValueError(
             f"{root} holds {len(strangers)} data files that this engine has not made ({shown}); they would be taken "
             "for part of the result: write to another folder, or move them away"
         )
+    if removed:
+        unfinish(root)  # first: who reads the folder meanwhile must not take what is left for all of it
+        print(f"{root}: removed {len(removed)} outputs of an earlier, different plan", file=sys.stderr)
+    for (stage, shard), path in stale:
+        if path is not None and path not in outputs:
+            remove_all(os.path.join(root, path))
+        for file in (manifest_path(root, stage, shard), bad_path(root, stage, shard)):
+            remove(file)
+    if others := [_why_again(expected[place][0], made) for place, made in _outdated(survey, expected)]:
+        why = " and ".join(sorted(set(others)))
+        print(f"{root}: {len(others)} of {len(expected)} shards there are replaced: made {why}", file=sys.stderr)
+    remove_leftovers(root)
 
 
 def _outdated(

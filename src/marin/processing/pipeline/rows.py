@@ -75,7 +75,7 @@ class RowsToBatches:
         try:
             found, is_of_one_type = pa.array(values).type, True
         except _UNFIT:
-            found, is_of_one_type = _type_of_first(values) if pa.types.is_null(field.type) else field.type, False
+            found, is_of_one_type = _type_of_most(values, field.type), False
         self._fields[name] = field.with_type(wider_type(field.type, found) or field.type)
         type_ = self._fields[name].type
         if is_of_one_type and (found == type_ or _fits(values, type_)):
@@ -90,14 +90,15 @@ class RowsToBatches:
 _UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, UnicodeEncodeError, OverflowError)
 
 
-def _type_of_first(values: list[Any]) -> pa.DataType:
+def _type_of_most(values: list[Any], type_: pa.DataType) -> pa.DataType:
+    """The type, of the values before, widened for each value that it can be widened for."""
     for value in values:
-        if value is not None:
-            try:
-                return pa.array([value]).type
-            except _UNFIT:
-                continue
-    return pa.null()
+        try:
+            found = pa.array([value]).type
+        except _UNFIT:
+            continue
+        type_ = wider_type(type_, found) or type_
+    return type_
 
 
 def _fits(values: list[Any], type_: pa.DataType) -> bool:

@@ -40,7 +40,7 @@ _PARTITION = "__partition"
 class SpillSink:
     """Writes rows by partition of their keys."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     keys: tuple[str, ...]
     order_by: tuple[str, ...]
     num_partitions: int
@@ -141,12 +141,10 @@ def partition_of(table: pa.Table | pa.RecordBatch, keys: Sequence[str], num_part
             row_id = shown_row(table.slice(index, 1).to_batches()[0], 0)[0] if isinstance(table, pa.Table) else ""
             raise ValueError(f"row {row_id!r} has no value in {name!r}, by which rows are brought together")
         values = column.to_pylist()
-        if pa.types.is_string(column.type):
-            texts = values
-        elif pa.types.is_integer(column.type):
+        if pa.types.is_integer(column.type):
             texts = [repr(value) for value in values]
-        else:
-            texts = [repr(_plain_number(value)) for value in values]
+        else:  # strings are equal in whichever of Arrow's ways they are stored
+            texts = [value if type(value) is str else repr(_plain_number(value)) for value in values]
         of_column = [xxhash.xxh3_64_intdigest(text.encode()) for text in texts]
         hashes = hashes * np.uint64(0x9E3779B97F4A7C15) ^ np.array(of_column, np.uint64)
     return (hashes % np.uint64(num_partitions)).astype(np.int32)

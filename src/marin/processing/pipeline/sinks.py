@@ -98,6 +98,10 @@ class FileSink:
     version: ClassVar[int] = 1
     format: str
 
+    def __post_init__(self) -> None:
+        if self.format not in ENDINGS:
+            raise ValueError(f"format {self.format!r} is none of {', '.join(ENDINGS)}")
+
     @property
     def ending(self) -> str:
         return ENDINGS[self.format]

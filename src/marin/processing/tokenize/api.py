@@ -115,7 +115,8 @@ def compare_tokenizers(
     """A step `comparisons/<name>` that says what tokenizers make of the same documents: results.json and report.md.
 
     Both mappings go from names to steps, folders in them, or paths. At most `max_documents` are drawn from each source;
-    `num_resamples` is for the intervals. Encoding speeds, which depend on the machine, go to timing.json.
+    `num_resamples` is for the intervals. Numbers of tokens are told as fractions of the first tokenizer's. Encoding
+    speeds, which depend on the machine, go to timing.json.
     """
     return ExecutorStep(
         name=f"comparisons/{name}",
@@ -124,6 +125,7 @@ def compare_tokenizers(
             tokenizers=dict(tokenizers),  # type: ignore[arg-type]  # paths when the step runs
             inputs=dict(inputs),  # type: ignore[arg-type]
             output_path=this_output_path(),  # type: ignore[arg-type]
+            relative_to=next(iter(tokenizers), None),
             format=format,
             max_documents=max_documents,
             num_resamples=num_resamples,

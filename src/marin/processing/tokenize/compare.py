@@ -118,7 +118,8 @@ def compare_tokenizers(config: CompareTokenizersConfig) -> Comparison:
 
     Raises ValueError where an input has no documents or a tokenizer cannot be used.
     """
-    tokenizers = {name: _load(path) for name, path in config.tokenizers.items()}
+    names = sorted(config.tokenizers, key=lambda name: name != config.relative_to)  # that one first, others as they are
+    tokenizers = {name: _load(config.tokenizers[name]) for name in names}
     samples, bad_rows = draw_documents(config)
     encoded = {
         name: [tokenizer.encoders.oracle.encode(sample.texts) for sample in samples]

@@ -143,12 +143,15 @@ class TokenizeConfig:
 class CompareTokenizersConfig:
     """Which tokenizers, on which text."""
 
-    # Name -> folder of a tokenizer, or its tokenizer.json. Of the first the others' numbers of tokens are fractions.
+    # Name -> folder of a tokenizer, or its tokenizer.json.
     tokenizers: dict[str, str]
     # Name -> file, folder or glob of documents. The name is the source of rows that have none.
     inputs: dict[str, str]
     # Folder of results.json and report.md; None: nothing is written.
     output_path: str | None
+    # Name of the tokenizer of whose numbers of tokens the others' are fractions; None: the first. A step has its name,
+    # for the identity of a mapping knows no order.
+    relative_to: str | None = None
     # Of the files, where their endings do not tell it.
     format: str | None = field(default=None, metadata={"version": {"omit_when": None}})
     # Of each source.
@@ -164,6 +167,8 @@ class CompareTokenizersConfig:
         for name in ("tokenizers", "inputs"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; at least one is needed")
+        if self.relative_to is not None and self.relative_to not in self.tokenizers:
+            raise ValueError(f"relative_to is {self.relative_to!r}; it is one of {', '.join(self.tokenizers)}")
         for name in ("max_documents", "num_resamples"):
             value = getattr(self, name)
             if isinstance(value, int) and value < 2:
