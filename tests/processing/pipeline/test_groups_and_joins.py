@@ -345,3 +345,16 @@ def test_shards_of_one_file_read_the_file_beside_it_once(tmp_path: Path, num_row
     assert len(result.files) == num_rows // 100
     assert [row["n"] for row in rows_of(tmp_path / "out")] == list(range(num_rows))
     assert sum(map(int, log.read_text().split())) == num_rows
+
+
+def test_a_partner_in_a_file_of_another_name_is_found_where_that_is_asked_and_else_an_error_says_how(tmp_path: Path):
+    for folder, step in (("left", 1), ("right", 2)):
+        (tmp_path / folder).mkdir()
+        ids = [f"d{n}" for n in range(0, 6, step)], [f"d{n}" for n in range(step - 1, 6, step)]
+        for number, of_file in enumerate(ids if step == 2 else (ids[0][:3], ids[0][3:])):
+            pq.write_table(pa.table({"id": of_file, folder: of_file}), tmp_path / folder / f"part-{number}.parquet")
+    left, right = (Dataset.from_files(tmp_path / folder) for folder in ("left", "right"))
+    with pytest.raises(RuntimeError, match="strategy='shuffle' to look beyond the file of the same name"):
+        left.join(right).write_parquet(tmp_path / "out").run(workers=0, progress=False)
+    left.join(right, strategy="shuffle").write_parquet(tmp_path / "out").run(workers=0, progress=False)
+    assert {row["left"]: row["right"] for row in rows_of(tmp_path / "out")} == {f"d{n}": f"d{n}" for n in range(6)}

@@ -152,7 +152,8 @@ def test_outputs_of_another_plan_are_not_mixed_in(corpus: str, tmp_path: Path):
 
 def test_the_same_output_in_another_compression_takes_the_place_of_the_first(corpus: str, tmp_path: Path):
     out = tmp_path / "out"
-    for compression, ending in ((None, ".jsonl"), ("gz", ".jsonl.gz"), ("zst", ".jsonl.zst")):
+    in_turn: list[tuple[Any, str]] = [(None, ".jsonl"), ("gz", ".jsonl.gz"), ("zst", ".jsonl.zst")]
+    for compression, ending in in_turn:
         Dataset.from_files(corpus).write_jsonl(out, compression=compression).run(workers=0, progress=False)
         assert [file.name for file in out.glob("part-*")] == [f"part-00000-of-00001{ending}"]
     unknown: Any = "gzip"

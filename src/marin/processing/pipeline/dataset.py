@@ -268,6 +268,8 @@ class Dataset:
         `columns`: those to take, None for all. `missing`: what a row without partner means: an error, "drop" (an inner
         join) or "keep" with nulls (a left join). `strategy`: "files" joins files of the same names in place, "shuffle"
         brings the rows of both together by key, which gives them another order; "auto" is the first where it can be.
+        In place a partner is looked for in the file of the same name alone: where rows were dealt out to files anew,
+        say "shuffle", or they are without partner.
         """
         self._check_open("join")
         other._check_open("join")

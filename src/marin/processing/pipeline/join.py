@@ -1,10 +1,12 @@
 # pyright: reportAttributeAccessIssue=false
 """Columns of another data set for the rows with the same key.
 
-Two ways, one result. Where the other data set has files of the same names (attributes of documents), each file is
-joined with its namesake, in place: nothing is moved. Otherwise both sides are brought together by key, and a partition
-of the right side is held in memory. The rows of the left side stay what they are; each gets the columns of one row of
-the right.
+Two ways. Where the other data set has files of the same names (attributes of documents), each file is joined with its
+namesake, in place: nothing is moved. Otherwise both sides are brought together by key, and a partition of the right
+side is held in memory. The rows of the left side stay what they are; each gets the columns of one row of the right.
+
+The result is the same where rows and their partners are in files of one name. Where rows were dealt out to files anew
+and the names met by chance, a partner in another file is not found: an error, unless `missing` says otherwise.
 
 A key that is twice on the right with the same values is taken once: documents with equal texts have equal ids. With
 other values it is an error, for which of them was meant cannot be known; unless the file on the right has all rows of
@@ -122,9 +124,11 @@ class Lookup:
         self.used[places[found]] = True
         if self._missing == "error" and not found.all():
             key = _keys_of(batch.slice(int(np.argmin(found)), 1), right.on)[0]
+            is_of_file = self._part is not None
             raise ValueError(
                 f"join {right.name!r}: nothing has {' and '.join(right.on)} {key!r} on the right side; say "
                 "missing='drop' or missing='keep' (--missing) where that may be"
+                + (", or strategy='shuffle' to look beyond the file of the same name" if is_of_file else "")
             )
         gone = ~found if self._missing == "drop" else np.zeros(len(found), bool)
         if gone.any():
