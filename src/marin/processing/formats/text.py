@@ -29,7 +29,7 @@ def read_text_file(
 def read_text_lines(
     split: Split, columns: Sequence[str] | None, batch_rows: int, batch_bytes: int, on_bad: OnBad
 ) -> Iterator[pa.RecordBatch]:
-    """One document a line that is not blank."""
+    """One document a line that is not empty, one of white space too."""
     buffer = RowBuffer(split, DOCUMENT_SCHEMA, columns, batch_rows, batch_bytes)
     for number, line in _lines(split, on_bad):
         if stripped := line.rstrip(b"\r"):

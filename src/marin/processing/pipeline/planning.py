@@ -23,7 +23,7 @@ from marin.processing.pipeline.sinks import Sink
 from marin.processing.pipeline.sources import FileParts, Items, Source, split_bytes
 from marin.processing.pipeline.stage import Stage, Task, output_path
 
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2  # of what readers and operations make of the same files
 PACKED_BYTES = 8 << 20  # small files share a shard up to this
 PARTITION_BYTES = 64 << 20  # of input, for each partition where their number is not given
 
