@@ -1,5 +1,6 @@
 """Plans of random operations over random rows give what plain Python gives, however the rows are split."""
 
+import datetime
 from typing import Any
 
 import pytest
@@ -131,3 +132,10 @@ def test_a_fraction_among_integers_keeps_its_value_beside_a_value_that_is_no_num
     made.batch([{"x": 1}])
     batch, unfit = made.batch([{"x": 7.5}, {"x": "many"}, {"x": 2}])
     assert batch.column("x").to_pylist() == [7.5, 2.0] and list(unfit) == [1]
+
+
+def test_a_moment_among_days_is_a_bad_row_and_not_its_day():
+    made = RowsToBatches()
+    made.batch([{"x": datetime.date(2024, 5, 6)}])
+    batch, unfit = made.batch([{"x": datetime.datetime(2024, 5, 7, 8)}, {"x": datetime.date(2024, 5, 9)}])
+    assert batch.column("x").to_pylist() == [datetime.date(2024, 5, 9)] and list(unfit) == [0]

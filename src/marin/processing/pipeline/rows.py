@@ -5,6 +5,7 @@ For functions of rows, metadata (a string of JSON in Arrow) is a dict. What they
 becomes a column of JSON, a list an Arrow list. A value that does not fit its column makes its row a bad one.
 """
 
+import datetime
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -102,6 +103,8 @@ def _type_of_most(values: list[Any], type_: pa.DataType) -> pa.DataType:
 
 
 def _fits(values: list[Any], type_: pa.DataType) -> bool:
+    if pa.types.is_date(type_) and any(isinstance(value, datetime.datetime) for value in values):
+        return False  # Arrow would cut the time of day off
     try:
         pa.array(values, type_)
     except _UNFIT:
