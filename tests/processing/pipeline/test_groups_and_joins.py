@@ -358,3 +358,17 @@ def test_a_partner_in_a_file_of_another_name_is_found_where_that_is_asked_and_el
         left.join(right).write_parquet(tmp_path / "out").run(workers=0, progress=False)
     left.join(right, strategy="shuffle").write_parquet(tmp_path / "out").run(workers=0, progress=False)
     assert {row["left"]: row["right"] for row in rows_of(tmp_path / "out")} == {f"d{n}": f"d{n}" for n in range(6)}
+
+
+@pytest.mark.parametrize("missing", ["drop", "keep"])
+def test_rows_dealt_out_anew_to_files_of_the_same_names_find_their_partners(tmp_path: Path, missing: str):
+    for side, groups in (("left", [[0, 1, 2], [3, 4, 5]]), ("right", [[0, 3, 4], [1, 2, 5]])):
+        (tmp_path / side).mkdir()
+        for number, ids in enumerate(groups):
+            column = "x" if side == "right" else "text"
+            rows = "".join(json.dumps({"id": str(i), column: str(10 * i)}) + "\n" for i in ids)
+            (tmp_path / side / f"{number}.jsonl").write_text(rows)
+    left, right = (Dataset.from_files(str(tmp_path / side)) for side in ("left", "right"))
+    left.join(right, columns=["x"], missing=missing).write_parquet(str(tmp_path / "out")).run(workers=0)
+    rows = [row for path in (tmp_path / "out").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    assert {row["id"]: row["x"] for row in rows} == {str(i): str(10 * i) for i in range(6)}

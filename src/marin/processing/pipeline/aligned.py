@@ -31,7 +31,8 @@ def by_files(dataset: Dataset) -> Dataset:
 
 
 def _parts_of_join(part: Part, join: JoinInput) -> list[Part]:
-    if join.strategy == "shuffle":
+    # in the file of the same name alone no partner may be found; only an error cannot be taken for "there is none"
+    if join.strategy == "shuffle" or (join.strategy == "auto" and join.missing != "error"):
         return [part]
     left = by_files(join.left)
     problem = _problem(left, join.right, join.on)
