@@ -134,3 +134,46 @@ def test_damaged_input_and_bad_rows_end_every_command_in_one_way(marin: Marin, p
     if command not in ("stats", "search", "sample"):  # which count them, and say so
         said = marin(*["bad" if word == "INPUT" else word for word in FAULTY[command]], expect=1).err
         assert "800 of 4" in said and "max_bad=" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", ["dedup", "decontaminate"])
+def test_folders_of_others_in_an_output_are_left_alone(marin: Marin, place: Path, command: str):
+    for folder in ("work", "attributes"):
+        (place / "mine" / folder).mkdir(parents=True)
+        (place / "mine" / folder / "thesis.txt").write_text("for years")
+    words = [{"INPUT": "docs", "OUTPUT": "mine"}.get(word, word) for word in COMMANDS[command]]
+    assert "has work, attributes, and no run has made them" in marin(*words, "--workers", "0", expect=2).err
+    assert sorted(path.name for path in (place / "mine").rglob("*.txt")) == ["thesis.txt"] * 2
+    again = [{"INPUT": "docs", "OUTPUT": "ours"}.get(word, word) for word in COMMANDS[command]]
+    for _ in range(2):  # our own output is made again
+        marin(*again, "--workers", "0")
+
+
+def test_a_refused_command_leaves_a_folder_of_others_as_it_was(marin: Marin, place: Path):
+    before = sorted(place.rglob("*"))
+    (place / "docs2").mkdir()
+    (place / "docs2" / "a.jsonl").write_text('{"text": "of others"}\n')
+    marin("data", "filter", "docs", "docs2", "--preset", "c4", "--workers", "0", expect=2)
+    assert sorted(place.rglob("*")) == sorted([*before, place / "docs2", place / "docs2" / "a.jsonl"])
+
+
+def test_a_whole_token_store_is_changed_when_that_is_asked_for(marin: Marin, place: Path):
+    write_byte_tokenizer(place / "bytes")
+    common = ("tokenize", "run", "docs", "-o", "store", "--tokenizer", "bytes", "--workers", "1")
+    marin(*common)
+    before = (place / "store" / "store.json").read_bytes()
+    marin(*common)  # done already
+    assert "would be made anew" in marin(*common, "--text-column", "id", expect=3).err
+    assert "would be made anew" in marin(*common[:2], "items.jsonl", *common[3:], expect=3).err
+    assert (place / "store" / "store.json").read_bytes() == before
+    marin(*common[:2], "items.jsonl", *common[3:], "--overwrite")
+    assert (place / "store" / "store.json").read_bytes() != before
+
+
+def test_what_a_run_says_of_its_rows_is_no_evaluation_item(marin: Marin, place: Path):
+    (place / "held").mkdir()
+    (place / "held" / "_done").mkdir()
+    (place / "held" / "_done" / "attempts.jsonl").write_text('{"stage": "write", "shard": "a of many words"}\n')
+    (place / "held" / "a.jsonl").write_text((place / "items.jsonl").read_text())
+    said = marin("data", "decontaminate", "docs", "out", "--against", "held=held", "--workers", "0", "--json").out
+    assert json.loads(said)["evaluation_sets"]["held"]["items"] == 1

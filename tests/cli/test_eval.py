@@ -74,6 +74,14 @@ def test_a_candidate_that_the_model_cannot_read_skips_its_task_alone(place: Path
     assert "task 'long', question 2: continuation" in found.err and "the model reads 96" in found.err
 
 
+@pytest.mark.parametrize("gold", [True, "A", None, 1.0])
+def test_a_wrong_gold_names_its_row(place: Path, marin, gold: object):
+    rows = [{"query": "q", "choices": ["a", "b"], "gold": 0}, {"query": "q", "choices": ["a", "b"], "gold": gold}]
+    (place / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = marin("eval", "model", "--tasks", "own.jsonl", "--data", "data", expect=2).err
+    assert "line 2" in said and f"gold is {gold!r}; expected the index of the right choice" in said
+
+
 def test_groups_come_first_and_their_tasks_when_asked_for(place: Path, marin):
     rows = [{"question": f"q{n}", "choices": ["a", "b", "c", "d"], "answer": n, "subject": "x"} for n in range(4)]
     for subject in ("anatomy", "virology"):

@@ -6,7 +6,7 @@ the chat. Commands:
   /reset         forget the conversation, but not the system message
   /system TEXT   begin anew with this system message; without TEXT with none
   /probs         show the tokens of the last answer with their probabilities
-  /save FILE     write the conversation as one row {"messages": [...]} of a .jsonl file
+  /save FILE     append the conversation as one row {"messages": [...]} to a .jsonl file
 """
 
 import json
@@ -100,10 +100,9 @@ class _Chat:
         elif word == "/save":
             if not rest.strip():
                 raise ValueError("/save wants the name of a file, as in /save chat.jsonl")
-            Path(rest.strip()).write_text(
-                json.dumps({"messages": self._messages()}, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
-            note(f"{len(self._messages())} messages in {rest.strip()}")
+            with open(rest.strip(), "a", encoding="utf-8") as file:  # behind the conversations that are there
+                file.write(json.dumps({"messages": self._messages()}, ensure_ascii=False) + "\n")
+            note(f"{len(self._messages())} messages, one more row of {rest.strip()}")
         else:
             raise ValueError(f"no command {word}; there are /reset, /system, /probs, /save and /quit")
 

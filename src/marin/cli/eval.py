@@ -238,7 +238,7 @@ def _all_checkpoints(arguments: Namespace, config: Any) -> int:
     from marin.evaluation.results import read_results
 
     plan = plan_all(config)
-    output = _output(arguments, config, identity_of_all(config, plan))
+    output = _output(arguments, config, identity_of_all(config, plan, arguments.every))
     note(f"results go to {output}")
     whole = CheckpointsConfig(evaluation=replace(config, output_path=output), every=arguments.every)
     path = run(whole, quiet=True, plan=plan)

@@ -79,16 +79,16 @@ def plan_all(config: TaskEvaluationConfig) -> PlannedTasks:
     return plan_configured(config, configured_chat(config, tokenizer))
 
 
-def identity_of_all(config: TaskEvaluationConfig, plan: PlannedTasks) -> str:
-    """What identifies the evaluations of all checkpoints of a run: its place, the settings and the questions, not the
-    checkpoints, so that a run that went on has its new ones among those before."""
+def identity_of_all(config: TaskEvaluationConfig, plan: PlannedTasks, every: int | None = None) -> str:
+    """What identifies the evaluations of all checkpoints of a run: its place, the settings and the questions, and which
+    are taken, not the checkpoints, so that a run that went on has its new ones among those before."""
     place = {
         name: str(Path(path).resolve())
         for name, path in (("run", config.model_path), ("tokenizer", config.tokenizer_path))
         if path
     }
     record = EvaluationRecord(
-        model={**place, "average": config.average},
+        model={**place, "average": config.average} | ({} if every is None else {"every": every}),
         config=asked_config(plan, metrics=config.metrics, mutual_information=config.mutual_information),
         policy={"evaluation_version": EVALUATION_VERSION},
         asked=plan.hashes(),

@@ -59,4 +59,7 @@ def _as_it_is(row: Row) -> Row:
 def _read(row: Row) -> Example:
     if not isinstance(row["choices"], list):
         raise TypeError(f"choices is {row['choices']!r}; expected a list of texts")
+    gold = row["gold"] if isinstance(row["gold"], list) else [row["gold"]]
+    if not all(isinstance(index, int) and not isinstance(index, bool) for index in gold):
+        raise TypeError(f"gold is {row['gold']!r}; expected the index of the right choice, counted from 0")
     return choice_example(row["query"], row["choices"], row["gold"], group=str(row.get("group") or ""))

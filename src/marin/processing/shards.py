@@ -6,6 +6,7 @@ are bad depends on the columns that are asked for, and what is written beside a 
 
 import hashlib
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 WORK = "work"
+REPORT = "report.json"
 _SHOWN_BAD = 3
 _MOST_SHARDS = 256  # of tasks; more of them share one, for each is a file that is flushed to the disk
 
@@ -165,13 +167,25 @@ def begin_work(output: Path, identity: Any, *, owned: Sequence[str]) -> Path:
     work = output / WORK / digest
     if work.is_dir():
         return work
-    there = [name for name in owned if (output / name).exists()]
-    if there and not (output / WORK).exists() and not (output / "report.json").exists():
+    there = [name for name in (WORK, *owned, REPORT) if (output / name).exists()]
+    if there and not _is_of_a_run(output):
         raise ValueError(f"{output} has {', '.join(there)}, and no run has made them: write to another folder")
     for name in (WORK, *owned):
         shutil.rmtree(output / name, ignore_errors=True)
     work.mkdir(parents=True)
     return work
+
+
+def _is_of_a_run(output: Path) -> bool:
+    """Whether a folder was written by `begin_work`, which would remove what is in it, or has a report that we write."""
+    on_the_way = [entry.name for entry in (output / WORK).iterdir()] if (output / WORK).is_dir() else []
+    if on_the_way and all(re.fullmatch("[0-9a-f]{16}", name) for name in on_the_way):
+        return True
+    try:
+        report = json.loads((output / REPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return not on_the_way and isinstance(report, dict) and "sources" in report
 
 
 def check_apart(output: Path, shards: Sequence[Split], *, owned: Sequence[str]) -> None:

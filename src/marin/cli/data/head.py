@@ -52,7 +52,7 @@ def run(arguments: Namespace) -> int:
             print_row(number, row, characters=arguments.chars or None)
         else:
             print(f"--- row {number} is no record: {row.reason}\n{row.text}")
-    if number is None:
+    if number is None and arguments.n:
         note(f"{found.path} has no rows")
     return 0
 

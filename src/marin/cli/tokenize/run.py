@@ -10,8 +10,12 @@ import shlex
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from marin.cli.output import RefusedError, note, print_json
+
+if TYPE_CHECKING:
+    from marin.processing.tokenize.config import TokenizeConfig
 
 EXAMPLES = """\
   marin tokenize run documents/ --tokenizer my_tokenizer -o tokens
@@ -29,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--max-bad", type=float, default=0.01, metavar="SHARE", help="of rows that are none (0.01)")
     parser.add_argument("--no-round-trip", action="store_true", help="do not check that documents come back")
     parser.add_argument("--format", metavar="FORMAT", help="of the files, where their endings do not tell")
-    parser.add_argument("--overwrite", action="store_true", help="take the place of a store of another tokenizer")
+    parser.add_argument("--overwrite", action="store_true", help="change the store that is there, or take its place")
     parser.add_argument("--json", action="store_true", help="one JSON object: what became of the rows")
 
 
@@ -41,22 +45,21 @@ def run(arguments: Namespace) -> int:
 
     check_output(arguments.output, [arguments.corpus])
     with told():
-        conflict = None if arguments.overwrite else _conflict(arguments)
+        config = TokenizeConfig(
+            input_path=arguments.corpus,
+            output_path=arguments.output,
+            tokenizer=arguments.tokenizer,
+            text_column=arguments.text_column,
+            num_workers=arguments.workers,
+            max_bad=arguments.max_bad,
+            check_round_trip=not arguments.no_round_trip,
+            format=arguments.format,
+        )
+        conflict = None if arguments.overwrite else _conflict(arguments, config)
     if conflict is not None:
         raise RefusedError(conflict)
     with told():
-        counts = tokenize(
-            TokenizeConfig(
-                input_path=arguments.corpus,
-                output_path=arguments.output,
-                tokenizer=arguments.tokenizer,
-                text_column=arguments.text_column,
-                num_workers=arguments.workers,
-                max_bad=arguments.max_bad,
-                check_round_trip=not arguments.no_round_trip,
-                format=arguments.format,
-            )
-        )
+        counts = tokenize(config)
     if arguments.json:
         print_json({"store": arguments.output, **asdict(counts)})
     words = ["marin", "tokenize", "show", arguments.output, "0", "--tokenizer", arguments.tokenizer]
@@ -64,9 +67,10 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def _conflict(arguments: Namespace) -> str | None:
-    """What to say where the output is a store of another tokenizer."""
+def _conflict(arguments: Namespace, config: "TokenizeConfig") -> str | None:
+    """What to say where the output is a whole store of another tokenizer, or of other documents or settings."""
     from marin.data.store import LEDGER
+    from marin.processing.tokenize.tokenize import shards_to_make
     from marin.processing.tokenize.tokenizer import load_tokenizer
 
     store = Path(arguments.output) / LEDGER
@@ -75,7 +79,13 @@ def _conflict(arguments: Namespace) -> str | None:
     before = json.loads(store.read_text(encoding="utf-8")).get("tokenizer_digest")
     given = load_tokenizer(arguments.tokenizer).digest
     if before == given:
-        return None
+        num_new, num_shards = shards_to_make(config)
+        if num_new == 0:
+            return None
+        return (
+            f"{arguments.output} is a whole token store, and {num_new} of {num_shards} shards would be made anew: the "
+            "documents or settings are others. Write to another folder, or give --overwrite"
+        )
     return (
         f"{arguments.output} is a token store of another tokenizer (digest {str(before)[:12]}; that of "
         f"{arguments.tokenizer} is {given[:12]}). Write to another folder, or give --overwrite"

@@ -40,13 +40,21 @@ def items_of(evaluation: EvaluationSet) -> Iterator[Item]:
 
 
 def _files_of(evaluation: EvaluationSet) -> list[tuple[str, str]]:
-    """(label, path) of each file; of a folder those that hold rows or lines, a README or a script not."""
+    """(label, path) of each file; of a folder those that hold rows or lines, a README or a script not.
+
+    Nor what stands below a name with _ or . in front: `_done` and `_bad` are what a run says of its rows.
+    """
     root = Path(evaluation.path)
     if not root.is_dir():
         return find_files(evaluation.path)
     endings = _ROWS if evaluation.lines_per_item is None else (*_ROWS, *_TEXT)
     files = sorted(path for path in root.rglob("*") if path.name.endswith(endings) and path.is_file())
-    return [(path.relative_to(root).as_posix(), str(path)) for path in files]
+    labels = [path.relative_to(root).as_posix() for path in files]
+    return [
+        (label, str(path))
+        for label, path in zip(labels, files, strict=True)
+        if not any(part.startswith(("_", ".")) for part in label.split("/"))
+    ]
 
 
 def _from_rows(label: str, path: Path, evaluation: EvaluationSet) -> Iterator[Item]:

@@ -37,7 +37,7 @@ from marin.processing.dedup.config import (
     SubstringConfig,
 )
 from marin.processing.dedup.index import INDEX_FILE, Generation, Index, continue_index, open_index
-from marin.processing.dedup.report import Report
+from marin.processing.dedup.report import Report, TooMuchRemovedError
 from marin.processing.dedup.sorted_records import count_records, write_array
 from marin.processing.formats.splits import Split
 from marin.processing.kernels.arrow_text import text_buffer
@@ -91,6 +91,7 @@ def dedup(config: DedupConfig) -> Report:
         )
     how = _METHODS[type(method)].identity_of(method)
     identity = [RECIPE_VERSION, encode(shards), how, config.priority, _read_index(config)]
+    had_documents = (output / _DOCUMENTS).exists()
     work = begin_work(output, identity, owned=owned)
     if isinstance(method, BloomConfig):
         report = _with_bloom(config, method, shards)
@@ -99,7 +100,14 @@ def dedup(config: DedupConfig) -> Report:
     else:
         report = _exact(config, method, shards, work)
     report.write(output)
-    report.check_limits(config)
+    try:
+        report.check_limits(config)
+    except TooMuchRemovedError as error:
+        if had_documents and not (output / _DOCUMENTS).exists():
+            raise TooMuchRemovedError(
+                f"{error} {output / _DOCUMENTS} of the run before this one is gone: it is another run's result"
+            ) from None
+        raise
     if config.write_documents:
         report = replace(report, details=report.details | {"written": _remove(config, output)})
         report.write(output)

@@ -12,6 +12,7 @@ from marin.io.files import absolute, is_file, is_folder, parent
 
 DONE_FOLDER = "_done"
 FUNNEL = "_funnel.json"
+BAD_FOLDER = "_bad"
 
 
 def check_finished(folders: Iterable[str]) -> None:
@@ -19,6 +20,8 @@ def check_finished(folders: Iterable[str]) -> None:
     seen: set[str] = set()
     for folder in sorted(set(folders)):
         place = absolute(folder)
+        if BAD_FOLDER in place.split(os.sep):
+            continue  # rows that were bad are there to be looked at, whatever became of the run
         while place not in seen:
             seen.add(place)
             if is_folder(os.path.join(place, DONE_FOLDER)):

@@ -21,13 +21,12 @@ from typing import Any
 
 from marin.io.files import FileInfo, each, is_remote, make_folder, read_bytes, tree, write_text
 from marin.io.objects import RemoteError
-from marin.processing.formats.finished import DONE_FOLDER
+from marin.processing.formats.finished import BAD_FOLDER, DONE_FOLDER
 from marin.processing.pipeline import counts as counting
 from marin.processing.pipeline.counts import Counts
 from marin.processing.pipeline.sinks import Written, files_of_output, sha256_of_output
 
 FORMAT_VERSION = 1
-BAD_FOLDER = "_bad"
 WORK_FOLDER = "_work"  # what passes between stages
 
 

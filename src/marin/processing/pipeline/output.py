@@ -37,7 +37,13 @@ def locked(root: str) -> Iterator[None]:
             held.enter_context(lock(os.path.join(root, DONE_FOLDER, _LOCK)))
         except BlockingIOError as error:
             raise ValueError(f"{root}: another run is writing there: wait for it, or end it") from error
-        yield
+        try:
+            yield
+        except ValueError:  # refused before anything was made: a folder of others is left as it was
+            done = os.path.join(root, DONE_FOLDER)
+            if not is_remote(root) and os.listdir(done) == [_LOCK]:
+                remove_all(done)
+            raise
 
 
 def remove_leftovers(root: str) -> None:

@@ -96,6 +96,13 @@ def tokenize(config: TokenizeConfig) -> ShardCounts:
     return total
 
 
+def shards_to_make(config: TokenizeConfig) -> tuple[int, int]:
+    """(shards that `tokenize` would make, all of them): 0 where the output is complete. Changes nothing."""
+    tokenizer = load_tokenizer(config.tokenizer)
+    jobs = _plan(config, tokenizer, None if config.chat is None else _chat_info(config.chat, tokenizer))
+    return sum(not _is_complete(job) for job in jobs), len(jobs)
+
+
 def _plan(config: TokenizeConfig, tokenizer: Tokenizer, chat: ChatInfo | None) -> list[ShardJob]:
     """One job a part of a file, in the order of the files' names."""
     splits = plan_inputs(config.input_path, format=config.format)
