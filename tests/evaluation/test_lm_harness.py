@@ -387,7 +387,10 @@ def test_the_command_asks_a_task_at_its_own_shots(place: Path, tmp_path: Path, c
         output = str(tmp_path / f"of{expected}")
         asked = ["eval", str(place / "model"), "--harness", "--include", str(tmp_path / "tasks"), "-o", output]
         assert cli.main([*asked, "--tasks", "tiny_choice", "--limit", "1", *more]) == 0
-        assert read_results(output)["tasks"]["tiny_choice"]["num_fewshot"] == expected
+        results = read_results(output)
+        assert results["tasks"]["tiny_choice"]["num_fewshot"] == expected
+        num_cut, told = results["policy"]["num_truncated"], capfd.readouterr().err
+        assert (num_cut > 0) == (f"{num_cut} requests of the harness were longer" in told)
 
 
 def test_a_task_that_the_harness_lacks_is_refused_with_near_misses(place: Path, tmp_path: Path):

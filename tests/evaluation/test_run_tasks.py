@@ -485,7 +485,7 @@ def test_results_are_replaced_only_by_those_of_the_same_evaluation(
     monkeypatch.setattr("marin.evaluation.run_tasks.EVALUATION_VERSION", 1000)
     capsys.readouterr()
     again = json.loads(run())
-    assert "scored again, as it was scored by evaluation version 3 and this is 1000" in capsys.readouterr().err
+    assert "scored again, as it was scored by evaluation version 4 and this is 1000" in capsys.readouterr().err
     assert again["policy"]["evaluation_version"] == 1000 and again["identity"] != json.loads(first)["identity"]
 
 

@@ -74,7 +74,8 @@ def choice_scores(
 
     `acc` is `log p(choice | question)`; `acc_norm` and `acc_bytes` divide it by the choice's characters and UTF-8
     bytes, those of its own indentation included; the delimiter and the whitespace that ends the question are scored
-    too, alike for every choice, and not counted; an empty choice scores -inf by both. With `num_tokens`, `acc_per_token` divides by those. With `alone`,
+    too, alike for every choice, and not counted; an empty choice scores -inf by both. With `num_tokens`,
+    `acc_per_token` divides by those. With `alone`,
     the log-likelihoods of the same scored texts after nothing, `acc_mutual_info` is `log p(choice | question) -
     log p(choice)` (Brown et al., "Language Models are Few-Shot Learners", 2020, section 2.4; Holtzman et al., "Surface
     Form Competition", 2021).
