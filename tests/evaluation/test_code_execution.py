@@ -43,6 +43,16 @@ def test_a_program_that_runs_to_its_end_passes():
     assert set(LIMITS.required_isolation) <= set(result.isolation)
 
 
+def test_a_program_that_closes_its_output_passes():
+    assert run_program("import sys\nprint('done')\nsys.stdout.close()", LIMITS).reason == "passed"
+
+
+def test_the_processor_limit_comes_with_its_own_signal_before_the_kill():
+    source = "import resource\nprint(*resource.getrlimit(resource.RLIMIT_CPU))"
+    soft, hard = run_program(source, limits(timeout_s=20)).stdout.split()
+    assert (int(soft), int(hard)) == (21, 22)  # equal ones would be SIGKILL alone, and no timeout
+
+
 @pytest.mark.parametrize(
     ("source", "reason", "detail"),
     [

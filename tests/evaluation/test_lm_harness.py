@@ -379,6 +379,20 @@ def test_the_command_keeps_scores_by_what_was_asked(
     assert len(list((tmp_path / "evaluations" / "model").iterdir())) == 3
 
 
+def test_the_command_asks_a_task_at_its_own_shots(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
+    (tmp_path / "tasks").mkdir()
+    text = CHOICE.replace("QUESTIONS", str(place / "questions.jsonl"))
+    (tmp_path / "tasks" / "choice.yaml").write_text(text + "\nnum_fewshot: 2\n")
+    for more, expected in (((), 2), (("--shots", "0"), 0)):
+        output = str(tmp_path / f"of{expected}")
+        asked = ["eval", str(place / "model"), "--harness", "--include", str(tmp_path / "tasks"), "-o", output]
+        assert cli.main([*asked, "--tasks", "tiny_choice", "--limit", "1", *more]) == 0
+        results = read_results(output)
+        assert results["tasks"]["tiny_choice"]["num_fewshot"] == expected
+        num_cut, told = results["policy"]["num_truncated"], capfd.readouterr().err
+        assert (num_cut > 0) == (f"{num_cut} requests of the harness were longer" in told)
+
+
 def test_a_task_that_the_harness_lacks_is_refused_with_near_misses(place: Path, tmp_path: Path):
     config = LmHarnessConfig(
         model_path=str(place / "model"),
@@ -439,6 +453,14 @@ def test_a_tokenizer_without_special_tokens_takes_no_template_and_encodes_as_bef
 def test_generation_settings_mean_what_they_mean_in_the_harness(settings: dict, expected: tuple):
     request = generate_request("prompt", settings)
     assert (request.sampling.temperature, request.until, request.max_gen_toks) == expected
+
+
+def test_answers_that_may_be_shorter_than_their_task_says_are_counted(place: Path):
+    lm = MarinLM(open_model(place / "model"))
+    for allowed in (MODEL.seq_len, 2):
+        settings = {"until": ["\n"], "max_gen_toks": allowed, "do_sample": False}
+        lm.generate_until([Instance("generate_until", {}, ("ab", settings), 0)])
+    assert lm.num_shortened == 1
 
 
 def test_generation_settings_that_would_be_ignored_are_refused():

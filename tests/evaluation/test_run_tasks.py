@@ -20,6 +20,7 @@ from marin.evaluation.multiple_choice import METRICS, answer_questions
 from marin.evaluation.results import read_results, read_samples
 from marin.evaluation.run_tasks import TaskScores, evaluate_tasks
 from marin.evaluation.scoring import ScoredModel, scored_model
+from marin.evaluation.task_plan import plan_tasks
 from marin.evaluation.tasks import (
     CORE_TASKS,
     CORE_TASKS_PLUS_MMLU,
@@ -228,6 +229,24 @@ def test_the_same_question_in_other_words_has_another_hash(tokenizer: Tokenizer,
         )
     }
     assert len(hashes) == 4  # without examples the seed says nothing
+
+
+def test_another_judge_of_an_own_task_is_another_evaluation(tmp_path: Path):
+    """Its version says nothing of it, and results of the judge before would be found done."""
+
+    def says_a(example: Example, text: str) -> dict[str, float | bool]:
+        return {"right": text == "a"}
+
+    def says_b(example: Example, text: str) -> dict[str, float | bool]:
+        return {"right": text == "b"}
+
+    write_rows(tmp_path, "toy", [0, 1])
+    hashes = []
+    for judge in (says_a, says_b, says_a):
+        task = replace(toy_task("toy"), kind="generation", writing=Writing(stop=(), filters={}), judge=judge)
+        planned = plan_tasks([EvalTaskConfig("toy", 0)], data=TaskData(tmp_path), definitions={"toy": task})
+        hashes.append(planned.hashes()["toy"])
+    assert hashes[0] == hashes[2] != hashes[1]
 
 
 def test_a_task_at_several_shots_has_a_key_for_each(tokenizer: Tokenizer, tmp_path: Path):
@@ -466,7 +485,7 @@ def test_results_are_replaced_only_by_those_of_the_same_evaluation(
     monkeypatch.setattr("marin.evaluation.run_tasks.EVALUATION_VERSION", 1000)
     capsys.readouterr()
     again = json.loads(run())
-    assert "scored again, as it was scored by evaluation version 3 and this is 1000" in capsys.readouterr().err
+    assert "scored again, as it was scored by evaluation version 4 and this is 1000" in capsys.readouterr().err
     assert again["policy"]["evaluation_version"] == 1000 and again["identity"] != json.loads(first)["identity"]
 
 

@@ -55,6 +55,13 @@ def test_each_metric_divides_by_its_own_length():
     assert values["bits_per_byte"] == pytest.approx(6 / math.log(2) / 9)  # four characters of two bytes and a blank
 
 
+@pytest.mark.parametrize("log_prob", [-4.0, 0.0])
+def test_an_empty_choice_is_never_the_best_by_length(log_prob: float):
+    """Its log-probability is that of the delimiter; 0 by length 0 would be no number, which argmax takes for best."""
+    values = choice_values(choosing("", "bb", gold=1), [answer(log_prob), answer(-9.0)])
+    assert (values["acc"], values["acc_norm"], values["acc_bytes"]) == (False, True, True)
+
+
 def test_the_first_of_equally_likely_candidates_is_chosen():
     likelihoods = [answer(-2.0), answer(-2.0)]
     assert choice_values(choosing("a", "b", gold=0), likelihoods)["acc"] is True

@@ -255,33 +255,36 @@ def _all_checkpoints(arguments: Namespace, config: Any) -> int:
 def _with_harness(arguments: Namespace, path: str, name: str) -> int:
     from marin.cli.recorded import tokenizer_of_run
     from marin.evaluation.config import LmHarnessConfig
-    from marin.evaluation.lm_harness_step import prepare
+    from marin.evaluation.lm_harness_step import own_shots, prepare, task_manager
     from marin.evaluation.tasks import EvalTaskConfig
 
-    tasks = []
+    given: list[tuple[str, int | None]] = []
     for word in arguments.tasks.split(","):
         task, mark, shots = word.strip().partition("@")
         if mark and not shots.isdecimal():
             raise UsageError(f"'{word}': expected a number of examples behind @, as in {task}@5")
-        tasks.append(EvalTaskConfig(task, int(shots) if mark else arguments.shots or 0))
-    config = LmHarnessConfig(
-        model_path=path,
-        output_path=os.path.join("evaluations", name),
-        tasks=tuple(tasks),
-        include_path=arguments.include,
-        include_defaults=arguments.include is None,
-        checkpoint=_checkpoint(arguments.checkpoint),
-        tokenizer_path=arguments.tokenizer or tokenizer_of_run(path),
-        limit=arguments.limit,
-        apply_chat_template=arguments.chat,
-        fewshot_as_multiturn=not arguments.single_turn,
-        system_instruction=arguments.system,
-        fewshot_seed=arguments.seed,
-        allow_unverified=arguments.allow_unverified,
-    )
+        given.append((task, int(shots) if mark else arguments.shots))
     try:
         with _stdout_to_stderr():
-            evaluation = prepare(config)
+            manager = task_manager(arguments.include, arguments.include is None)
+            config = LmHarnessConfig(
+                model_path=path,
+                output_path=os.path.join("evaluations", name),
+                tasks=tuple(
+                    EvalTaskConfig(task, own_shots(task, manager) if shots is None else shots) for task, shots in given
+                ),
+                include_path=arguments.include,
+                include_defaults=arguments.include is None,
+                checkpoint=_checkpoint(arguments.checkpoint),
+                tokenizer_path=arguments.tokenizer or tokenizer_of_run(path),
+                limit=arguments.limit,
+                apply_chat_template=arguments.chat,
+                fewshot_as_multiturn=not arguments.single_turn,
+                system_instruction=arguments.system,
+                fewshot_seed=arguments.seed,
+                allow_unverified=arguments.allow_unverified,
+            )
+            evaluation = prepare(config, manager)
             output = _output(arguments, config, evaluation.record.identity)
             again = not arguments.output
             results = _done_or_made(output, evaluation.record, lambda: evaluation.run(output), beside=again)

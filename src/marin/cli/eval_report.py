@@ -69,6 +69,13 @@ def checkpoints_table(summary: Any) -> str:
     return table(rows, ("task", "n", "metric", *(f"step {step:,}" for step in steps)), right=(1,))
 
 
+_COUNTED_OF_ALL = {
+    "num_truncated": "requests of the harness were longer than the model reads and lost their beginning",
+    "num_shortened": "answers had less room than their task allows: half of what the model reads is the prompt's",
+}
+"""What is counted over all tasks of lm-evaluation-harness together."""
+
+
 def tell_of(results: Any) -> None:
     """On stderr: what a reader of the scores must know."""
     from marin.evaluation.task_results import skipped_lines
@@ -78,6 +85,9 @@ def tell_of(results: Any) -> None:
     tasks = results["tasks"]
     _tell_count(tasks, "num_truncated", "prompts were longer than the model reads and lost their beginning")
     _tell_count(tasks, "num_ended_by_length", "answers were as long as is allowed, and are cut there")
+    for name, text in _COUNTED_OF_ALL.items():
+        if results["policy"].get(name):
+            note(f"{results['policy'][name]:,} {text}")
     said: dict[str, list[str]] = {}
     for key, entry in tasks.items():
         for text in entry["notes"]:

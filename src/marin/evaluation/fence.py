@@ -33,7 +33,6 @@ sys.argv[:] = [path]
 with open(path, encoding="utf-8", errors="surrogatepass") as file:
     program = compile(file.read(), path, "exec")
 exec(program, {"__name__": "__main__", "__file__": path})
-sys.stdout.flush()
 os.write(report, b"end\\n")
 """
 
@@ -78,7 +77,9 @@ def main() -> None:
     for kind, limit in limits.items():
         hard = resource.getrlimit(kind)[1]
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (limit, limit))
+        # a second between the limits of the processor: at the soft one comes SIGXCPU, which tells what happened
+        last = limit + 1 if kind == resource.RLIMIT_CPU and limit + 1 <= hard % (1 << 64) else limit
+        resource.setrlimit(kind, (limit, last))
     os.set_inheritable(report, True)
     words = [os.path.join(folder, "program.py"), str(report), "1" if "network" in had else "0"]
     os.execv(interpreter, [interpreter, "-I", "-S", "-B", "-c", _RUNNER, *words])

@@ -21,11 +21,12 @@ from marin.evaluation.results import RESULTS_FILE, as_json, read_results
 from marin.evaluation.tasks.catalog import LISTS
 from marin.evaluation.tasks.lists import EvalTaskConfig
 
-EVALUATION_VERSION = 3
+EVALUATION_VERSION = 4
 """Raised whenever the same questions, asked of the same model, would get other log-likelihoods, texts, scores or errors
 than before. What was scored under another version is not taken for done. 2: bits_per_byte divides by all that was
 scored, delimiter and moved whitespace too; so is that whitespace what acc_mutual_info subtracts. 3: the
-error of CORE counts that a task at two numbers of shots asks the same documents."""
+error of CORE counts that a task at two numbers of shots asks the same documents. 4: a program that closes its output
+may pass; an empty choice is never the best by its length."""
 
 _VERSION = "evaluation_version"
 

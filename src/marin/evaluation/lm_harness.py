@@ -71,6 +71,8 @@ class MarinLM(TemplateLM):
         """Answers of an earlier run, which are not asked for again, and of this one; None: nothing is kept."""
         self.num_truncated = 0
         """Requests that lost tokens of their context, as the model reads fewer."""
+        self.num_shortened = 0
+        """Answers that could have fewer tokens than their task allows: at most half of what the model reads."""
         self.num_boundary_merged = 0
         """Requests in which a token spanned context and continuation."""
         self._encoder: Tokenizer | SpecialTokens = model.tokenizer
@@ -145,6 +147,8 @@ class MarinLM(TemplateLM):
 
         answers = self._answers("generate_until", requests, write, self._progress("answers"))
         self.num_truncated += sum(is_cut for _, is_cut in answers)
+        allowed = [generate_request(*each.args).max_gen_toks for each in requests]  # type: ignore[arg-type]
+        self.num_shortened += sum(count > self.max_length // 2 for count in allowed)
         return self._remember("generate_until", requests, [text for text, _ in answers])
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:

@@ -113,6 +113,7 @@ class HarnessEvaluation:
                 policy={
                     **record.policy,
                     "num_truncated": self.lm.num_truncated,
+                    "num_shortened": self.lm.num_shortened,
                     "num_boundary_merged": self.lm.num_boundary_merged,
                 },
                 config=record.config,
@@ -124,11 +125,14 @@ class HarnessEvaluation:
         return path
 
 
-def prepare(config: LmHarnessConfig) -> HarnessEvaluation:
-    """Load the tasks of a config and its model. Raises as `run` does before it asks anything."""
-    manager = task_manager(config.include_path, config.include_defaults)
+def prepare(config: LmHarnessConfig, manager: TaskManager | None = None) -> HarnessEvaluation:
+    """Load the tasks of a config and its model; `manager` is its `task_manager`, where that is at hand.
+
+    Raises as `run` does before it asks anything.
+    """
+    manager = manager or task_manager(config.include_path, config.include_defaults)
     for task in config.tasks:
-        _check_known(task, manager)
+        _check_known(task.name, manager)
     model = open_model(
         config.model_path,
         checkpoint=config.checkpoint,
@@ -222,12 +226,27 @@ def task_manager(include_path: str | None, include_defaults: bool) -> TaskManage
     return TaskManager(include_path=include_path, include_defaults=include_defaults)
 
 
-def _check_known(task: EvalTaskConfig, manager: TaskManager) -> None:
+def _check_known(name: str, manager: TaskManager) -> None:
     """ValueError, with near misses, for a task or group that the harness does not know."""
-    if task.name not in manager.all_tasks:
-        near = difflib.get_close_matches(task.name, manager.all_tasks, n=3)
+    if name not in manager.all_tasks:
+        near = difflib.get_close_matches(name, manager.all_tasks, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else f"; it knows {', '.join(manager.all_tasks[:20])}"
-        raise ValueError(f"lm-evaluation-harness has no task '{task.name}'{hint}")
+        raise ValueError(f"lm-evaluation-harness has no task '{name}'{hint}")
+
+
+def own_shots(name: str, manager: TaskManager) -> int:
+    """Solved examples that a task or group of the harness has where nobody says; 0 where it does not say either.
+
+    Raises ValueError for a name that the harness does not know, and for a group whose tasks have different numbers.
+    """
+    _check_known(name, manager)
+    counts = {int(task.config.num_fewshot or 0) for task in manager.load([name])["tasks"].values()}
+    if len(counts) > 1:
+        raise ValueError(
+            f"the tasks of '{name}' have {', '.join(map(str, sorted(counts)))} solved examples of their own: say how "
+            f"many, as in {name}@{max(counts)}"
+        )
+    return max(counts, default=0)
 
 
 def load_task(task: EvalTaskConfig, manager: TaskManager) -> list[Any]:

@@ -5,6 +5,7 @@ asking, and an evaluation is known by what it asks. The price is that all prompt
 examples and MMLU at five take 0.3 GB.
 """
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -189,7 +190,21 @@ def _result_hash(
     """sha256 over what its result and samples depend on but for the model: all that they say of the task as well."""
     groups = [question.example.group for question in questions]
     said = [definition.name, definition.version, definition.metrics, asdict(definition.source)]
-    return prompt_hash([asked_hash, *said, groups, len(rows.asked), rows.files, rows.notes])
+    return prompt_hash([asked_hash, *said, groups, len(rows.asked), rows.files, rows.notes, *_judged_how(definition)])
+
+
+def _judged_how(definition: TaskDefinition) -> list[str]:
+    """The source of a judge that is not marin's, whose changes raise no version here; its name where there is none.
+
+    What the judge calls is not followed: who changes that raises the task's version.
+    """
+    judge = definition.judge
+    if judge is None or getattr(judge, "__module__", "").partition(".")[0] == "marin":
+        return []
+    try:
+        return [inspect.getsource(judge)]
+    except (OSError, TypeError):  # written at a prompt, or no function
+        return [getattr(judge, "__qualname__", type(judge).__qualname__)]
 
 
 def _skipped(task: Asked, reason: str, fetch: str | None) -> dict[str, Any]:

@@ -22,7 +22,8 @@ class Sampling:
     temperature: float = 0.0
     """Divides the logits; 0 is greedy: the most probable token, the smallest id among equals."""
     top_k: int | None = None
-    """Only this many most probable tokens may be chosen; None: all."""
+    """Only this many most probable tokens may be chosen, of equals those of the smallest ids (the Hugging Face library
+    keeps all equals of the last); None: all."""
     top_p: float | None = None
     """Only the fewest most probable tokens whose probabilities sum to at least this may be chosen; None: all."""
     min_p: float | None = None

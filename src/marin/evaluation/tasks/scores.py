@@ -74,7 +74,8 @@ def choice_scores(
 
     `acc` is `log p(choice | question)`; `acc_norm` and `acc_bytes` divide it by the choice's characters and UTF-8
     bytes, those of its own indentation included; the delimiter and the whitespace that ends the question are scored
-    too, alike for every choice, and not counted. With `num_tokens`, `acc_per_token` divides by those. With `alone`,
+    too, alike for every choice, and not counted; an empty choice scores -inf by both. With `num_tokens`,
+    `acc_per_token` divides by those. With `alone`,
     the log-likelihoods of the same scored texts after nothing, `acc_mutual_info` is `log p(choice | question) -
     log p(choice)` (Brown et al., "Language Models are Few-Shot Learners", 2020, section 2.4; Holtzman et al., "Surface
     Form Competition", 2021).
@@ -82,14 +83,20 @@ def choice_scores(
     after = np.asarray(log_probs, np.float64)
     scores = {
         "acc": after,
-        "acc_norm": after / np.array([len(choice) for choice in choices]),
-        "acc_bytes": after / np.array([len(choice.encode("utf-8")) for choice in choices]),
+        "acc_norm": _per_unit(after, [len(choice) for choice in choices]),
+        "acc_bytes": _per_unit(after, [len(choice.encode("utf-8")) for choice in choices]),
     }
     if num_tokens is not None:
         scores["acc_per_token"] = after / np.asarray(num_tokens)
     if alone is not None:
         scores["acc_mutual_info"] = after - np.asarray(alone, np.float64)
     return scores
+
+
+def _per_unit(log_probs: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    """Log-probabilities by length; -inf where that is 0, also where the log-probability is."""
+    sizes = np.asarray(lengths)
+    return np.where(sizes > 0, log_probs / np.maximum(sizes, 1), -np.inf)
 
 
 def choice_values(
