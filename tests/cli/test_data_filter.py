@@ -60,6 +60,18 @@ def test_documents_without_a_value_go_or_stay_as_is_said(place: Path, marin):
         assert ids(place, "kept") == kept
 
 
+def test_documents_without_attributes_go_or_stay_as_is_said_of_a_filters_own_rules_too(place: Path, marin):
+    texts = {"a": "too few words", "b": "two words", "c": PROSE * 2}
+    lines = {name: json.dumps({"id": name, "text": text}) + "\n" for name, text in texts.items()}
+    (place / "all.jsonl").write_text("".join(lines.values()))
+    (place / "some.jsonl").write_text(lines["a"] + lines["c"])
+    marin("data", "filter", "some.jsonl", "signals", "--filter", "gopher_quality", "--measure", "--workers", "0")
+    common = ("data", "filter", "all.jsonl", "kept", "--filter", "gopher_quality", "--attributes", "signals")
+    for missing, kept in (("drop", ["c"]), ("keep", ["b", "c"])):  # of b nothing is known
+        marin(*common, "--missing", missing, "--workers", "0")
+        assert sorted(ids(place, "kept")) == kept
+
+
 def test_settings_and_rules_change_what_stays(place: Path, marin):
     common = ("data", "filter", "documents.jsonl")
     marin(*common, "a", "--filter", "gopher_quality", "--set", "gopher_quality.min_words=5", "--workers", "0")

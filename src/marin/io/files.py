@@ -212,7 +212,7 @@ def sha256_of(path: str) -> str:
 class _ObjectReader(io.RawIOBase):
     """An object as a file: read by ranges, which grow while they follow one another.
 
-    RemoteError where the object is replaced while it is read.
+    RemoteError where the object is replaced or removed while it is read.
     """
 
     def __init__(self, path: str):
@@ -267,7 +267,12 @@ class _ObjectReader(io.RawIOBase):
         start, end = self._position, min(self._position + max(size, self._ahead), self._info.size)
         if end == self._info.size:  # formats have there what is read backwards
             start = max(0, min(start, end - _LEAST_AHEAD))
-        data = self._bucket.read_range(self._path, start, end, version=self._info.version)
+        try:
+            data = self._bucket.read_range(self._path, start, end, version=self._info.version)
+        except FileNotFoundError as error:  # it was there when it was opened
+            gone = RemoteError(f"{self._path} was removed while it was read")
+            gone.may_pass = True
+            raise gone from error
         if len(data) != end - start:
             raise RemoteError(f"reading {self._path} failed: {len(data)} bytes came instead of {end - start}")
         self._held, self._held_from = memoryview(data), start

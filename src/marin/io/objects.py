@@ -153,6 +153,8 @@ class Bucket:
 
     def _trouble(self, what: str, path: str, error: Exception) -> RemoteError:
         words = _words(error)
+        if "object with invalid path" in words:
+            words += "; objects of such names cannot be read here: rename them, or name a folder without them"
         if "169.254.169.254" in str(error) or "metadata.google.internal" in str(error):
             words = "there are no credentials in the environment, and this machine has none of its own"
         trouble = RemoteError(f"{what} {path} failed: {words}. Check {_ADVICE[self.scheme]}")
@@ -202,6 +204,8 @@ class Bucket:
 
     def read_range(self, path: str, start: int, end: int, *, version: str = "") -> bytes:
         """The bytes from `start` to `end` of an object; with `version`, RemoteError where it has another one by now."""
+        if start == end:
+            return b""  # which no request can ask for
 
         def request() -> bytes:
             options = {"range": (start, end), **({"if_match": version} if version else {})}
@@ -210,7 +214,9 @@ class Bucket:
         try:
             return self._ask("reading", path, request, is_conditional=True)
         except self._obstore.exceptions.PreconditionError as error:
-            raise RemoteError(f"{path} was written anew while it was read: read it when nobody writes to it") from error
+            trouble = RemoteError(f"{path} was written anew while it was read: read it when nobody writes to it")
+            trouble.may_pass = True
+            raise trouble from error
 
     def put(self, path: str, data: bytes) -> None:
         """Replace the object."""
@@ -275,11 +281,22 @@ class Bucket:
             yield piece
 
     def tree(self, folder: str) -> Iterator[tuple[str, ObjectInfo]]:
-        """(path relative to `folder`, what the store says of it) of every object below a folder."""
-        start = len(self._key(folder)) + 1 if self._key(folder) else 0
+        """(path relative to `folder`, what the store says of it) of every object below a folder.
+
+        Consoles and mounts mark a folder by an empty object named like it, with '/' at the end, which the client hides:
+        those marks are no files, neither of this folder nor of one that holds anything.
+        """
+        key = self._key(folder)
+        mark = None  # an empty object, until the next one tells whether it is a folder
         for metas in self.listing(folder):
             for meta in metas:
-                yield meta["path"][start:], _info(meta)
+                if mark is not None and not meta["path"].startswith(mark["path"] + "/"):
+                    yield _below(key, mark)
+                mark = meta if meta["size"] == 0 and meta["path"] != key else None
+                if mark is None and meta["path"] != key:
+                    yield _below(key, meta)
+        if mark is not None:
+            yield _below(key, mark)
 
     def delete_tree(self, folder: str) -> None:
         """Delete a folder and all below it; no error if there is nothing."""
@@ -332,6 +349,10 @@ def _import_obstore() -> Any:
     return obstore
 
 
+def _below(folder_key: str, meta: Mapping[str, Any]) -> tuple[str, ObjectInfo]:
+    return meta["path"][len(folder_key) + 1 if folder_key else 0 :], _info(meta)
+
+
 def _info(meta: Mapping[str, Any]) -> ObjectInfo:
     written = meta["last_modified"]
     mtime_ns = int(written.timestamp()) * 10**9 + written.microsecond * 1000
@@ -363,5 +384,5 @@ def _may_pass(error: Exception) -> bool:
         return False
     status = _status(error)
     if status is None:
-        return "redirect" not in str(error) and "169.254.169.254" not in str(error)
+        return not any(sign in str(error) for sign in ("redirect", "169.254.169.254", "object with invalid path"))
     return status in (408, 409, 425, 429) or (status >= 500 and status != 501)

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from marin.processing.filter.rules import Rule
 from marin.processing.pipeline import BatchResult, Expression, Sample, parse
@@ -24,13 +24,15 @@ class ApplyRules:
 
     # (name, expression that must hold), in the order in which they are asked
     rules: tuple[tuple[str, str], ...]
+    # what becomes of a row in which a rule's column has no value: an error, or it goes or stays
+    missing: Literal["error", "drop", "keep"] = "error"
 
     @staticmethod
-    def of(rules: Sequence[Rule]) -> "ApplyRules":
-        return ApplyRules(tuple((rule.name, rule.keep) for rule in rules))
+    def of(rules: Sequence[Rule], *, missing: Literal["error", "drop", "keep"] = "error") -> "ApplyRules":
+        return ApplyRules(tuple((rule.name, rule.keep) for rule in rules), missing)
 
     def __call__(self, batch: "pa.RecordBatch") -> BatchResult:
-        """Raises ValueError where a rule's column is not there, or has no value in a row."""
+        """Raises ValueError where a rule's column is not there, or has no value in a row and must have one."""
         import numpy as np
         import pyarrow as pa
 
@@ -41,28 +43,40 @@ class ApplyRules:
         samples: dict[str, Sequence[Sample]] = {}
         for name, keep in self.rules:
             condition = _parsed(keep)
-            failed = kept & ~_holds(name, condition, batch)
-            if failed.any():
-                rows = np.flatnonzero(failed).tolist()
-                dropped[name] = len(rows)
-                samples[name] = samples_of(batch, rows, condition.columns())
-                kept &= ~failed
+            holds, is_undecided = _decided(name, condition, batch, missing=self.missing)
+            goes = {name: ~holds & ~is_undecided}
+            if self.missing == "drop":
+                goes[f"{name}: missing"] = is_undecided
+            for why, rows_of in goes.items():
+                if (failed := kept & rows_of).any():
+                    rows = np.flatnonzero(failed).tolist()
+                    dropped[why] = len(rows)
+                    samples[why] = samples_of(batch, rows, condition.columns())
+                    kept &= ~failed
         stay = batch if not dropped else batch.filter(pa.array(kept))
         return BatchResult(stay, dropped=dropped, samples=samples)
 
 
-def _holds(rule: str, condition: Expression, batch: "pa.RecordBatch") -> "NDArray[np.bool_]":
-    """bool (rows,): whether the condition is true. ValueError where it is neither true nor false."""
+def _decided(
+    rule: str, condition: Expression, batch: "pa.RecordBatch", *, missing: str
+) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
+    """bool (rows,): whether the condition is true, and whether it is neither true nor false.
+
+    ValueError where it is neither and `missing` is "error", or no condition.
+    """
     import numpy as np
 
     from marin.processing.pipeline.evaluate import check_columns, evaluate
 
     check_columns(condition.columns(), batch.schema.names, f"rule {rule!r}")
     values = evaluate(condition, batch)
-    if values.null_count or str(values.type) != "bool":
-        missing = [name for name in condition.columns() if batch.column(name).null_count]
-        why = (
-            f"{', '.join(missing)} has no value in some rows" if missing else f"it is {values.type}, not true or false"
+    if str(values.type) != "bool":
+        raise ValueError(f"rule {rule!r}: {condition} cannot be decided: it is {values.type}, not true or false")
+    if values.null_count and missing == "error":
+        nulls = ", ".join(name for name in condition.columns() if batch.column(name).null_count)
+        raise ValueError(
+            f"rule {rule!r}: {condition} cannot be decided: {nulls} has no value in some rows; say missing='drop' or "
+            "missing='keep' (--missing) where that may be"
         )
-        raise ValueError(f"rule {rule!r}: {condition} cannot be decided: {why}")
-    return np.asarray(values.to_numpy(zero_copy_only=False), np.bool_)
+    holds, is_undecided = (one.to_numpy(zero_copy_only=False) for one in (values.fill_null(False), values.is_null()))
+    return np.asarray(holds, np.bool_), np.asarray(is_undecided, np.bool_)

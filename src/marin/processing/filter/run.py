@@ -9,7 +9,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from marin.io.files import file_info
 from marin.processing.attributes import join_attributes
@@ -112,7 +112,7 @@ def filter_documents(config: FilterConfig) -> "Result":
         documents, columns = join_attributes(documents, path, missing=config.missing)
         measured = read_measured(path)
         known |= {name: measured.get(name) for name in columns}
-    chain = steps(config.filters, known=known)
+    chain = steps(config.filters, known=known, missing=config.missing)
     _tell_of_others(known, chain)
     for step in chain:
         documents = documents.map_batches(step.operation, name=step.name)
@@ -177,7 +177,12 @@ class Step:
     operation: Operation | ApplyRules
 
 
-def steps(filters: Sequence[Filter], *, known: Mapping[str, Any] = MappingProxyType({})) -> list[Step]:
+def steps(
+    filters: Sequence[Filter],
+    *,
+    known: Mapping[str, Any] = MappingProxyType({}),
+    missing: Literal["error", "drop", "keep"] = "error",
+) -> list[Step]:
     """What a chain does, in order: measures, edits, and the rules of each filter.
 
     `known` has the columns that are there, with what made them (`made_by`). Before the first edit, an operation is left
@@ -198,7 +203,7 @@ def steps(filters: Sequence[Filter], *, known: Mapping[str, Any] = MappingProxyT
                 last = len(found)
                 found.append(Step(name=type(operation).__name__, operation=operation))
         if each.rules():
-            found.append(Step(name=name_of(each), operation=ApplyRules.of(each.rules())))
+            found.append(Step(name=name_of(each), operation=ApplyRules.of(each.rules(), missing=missing)))
     return found
 
 

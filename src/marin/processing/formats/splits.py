@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from marin.io.compression import DamagedError, compression_of, content_chunks, find_blocks
 from marin.io.files import absolute, address, each, file_info, is_file, is_remote, open_input, tree
+from marin.io.files import is_folder as is_a_folder
 from marin.io.objects import RemoteError
 from marin.processing.document import BadInputError
 from marin.processing.formats.finished import DONE_FOLDER, check_finished
@@ -198,8 +199,8 @@ def _files_of(path: str, format: str | None) -> Iterator[tuple[str, str]]:
         return
     is_folder = False
     if is_remote(path):
-        is_folder = not glob.has_magic(path)
-        root, names = _names_in_store(path)
+        is_folder = not glob.has_magic(path) or is_a_folder(path)
+        root, names = _names_in_store(path, is_folder=is_folder)
     elif os.path.isdir(path):
         is_folder = True
         pattern, root = os.path.join(glob.escape(path), "**"), path
@@ -238,9 +239,9 @@ def _check_one_meaning(path: str, names: Sequence[str]) -> None:
     )
 
 
-def _names_in_store(path: str) -> tuple[str, list[str]]:
+def _names_in_store(path: str, *, is_folder: bool) -> tuple[str, list[str]]:
     """(folder, names below it) of the objects that an address means, a folder or a glob."""
-    root = _folder_before_magic(path) if glob.has_magic(path) else path
+    root = path if is_folder else _folder_before_magic(path)
     pattern = path[len(root) + 1 :].split("/") if root != path else ["**"]
     names = [name for name, _ in tree(root)]
     if not names and root == path:
