@@ -75,7 +75,7 @@ def test_files_of_another_kind_that_are_not_read_are_told(marin: Marin, place: P
         (place / "docs" / name).parent.mkdir(exist_ok=True)
         (place / "docs" / name).write_text("text")
     told = "docs: not read, beside files of another kind: 1 .md, 2 .txt; to read those, name them: 'docs/**/*.md'"
-    for words in (("stats", "docs"), ("head", "docs"), ("extract", "docs", "out", "--max-bad", "1")):
+    for words in (("stats", "docs"), ("head", "docs"), ("extract", "docs", "out", "--html-column", "text")):
         assert told in marin("data", *words).err
     assert "not read" not in marin("data", "stats", "docs/**/*.md").err
 

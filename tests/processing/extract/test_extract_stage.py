@@ -81,7 +81,7 @@ def test_rows_with_a_column_of_html_are_read_as_text_and_as_bytes(tmp_path: Path
     (tmp_path / "rows.jsonl").write_text(lines)
     extract(config(tmp_path / "rows.jsonl", tmp_path / "o3"))
     assert len(documents(tmp_path / "o3")) == 3
-    with pytest.raises(ValueError, match="no HTML"):
+    with pytest.raises(ValueError, match="no column .html.; the columns are"):
         extract(config(tmp_path / "rows.parquet", tmp_path / "o4"))
 
 

@@ -26,6 +26,8 @@ from marin.processing.extract.page import extract_page
 from marin.processing.extract.rows import document_row
 from marin.processing.extract.stackexchange import ThreadOfJson, ThreadOfPage, ThreadOfPosts, read_posts
 from marin.processing.extract.wikipedia import WikipediaArticle
+from marin.processing.formats.reading import read_split
+from marin.processing.formats.splits import plan_splits
 from marin.processing.pipeline import Dataset, Dropped
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ class ReadPosts:
 
 
 def extract(config: ExtractConfig) -> "Result":
-    """Documents of pages."""
+    """Documents of pages. Raises ValueError where the first file has no column of them."""
     operation = ExtractPage(
         method=config.method,
         options=config.options,
@@ -121,7 +123,22 @@ def extract(config: ExtractConfig) -> "Result":
         source=config.source,
         max_page_bytes=config.reading.max_page_bytes,
     )
+    _check_columns(config)
     return _documents_of_rows(config.input_path, operation, config.output_path, config.reading)
+
+
+def _check_columns(config: ExtractConfig) -> None:
+    """ValueError where the first file lacks the column of pages, or one of addresses that is not the default's."""
+    splits = plan_splits(config.input_path)
+    first = next(read_split(splits[0], on_bad=lambda record: None), None) if splits else None
+    if first is None:
+        return
+    for option, name in (("html_column", config.html_column), ("url_column", config.url_column)):
+        if name not in first.schema.names and (option, name) != ("url_column", "url"):
+            raise ValueError(
+                f"{splits[0].path}: no column {name!r}; the columns are {', '.join(first.schema.names)}. Name another "
+                f"one: {option}= (--{option.replace('_', '-')})"
+            )
 
 
 def extract_wikipedia(config: WikipediaConfig) -> "Result":
