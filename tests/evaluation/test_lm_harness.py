@@ -382,15 +382,16 @@ def test_the_command_keeps_scores_by_what_was_asked(
 def test_the_command_asks_a_task_at_its_own_shots(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
     (tmp_path / "tasks").mkdir()
     text = CHOICE.replace("QUESTIONS", str(place / "questions.jsonl"))
-    (tmp_path / "tasks" / "choice.yaml").write_text(text + "\nnum_fewshot: 2\n")
-    for more, expected in (((), 2), (("--shots", "0"), 0)):
+    (tmp_path / "tasks" / "choice.yaml").write_text(text + "\nnum_fewshot: 5\n")
+    for more, expected in (((), 5), (("--shots", "0"), 0)):
         output = str(tmp_path / f"of{expected}")
         asked = ["eval", str(place / "model"), "--harness", "--include", str(tmp_path / "tasks"), "-o", output]
         assert cli.main([*asked, "--tasks", "tiny_choice", "--limit", "1", *more]) == 0
         results = read_results(output)
         assert results["tasks"]["tiny_choice"]["num_fewshot"] == expected
         num_cut, told = results["policy"]["num_truncated"], capfd.readouterr().err
-        assert (num_cut > 0) == (f"{num_cut} requests of the harness were longer" in told)
+        assert num_cut == (2 if expected else 0)  # both candidates behind five examples
+        assert (f"{num_cut} requests of the harness were longer" in told) == (num_cut > 0)
 
 
 def test_a_task_that_the_harness_lacks_is_refused_with_near_misses(place: Path, tmp_path: Path):
