@@ -351,6 +351,13 @@ def test_a_part_that_is_not_the_one_asked_for_is_not_put_behind_what_is_there(hu
     assert (tmp_path / "rows.jsonl").read_bytes() == LARGE
 
 
+def test_a_part_that_nobody_asked_for_is_asked_for_anew(hub: Server, tmp_path: Path):
+    hub.contents["/rows.jsonl"] = LARGE
+    hub.rule = lambda path, count: 206 if count == 1 else None
+    fetch(RemoteFile(path="rows.jsonl", url=f"{hub.url}/rows.jsonl"), tmp_path)
+    assert (tmp_path / "rows.jsonl").read_bytes() == LARGE
+
+
 def test_a_file_that_an_index_names_twice_is_fetched_once(hub: Server, tmp_path: Path):
     hub.contents |= {"/index": b"rows.jsonl\n" * 8, "/rows.jsonl": LARGE}
     provenance = download_http(HttpFilesConfig(base_url=hub.url, index="index", output_path=str(tmp_path)))

@@ -203,9 +203,10 @@ def fetch_all(
     if absent:
         shown = "".join(f"\n  {error}" for error in absent[:_SHOWN_ABSENT])
         more = f"\n  and {len(absent) - _SHOWN_ABSENT:,} more" if len(absent) > _SHOWN_ABSENT else ""
+        others = "The others have come, and are kept when it is run again. " if fetched else ""
         raise DownloadError(
-            f"{len(absent):,} of {len(files):,} files are not there:{shown}{more}\nThe others have come, and are kept "
-            "when it is run again. Leave out those that are not there, by patterns or another index"
+            f"{len(absent):,} of {len(files):,} files are not there:{shown}{more}\n{others}Leave out those that are "
+            "not there, by patterns or another index"
         )
     return fetched
 
@@ -320,7 +321,7 @@ def _append(remote: RemoteFile, part: Path, headers: Mapping[str, str], tag: Pat
         raise
     if answer.status == 206 and not _goes_on(answer.headers.get("Content-Range"), start, is_checked=tag is None):
         answer.close()
-        part.unlink()  # to begin anew
+        part.unlink(missing_ok=True)  # to begin anew
         raise http.client.HTTPException(
             f"asked for the bytes from {start} on, it sent {answer.headers.get('Content-Range') or 'some others'}"
         )
