@@ -451,6 +451,17 @@ def test_a_run_does_not_go_on_with_other_questions_than_it_was_scored_on(full_co
 
 
 @pytest.mark.slow
+def test_a_candidate_that_the_model_cannot_read_ends_the_run_with_that_reason(full_config, tmp_path):
+    config = full_config("too_long")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"query": "q", "choices": ["a " * 2000, "b"], "gold": 1}) + "\n")
+    few = replace(config.trainer, num_train_steps=4, steps_per_eval=None)
+    asked = EvalsConfig(tasks=(EvalTaskConfig("long", 0, file=str(questions)),))
+    with pytest.raises(ValueError, match="task 'long', question 0: continuation .* the model reads"):
+        train_lm(replace(config, trainer=few, callbacks=(asked,)))
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ten_kills_change_no_bit_of_what_callbacks_write(full_config, tmp_path):
     config = full_config("killed_often")

@@ -19,7 +19,7 @@ import pyarrow as pa
 from marin.config import decode, encode
 from marin.io.records import read_records
 from marin.processing.document import BadInputError
-from marin.processing.formats.reading import BadRecord, read_split
+from marin.processing.formats.reading import BadRecord, first_columns, read_split
 from marin.processing.formats.splits import FORMATS, Split, plan_splits
 from marin.processing.formats.writing import open_writer
 from marin.processing.pipeline import Dataset
@@ -72,12 +72,11 @@ def total_bad(parts: Iterable[BadRows]) -> BadRows:
 def document_shards(path: str, text_column: str = TEXT) -> list[Split]:
     """The shards of a folder of documents, or of one file, in their order. ValueError where the first has no text."""
     shards = [replace(split, text_column=text_column) for split in plan_splits(path)]
-    first = next(read_split(shards[0], on_bad=lambda record: None), None) if shards else None
-    if first is not None and text_column not in first.schema.names:
-        columns = ", ".join(first.schema.names)
+    columns = first_columns(shards)
+    if columns is not None and text_column not in columns:
         raise ValueError(
-            f"{shards[0].path}: no column {text_column!r}, which documents have; the columns are {columns}. Name the "
-            "one that holds the text: text_column= (--text-column)"
+            f"{shards[0].path}: no column {text_column!r}, which documents have; the columns are {', '.join(columns)}. "
+            "Name the one that holds the text: text_column= (--text-column)"
         )
     return shards
 
@@ -170,7 +169,7 @@ def begin_work(output: Path, identity: Any, *, owned: Sequence[str]) -> Path:
     there = [name for name in (WORK, *owned, REPORT) if (output / name).exists()]
     if there and not _is_of_a_run(output):
         raise ValueError(f"{output} has {', '.join(there)}, and no run has made them: write to another folder")
-    for name in (WORK, *owned):
+    for name in (*owned, WORK):  # that last: who is killed on the way finds by it that all this is a run's
         shutil.rmtree(output / name, ignore_errors=True)
     work.mkdir(parents=True)
     return work

@@ -109,8 +109,9 @@ class Evals:
                 return None
             with use_own_device():
                 scores = self._scores(jax.device_put(params), None)
-        if not scores.tasks:
-            raise ValueError(f"the evals callback: {all_skipped(scores.skipped)}")
+        unfit = [task for task in scores.skipped if task["task"] in self._before]
+        if unfit or not scores.tasks:
+            raise ValueError(f"the evals callback: {all_skipped(unfit or scores.skipped)}")
         asked = {key: _questions_of(asdict(task)) for key, task in scores.tasks.items()}
         self._check_same_questions(asked)
         skipped = [{"task": task["task"], "reason": task["reason"]} for task in scores.skipped]

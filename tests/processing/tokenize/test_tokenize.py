@@ -12,10 +12,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from marin.data.store import TokenStore
+from marin.processing.formats.splits import plan_splits
 from marin.processing.tokenize.config import TokenizeConfig
+from marin.processing.tokenize.inputs import identity_of_split
 from marin.processing.tokenize.tokenize import ShardCounts, tokenize
 from marin.processing.tokenize.tokenizer import load_tokenizer
 from marin.testing.tiny import make_token_store, tiny_documents, write_byte_tokenizer, write_documents
@@ -319,3 +323,20 @@ def test_settings_that_make_no_sense_are_refused():
         TokenizeConfig(input_path="a", output_path="b", tokenizer="c", max_bad=5)
     with pytest.raises(ValueError, match="num_workers is 0"):
         TokenizeConfig(input_path="a", output_path="b", tokenizer="c", num_workers=0)
+
+
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+def test_a_part_of_a_file_whose_columns_changed_names_is_another(tmp_path: Path, format: str):
+    def parts(*names: str) -> list[str]:
+        path = tmp_path / f"a.{format}"
+        table = pa.table(dict(zip(names, [["one", "two"], ["three", "four"]], strict=True)))
+        if format == "parquet":
+            pq.write_table(table, path, row_group_size=1)
+        else:
+            with pa.ipc.new_file(path, table.schema) as writer:
+                writer.write_table(table, max_chunksize=1)
+        splits = plan_splits(str(path), split_bytes=1)
+        assert len(splits) == 2
+        return [identity_of_split(split)["sha256"] for split in splits]
+
+    assert not set(parts("text", "title")) & set(parts("title", "text"))

@@ -26,7 +26,7 @@ from marin.processing.extract.page import extract_page
 from marin.processing.extract.rows import document_row
 from marin.processing.extract.stackexchange import ThreadOfJson, ThreadOfPage, ThreadOfPosts, read_posts
 from marin.processing.extract.wikipedia import WikipediaArticle
-from marin.processing.formats.reading import read_split
+from marin.processing.formats.reading import first_columns
 from marin.processing.formats.splits import plan_splits
 from marin.processing.pipeline import Dataset, Dropped
 
@@ -130,13 +130,13 @@ def extract(config: ExtractConfig) -> "Result":
 def _check_columns(config: ExtractConfig) -> None:
     """ValueError where the first file lacks the column of pages, or one of addresses that is not the default's."""
     splits = plan_splits(config.input_path)
-    first = next(read_split(splits[0], on_bad=lambda record: None), None) if splits else None
-    if first is None:
+    columns = first_columns(splits)
+    if columns is None:
         return
     for option, name in (("html_column", config.html_column), ("url_column", config.url_column)):
-        if name not in first.schema.names and (option, name) != ("url_column", "url"):
+        if name not in columns and (option, name) != ("url_column", "url"):
             raise ValueError(
-                f"{splits[0].path}: no column {name!r}; the columns are {', '.join(first.schema.names)}. Name another "
+                f"{splits[0].path}: no column {name!r}; the columns are {', '.join(columns)}. Name another "
                 f"one: {option}= (--{option.replace('_', '-')})"
             )
 

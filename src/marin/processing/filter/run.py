@@ -17,7 +17,7 @@ from marin.processing.filter.apply_rules import ApplyRules
 from marin.processing.filter.config import FilterConfig, SignalsConfig
 from marin.processing.filter.filters import Filter, Operation, merge, name_of
 from marin.processing.filter.measured import forget_measured, made_by, read_measured, write_measured
-from marin.processing.formats.reading import read_split
+from marin.processing.formats.reading import first_columns
 from marin.processing.pipeline import BadRow, BatchResult, parse
 from marin.processing.shards import document_shards
 from marin.processing.text_column import documents_of
@@ -131,11 +131,9 @@ def _check_signals(rules: Sequence[str], added: Collection[str], shards: Sequenc
 
     missing = [(rule, name) for rule in rules for name in parse(rule).columns() if name not in added]
     missing = [(rule, name, makers) for rule, name in missing if (makers := filters_that_measure(name))]
-    if not missing or not shards:
-        return
-    first = next(read_split(shards[0], on_bad=lambda record: None), None)
+    columns = first_columns(shards) if missing else None
     for rule, name, makers in missing:
-        if first is None or name in first.schema.names:
+        if columns is None or name in columns:
             continue
         raise ValueError(
             f"rule {rule!r}: nothing measures {name}, and {shards[0].path} has no such column. The filter "

@@ -45,6 +45,17 @@ def read_split(
         yield from bounded(batch, batch_rows, batch_bytes)
 
 
+def first_columns(splits: Sequence[Split]) -> list[str] | None:
+    """The columns of the first row of the first split; None where there is no row. For looks before the work."""
+    batches = read_split(splits[0], on_bad=_pass_over, batch_rows=1) if splits else iter(())
+    first = next(batches, None)
+    return None if first is None else first.schema.names
+
+
+def _pass_over(record: BadRecord) -> None:
+    """What is no record is told where the work is done."""
+
+
 def bounded(batch: pa.RecordBatch, batch_rows: int, batch_bytes: int) -> Iterator[pa.RecordBatch]:
     """A batch in pieces of at most `batch_rows` rows and, unless it is one row, `batch_bytes` bytes; no empty ones."""
     if batch.num_rows == 0:

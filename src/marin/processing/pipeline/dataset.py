@@ -268,8 +268,8 @@ class Dataset:
         `columns`: those to take, None for all. `missing`: what a row without partner means: an error, "drop" (an inner
         join) or "keep" with nulls (a left join). `strategy`: "files" joins files of the same names in place, "shuffle"
         brings the rows of both together by key, which gives them another order. In place a partner is looked for in
-        the file of the same name alone, so of rows that were dealt out to files anew many have none: "auto" joins in
-        place where that can be done and would be an error, and by a shuffle where rows may be without partner.
+        the file of the same name alone, so rows that were dealt out to files anew may have none: "auto" joins in
+        place where files have the same names and a row without partner is an error, and else by a shuffle.
         """
         self._check_open("join")
         other._check_open("join")

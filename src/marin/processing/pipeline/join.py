@@ -6,7 +6,8 @@ namesake, in place: nothing is moved. Otherwise both sides are brought together 
 side is held in memory. The rows of the left side stay what they are; each gets the columns of one row of the right.
 
 The result is the same where rows and their partners are in files of one name. Where rows were dealt out to files anew
-and the names met by chance, a partner in another file is not found: an error, unless `missing` says otherwise.
+and the names met by chance, a partner in another file is not found in place. That is an error; where a row may be
+without partner it could not be told, so those joins are by key, unless strategy="files" says that no file is mixed.
 
 A key that is twice on the right with the same values is taken once: documents with equal texts have equal ids. With
 other values it is an error, for which of them was meant cannot be known; unless the file on the right has all rows of

@@ -99,11 +99,12 @@ def _line_bytes(split: Split) -> Iterator[bytes]:
 
 
 def _parquet_bytes(split: Split) -> Iterator[bytes]:
-    """The column chunks of the row groups, as they are stored."""
+    """The names and types of the columns, and their chunks in the row groups, as they are stored."""
     import pyarrow.parquet as pq
 
     with arrow_source(split.path) as source:
         metadata = pq.read_metadata(source)
+    yield _columns(metadata.schema.to_arrow_schema())
     for group in range(split.start, metadata.num_row_groups if split.end is None else split.end):
         described = metadata.row_group(group)
         for number in range(described.num_columns):
@@ -112,14 +113,19 @@ def _parquet_bytes(split: Split) -> Iterator[bytes]:
             yield from _range(split.path, start, start + column.total_compressed_size)
 
 
-def _arrow_bytes(split: Split) -> Iterator[memoryview]:
-    """The buffers of the record batches."""
+def _arrow_bytes(split: Split) -> Iterator[bytes | memoryview]:
+    """The names and types of the columns, and the buffers of the record batches."""
     import pyarrow as pa
 
     with arrow_source(split.path) as source, pa.ipc.open_file(source) as reader:
+        yield _columns(reader.schema)
         for number in range(split.start, reader.num_record_batches if split.end is None else split.end):
             for column in reader.get_batch(number).columns:
                 yield from (memoryview(buffer) for buffer in column.buffers() if buffer is not None)
+
+
+def _columns(schema: Any) -> bytes:
+    return repr([(field.name, str(field.type)) for field in schema]).encode()
 
 
 def stored_bytes(splits: list[Split]) -> list[int]:
